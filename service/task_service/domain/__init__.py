@@ -1,0 +1,1 @@
+"""What a task is and may do: pure rules, no input or output."""

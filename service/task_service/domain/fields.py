@@ -1,0 +1,109 @@
+"""The rules of a task's fields: bounds, and what input is turned into before it is kept."""
+
+import json
+import re
+from datetime import datetime
+from typing import Any
+
+TITLE_MAX = 200
+DESCRIPTION_MAX = 2_000
+TAGS_MAX = 10
+TAG_MAX = 50
+PAYLOAD_MAX_BYTES = 256 * 1024
+PAYLOAD_MAX_DEPTH = 100
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}$"
+"""Queues and handlers: a letter or digit, then letters, digits, ``_ . : -``; at most 100 characters."""
+ATTEMPTS_MAX = 100
+TIMEOUT_MAX_SECONDS = 7 * 24 * 3600
+PERSON_MAX = 200
+ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def clean_text(text: str) -> str:
+    """Strip blanks at the ends; refuse what PostgreSQL cannot keep (NUL and lone surrogates).
+
+    >>> clean_text("  Ring Ada ")
+    'Ring Ada'
+    >>> clean_text("a" + chr(0))
+    Traceback (most recent call last):
+    ValueError: must not contain a NUL character
+    """
+    if "\x00" in text:
+        raise ValueError("must not contain a NUL character")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("must be valid Unicode (a lone surrogate is not)") from None
+    return text.strip()
+
+
+def clean_tags(tags: list[str]) -> list[str]:
+    """Strip, drop empty ones, and de-duplicate without regard to case; the first spelling stays.
+
+    >>> clean_tags(["Home", " home ", "garden", ""])
+    ['Home', 'garden']
+    >>> clean_tags(["x" * 51])
+    Traceback (most recent call last):
+    ValueError: a tag has at most 50 characters
+    """
+    kept: dict[str, str] = {}
+    for tag in tags:
+        text = clean_text(tag)
+        if len(text) > TAG_MAX:
+            raise ValueError(f"a tag has at most {TAG_MAX} characters")
+        if text:
+            kept.setdefault(text.casefold(), text)
+    if len(kept) > TAGS_MAX:
+        raise ValueError(f"a task has at most {TAGS_MAX} tags")
+    return list(kept.values())
+
+
+def check_payload(payload: Any) -> Any:
+    """Return the payload when it is JSON that PostgreSQL can keep, of at most 256 KiB.
+
+    >>> check_payload({"a": [1, None]})
+    {'a': [1, None]}
+    >>> check_payload("x" * 300_000)
+    Traceback (most recent call last):
+    ValueError: must be at most 262144 bytes of JSON
+    """
+    try:
+        text = json.dumps(payload, allow_nan=False, ensure_ascii=False)
+        size = len(text.encode())
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"must be JSON: {error}") from None
+    if size > PAYLOAD_MAX_BYTES:
+        raise ValueError(f"must be at most {PAYLOAD_MAX_BYTES} bytes of JSON")
+    if ESCAPED_NUL.search(text):
+        raise ValueError("must not contain a NUL character")
+    if _depth(payload) > PAYLOAD_MAX_DEPTH:
+        raise ValueError(f"must not be nested more than {PAYLOAD_MAX_DEPTH} levels deep")
+    return payload
+
+
+def _depth(value: Any) -> int:
+    """Levels of lists and objects inside each other.
+
+    >>> _depth(1), _depth([]), _depth({"a": [1]})
+    (0, 1, 2)
+    """
+    level, depth = [value], 0
+    while level := [v for v in level if isinstance(v, dict | list)]:
+        depth += 1
+        level = [inner for v in level for inner in (v.values() if isinstance(v, dict) else v)]
+    return depth
+
+
+def check_due(due: datetime, now: datetime) -> datetime:
+    """Return the due date when it is in the future; both have a time zone.
+
+    >>> from datetime import UTC
+    >>> check_due(datetime(2030, 1, 1, tzinfo=UTC), datetime(2031, 1, 1, tzinfo=UTC))
+    Traceback (most recent call last):
+    ValueError: must be in the future
+    """
+    if due <= now:
+        raise ValueError("must be in the future")
+    return due
