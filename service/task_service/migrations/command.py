@@ -1,0 +1,79 @@
+"""`task-service migrate` as a process: make the database when it is missing, migrate, and say in one line why not."""
+
+import re
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import structlog
+
+from task_service.migrations.runner import MigrationError, migrate
+from task_service.settings import Settings
+from task_service.store.database import create_engine, is_unavailable
+
+REASON_MAX = 1000
+log = structlog.get_logger(__name__)
+
+
+async def run_migrate(settings: Settings) -> int:
+    """Migrate; return the exit code, 1 with the reason on standard error and in the termination log."""
+    try:
+        await ensure_database(settings)
+        engine = create_engine(settings, pooled=False)
+        try:
+            done = await migrate(engine)
+        finally:
+            await engine.dispose()
+    except Exception as error:  # whatever it is, Kubernetes and people want it in one line
+        tell(settings, why(error))
+        return 1
+    log.info("migrated", before=done.before, after=done.after)
+    return 0
+
+
+async def ensure_database(settings: Settings) -> None:
+    """Create the database when it does not exist and the role may; asyncpg's error otherwise."""
+    url = settings.read_database_url()
+    try:
+        connection = await asyncpg.connect(url)
+    except asyncpg.InvalidCatalogNameError:
+        parts = urlsplit(url)
+        name = parts.path.lstrip("/")
+        admin = await asyncpg.connect(urlunsplit(parts._replace(path="/postgres")))
+        try:
+            quoted = await admin.fetchval("SELECT quote_ident($1)", name)
+            await admin.execute(f"CREATE DATABASE {quoted}")
+        except asyncpg.InsufficientPrivilegeError as error:
+            message = f"the database {name} does not exist and the role may not create it: ask for CREATEDB, or for the database"
+            raise MigrationError(message) from error
+        except asyncpg.DuplicateDatabaseError:
+            log.info("database_created_meanwhile", database=name)
+        finally:
+            await admin.close()
+    else:
+        await connection.close()
+
+
+def why(error: BaseException) -> str:
+    """An error in one line, without credentials.
+
+    >>> why(ValueError("cannot reach postgresql://ada:secret@db:5432/tasks, sorry"))
+    'ValueError: cannot reach postgresql://***@db:5432/tasks, sorry'
+    """
+    cause = getattr(error, "orig", None) or error
+    text = str(cause) if isinstance(error, MigrationError) else f"{type(cause).__name__}: {cause}"
+    if is_unavailable(error):
+        text = f"the database cannot be reached: {text}"
+    text = re.sub(r"(\w+://)[^@\s/]+@", r"\1***@", " ".join(text.split()))
+    return re.sub(r"(?i)(password=)\S+", r"\1***", text)[:REASON_MAX]
+
+
+def tell(settings: Settings, reason: str) -> None:
+    """Say why: to people on standard error, to Kubernetes in the termination log where there is one."""
+    print(f"migrate failed: {reason}", file=sys.stderr)
+    log_file = Path(settings.termination_log)
+    if log_file.exists():
+        log_file.write_text(reason)
+
+

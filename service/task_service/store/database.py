@@ -1,0 +1,133 @@
+"""Connections: how they are made, which errors mean that the database is away, and how SQLAlchemy's and the queue's meet.
+
+Every connect reads the credentials afresh, so a rotated password needs no restart.
+"""
+
+import socket
+from typing import Any, cast
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from task_service.settings import Settings
+
+CONNECT_SECONDS = 5.0
+AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.exceptions.CannotConnectNowError,
+    asyncpg.exceptions.AdminShutdownError,
+    asyncpg.exceptions.CrashShutdownError,
+    asyncpg.exceptions.TooManyConnectionsError,
+    asyncpg.exceptions.InvalidAuthorizationSpecificationError,
+    asyncpg.exceptions.InvalidCatalogNameError,
+    asyncpg.exceptions.ReadOnlySQLTransactionError,  # a primary that has just become a standby
+    asyncpg.exceptions.IdleInTransactionSessionTimeoutError,
+    PoolTimeoutError,
+)
+
+
+async def connect(settings: Settings, **options: Any) -> asyncpg.Connection:
+    """Open one connection with the present credentials; `options` are asyncpg's.
+
+    A direct connection gets server-side limits, so that a node that is cut off in the middle of a transaction does not
+    keep its locks beyond a lease. A transaction pooler takes no session settings: set them on the database there.
+    """
+    options = {"timeout": CONNECT_SECONDS} | options
+    if settings.database_pooler:
+        options |= {"statement_cache_size": 0}
+    else:
+        options |= {"server_settings": server_settings(settings) | options.get("server_settings", {})}
+    connection = await asyncpg.connect(settings.read_database_url(), **options)
+    _bound_silence(connection, settings)
+    return connection
+
+
+def server_settings(settings: Settings) -> dict[str, str]:
+    """Limits that the server keeps for a session: in milliseconds, each below the lease."""
+    below_lease = str(int(settings.lease_seconds * 1000 * 2 / 3))
+    return {
+        "application_name": f"task-service {settings.pod_name or ''}".strip(),
+        "idle_in_transaction_session_timeout": below_lease,
+        "tcp_user_timeout": below_lease,
+        "jit": "off",  # statements of a millisecond are not worth compiling
+    }
+
+
+def _bound_silence(connection: asyncpg.Connection, settings: Settings) -> None:
+    """Let the kernel give up on unacknowledged data within a lease (default: 15 minutes)."""
+    sock = connection._transport.get_extra_info("socket")
+    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) and hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(settings.lease_seconds * 1000))
+
+
+def create_engine(settings: Settings, *, pooled: bool = True) -> AsyncEngine:
+    """SQLAlchemy's engine over asyncpg, for the API and the migrations. Nothing is connected yet."""
+
+    async def creator(**_: Any) -> asyncpg.Connection:
+        limit = {} if settings.database_pooler or not pooled else _statement_timeout(settings)
+        return await connect(settings, server_settings=limit)
+
+    pool: dict[str, Any] = {"poolclass": NullPool}
+    if pooled:
+        pool = {
+            "pool_size": settings.db_pool_size,
+            "max_overflow": settings.db_max_overflow,
+            "pool_recycle": settings.db_pool_recycle_seconds,
+            "pool_timeout": settings.db_pool_timeout_seconds,
+            "pool_pre_ping": True,
+        }
+    arguments: dict[str, Any] = {}
+    if settings.database_pooler:
+        arguments = {"prepared_statement_cache_size": 0}
+    return create_async_engine("postgresql+asyncpg://", async_creator=creator, connect_args=arguments, **pool)
+
+
+def _statement_timeout(settings: Settings) -> dict[str, str]:
+    return {"statement_timeout": str(int(settings.db_statement_timeout_seconds * 1000))}
+
+
+async def create_pool(settings: Settings, size: int) -> asyncpg.Pool:
+    """A pool of raw connections, for the queue; a statement that takes longer than a lease is given up."""
+
+    async def opener(*_: Any, **options: Any) -> asyncpg.Connection:
+        for name in ("loop", "connection_class", "record_class"):
+            options.pop(name, None)
+        return await connect(settings, command_timeout=settings.lease_seconds)
+
+    async def keep(_: asyncpg.Connection) -> None:
+        """Between two uses there is nothing to reset: the queue sets nothing on a session."""
+
+    return await asyncpg.create_pool(min_size=0, max_size=size, connect=opener, reset=keep)
+
+
+async def raw(connection: AsyncConnection) -> asyncpg.Connection:
+    """The asyncpg connection under SQLAlchemy's, inside the same transaction."""
+    if not connection.in_transaction():
+        await connection.begin()
+    pooled = await connection.get_raw_connection()
+    adapted: Any = pooled.dbapi_connection
+    if adapted._transaction is None:  # SQLAlchemy opens it with its own first statement; the queue's may come before
+        await adapted._start_transaction()
+    return cast("asyncpg.Connection", pooled.driver_connection)
+
+
+def is_unavailable(error: BaseException | None) -> bool:
+    """Whether an error means that the database is away, and the same call may work in a moment."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, AWAY):
+            return True
+        if isinstance(error, DBAPIError) and error.connection_invalidated:
+            return True
+        error = error.__cause__ or getattr(error, "orig", None) or error.__context__
+    return False
+
+
