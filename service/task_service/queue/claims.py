@@ -1,0 +1,92 @@
+"""Claiming tasks, and where a claim starts to look."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+from task_service.domain.priorities import RANKS
+from task_service.queue.statements import statement
+
+BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
+BEHIND = timedelta(seconds=2)
+ALONE_AFTER_SECONDS = 5.0
+"""A task that must run alone waits so long for an idle worker before a busy one empties itself for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A task that this worker holds, under this fence, until it reports or is declared dead."""
+
+    task_id: UUID
+    fence: int
+    attempt: int
+    max_attempts: int
+    timeout_seconds: int | None
+    handler: str
+    queue: str
+    priority: int
+    run_at: datetime
+    claimed_at: datetime
+    alone: bool
+    cancel_requested: bool
+    trace_context: str | None
+    payload: Any
+
+
+class Bounds:
+    """A lower bound of run_at per queue and priority, two seconds behind the last claimed row.
+
+    A transaction that is held open elsewhere keeps deleted rows in the index; without a bound each claim would walk over
+    all of them again. Rows below it can exist (a commit that took longer than two seconds): `forget` now and then.
+
+    >>> bounds = Bounds(["mail"])
+    >>> bounds.lines()[0][:2], bounds.lines()[1][:2]
+    (['mail', 'mail'], [0, 1])
+    """
+
+    def __init__(self, queues: Sequence[str]) -> None:
+        self._since = {(queue, rank): BEGINNING for rank in sorted(RANKS.values()) for queue in queues}
+
+    def lines(self) -> tuple[list[str], list[int], list[datetime]]:
+        """Queues, priorities and bounds as the claim takes them, most urgent first."""
+        return [q for q, _ in self._since], [p for _, p in self._since], list(self._since.values())
+
+    def advance(self, claims: Sequence[Claim]) -> None:
+        """Move up to what was claimed."""
+        for claim in claims:
+            key = (claim.queue, claim.priority)
+            self._since[key] = max(self._since[key], claim.run_at - BEHIND)
+
+    def forget(self) -> None:
+        """Let the next claim look at everything."""
+        self._since = dict.fromkeys(self._since, BEGINNING)
+
+
+async def claim(
+    connection: asyncpg.Connection, worker_id: UUID, bounds: Bounds, limit: int, *, start_at_once: bool
+) -> list[Claim]:
+    """Claim up to `limit` tasks and move the bounds; an empty list also when this worker was declared dead."""
+    queues, priorities, since = bounds.lines()
+    rows = await connection.fetch(statement("claim"), worker_id, queues, priorities, since, limit, start_at_once)
+    claims = [_claim(row) for row in rows]
+    claims.sort(key=lambda c: (c.priority, c.run_at))
+    bounds.advance(claims)
+    return claims
+
+
+async def claim_alone(
+    connection: asyncpg.Connection, worker_id: UUID, queues: Sequence[str], waited_seconds: float
+) -> Claim | None:
+    """Claim one task that must not run beside others, if one has waited so long."""
+    row = await connection.fetchrow(statement("claim_alone"), worker_id, list(queues), waited_seconds)
+    return _claim(row) if row else None
+
+
+def _claim(row: Mapping[str, Any]) -> Claim:
+    *rest, payload = row.values()
+    return Claim(*rest, None if payload is None else orjson.loads(payload))

@@ -1,0 +1,102 @@
+"""What the API does with the queue: enter tasks, lock, change and withdraw them, ask for a cancel.
+
+All run inside the caller's transaction, and lock the queue row before the row in `tasks`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+import asyncpg
+
+from task_service.queue.statements import statement
+from task_service.queue.wakeups import Wakeups
+
+QueueState = Literal["ready", "running", "blocked"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A task that a worker is to run; `run_at` None is now, `fence` the highest one of earlier runs."""
+
+    task_id: UUID
+    queue: str
+    priority: int
+    run_at: datetime | None
+    max_attempts: int
+    timeout_seconds: int | None
+    handler: str
+    fence: int = 0
+    limit_key: str | None = None
+    trace_context: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRow:
+    """A locked row of the queue."""
+
+    task_id: UUID
+    queue: str
+    priority: int
+    run_at: datetime
+    state: QueueState
+    attempt: int
+    fence: int
+    worker_id: UUID | None
+    claimed_at: datetime | None
+    cancel_requested_at: datetime | None
+    handler: str
+
+
+async def enqueue(connection: asyncpg.Connection, entries: Sequence[Entry], wakeups: Wakeups) -> None:
+    """Enter tasks; asyncpg.UniqueViolationError when one is there already."""
+    if not entries:
+        return
+    await connection.execute(
+        statement("enqueue"),
+        [e.task_id for e in entries],
+        [e.queue for e in entries],
+        [e.priority for e in entries],
+        [e.run_at for e in entries],
+        [e.max_attempts for e in entries],
+        [e.timeout_seconds for e in entries],
+        [e.handler for e in entries],
+        [e.fence for e in entries],
+        [e.limit_key for e in entries],
+        [e.trace_context for e in entries],
+        wakeups.inside(e.queue for e in entries),
+    )
+
+
+async def lock(connection: asyncpg.Connection, task_id: UUID) -> QueueRow | None:
+    """Lock the task's queue row until the transaction ends; None when no worker has to run it."""
+    row = await connection.fetchrow(statement("lock"), task_id)
+    return QueueRow(**row) if row else None
+
+
+async def request_cancel(connection: asyncpg.Connection, task_id: UUID) -> datetime | None:
+    """Ask the worker that holds the task to cancel it; None when nobody holds it. A completion may come first, and wins."""
+    return await connection.fetchval(statement("request_cancel"), task_id)  # type: ignore[no-any-return]
+
+
+async def withdraw(connection: asyncpg.Connection, task_id: UUID) -> int | None:
+    """Take the task out of the queue and return its fence; None when it was not there, or a worker holds it."""
+    return await connection.fetchval(statement("withdraw"), task_id)  # type: ignore[no-any-return]
+
+
+async def update(connection: asyncpg.Connection, entry: Entry, wakeups: Wakeups) -> bool:
+    """Change how a waiting task is to run (all but its fence); False when it is held or not in the queue."""
+    row = await connection.fetchrow(
+        statement("update"),
+        entry.task_id,
+        entry.queue,
+        entry.priority,
+        entry.run_at,
+        entry.max_attempts,
+        entry.timeout_seconds,
+        entry.handler,
+        bool(wakeups.inside([entry.queue])),
+    )
+    return row is not None

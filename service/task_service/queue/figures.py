@@ -1,0 +1,57 @@
+"""What the management port tells the operator, and does for it."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from task_service.domain.outcomes import Reason
+from task_service.queue import workers
+from task_service.queue.statements import statement
+
+COUNTS = ("ready", "scheduled", "running", "blocked")
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseResult:
+    """What a release did; `already_dead`: a successor or the lease came first."""
+
+    released: int
+    failed: int
+    already_dead: bool
+
+
+async def queue_figures(connection: asyncpg.Connection) -> dict[str, Any]:
+    """Depths and the oldest waiting task's age, in all and per queue."""
+    queues = [dict(row) for row in await connection.fetch(statement("figures"))]
+    total = {name: sum(q[name] for q in queues) for name in COUNTS}
+    oldest = max((q["oldest_age_seconds"] for q in queues), default=0.0)
+    return {"at": datetime.now(UTC), **total, "oldest_age_seconds": oldest, "queues": queues}
+
+
+async def list_workers(connection: asyncpg.Connection) -> list[dict[str, Any]]:
+    """Living workers and those that died within the hour, with what they hold."""
+    return [dict(row) for row in await connection.fetch(statement("workers"))]
+
+
+async def release_worker(
+    connection: asyncpg.Connection, worker_id: UUID, reason: Reason
+) -> ReleaseResult | None:
+    """Declare a worker dead and release its tasks; idempotent. None when nobody registered it.
+
+    Two statements, each with a snapshot of its own: the second sees every claim that the first one waited for.
+    """
+    if await connection.fetchval(statement("worker_state"), worker_id) is None:
+        return None
+    declared = await workers.declare_dead(connection, worker_id, reason)
+    done = await workers.release(connection, worker_id, reason)
+    if not declared and reason is not Reason.UNKNOWN:
+        await workers.explain_loss(connection, worker_id, reason)
+    return ReleaseResult(done.released, done.failed, already_dead=not declared)
+
+
+async def drain_worker(connection: asyncpg.Connection, worker_id: UUID, reason: Reason) -> str | None:
+    """Ask a worker to claim no more; its state, or None when nobody registered it."""
+    return await workers.drain(connection, worker_id, reason)

@@ -1,0 +1,88 @@
+"""Reporting how attempts ended. Everything matches task, worker and fence: a claim that was lost changes nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import asyncpg
+
+from task_service.domain.outcomes import Outcome, Reason
+from task_service.queue.statements import statement
+
+Attempt = tuple[UUID, int]
+"""A task and the fence under which it was claimed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """An attempt that ends its task. `result` is JSON text."""
+
+    task_id: UUID
+    fence: int
+    outcome: Outcome
+    reason: str | None = None
+    result: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GivenBack:
+    """An attempt after which the task waits for another one."""
+
+    task_id: UUID
+    fence: int
+    outcome: Outcome
+    reason: Reason | str | None = None
+    error: str | None = None
+    delay_seconds: float = 0.0
+    counts: bool = True
+
+
+async def finish(connection: asyncpg.Connection, worker_id: UUID, ends: Sequence[Finished]) -> set[Attempt]:
+    """End attempts in one statement; return those that were ours. A data error (22xxx) fails the whole batch."""
+    ends = sorted(ends, key=lambda e: e.task_id)
+    rows = await connection.fetch(
+        statement("finish"),
+        worker_id,
+        [e.task_id for e in ends],
+        [e.fence for e in ends],
+        [e.outcome for e in ends],
+        [e.reason for e in ends],
+        [e.result for e in ends],
+        [e.error for e in ends],
+    )
+    return {(row[0], row[1]) for row in rows}
+
+
+async def give_back(connection: asyncpg.Connection, worker_id: UUID, given: Sequence[GivenBack]) -> set[Attempt]:
+    """Put tasks back into the queue in one statement; return those that were ours."""
+    given = sorted(given, key=lambda g: g.task_id)
+    rows = await connection.fetch(
+        statement("give_back"),
+        worker_id,
+        [g.task_id for g in given],
+        [g.fence for g in given],
+        [g.outcome for g in given],
+        [g.reason for g in given],
+        [g.error for g in given],
+        [g.delay_seconds for g in given],
+        [g.counts for g in given],
+    )
+    return {(row[0], row[1]) for row in rows}
+
+
+async def recorded(connection: asyncpg.Connection, worker_id: UUID, attempts: Sequence[Attempt]) -> set[Attempt]:
+    """Those of these attempts that are recorded as ours: the answer to an earlier report was lost, not the claim."""
+    tasks, fences = [a[0] for a in attempts], [a[1] for a in attempts]
+    rows = await connection.fetch(statement("recorded"), worker_id, tasks, fences)
+    return {(row[0], row[1]) for row in rows}
+
+
+async def hold(connection: asyncpg.Connection, worker_id: UUID, attempt: Attempt) -> bool:
+    """Lock the attempt's queue row for the caller's transaction; False when the claim is lost."""
+    return bool(await connection.fetchval(statement("hold"), attempt[0], worker_id, attempt[1]))
+
+
+async def extend(connection: asyncpg.Connection, worker_id: UUID, attempt: Attempt, seconds: float) -> bool:
+    """Move the attempt's deadline to so many seconds from now; False when the claim is lost."""
+    return await connection.fetchval(statement("extend"), attempt[0], worker_id, attempt[1], seconds) is not None

@@ -1,0 +1,41 @@
+-- Claim up to $5 tasks for worker $1, best priority first and oldest first within it.
+--
+-- $1 worker uuid; $2 queues text[], $3 priorities smallint[], $4 run_at from timestamptz[]: one line per queue and
+-- priority, in the order in which they are served; $5 limit; $6 whether they start at once (false: some are prefetched).
+--
+-- Our own worker's row is locked first (KEY SHARE: heartbeats pass, a declaration of death waits for us). A worker that
+-- is not active claims nothing. Only queue_ready can serve the inner select; rows that others have locked are skipped.
+WITH me AS MATERIALIZED (
+    SELECT id FROM workers WHERE id = $1 AND state = 'active' FOR KEY SHARE
+),
+candidates AS MATERIALIZED (
+    SELECT candidate.task_id
+    FROM me
+    CROSS JOIN unnest($2::text[], $3::smallint[], $4::timestamptz[]) AS line (queue, priority, since)
+    CROSS JOIN LATERAL (
+        SELECT q.task_id
+        FROM queue AS q
+        WHERE q.state = 'ready' AND NOT q.alone
+            AND q.queue = line.queue AND q.priority = line.priority
+            AND q.run_at >= line.since AND q.run_at <= now()
+        ORDER BY q.run_at
+        LIMIT $5::integer
+        FOR UPDATE SKIP LOCKED
+    ) AS candidate
+    LIMIT $5::integer
+),
+claimed AS (
+    UPDATE queue AS q
+    SET state = 'running', worker_id = $1, fence = q.fence + 1, attempt = q.attempt + 1, started = $6,
+        claimed_at = clock_timestamp(),
+        deadline = clock_timestamp() + make_interval(secs => q.timeout_seconds)
+    WHERE q.task_id = ANY (ARRAY(SELECT task_id FROM candidates))
+    RETURNING q.*
+)
+SELECT
+    c.task_id, c.fence, c.attempt, c.max_attempts, c.timeout_seconds, c.handler, c.queue, c.priority, c.run_at,
+    c.claimed_at, c.alone, c.cancel_requested_at IS NOT NULL AS cancel_requested, c.trace_context, t.payload
+FROM claimed AS c
+CROSS JOIN LATERAL (
+    SELECT (SELECT payload FROM tasks WHERE tasks.id = c.task_id) AS payload
+) AS t

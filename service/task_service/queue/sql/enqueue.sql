@@ -1,0 +1,19 @@
+-- Enter tasks into the queue, in the caller's transaction. Arrays of one length: $1 task ids, $2 queues, $3 priorities,
+-- $4 run_at (null or past: now), $5 max_attempts, $6 timeouts, $7 handlers, $8 fences so far, $9 limit keys, $10 trace
+-- contexts. $11: queues to wake inside this transaction. clock_timestamp() gives each row a run_at of its own: claims
+-- walk on from the last one.
+WITH entered AS (
+    INSERT INTO queue (
+        task_id, queue, priority, run_at, max_attempts, timeout_seconds, handler, fence, limit_key, trace_context
+    )
+    SELECT
+        i.task_id, i.queue, i.priority, greatest(i.run_at, clock_timestamp()), i.max_attempts, i.timeout_seconds,
+        i.handler, i.fence, i.limit_key, i.trace_context
+    FROM unnest(
+        $1::uuid[], $2::text[], $3::smallint[], $4::timestamptz[], $5::smallint[], $6::integer[], $7::text[],
+        $8::bigint[], $9::text[], $10::text[]
+    ) AS i (
+        task_id, queue, priority, run_at, max_attempts, timeout_seconds, handler, fence, limit_key, trace_context
+    )
+)
+SELECT pg_notify('task_service_queue', name) FROM unnest($11::text[]) AS woken (name)

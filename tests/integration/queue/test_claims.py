@@ -1,0 +1,144 @@
+"""Claiming: order, exclusion, fences, bounds, and who may claim at all."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+import pytest
+
+from task_service.domain.outcomes import Outcome, Reason
+from task_service.queue import results, workers
+from task_service.queue.claims import Bounds, claim, claim_alone
+from task_service.queue.results import Finished
+from tests.support.tasks import add_tasks, add_worker, statuses
+
+pytestmark = pytest.mark.asyncio
+
+
+def everything() -> Bounds:
+    return Bounds(["default"])
+
+
+async def test_urgent_tasks_come_first_and_older_ones_first_among_equals(connection: asyncpg.Connection) -> None:
+    worker = await add_worker(connection)
+    [low] = await add_tasks(connection, priority=3)
+    old, new = await add_tasks(connection, 2)
+    [urgent] = await add_tasks(connection, priority=0)
+    claims = [(await claim(connection, worker, everything(), 1, start_at_once=True))[0].task_id for _ in range(4)]
+    assert claims == [urgent, old, new, low]
+
+
+async def test_a_task_is_claimed_by_one_worker_only(database: str, connection: asyncpg.Connection) -> None:
+    await add_tasks(connection, 300)
+    connections = [await asyncpg.connect(database) for _ in range(8)]
+    ids = [await add_worker(c) for c in connections]
+    batches = await asyncio.gather(
+        *(claim(c, w, everything(), 30, start_at_once=True) for c, w in zip(connections, ids, strict=True) for _ in [0])
+    )
+    claimed = [c.task_id for batch in batches for c in batch]
+    assert len(claimed) == len(set(claimed)) == 240
+    for c in connections:
+        await c.close()
+
+
+async def test_a_task_with_a_later_run_at_is_scheduled_and_not_claimed(connection: asyncpg.Connection) -> None:
+    worker = await add_worker(connection)
+    ids = await add_tasks(connection, run_at=datetime.now(UTC) + timedelta(hours=1))
+    assert await claim(connection, worker, everything(), 10, start_at_once=True) == []
+    assert await statuses(connection, ids) == ["scheduled"]
+
+
+async def test_each_claim_raises_fence_and_attempt(connection: asyncpg.Connection) -> None:
+    worker = await add_worker(connection)
+    await add_tasks(connection)
+    [first] = await claim(connection, worker, everything(), 1, start_at_once=True)
+    again = results.GivenBack(first.task_id, first.fence, Outcome.FAILED, error="no")
+    await results.give_back(connection, worker, [again])
+    [second] = await claim(connection, worker, everything(), 1, start_at_once=True)
+    assert (first.fence, first.attempt, second.fence, second.attempt) == (1, 1, 2, 2)
+
+
+@pytest.mark.parametrize("state", ["dead", "draining", "unknown"])
+async def test_a_worker_that_is_not_active_claims_nothing(connection: asyncpg.Connection, state: str) -> None:
+    worker = await add_worker(connection)
+    await add_tasks(connection)
+    if state == "dead":
+        await workers.declare_dead(connection, worker, Reason.CRASH)
+    elif state == "draining":
+        await workers.drain(connection, worker, Reason.SCALE_DOWN)
+    else:
+        worker = (await add_tasks(connection))[0]
+    assert await claim(connection, worker, everything(), 10, start_at_once=True) == []
+    assert await claim_alone(connection, worker, ["default"], 0) is None
+
+
+async def test_a_claim_brings_the_payload(connection: asyncpg.Connection) -> None:
+    worker = await add_worker(connection)
+    await add_tasks(connection, payload={"name": "Ada \N{SNOWMAN}", "n": [1, None]})
+    [claimed] = await claim(connection, worker, everything(), 1, start_at_once=True)
+    assert claimed.payload == {"name": "Ada \N{SNOWMAN}", "n": [1, None]}
+
+
+async def test_the_bound_lies_two_seconds_behind_and_is_forgotten_on_demand(connection: asyncpg.Connection) -> None:
+    worker, bounds = await add_worker(connection), everything()
+    await add_tasks(connection)
+    [first] = await claim(connection, worker, bounds, 1, start_at_once=True)
+    assert max(bounds.lines()[2]) == first.run_at - timedelta(seconds=2)
+    [late] = await add_tasks(connection)
+    await connection.execute("UPDATE queue SET run_at = now() - interval '1 hour' WHERE task_id = $1", late)
+    assert await claim(connection, worker, bounds, 1, start_at_once=True) == []
+    bounds.forget()
+    assert [c.task_id for c in await claim(connection, worker, bounds, 1, start_at_once=True)] == [late]
+
+
+async def test_a_declaration_of_death_waits_for_a_claim_and_the_release_sees_its_tasks(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    """The interleaving in which a claim commits between the declaration and the release: the task must not stay."""
+    worker = await add_worker(connection)
+    [task] = await add_tasks(connection)
+    other = await asyncpg.connect(database)
+    claiming = connection.transaction()
+    await claiming.start()
+    assert await claim(connection, worker, everything(), 1, start_at_once=True)
+    declaring = asyncio.create_task(workers.declare_dead(other, worker, Reason.CRASH))
+    watcher = await asyncpg.connect(database)
+    while not await watcher.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+        await asyncio.sleep(0)
+    assert not declaring.done()
+    await claiming.commit()
+    assert await declaring
+    assert (await workers.release(other, worker, Reason.CRASH)).released == 1
+    assert await statuses(connection, [task]) == ["pending"]
+    await other.close()
+    await watcher.close()
+
+
+async def test_a_claim_under_way_when_its_worker_is_declared_dead_gets_nothing(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    worker = await add_worker(connection)
+    await add_tasks(connection)
+    other = await asyncpg.connect(database)
+    declaring = connection.transaction()
+    await declaring.start()
+    await workers.declare_dead(connection, worker, Reason.CRASH)
+    claiming = asyncio.create_task(claim(other, worker, everything(), 1, start_at_once=True))
+    while not await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+        await asyncio.sleep(0)
+    await declaring.commit()
+    assert await claiming == []
+    await other.close()
+
+
+async def test_a_finished_task_leaves_the_queue_and_its_run_decides_the_status(connection: asyncpg.Connection) -> None:
+    worker = await add_worker(connection)
+    ids = await add_tasks(connection, 2)
+    first, second = await claim(connection, worker, everything(), 2, start_at_once=True)
+    ends = [
+        Finished(first.task_id, first.fence, Outcome.COMPLETED, result='{"a": 1}'),
+        Finished(second.task_id, second.fence, Outcome.TIMED_OUT, error="too slow"),
+    ]
+    assert await results.finish(connection, worker, ends) == {(first.task_id, 1), (second.task_id, 1)}
+    assert await statuses(connection, ids) == ["completed", "failed"]
+    assert await connection.fetchval("SELECT count(*) FROM queue") == 0

@@ -1,0 +1,135 @@
+"""What becomes of a dead worker's tasks, and who is taken for dead."""
+
+import asyncpg
+import pytest
+
+from task_service.domain.outcomes import Reason
+from task_service.queue import workers
+from task_service.queue.claims import Bounds, claim, claim_alone
+from task_service.queue.figures import queue_figures, release_worker
+from tests.support.tasks import add_tasks, add_worker, statuses
+
+pytestmark = pytest.mark.asyncio
+
+
+async def lose(connection: asyncpg.Connection, reason: Reason, *, started: bool = True) -> workers.Release:
+    worker = await add_worker(connection)
+    claims = await claim(connection, worker, Bounds(["default"]), 100, start_at_once=started)
+    if not claims:
+        assert await claim_alone(connection, worker, ["default"], 0)
+    await workers.declare_dead(connection, worker, reason)
+    return await workers.release(connection, worker, reason)
+
+
+@pytest.mark.parametrize(
+    ("reason", "started", "attempts_used"),
+    [
+        (Reason.CRASH, True, 1), (Reason.OOM, True, 1), (Reason.CRASH, False, 0), (Reason.EVICTION, True, 0),
+        (Reason.ROLLOUT, True, 0), (Reason.DRAIN, True, 0), (Reason.SCALE_DOWN, True, 0), (Reason.UNKNOWN, True, 0),
+    ],
+)  # fmt: skip
+async def test_the_reason_decides_whether_an_attempt_counts(
+    connection: asyncpg.Connection, reason: Reason, started: bool, attempts_used: int
+) -> None:
+    [task] = await add_tasks(connection)
+    assert (await lose(connection, reason, started=started)).released == 1
+    row = await connection.fetchrow("SELECT state, attempt, worker_id FROM queue")
+    assert dict(row) == {"state": "ready", "attempt": attempts_used, "worker_id": None}
+    run = await connection.fetchrow("SELECT outcome, reason, final FROM runs WHERE task_id = $1", task)
+    assert dict(run) == {"outcome": "lost", "reason": reason.value, "final": False}
+
+
+async def test_a_crash_on_the_last_attempt_ends_the_task_as_failed(connection: asyncpg.Connection) -> None:
+    ids = await add_tasks(connection, max_attempts=1)
+    assert await lose(connection, Reason.OOM) == workers.Release(released=0, failed=1)
+    assert await statuses(connection, ids) == ["failed"]
+    assert "oom" in await connection.fetchval("SELECT error FROM runs")
+
+
+async def test_a_task_that_kills_its_workers_runs_alone_and_ends_while_its_neighbours_go_free(
+    connection: asyncpg.Connection,
+) -> None:
+    ids = await add_tasks(connection, 3)
+    await lose(connection, Reason.UNKNOWN)
+    await lose(connection, Reason.UNKNOWN)
+    assert await connection.fetchval("SELECT count(*) FROM queue WHERE alone") == 3
+    worker = await add_worker(connection)
+    assert await claim(connection, worker, Bounds(["default"]), 10, start_at_once=True) == []
+    assert (await lose(connection, Reason.UNKNOWN)).failed == 1
+    assert sorted(await statuses(connection, ids)) == ["failed", "pending", "pending"]
+    assert "alone" in await connection.fetchval("SELECT error FROM runs WHERE final")
+
+
+async def test_a_release_is_idempotent_and_a_later_reason_replaces_unknown(connection: asyncpg.Connection) -> None:
+    worker = await add_worker(connection)
+    await add_tasks(connection, 2)
+    await claim(connection, worker, Bounds(["default"]), 2, start_at_once=True)
+    first = await release_worker(connection, worker, Reason.UNKNOWN)
+    second = await release_worker(connection, worker, Reason.OOM)
+    assert first and second
+    assert (first.released, first.already_dead) == (2, False)
+    assert (second.released, second.already_dead) == (0, True)
+    assert {r["reason"] for r in await connection.fetch("SELECT reason FROM runs")} == {"oom"}
+
+
+async def test_a_living_worker_cannot_be_released_by_the_sweep(connection: asyncpg.Connection) -> None:
+    worker = await add_worker(connection)
+    await add_tasks(connection)
+    await claim(connection, worker, Bounds(["default"]), 1, start_at_once=True)
+    assert await workers.release(connection, worker, Reason.CRASH) == workers.Release(0, 0)
+
+
+async def test_tasks_of_a_worker_that_nobody_registered_are_found(connection: asyncpg.Connection) -> None:
+    worker = await add_worker(connection)
+    ids = await add_tasks(connection)
+    await claim(connection, worker, Bounds(["default"]), 1, start_at_once=True)
+    await connection.execute("DELETE FROM workers")
+    assert await workers.unreleased(connection, strangers=False) == []
+    [(stranger, reason)] = await workers.unreleased(connection, strangers=True)
+    await workers.release(connection, stranger, reason)
+    assert await statuses(connection, ids) == ["pending"]
+
+
+async def test_a_lease_that_is_over_is_declared_dead_but_not_soon_after_the_servers_start(
+    connection: asyncpg.Connection,
+) -> None:
+    young = await add_worker(connection, lease_seconds=0.001)
+    patient = await add_worker(connection, lease_seconds=1e6)
+    await connection.execute("UPDATE workers SET heartbeat_at = now() - interval '1 minute' WHERE id = $1", young)
+    await connection.execute("UPDATE workers SET heartbeat_at = now() - interval '20 days' WHERE id = $1", patient)
+    assert await workers.declare_expired(connection) == [young], "the server has not run for the patient one's lease"
+    assert await workers.heartbeat(connection, young) is None, "dead is final"
+
+
+async def test_a_worker_in_the_midst_of_a_claim_is_not_declared_dead(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    worker = await add_worker(connection, lease_seconds=0.001)
+    await add_tasks(connection)
+    other = await asyncpg.connect(database)
+    async with other.transaction():
+        await claim(other, worker, Bounds(["default"]), 1, start_at_once=True)
+        assert await workers.declare_expired(connection) == []
+    assert await workers.declare_expired(connection) == [worker]
+    await other.close()
+
+
+async def test_a_successor_in_the_same_place_learns_of_its_predecessor(connection: asyncpg.Connection) -> None:
+    first = await add_worker(connection, slot="worker:0")
+    elsewhere = await add_worker(connection, slot="worker:1")
+    rows = await connection.fetch("SELECT id FROM workers WHERE slot = 'worker:0' AND released_at IS NULL")
+    assert [r["id"] for r in rows] == [first]
+    assert elsewhere != first
+
+
+async def test_the_figures_count_by_state(connection: asyncpg.Connection) -> None:
+    worker = await add_worker(connection)
+    await add_tasks(connection, 3)
+    await add_tasks(connection, 1, queue="mail")
+    await claim(connection, worker, Bounds(["default"]), 1, start_at_once=True)
+    figures = await queue_figures(connection)
+    assert {k: figures[k] for k in ("ready", "running", "scheduled", "blocked")} == {
+        "ready": 3, "running": 1, "scheduled": 0, "blocked": 0,
+    }  # fmt: skip
+    assert [q["name"] for q in figures["queues"]] == ["default", "mail"]
+    assert figures["oldest_age_seconds"] > 0

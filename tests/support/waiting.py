@@ -1,0 +1,20 @@
+"""Waiting for something to become true, with a bound and a useful message: no test sleeps for a guess."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def eventually(what: str, probe: Callable[[], Awaitable[T]], seconds: float = 15.0) -> T:
+    """Call `probe` until it returns something true, and return that; AssertionError naming `what` and the last answer."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = await probe()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not happen within {seconds} s; last answer: {answer!r}")
+        await asyncio.sleep(0.01)
