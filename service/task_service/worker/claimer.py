@@ -1,0 +1,145 @@
+"""The claim loop: as many tasks as there are free slots, a few more when they are quick, again when woken or after a second."""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from uuid import UUID
+
+import asyncpg
+import structlog
+
+from task_service.domain.outcomes import Outcome, Reason
+from task_service.queue.claims import ALONE_AFTER_SECONDS, Bounds, Claim, claim, claim_alone
+from task_service.queue.results import GivenBack
+from task_service.settings import Settings
+from task_service.store.database import is_unavailable
+from task_service.telemetry import metrics
+from task_service.worker.context import RunContext
+from task_service.worker.membership import Membership
+from task_service.worker.reports import Reports
+from task_service.worker.runner import Runner
+
+BATCH = 500
+FORGET_BOUNDS_SECONDS = 5.0
+log = structlog.get_logger(__name__)
+
+
+class Claimer:
+    """Claims for one process and hands to its runner. `wake` is set by notifications."""
+
+    def __init__(
+        self, settings: Settings, pool: asyncpg.Pool, membership: Membership, runner: Runner, reports: Reports
+    ) -> None:
+        self.settings, self.pool, self.membership, self.runner, self.reports = settings, pool, membership, runner, reports
+        self.wake = asyncio.Event()
+        self.stopped = False
+        self._waiting: deque[tuple[UUID, Claim]] = deque()  # claimed, not started: prefetched
+        self._alone: tuple[UUID, Claim] | None = None
+        self._bounds = Bounds(settings.worker_queues)
+        self._clock: Callable[[], float] = asyncio.get_running_loop().time
+        self._forget_at = self._look_for_alone_at = 0.0
+
+    async def run(self) -> None:
+        """Claim until cancelled; a database that is away is tried again every second."""
+        while True:
+            try:
+                drained = await self._once()
+            except Exception as error:
+                log.warning("claim_failed", error=repr(error), exc_info=not is_unavailable(error))
+                drained = True
+            if drained:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.wake.wait(), self.settings.poll_seconds)
+                self.wake.clear()
+
+    def stop(self) -> None:
+        """Claim no more, and give back what was only prefetched."""
+        self.stopped = True
+        self.give_back_waiting(Reason.SHUTDOWN)
+
+    def drop(self) -> None:
+        """The lease is lost: so is everything claimed."""
+        self._waiting.clear()
+        self._alone = None
+
+    def give_back_waiting(self, reason: Reason) -> None:
+        """Return claimed tasks that have not started, uncounted."""
+        waiting = [*self._waiting, *([self._alone] if self._alone else [])]
+        self.drop()
+        for worker_id, c in waiting:
+            self.reports.add(worker_id, c, GivenBack(c.task_id, c.fence, Outcome.RELEASED, reason, counts=False))
+
+    async def _once(self) -> bool:
+        """One claim, if there is room for it. True: there is nothing to do until something happens."""
+        self._start_waiting()
+        if self.stopped or not self.membership.may_start():
+            return True
+        if self._alone is not None or any(run.claim.alone for run in self.runner.running.values()):
+            return await self._until_slot_free()
+        fast = self.runner.all_fast()
+        if self._waiting and not fast:
+            self.give_back_waiting(Reason.DRAIN)  # they turned out slow: others may have them
+        free = self.settings.worker_concurrency - len(self.runner.running) - len(self._waiting)
+        limit = max(free, 0) + (BATCH - len(self._waiting) if fast and len(self._waiting) < BATCH // 2 else 0)
+        limit = min(limit, BATCH)
+        if limit == 0:
+            return await self._until_slot_free()
+        claims = await self._claim(limit, start_at_once=limit <= free)
+        self._start_waiting()
+        if await self._look_for_alone(idle=not claims and not self.runner.running):
+            return False
+        if fast:
+            await asyncio.sleep(0)  # handlers that never wait must not keep the loop from the other ones
+        return len(claims) < limit
+
+    async def _claim(self, limit: int, *, start_at_once: bool) -> list[Claim]:
+        worker_id = self.membership.worker_id
+        if worker_id is None:
+            return []
+        if self._clock() >= self._forget_at:
+            self._bounds.forget()
+            self._forget_at = self._clock() + FORGET_BOUNDS_SECONDS
+        self.wake.clear()
+        async with self.pool.acquire() as connection:
+            claims = await claim(connection, worker_id, self._bounds, limit, start_at_once=start_at_once)
+        if claims and worker_id == self.membership.worker_id:  # else: declared dead meanwhile, others have them
+            self._waiting.extend((worker_id, c) for c in claims)
+        for c in claims:
+            metrics.CLAIMED.labels(c.queue).inc()
+            metrics.WAIT_SECONDS.labels(c.queue).observe(max(0.0, (c.claimed_at - c.run_at).total_seconds()))
+        return claims
+
+    def _start_waiting(self) -> None:
+        """Start what was claimed while slots are free; nothing when the lease does not hold."""
+        running = self.runner.running
+        while self._waiting and len(running) < self.settings.worker_concurrency and self.membership.may_start():
+            worker_id, c = self._waiting.popleft()
+            self.runner.start(c, worker_id, self._context)
+        if self._alone is not None and not running and not self._waiting and self.membership.may_start():
+            (worker_id, c), self._alone = self._alone, None
+            log.warning("running_alone", task_id=str(c.task_id), attempt=c.attempt)
+            self.runner.start(c, worker_id, self._context)
+
+    async def _look_for_alone(self, *, idle: bool) -> bool:
+        """Now and then, look for a task that must not run beside others; a busy worker leaves it to idle ones for a while."""
+        worker_id = self.membership.worker_id
+        if worker_id is None or (not idle and self._clock() < self._look_for_alone_at):
+            return False
+        self._look_for_alone_at = self._clock() + self.settings.poll_seconds
+        waited = 0.0 if idle else ALONE_AFTER_SECONDS
+        async with self.pool.acquire() as connection:
+            found = await claim_alone(connection, worker_id, self.settings.worker_queues, waited)
+        if found is not None and worker_id == self.membership.worker_id:
+            self._alone = (worker_id, found)
+            self._start_waiting()
+        return found is not None
+
+    async def _until_slot_free(self) -> bool:
+        self.runner.slot_free.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.runner.slot_free.wait(), self.settings.poll_seconds)
+        return False
+
+    def _context(self, c: Claim, worker_id: UUID) -> RunContext:
+        return RunContext(c, worker_id, self.pool)

@@ -1,0 +1,128 @@
+"""One worker process: its loops, and how it starts, drains and leaves."""
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import structlog
+
+from task_service.domain.outcomes import Reason, RetryPolicy
+from task_service.settings import Settings
+from task_service.store.database import connect, create_pool
+from task_service.telemetry import metrics
+from task_service.worker.builtin import builtin_handlers
+from task_service.worker.claimer import Claimer
+from task_service.worker.handlers import Handlers, installed_handlers
+from task_service.worker.listener import Listener
+from task_service.worker.maintenance import Maintenance
+from task_service.worker.membership import Membership
+from task_service.worker.reports import Reports
+from task_service.worker.runner import Runner
+
+POOL_SIZE = 8
+ENFORCE_SECONDS = 0.25
+LEAVE_SECONDS = 5.0
+log = structlog.get_logger(__name__)
+
+
+class Worker:
+    """Claims and runs tasks until it is told to stop. Survives the database being away."""
+
+    def __init__(self, settings: Settings, handlers: Handlers | None = None) -> None:
+        self.settings = settings
+        self.handlers = handlers or Handlers([*installed_handlers(), *builtin_handlers(settings)])
+        self.running_since = datetime.now(UTC)
+        self._loops: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Start the loops; returns at once, whether or not the database answers."""
+        s = self.settings
+        self.pool = await create_pool(s, POOL_SIZE)
+        self.reports = Reports(self.pool)
+        policy = RetryPolicy(s.retry_base_seconds, s.retry_cap_seconds)
+        self.runner = Runner(self.handlers, self.reports, policy, s.default_timeout_seconds)
+        self.membership = Membership(s, self._own_connection, self)
+        self.claimer = Claimer(s, self.pool, self.membership, self.runner, self.reports)
+        self.maintenance = Maintenance(s, self.pool, self.membership.may_judge)
+        self.reports.is_busy = lambda: bool(self.runner.running)
+        metrics.RUNNING.set_function(lambda: len(self.runner.running))
+        loops: list[Coroutine[Any, Any, None]] = [
+            self.membership.run(), self.reports.run(), self.claimer.run(), self.maintenance.run(), self._enforce(),
+        ]  # fmt: skip
+        if not s.database_pooler:
+            listener = Listener(self._own_connection, frozenset(s.worker_queues), self.claimer.wake.set, self.membership.wake.set)
+            listener.worker_id = lambda: self.membership.worker_id
+            loops.append(listener.run())
+        self._loops = [asyncio.create_task(loop) for loop in loops]
+        log.info("worker_started", queues=s.worker_queues, concurrency=s.worker_concurrency, handlers=self.handlers.names())
+
+    async def _own_connection(self) -> asyncpg.Connection:
+        return await connect(self.settings, command_timeout=self.settings.heartbeat_seconds)
+
+    async def _enforce(self) -> None:
+        while True:
+            await asyncio.sleep(ENFORCE_SECONDS)
+            self.runner.enforce()
+
+    # -- what the membership tells ------------------------------------------------------------------------------
+    def lost_lease(self) -> None:
+        """Drop every claim and run."""
+        self.claimer.drop()
+        self.runner.abandon()
+
+    def cancel(self, task_id: UUID) -> None:
+        """Interrupt a task that a person cancelled."""
+        self.runner.cancel(task_id)
+
+    def drained(self, reason: str | None) -> None:
+        """Claim no more; what runs may finish."""
+        if not self.claimer.stopped:
+            log.info("worker_drains", reason=reason)
+            self.claimer.stop()
+
+    # -- what the process tells ---------------------------------------------------------------------------------
+    async def stop(self) -> None:
+        """Claim no more, let handlers finish for `shutdown_seconds`, give the rest back, report everything, leave."""
+        self.claimer.stop()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.runner.idle.wait(), self.settings.shutdown_seconds)
+        self.runner.give_back(Reason.SHUTDOWN)
+        try:
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self.reports.flushed()
+                await self._end_loops()
+                await self.membership.leave()
+        except Exception as error:  # the lease gives back what we could not
+            log.warning("leaving_without_goodbye", error=repr(error))
+        await self._end_loops()
+        self.pool.terminate()
+
+    async def _end_loops(self) -> None:
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+
+    # -- what /status shows -------------------------------------------------------------------------------------
+    @property
+    def instance_id(self) -> UUID | None:
+        """This worker's id; None while it is not registered."""
+        return self.membership.worker_id
+
+    @property
+    def current_task_ids(self) -> list[UUID]:
+        """The tasks that run here now."""
+        return list(self.runner.running)
+
+    @property
+    def completed(self) -> int:
+        """Tasks completed since the start."""
+        return self.runner.counts["completed"]
+
+    @property
+    def failed(self) -> int:
+        """Tasks failed since the start."""
+        return self.runner.counts["failed"]

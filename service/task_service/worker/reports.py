@@ -1,0 +1,131 @@
+"""Sending what runs came to, in batches: 500 rows, or what has come within 10 ms.
+
+A batch that could not be sent is sent again; what then does not match was either recorded by the first try (its answer
+was lost) or is a lost claim, whose result is discarded, counted and logged.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import structlog
+
+from task_service.domain.outcomes import Outcome
+from task_service.queue import results
+from task_service.queue.claims import Claim
+from task_service.queue.results import Attempt, Finished, GivenBack
+from task_service.store.database import is_unavailable
+from task_service.telemetry import metrics
+from task_service.worker.verdict import storable
+
+BATCH = 500
+WINDOW_SECONDS = 0.01
+RETRY_SECONDS = 0.5
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one attempt came to, and under which worker id it was claimed."""
+
+    worker_id: UUID
+    claim: Claim
+    end: Finished | GivenBack
+
+    @property
+    def attempt(self) -> Attempt:
+        """Task and fence."""
+        return self.claim.task_id, self.claim.fence
+
+
+Send = Callable[[asyncpg.Connection, UUID, list[Any]], Awaitable[set[Attempt]]]
+
+
+class Reports:
+    """The results of one process on their way to the database."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+        self._waiting: list[Report] = []
+        self._arrived = asyncio.Event()
+        self._sent = asyncio.Event()
+        self._sent.set()
+        self.is_busy: Callable[[], bool] = lambda: False  # whether more results may follow at once
+
+    def add(self, worker_id: UUID, claim: Claim, end: Finished | GivenBack) -> None:
+        """Take one result; never blocks."""
+        self._waiting.append(Report(worker_id, claim, end))
+        self._sent.clear()
+        self._arrived.set()
+
+    async def run(self) -> None:
+        """Send until cancelled."""
+        while True:
+            await self._arrived.wait()
+            if len(self._waiting) < BATCH and self.is_busy():
+                await asyncio.sleep(WINDOW_SECONDS)
+            batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+            if not self._waiting:
+                self._arrived.clear()
+            await self._send_surely(batch)
+            if not self._waiting:
+                self._sent.set()
+
+    async def flushed(self) -> None:
+        """Wait until everything reported so far is in the database, or discarded."""
+        await self._sent.wait()
+
+    async def _send_surely(self, batch: list[Report]) -> None:
+        again = False
+        while True:
+            try:
+                for worker_id in {r.worker_id for r in batch}:
+                    mine = [r for r in batch if r.worker_id == worker_id]
+                    await self._send([r for r in mine if isinstance(r.end, Finished)], results.finish, again=again)
+                    await self._send([r for r in mine if isinstance(r.end, GivenBack)], results.give_back, again=again)
+                return
+            except Exception as error:  # kept and sent again, whatever it is: a result is not thrown away
+                log.warning("report_waits", results=len(batch), error=repr(error), exc_info=not is_unavailable(error))
+                again = True
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _send(self, reports: list[Report], send: Send, *, again: bool = False) -> None:
+        if not reports:
+            return
+        worker_id = reports[0].worker_id
+        async with self._pool.acquire() as connection:
+            try:
+                done = await send(connection, worker_id, [r.end for r in reports])
+            except asyncpg.DataError as error:
+                refused = error
+            else:
+                if again and len(done) < len(reports):
+                    done |= await results.recorded(connection, worker_id, [r.attempt for r in reports])
+                _count(reports, done)
+                return
+        await self._bisect(reports, send, refused)
+
+    async def _bisect(self, reports: list[Report], send: Send, error: Exception) -> None:
+        """One row that PostgreSQL cannot keep must not hold up its neighbours."""
+        if len(reports) > 1:
+            middle = len(reports) // 2
+            await self._send(reports[:middle], send)
+            await self._send(reports[middle:], send)
+            return
+        report = reports[0]
+        log.error("result_refused", task_id=str(report.claim.task_id), error=str(error))
+        text = storable(f"The result could not be kept: {error}")
+        end = Finished(report.claim.task_id, report.claim.fence, Outcome.FAILED, error=text)
+        await self._send([Report(report.worker_id, report.claim, end)], results.finish)
+
+
+def _count(reports: list[Report], done: set[Attempt]) -> None:
+    for r in reports:
+        if r.attempt in done:
+            metrics.FINISHED.labels(r.claim.queue, r.claim.handler, r.end.outcome).inc()
+        else:
+            metrics.CLAIMS_LOST.inc()
+            log.warning("claim_lost", task_id=str(r.claim.task_id), fence=r.claim.fence, worker_id=str(r.worker_id))

@@ -1,0 +1,193 @@
+"""Workers that are killed, stopped, continued, drained and cut off: nothing is lost, nothing is done twice."""
+
+import asyncio
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from task_service.domain.outcomes import Reason
+from task_service.embedded import EmbeddedPostgres
+from task_service.queue import workers
+from tests.integration.worker.conftest import StartWorker
+from tests.support.tasks import add_tasks, statuses
+from tests.support.waiting import eventually
+from tests.support.worker_process import CREATE_EFFECTS, sleep, spawn
+
+pytestmark = pytest.mark.asyncio
+Spawn = Callable[..., tuple[subprocess.Popen[str], str]]
+
+
+@pytest.fixture
+def spawn_worker(database: str, tmp_path: Path) -> Iterator[Spawn]:
+    """Start worker processes; whatever is left of them is killed in the end."""
+    running: list[subprocess.Popen[str]] = []
+
+    def start(slot: str | None = None, **settings: Any) -> tuple[subprocess.Popen[str], str]:
+        process, worker_id = spawn(database, tmp_path / (slot or str(len(running))), **settings)
+        running.append(process)
+        return process, worker_id
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+async def running_on(connection: asyncpg.Connection, worker_id: str, count: int) -> None:
+    async def held() -> bool:
+        query = "SELECT count(*) FROM queue WHERE worker_id = $1::text::uuid AND state = 'running'"
+        return bool(await connection.fetchval(query, worker_id) >= count)
+
+    await eventually(f"{count} tasks on {worker_id}", held)
+
+
+async def all_completed(connection: asyncpg.Connection, tasks: list[Any]) -> None:
+    async def done() -> bool:
+        return set(await statuses(connection, tasks)) == {"completed"}
+
+    await eventually("every task's completion", done, 30)
+
+
+async def test_the_lease_gives_a_killed_workers_tasks_to_another_one(
+    connection: asyncpg.Connection, spawn_worker: Spawn
+) -> None:
+    await connection.execute(CREATE_EFFECTS)
+    victim, victim_id = spawn_worker()
+    tasks = await add_tasks(connection, 5, handler="sleep", payload=1.5)
+    await running_on(connection, victim_id, 5)
+    victim.kill()
+    spawn_worker()
+    await all_completed(connection, tasks)
+    runs = await connection.fetch("SELECT worker_id, outcome, reason FROM runs WHERE NOT final")
+    assert {(str(r["worker_id"]), r["outcome"], r["reason"]) for r in runs} == {(victim_id, "lost", "unknown")}
+    assert await connection.fetchval("SELECT count(*) FROM effects") == 5
+
+
+async def test_a_successor_in_the_same_slot_releases_its_predecessor_at_once(
+    connection: asyncpg.Connection, spawn_worker: Spawn
+) -> None:
+    """With a lease of an hour nothing but the slot can tell."""
+    await connection.execute(CREATE_EFFECTS)
+    patient = {"lease_seconds": 3600, "heartbeat_seconds": 5}
+    victim, victim_id = spawn_worker("slot", **patient)
+    tasks = await add_tasks(connection, 3, handler="sleep", payload=0.5)
+    await running_on(connection, victim_id, 3)
+    victim.kill()
+    victim.wait()
+    spawn_worker("slot", **patient)
+    await all_completed(connection, tasks)
+
+
+async def test_two_processes_of_one_host_have_slots_of_their_own(
+    connection: asyncpg.Connection, spawn_worker: Spawn
+) -> None:
+    first, second = spawn_worker("slot"), spawn_worker("slot")
+    assert first[1] != second[1]
+    rows = await connection.fetch("SELECT state, slot FROM workers")
+    assert [r["state"] for r in rows] == ["active", "active"]
+    assert len({r["slot"] for r in rows}) == 2
+
+
+async def test_a_stopped_worker_that_continues_completes_nothing_twice_and_works_again(
+    connection: asyncpg.Connection, spawn_worker: Spawn
+) -> None:
+    await connection.execute(CREATE_EFFECTS)
+    zombie, zombie_id = spawn_worker()
+    tasks = await add_tasks(connection, 4, handler="sleep", payload=0.5)
+    await running_on(connection, zombie_id, 4)
+    zombie.send_signal(signal.SIGSTOP)
+    other, _ = spawn_worker()
+    await all_completed(connection, tasks)
+    zombie.send_signal(signal.SIGCONT)
+
+    async def registered_anew() -> bool:
+        return await connection.fetchval("SELECT count(*) FROM workers WHERE state = 'active'") == 2
+
+    await eventually("the zombie's new registration", registered_anew)
+    effects = await connection.fetch("SELECT task_id, worker_id FROM effects")
+    assert len(effects) == 4, "the zombie wrote nothing through its transaction"
+    assert zombie_id not in {str(e["worker_id"]) for e in effects}
+    assert await connection.fetchval("SELECT count(*) FROM runs WHERE final") == 4
+    other.kill()
+    more = await add_tasks(connection, 2, handler="sleep", payload=0)
+    await all_completed(connection, more)
+
+
+async def test_sigterm_lets_handlers_finish_and_releases_the_rest_uncounted(
+    connection: asyncpg.Connection, spawn_worker: Spawn
+) -> None:
+    await connection.execute(CREATE_EFFECTS)
+    worker, worker_id = spawn_worker(shutdown_seconds=1.5)
+    [short] = await add_tasks(connection, handler="sleep", payload=0.8)
+    [long] = await add_tasks(connection, handler="sleep", payload=60)
+    [blocked] = await add_tasks(connection, handler="block", payload=60)
+    await running_on(connection, worker_id, 3)
+    worker.terminate()
+    assert await asyncio.to_thread(worker.wait, 20) == 0
+    assert await statuses(connection, [short, long, blocked]) == ["completed", "pending", "pending"]
+    rows = await connection.fetch("SELECT task_id, outcome, reason FROM runs WHERE NOT final")
+    assert {(r["task_id"], r["outcome"], r["reason"]) for r in rows} == {
+        (long, "released", "shutdown"), (blocked, "released", "shutdown"),
+    }  # fmt: skip
+    assert {r["attempt"] for r in await connection.fetch("SELECT attempt FROM queue")} == {0}
+    assert await connection.fetchval("SELECT count(*) FROM workers WHERE state <> 'dead'") == 0
+
+
+async def test_a_drained_worker_claims_no_more_and_finishes_what_it_has(
+    connection: asyncpg.Connection, spawn_worker: Spawn
+) -> None:
+    await connection.execute(CREATE_EFFECTS)
+    _, worker_id = spawn_worker()
+    [running] = await add_tasks(connection, handler="sleep", payload=1)
+    await running_on(connection, worker_id, 1)
+    assert await workers.drain(connection, (await connection.fetchval("SELECT id FROM workers")), Reason.SCALE_DOWN) == "draining"
+    [waiting] = await add_tasks(connection, handler="sleep", payload=0)
+    await all_completed(connection, [running])
+    assert await statuses(connection, [waiting]) == ["pending"]
+
+
+async def test_a_task_that_kills_every_worker_is_put_aside_and_its_neighbours_complete(
+    connection: asyncpg.Connection, spawn_worker: Spawn
+) -> None:
+    await connection.execute(CREATE_EFFECTS)
+    good = await add_tasks(connection, 4, handler="sleep", payload=0.3)
+    [poison] = await add_tasks(connection, handler="kill")
+    for _ in range(3):
+        worker, _ = spawn_worker("slot")
+        assert await asyncio.to_thread(worker.wait, 20) == -signal.SIGKILL
+    spawn_worker("slot")
+    await all_completed(connection, good)
+    assert await statuses(connection, [poison]) == ["failed"]
+    runs = await connection.fetch("SELECT outcome, final FROM runs WHERE task_id = $1 ORDER BY fence", poison)
+    assert [(r["outcome"], r["final"]) for r in runs] == [("lost", False), ("lost", False), ("lost", True)]
+
+
+async def test_tasks_wait_while_the_database_is_restarted_and_nothing_is_lost(
+    tmp_path: Path, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is killed as in a crash while tasks run; its own server, so that no other test is disturbed."""
+    from task_service.migrations.runner import migrate
+    from task_service.store.database import create_engine
+    from tests.integration.conftest import settings_for
+
+    with EmbeddedPostgres(Path(f"/var/tmp/task-service-crash-{tmp_path.name}-{id(tmp_path)}")) as server:
+        settings = settings_for(server.url())
+        engine = create_engine(settings, pooled=False)
+        await migrate(engine)
+        connection = await asyncpg.connect(server.url())
+        await connection.execute(CREATE_EFFECTS)
+        tasks = await add_tasks(connection, 30, handler="sleep", payload=0.2)
+        await start_worker(sleep, database_url=server.url(), worker_concurrency=5)
+        await eventually("a first completion", lambda: connection.fetchval("SELECT count(*) FROM effects"))
+        server.stop(signal.SIGQUIT)
+        server.start()
+        connection = await asyncpg.connect(server.url())
+        await all_completed(connection, tasks)
+        assert await connection.fetchval("SELECT count(*) FROM effects") == 30
+        assert await connection.fetchval("SELECT count(*) FROM runs WHERE final") == 30
+        await connection.close()
