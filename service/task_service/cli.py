@@ -1,0 +1,95 @@
+"""`task-service`: the command line of the image and of `make run`."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from task_service.settings import Settings, load_settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+@app.command()
+def api() -> None:
+    """Serve the HTTP API (and the management port)."""
+    _serve(api=True, worker=False)
+
+
+@app.command()
+def worker() -> None:
+    """Run tasks (and serve the management port)."""
+    _serve(api=False, worker=True)
+
+
+@app.command()
+def serve() -> None:
+    """API and worker in one process."""
+    _serve(api=True, worker=True)
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database to this version's schema; a newer compatible one is left alone."""
+    from task_service.migrations.command import run_migrate
+
+    raise SystemExit(asyncio.run(run_migrate(_settings())))
+
+
+@app.command()
+def dev(
+    port: Annotated[int | None, typer.Option(help="Port of the API (default: PORT or 8000).")] = None,
+    data: Annotated[Path, typer.Option(help="Folder in which PostgreSQL keeps its data.")] = Path(".data"),
+) -> None:
+    """Everything on this machine: PostgreSQL, migrations, API and worker. Stop with Ctrl-C."""
+    try:
+        from task_service.dev import run_dev
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"{error.name} is missing: pip install 'task-service[service,embedded]'") from error
+    _settings(port=port)
+    raise SystemExit(run_dev(data, port))
+
+
+@app.command()
+def settings() -> None:
+    """Print every setting with its meaning and default, as an .env file."""
+    from task_service.settings_reference import render
+
+    print(render(), end="")
+
+
+def _serve(*, api: bool, worker: bool) -> None:
+    import uvloop
+
+    from task_service.server import serve as run
+    from task_service.telemetry.logs import configure_logs
+
+    given = _settings()
+    configure_logs(given)
+    try:
+        uvloop.run(run(given, api=api, worker=worker))
+    except OSError as error:
+        raise SystemExit(f"cannot start: {error}") from error
+
+
+def _settings(**given: object) -> Settings:
+    """Read the settings, or say in plain words which one is wrong."""
+    try:
+        return load_settings(**given)
+    except ValidationError as error:
+        for problem in error.errors():
+            name = ".".join(str(part) for part in problem["loc"]).upper() or "settings"
+            print(f"{name}: {problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

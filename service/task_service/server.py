@@ -1,0 +1,109 @@
+"""The processes: API, worker, or both, each with its management port, from start to a graceful end.
+
+SIGTERM: the API says `Connection: close` for `drain_seconds` and then stops listening; the worker claims no more and lets
+its handlers finish. The management port answers until the very end.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from task_service.api.app import create_app
+from task_service.api.management import create_management_app
+from task_service.queue.statements import statement
+from task_service.queue.wakeups import Wakeups
+from task_service.settings import Settings
+from task_service.store.database import create_engine, raw
+from task_service.worker.process import Worker
+
+KEEP_ALIVE_SECONDS = 75
+log = structlog.get_logger(__name__)
+
+
+class Listening(uvicorn.Server):
+    """uvicorn without its own signal handlers: this module decides when it ends."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to `serve`."""
+        yield
+
+
+def _listening(app: FastAPI, host: str, port: int, shutdown_seconds: float) -> Listening:
+    config = uvicorn.Config(
+        app, host=host, port=port, log_config=None, access_log=False, server_header=False, lifespan="off",
+        timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=int(shutdown_seconds) or 1,
+    )  # fmt: skip
+    return Listening(config)
+
+
+async def serve(settings: Settings, *, api: bool, worker: bool, started: asyncio.Event | None = None) -> None:
+    """Run until SIGTERM or SIGINT; a second signal ends at once. OSError when a port is in use."""
+    for contradiction in settings.contradictions():
+        log.warning("settings_contradict", meaning=contradiction)
+    engine = create_engine(settings)
+    wakeups = Wakeups(lambda queues: _notify(engine, queues))
+    running = Worker(settings) if worker else None
+    management = create_management_app(settings, engine)
+    servers = {_listening(management, settings.management_host, settings.management_port, 1): management}
+    public = None
+    if api:
+        app = create_app(settings, engine, wakeups, worker=running)
+        public = _listening(app, settings.host, settings.port, settings.shutdown_seconds)
+        servers[public] = app
+    stop = _stop_signal()
+    tasks = {server: asyncio.create_task(server.serve()) for server in servers}
+    if running is not None:
+        await running.start()
+    if started is not None:
+        started.set()
+    ended = asyncio.create_task(stop.wait())
+    await asyncio.wait([ended, *tasks.values()], return_when=asyncio.FIRST_COMPLETED)
+    log.info("stopping", drain_seconds=settings.drain_seconds if api else 0)
+    for app in servers.values():
+        app.state.draining = True
+    await asyncio.gather(
+        _stop_api(settings, public, tasks.get(public) if public else None),
+        running.stop() if running else asyncio.sleep(0),
+    )
+    await wakeups.close()
+    for server, task in tasks.items():
+        server.should_exit = True
+        await task
+    await engine.dispose()
+    log.info("stopped")
+
+
+async def _stop_api(settings: Settings, server: Listening | None, task: "asyncio.Task[None] | None") -> None:
+    if server is None or task is None:
+        return
+    if not task.done():
+        await asyncio.sleep(settings.drain_seconds)
+    server.should_exit = True
+    await task
+
+
+async def _notify(engine: AsyncEngine, queues: list[str]) -> None:
+    async with engine.begin() as connection:
+        await (await raw(connection)).execute(statement("notify"), queues)
+
+
+def _stop_signal() -> asyncio.Event:
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(130)  # asked twice: leave now; the lease gives back what is held
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    return stop
