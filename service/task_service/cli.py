@@ -1,6 +1,7 @@
 """`task-service`: the command line of the image and of `make run`."""
 
 import asyncio
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -42,7 +43,7 @@ def migrate() -> None:
 @app.command()
 def dev(
     port: Annotated[int | None, typer.Option(help="Port of the API (default: PORT or 8000).")] = None,
-    data: Annotated[Path, typer.Option(help="Folder in which PostgreSQL keeps its data.")] = Path(".data"),
+    data: Annotated[Path | None, typer.Option(help="Folder for PostgreSQL's data (default: .data).")] = None,
 ) -> None:
     """Everything on this machine: PostgreSQL, migrations, API and worker. Stop with Ctrl-C."""
     try:
@@ -88,6 +89,8 @@ def _settings(**given: object) -> Settings:
 
 def main() -> None:
     """The console script."""
+    # As process 1 of a container Python drops a SIGTERM for which it has no handler: set one before the slow imports.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     app()
 
 

@@ -2,8 +2,12 @@
 
 import asyncio
 import errno
+import logging
+import os
+import signal
 import socket
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 from task_service.embedded import EmbeddedPostgres, EmbeddedPostgresError
@@ -12,58 +16,89 @@ from task_service.server import serve
 from task_service.settings import Settings, load_settings
 from task_service.telemetry.logs import configure_logs
 
+LOCAL = "127.0.0.1"
+SHUTDOWN_MAX_SECONDS = 10
 
-def run_dev(folder: Path, port: int | None) -> int:
+
+def run_dev(folder: Path | None, port: int | None) -> int:
     """Run until Ctrl-C; data stays in `folder`. Returns the exit code; what is wrong is said on standard error."""
     given = load_settings(port=port)
-    host = given.host if "host" in given.model_fields_set else "127.0.0.1"
+    host = given.host if "host" in given.model_fields_set else LOCAL
+    problems = [_why_not(host, given.port, "PORT"), _why_not(LOCAL, given.management_port, "MANAGEMENT_PORT")]
+    if said := [problem for problem in problems if problem]:
+        print(*said, sep="\n", file=sys.stderr)
+        return 1
+    folder = folder or default_folder()
+    server = EmbeddedPostgres(folder)
     try:
-        _refuse_used_port(host, given.port, "PORT")
-        _refuse_used_port("127.0.0.1", given.management_port, "MANAGEMENT_PORT")
-        server = EmbeddedPostgres(folder)
         server.start()
+        settings = load_settings(
+            port=port, host=host, management_host=LOCAL, database_url=server.url("tasks"), log_format="console",
+            runtime_dir=folder.absolute() / "run", shutdown_seconds=min(given.shutdown_seconds, SHUTDOWN_MAX_SECONDS),
+        )  # fmt: skip
+        configure_logs(settings)
+        for library in ("uvicorn.error", "alembic"):  # what they say at a start is said below
+            logging.getLogger(library).setLevel(logging.WARNING)
+        return asyncio.run(_run(settings, folder))
     except EmbeddedPostgresError as error:
         print(error, file=sys.stderr)
         return 1
-    try:
-        settings = load_settings(
-            port=port, host=host, management_host="127.0.0.1", database_url=server.url("tasks"), log_format="console",
-            runtime_dir=folder.absolute() / "run", shutdown_seconds=min(given.shutdown_seconds, 10),
-        )  # fmt: skip
-        configure_logs(settings)
-        return asyncio.run(_run(settings, folder))
     finally:
         server.stop()
 
 
+def default_folder() -> Path:
+    """`.data` here, or for root, whose PostgreSQL runs as another user, a place that every user can enter."""
+    here = Path(".data").absolute()
+    if os.geteuid() != 0 or all(parent.stat().st_mode & 0o001 for parent in here.parents):
+        return here
+    return Path("/var/tmp") / f"task-service-{sha256(os.fsencode(here)).hexdigest()[:8]}"  # noqa: S108
+
+
 async def _run(settings: Settings, folder: Path) -> int:
+    # A closed terminal is a reason to stop, not to leave the database server behind.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, os.kill, os.getpid(), signal.SIGTERM)
     if code := await run_migrate(settings):
         return code
     started = asyncio.Event()
     serving = asyncio.create_task(serve(settings, api=True, worker=True, started=started))
     waiting = asyncio.create_task(started.wait())
     await asyncio.wait([serving, waiting], return_when=asyncio.FIRST_COMPLETED)
-    url = f"http://{settings.host}:{settings.port}"
-    print(
-        f"\n  The task service runs at   {url}\n"
-        f"  API documentation          {url}/docs\n"
-        f"  Metrics and probes         http://127.0.0.1:{settings.management_port}/metrics\n"
-        f"  Data is kept in            {folder}\n"
-        f"  Stop it with Ctrl-C.\n",
-        flush=True,
-    )
+    if started.is_set():
+        print(_welcome(settings, folder), flush=True)
     await serving
     return 0
 
 
-def _refuse_used_port(host: str, port: int, setting: str) -> None:
-    with socket.socket() as probe:
+def _welcome(settings: Settings, folder: Path) -> str:
+    host = {"0.0.0.0": LOCAL, "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - what it listens on has no address
+    url = f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+    return (
+        f"\n  The task service runs at   {url}/api/v1/tasks\n"
+        f"  API documentation          {url}/docs\n"
+        f"  Metrics and probes         http://{LOCAL}:{settings.management_port}/metrics\n"
+        f"  Data is kept in            {folder}\n"
+        f"  Stop it with Ctrl-C.\n"
+    )
+
+
+def _why_not(host: str, port: int, setting: str) -> str | None:
+    """Why a port cannot be listened on, and what to do; None when it can."""
+    problem = _bind_error(host, port)
+    if problem is None:
+        return None
+    other = next((p for p in range(port + 1, min(port + 100, 65_536)) if _bind_error(host, p) is None), None)
+    advice = f"Choose another one ({setting}={other or '…'})"
+    if problem.errno == errno.EADDRINUSE:
+        return f"Port {port} is in use. {advice}, or stop what uses it."
+    return f"Port {port} on {host} cannot be used: {problem.strerror}. {advice}."
+
+
+def _bind_error(host: str, port: int) -> OSError | None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                message = f"Port {port} is in use. Choose another one ({setting}={port + 1}), or stop what uses it."
-            else:
-                message = f"Port {port} on {host} cannot be used: {error.strerror}. Choose another one ({setting}=…)."
-            raise EmbeddedPostgresError(message) from error
+            return error
+    return None

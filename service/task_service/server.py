@@ -1,13 +1,15 @@
 """The processes: API, worker, or both, each with its management port, from start to a graceful end.
 
-SIGTERM: the API says `Connection: close` for `drain_seconds` and then stops listening; the worker claims no more and lets
-its handlers finish. The management port answers until the very end.
+SIGTERM: the API says `Connection: close` for `drain_seconds` and then stops listening; the worker claims no more and
+lets its handlers finish. The management port answers until the very end.
 """
 
 import asyncio
 import contextlib
 import os
 import signal
+import socket
+import time
 from collections.abc import Iterator
 
 import structlog
@@ -24,11 +26,21 @@ from task_service.store.database import create_engine, raw
 from task_service.worker.process import Worker
 
 KEEP_ALIVE_SECONDS = 75
+SAME_SIGNAL_SECONDS = 0.5
 log = structlog.get_logger(__name__)
 
 
 class Listening(uvicorn.Server):
-    """uvicorn without its own signal handlers: this module decides when it ends."""
+    """uvicorn without its own signal handlers: this module decides when it ends. `listening` is set when it does."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the port and say so."""
+        await super().startup(sockets)
+        self.listening.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -63,6 +75,7 @@ async def serve(settings: Settings, *, api: bool, worker: bool, started: asyncio
     if running is not None:
         await running.start()
     if started is not None:
+        await asyncio.gather(*(server.listening.wait() for server in servers))
         started.set()
     ended = asyncio.create_task(stop.wait())
     await asyncio.wait([ended, *tasks.values()], return_when=asyncio.FIRST_COMPLETED)
@@ -97,9 +110,13 @@ async def _notify(engine: AsyncEngine, queues: list[str]) -> None:
 
 def _stop_signal() -> asyncio.Event:
     stop = asyncio.Event()
+    asked_at = 0.0
 
     def on_signal() -> None:
-        if stop.is_set():
+        nonlocal asked_at
+        if not stop.is_set():
+            asked_at = time.monotonic()
+        elif time.monotonic() - asked_at > SAME_SIGNAL_SECONDS:  # else: a group's signal that make passed on, too
             os._exit(130)  # asked twice: leave now; the lease gives back what is held
         stop.set()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import quote
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from task_service.domain.fields import ATTEMPTS_MAX, NAME_PATTERN
@@ -21,7 +21,7 @@ Seconds = Annotated[float, Field(gt=0)]
 class Settings(BaseSettings):
     """The service's settings; names are environment variables in lower case."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
 
     app_name: str = Field("task-service", description="Name shown in the API's documentation and in logs.")
     version: str = Field("0.1.0", description="Version shown by the API, /status and the workers' rows.")
@@ -29,9 +29,16 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe line logged.")
     log_format: Literal["json", "console"] = Field("json", description="One JSON object a line, or lines for people.")
 
-    database_url: str | None = Field(None, description="postgresql://user:password@host:port/name; wins over the parts below.")
-    database_url_file: Path | None = Field(None, description="File that holds DATABASE_URL; read again when it changes or a login fails. Wins over DATABASE_URL.")
-    db_host: str | None = Field(None, description="Database host, when there is no DATABASE_URL. Wins over POSTGRES_HOST.")
+    database_url: str | None = Field(
+        None, description="postgresql://user:password@host:port/name; wins over the parts below."
+    )
+    database_url_file: Path | None = Field(
+        None,
+        description="File that holds DATABASE_URL; read again when it changes or a login fails. Wins over DATABASE_URL.",
+    )
+    db_host: str | None = Field(
+        None, description="Database host, when there is no DATABASE_URL. Wins over POSTGRES_HOST."
+    )
     db_port: int | None = Field(None, description="Database port. Wins over POSTGRES_PORT.")
     db_name: str | None = Field(None, description="Database name. Wins over POSTGRES_DB.")
     db_user: str | None = Field(None, description="Database role. Wins over POSTGRES_USER.")
@@ -41,7 +48,13 @@ class Settings(BaseSettings):
     postgres_db: str = Field("tasks_db", description="Database name.")
     postgres_user: str = Field("postgres", description="Database role.")
     postgres_password: str | None = Field(None, description="The role's password.", repr=False)
-    database_pooler: bool = Field(False, description="The database is reached through a transaction pooler: no session settings, no LISTEN, no prepared statements kept.")
+    database_pooler: bool = Field(
+        False,
+        description="The database is reached through a transaction pooler: no session settings, no LISTEN, no prepared statements kept.",
+    )
+    database_wait_seconds: Annotated[float, Field(ge=0)] = Field(
+        60, description="`migrate` waits so long for a database that does not answer yet."
+    )
     db_pool_size: int = Field(20, ge=1, description="Connections that the API keeps open at most when idle.")
     db_max_overflow: int = Field(10, ge=0, description="Connections that the API opens beyond the pool under load.")
     db_pool_recycle_seconds: int = Field(3600, ge=1, description="Age after which a pooled connection is replaced.")
@@ -51,38 +64,75 @@ class Settings(BaseSettings):
     host: str = Field("0.0.0.0", description="Address of the public API.")  # noqa: S104 - a container's only interface
     port: int = Field(8000, ge=0, le=65535, description="Port of the public API.")
     management_host: str = Field("0.0.0.0", description="Address of probes, metrics and internal routes.")  # noqa: S104
-    management_port: int = Field(8081, ge=0, le=65535, description="Port of probes, metrics and internal routes; never exposed to users.")
+    management_port: int = Field(
+        8081, ge=0, le=65535, description="Port of probes, metrics and internal routes; never exposed to users."
+    )
     root_compatibility: Literal["c"] = Field("c", description="Which service's paths /tasks at the root speaks.")
     max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body; larger ones answer 413.")
-    trusted_issuers_file: Path | None = Field(None, description="JSON file of token issuers that may call /internal; none: /internal is closed.")
+    trusted_issuers_file: Path | None = Field(
+        None, description="JSON file of token issuers that may call /internal; none: /internal is closed."
+    )
 
-    worker_queues: Annotated[tuple[str, ...], NoDecode] = Field(("default",), description="Queues that a worker serves, separated by commas.")
+    worker_queues: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("default",), description="Queues that a worker serves, separated by commas."
+    )
     worker_concurrency: int = Field(20, ge=1, le=1000, description="Tasks that one worker process runs at once.")
-    heartbeat_seconds: Seconds = Field(3, description="Time between a worker's heartbeats; less than a third of the lease.")
-    lease_seconds: Seconds = Field(15, description="A worker without a heartbeat for so long is dead; its tasks go to others.")
-    poll_seconds: Annotated[float, Field(gt=0, le=1)] = Field(1, description="Longest wait before the queue is looked at without a notification.")
-    shutdown_seconds: Seconds = Field(30, description="After SIGTERM, handlers may finish for so long; then their tasks are given back.")
-    drain_seconds: Annotated[float, Field(ge=0)] = Field(0, description="After SIGTERM, the API goes on answering for so long, closing each connection with its answer; then it stops listening.")
-    default_handler: str = Field("conversations", description="Handler of tasks that come by service C's paths; empty: they are for people.")
+    heartbeat_seconds: Seconds = Field(
+        3, description="Time between a worker's heartbeats; less than a third of the lease."
+    )
+    lease_seconds: Seconds = Field(
+        15, description="A worker without a heartbeat for so long is dead; its tasks go to others."
+    )
+    poll_seconds: Annotated[float, Field(gt=0, le=1)] = Field(
+        1, description="Longest wait before the queue is looked at without a notification."
+    )
+    shutdown_seconds: Seconds = Field(
+        30, description="After SIGTERM, handlers may finish for so long; then their tasks are given back."
+    )
+    drain_seconds: Annotated[float, Field(ge=0)] = Field(
+        0,
+        description="After SIGTERM, the API goes on answering for so long, closing each connection with its answer; then it stops listening.",
+    )
+    default_handler: str = Field(
+        "conversations", description="Handler of tasks that come by service C's paths; empty: they are for people."
+    )
     default_max_attempts: int = Field(5, ge=1, le=ATTEMPTS_MAX, description="Attempts of a task that names no number.")
-    default_timeout_seconds: int = Field(3600, ge=1, description="Time limit of a task that names none and whose handler has none.")
+    default_timeout_seconds: int = Field(
+        3600, ge=1, description="Time limit of a task that names none and whose handler has none."
+    )
     retry_base_seconds: Seconds = Field(1, description="Wait before the second attempt; doubles with each further one.")
     retry_cap_seconds: Seconds = Field(300, description="Longest wait between two attempts.")
-    conversations_min_seconds: Annotated[float, Field(ge=0)] = Field(6, description="Shortest simulated work of the handler `conversations`.")
-    conversations_max_seconds: Annotated[float, Field(ge=0)] = Field(7, description="Longest simulated work of the handler `conversations`.")
+    conversations_min_seconds: Annotated[float, Field(ge=0)] = Field(
+        6, description="Shortest simulated work of the handler `conversations`."
+    )
+    conversations_max_seconds: Annotated[float, Field(ge=0)] = Field(
+        7, description="Longest simulated work of the handler `conversations`."
+    )
 
     runtime_dir: Path = Field(Path("/tmp/task-service"), description="Folder of lock files; one per container or host.")  # noqa: S108
-    termination_log: Path = Field(Path("/dev/termination-log"), description="File that tells Kubernetes why `migrate` failed.")
+    termination_log: Path = Field(
+        Path("/dev/termination-log"), description="File that tells Kubernetes why `migrate` failed."
+    )
     pod_name: str | None = Field(None, description="This pod's name (downward API).")
     pod_uid: str | None = Field(None, description="This pod's UID (downward API).")
     pod_namespace: str | None = Field(None, description="This pod's namespace (downward API).")
     node_name: str | None = Field(None, description="This pod's node (downward API).")
     container_name: str | None = Field(None, description="This container's name in its pod.")
 
-    redis_url: str | None = Field(None, description="redis://host:port/0 of Redis or Valkey; wins over REDIS_HOST and REDIS_PORT.")
+    redis_url: str | None = Field(
+        None, description="redis://host:port/0 of Redis or Valkey; wins over REDIS_HOST and REDIS_PORT."
+    )
     redis_url_file: Path | None = Field(None, description="File that holds REDIS_URL.")
     redis_host: str | None = Field(None, description="Redis or Valkey host; none: no cache.")
     redis_port: int = Field(6379, description="Redis or Valkey port.")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _empty_is_default(cls, value: object, info: ValidationInfo) -> object:
+        """`NAME=` means the default, but for the one setting in which empty says something."""
+        if value == "" and info.field_name and info.field_name != "default_handler":
+            return cls.model_fields[info.field_name].get_default()
+        return value
 
     @field_validator("worker_queues", mode="before")
     @classmethod
@@ -140,7 +190,13 @@ class Settings(BaseSettings):
         ['DB_HOST wins over POSTGRES_HOST']
         """
         found = []
-        for part, old in (("host", "host"), ("port", "port"), ("name", "db"), ("user", "user"), ("password", "password")):
+        for part, old in (
+            ("host", "host"),
+            ("port", "port"),
+            ("name", "db"),
+            ("user", "user"),
+            ("password", "password"),
+        ):
             strong, weak = getattr(self, f"db_{part}"), getattr(self, f"postgres_{old}")
             if strong is not None and f"postgres_{old}" in self.model_fields_set and strong != weak:
                 found.append(f"DB_{part.upper()} wins over POSTGRES_{old.upper()}")
@@ -153,5 +209,3 @@ class Settings(BaseSettings):
 def load_settings(**given: object) -> Settings:
     """Read the settings; values given here (a command line's options) win over the environment."""
     return Settings(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
-
-

@@ -42,7 +42,13 @@ async def add_tasks(
 
 
 def _entry(task_id: UUID, handler: str, given: dict[str, Any]) -> Entry:
-    defaults = {"queue": "default", "priority": 2, "run_at": None, "max_attempts": 5, "timeout_seconds": None}
+    defaults: dict[str, Any] = {
+        "queue": "default",
+        "priority": 2,
+        "run_at": None,
+        "max_attempts": 5,
+        "timeout_seconds": None,
+    }
     return Entry(task_id=task_id, handler=handler, **(defaults | given))
 
 
@@ -51,7 +57,8 @@ async def add_worker(connection: asyncpg.Connection, *, slot: str | None = None,
     worker_id = new_id()
     row = WorkerRow(
         id=worker_id, host="host", pod_name=None, pod_uid=None, container=None, slot=slot or str(worker_id), node=None,
-        version="1", queues=["default"], concurrency=20, lease_seconds=lease_seconds, process_started_at=datetime.now(UTC),
+        version="1", process_started_at=datetime.now(UTC), concurrency=20,
+        queues=["default"], lease_seconds=lease_seconds,
     )  # fmt: skip
     await workers.register(connection, row)
     return worker_id

@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 async def eventually(what: str, probe: Callable[[], Awaitable[T]], seconds: float = 15.0) -> T:
-    """Call `probe` until it returns something true, and return that; AssertionError naming `what` and the last answer."""
+    """Call `probe` until it returns something true, and return that; else AssertionError with the last answer."""
     deadline = time.monotonic() + seconds
     while True:
         answer = await probe()

@@ -17,7 +17,9 @@ from task_service.worker.handlers import Context, Handlers, handler
 from task_service.worker.process import Worker
 
 INSERT_EFFECT = "INSERT INTO effects (task_id, fence, worker_id) VALUES ($1, $2, $3)"
-CREATE_EFFECTS = "CREATE TABLE effects (task_id uuid, fence bigint, worker_id uuid, at timestamptz DEFAULT clock_timestamp())"
+CREATE_EFFECTS = (
+    "CREATE TABLE effects (task_id uuid, fence bigint, worker_id uuid, at timestamptz DEFAULT clock_timestamp())"
+)
 
 
 @handler("sleep")
@@ -58,10 +60,16 @@ async def main() -> None:
 
 def spawn(database: str, runtime_dir: Path, **settings: object) -> "tuple[subprocess.Popen[str], str]":
     """Start one and return it with its worker id. The caller kills it."""
-    given = {"DATABASE_URL": database, "RUNTIME_DIR": runtime_dir, "HEARTBEAT_SECONDS": 0.2, "LEASE_SECONDS": 1, "LOG_FORMAT": "console"}
+    given = {
+        "DATABASE_URL": database,
+        "RUNTIME_DIR": runtime_dir,
+        "HEARTBEAT_SECONDS": 0.2,
+        "LEASE_SECONDS": 1,
+        "LOG_FORMAT": "console",
+    }
     env = os.environ | {k.upper(): str(v) for k, v in (given | settings).items()}
     argv = [sys.executable, "-m", "tests.support.worker_process"]
-    process = subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, text=True)  # noqa: S603
+    process = subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     return process, process.stdout.readline().strip()
 

@@ -30,7 +30,7 @@ class InvalidFieldError(DomainError):
     code = "invalid_field"
 
     def __init__(self, field: str, message: str) -> None:
-        super().__init__(message, errors=[{"field": field, "message": message}])
+        super().__init__(f"{field}: {message}", errors=[{"field": field, "message": message}])
 
 
 class TransitionError(DomainError):

@@ -52,7 +52,7 @@ class Reason(StrEnum):
 
 
 ALONE_AFTER_LOSSES = 2
-"""After so many suspicious losses a task is claimed alone: if it kills the worker again, its neighbours are not harmed."""
+"""After so many suspicious losses a task is claimed alone: if it kills its worker again, no neighbour is harmed."""
 POISON_AFTER_LOSSES = 3
 """After so many suspicious losses a task has failed: it kills its workers."""
 
@@ -69,7 +69,7 @@ STATUS_OF_OUTCOME = {
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Exponential backoff with jitter: ``base * 2^(attempt-1)`` seconds, at most ``cap_seconds``, give or take ``jitter``."""
+    """Exponential backoff: ``base * 2^(attempt-1)`` seconds, at most ``cap_seconds``, give or take ``jitter``."""
 
     base_seconds: float = 1.0
     cap_seconds: float = 300.0

@@ -39,7 +39,10 @@ class SchemaState:
         'the database has moved on to schema revision 9, which needs version 8 or newer of the schema code (this is 7)'
         """
         if self.revision < needs:
-            return f"the database is at schema revision {self.revision}, this version needs {needs}: run task-service migrate"
+            return (
+                f"the database is at schema revision {self.revision}, this version needs {needs}: "
+                "run task-service migrate"
+            )
         if code < self.oldest_code:
             return (
                 f"the database has moved on to schema revision {self.revision}, "

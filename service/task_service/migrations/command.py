@@ -1,7 +1,9 @@
 """`task-service migrate` as a process: make the database when it is missing, migrate, and say in one line why not."""
 
+import asyncio
 import re
 import sys
+import time
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -13,23 +15,37 @@ from task_service.settings import Settings
 from task_service.store.database import create_engine, is_unavailable
 
 REASON_MAX = 1000
+WAIT_PAUSE_SECONDS = 1.0
 log = structlog.get_logger(__name__)
 
 
 async def run_migrate(settings: Settings) -> int:
     """Migrate; return the exit code, 1 with the reason on standard error and in the termination log."""
     try:
-        await ensure_database(settings)
+        await _wait_for_database(settings)
         engine = create_engine(settings, pooled=False)
         try:
             done = await migrate(engine)
         finally:
             await engine.dispose()
-    except Exception as error:  # whatever it is, Kubernetes and people want it in one line
+    except Exception as error:  # noqa: BLE001 - whatever it is, Kubernetes and people want it in one line
         tell(settings, why(error))
         return 1
     log.info("migrated", before=done.before, after=done.after)
     return 0
+
+
+async def _wait_for_database(settings: Settings) -> None:
+    """Try again while the database does not answer: it may be starting beside us."""
+    deadline = time.monotonic() + settings.database_wait_seconds
+    while True:
+        try:
+            return await ensure_database(settings)
+        except Exception as error:
+            if isinstance(error, MigrationError) or not is_unavailable(error) or time.monotonic() > deadline:
+                raise
+            log.info("waiting_for_database", error=why(error))
+            await asyncio.sleep(WAIT_PAUSE_SECONDS)
 
 
 async def ensure_database(settings: Settings) -> None:
@@ -45,7 +61,7 @@ async def ensure_database(settings: Settings) -> None:
             quoted = await admin.fetchval("SELECT quote_ident($1)", name)
             await admin.execute(f"CREATE DATABASE {quoted}")
         except asyncpg.InsufficientPrivilegeError as error:
-            message = f"the database {name} does not exist and the role may not create it: ask for CREATEDB, or for the database"
+            message = f"the database {name} does not exist and the role may not create it: have it created"
             raise MigrationError(message) from error
         except asyncpg.DuplicateDatabaseError:
             log.info("database_created_meanwhile", database=name)
@@ -63,7 +79,7 @@ def why(error: BaseException) -> str:
     """
     cause = getattr(error, "orig", None) or error
     text = str(cause) if isinstance(error, MigrationError) else f"{type(cause).__name__}: {cause}"
-    if is_unavailable(error):
+    if is_unavailable(error) and not isinstance(error, MigrationError):
         text = f"the database cannot be reached: {text}"
     text = re.sub(r"(\w+://)[^@\s/]+@", r"\1***@", " ".join(text.split()))
     return re.sub(r"(?i)(password=)\S+", r"\1***", text)[:REASON_MAX]
@@ -75,5 +91,3 @@ def tell(settings: Settings, reason: str) -> None:
     log_file = Path(settings.termination_log)
     if log_file.exists():
         log_file.write_text(reason)
-
-

@@ -1,6 +1,6 @@
 """Claiming tasks, and where a claim starts to look."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,7 +10,7 @@ import asyncpg
 import orjson
 
 from task_service.domain.priorities import RANKS
-from task_service.queue.statements import statement
+from task_service.queue.statements import Connection, statement
 
 BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 BEHIND = timedelta(seconds=2)
@@ -41,8 +41,8 @@ class Claim:
 class Bounds:
     """A lower bound of run_at per queue and priority, two seconds behind the last claimed row.
 
-    A transaction that is held open elsewhere keeps deleted rows in the index; without a bound each claim would walk over
-    all of them again. Rows below it can exist (a commit that took longer than two seconds): `forget` now and then.
+    A transaction that is held open elsewhere keeps deleted rows in the index; without a bound each claim would walk
+    over all of them again. Rows below it can exist (a commit that took longer than two seconds): `forget` now and then.
 
     >>> bounds = Bounds(["mail"])
     >>> bounds.lines()[0][:2], bounds.lines()[1][:2]
@@ -68,7 +68,7 @@ class Bounds:
 
 
 async def claim(
-    connection: asyncpg.Connection, worker_id: UUID, bounds: Bounds, limit: int, *, start_at_once: bool
+    connection: Connection, worker_id: UUID, bounds: Bounds, limit: int, *, start_at_once: bool
 ) -> list[Claim]:
     """Claim up to `limit` tasks and move the bounds; an empty list also when this worker was declared dead."""
     queues, priorities, since = bounds.lines()
@@ -80,13 +80,13 @@ async def claim(
 
 
 async def claim_alone(
-    connection: asyncpg.Connection, worker_id: UUID, queues: Sequence[str], waited_seconds: float
+    connection: Connection, worker_id: UUID, queues: Sequence[str], waited_seconds: float
 ) -> Claim | None:
     """Claim one task that must not run beside others, if one has waited so long."""
     row = await connection.fetchrow(statement("claim_alone"), worker_id, list(queues), waited_seconds)
     return _claim(row) if row else None
 
 
-def _claim(row: Mapping[str, Any]) -> Claim:
-    *rest, payload = row.values()
-    return Claim(*rest, None if payload is None else orjson.loads(payload))
+def _claim(row: asyncpg.Record) -> Claim:
+    *rest, payload = row
+    return Claim(*rest, None if payload is None else orjson.loads(payload))  # type: ignore[call-arg]

@@ -9,9 +9,7 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-import asyncpg
-
-from task_service.queue.statements import statement
+from task_service.queue.statements import Connection, statement
 from task_service.queue.wakeups import Wakeups
 
 QueueState = Literal["ready", "running", "blocked"]
@@ -50,7 +48,7 @@ class QueueRow:
     handler: str
 
 
-async def enqueue(connection: asyncpg.Connection, entries: Sequence[Entry], wakeups: Wakeups) -> None:
+async def enqueue(connection: Connection, entries: Sequence[Entry], wakeups: Wakeups) -> None:
     """Enter tasks; asyncpg.UniqueViolationError when one is there already."""
     if not entries:
         return
@@ -70,23 +68,23 @@ async def enqueue(connection: asyncpg.Connection, entries: Sequence[Entry], wake
     )
 
 
-async def lock(connection: asyncpg.Connection, task_id: UUID) -> QueueRow | None:
+async def lock(connection: Connection, task_id: UUID) -> QueueRow | None:
     """Lock the task's queue row until the transaction ends; None when no worker has to run it."""
     row = await connection.fetchrow(statement("lock"), task_id)
     return QueueRow(**row) if row else None
 
 
-async def request_cancel(connection: asyncpg.Connection, task_id: UUID) -> datetime | None:
-    """Ask the worker that holds the task to cancel it; None when nobody holds it. A completion may come first, and wins."""
+async def request_cancel(connection: Connection, task_id: UUID) -> datetime | None:
+    """Ask the worker that holds the task to cancel it; None when nobody does. A completion may come first, and wins."""
     return await connection.fetchval(statement("request_cancel"), task_id)  # type: ignore[no-any-return]
 
 
-async def withdraw(connection: asyncpg.Connection, task_id: UUID) -> int | None:
+async def withdraw(connection: Connection, task_id: UUID) -> int | None:
     """Take the task out of the queue and return its fence; None when it was not there, or a worker holds it."""
     return await connection.fetchval(statement("withdraw"), task_id)  # type: ignore[no-any-return]
 
 
-async def update(connection: asyncpg.Connection, entry: Entry, wakeups: Wakeups) -> bool:
+async def update(connection: Connection, entry: Entry, wakeups: Wakeups) -> bool:
     """Change how a waiting task is to run (all but its fence); False when it is held or not in the queue."""
     row = await connection.fetchrow(
         statement("update"),

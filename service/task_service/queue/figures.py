@@ -5,11 +5,9 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-import asyncpg
-
 from task_service.domain.outcomes import Reason
 from task_service.queue import workers
-from task_service.queue.statements import statement
+from task_service.queue.statements import Connection, statement
 
 COUNTS = ("ready", "scheduled", "running", "blocked")
 
@@ -23,7 +21,7 @@ class ReleaseResult:
     already_dead: bool
 
 
-async def queue_figures(connection: asyncpg.Connection) -> dict[str, Any]:
+async def queue_figures(connection: Connection) -> dict[str, Any]:
     """Depths and the oldest waiting task's age, in all and per queue."""
     queues = [dict(row) for row in await connection.fetch(statement("figures"))]
     total = {name: sum(q[name] for q in queues) for name in COUNTS}
@@ -31,14 +29,12 @@ async def queue_figures(connection: asyncpg.Connection) -> dict[str, Any]:
     return {"at": datetime.now(UTC), **total, "oldest_age_seconds": oldest, "queues": queues}
 
 
-async def list_workers(connection: asyncpg.Connection) -> list[dict[str, Any]]:
+async def list_workers(connection: Connection) -> list[dict[str, Any]]:
     """Living workers and those that died within the hour, with what they hold."""
     return [dict(row) for row in await connection.fetch(statement("workers"))]
 
 
-async def release_worker(
-    connection: asyncpg.Connection, worker_id: UUID, reason: Reason
-) -> ReleaseResult | None:
+async def release_worker(connection: Connection, worker_id: UUID, reason: Reason) -> ReleaseResult | None:
     """Declare a worker dead and release its tasks; idempotent. None when nobody registered it.
 
     Two statements, each with a snapshot of its own: the second sees every claim that the first one waited for.
@@ -52,6 +48,6 @@ async def release_worker(
     return ReleaseResult(done.released, done.failed, already_dead=not declared)
 
 
-async def drain_worker(connection: asyncpg.Connection, worker_id: UUID, reason: Reason) -> str | None:
+async def drain_worker(connection: Connection, worker_id: UUID, reason: Reason) -> str | None:
     """Ask a worker to claim no more; its state, or None when nobody registered it."""
     return await workers.drain(connection, worker_id, reason)

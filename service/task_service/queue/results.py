@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-import asyncpg
-
 from task_service.domain.outcomes import Outcome, Reason
-from task_service.queue.statements import statement
+from task_service.queue.statements import Connection, statement
 
 Attempt = tuple[UUID, int]
 """A task and the fence under which it was claimed."""
@@ -38,7 +36,7 @@ class GivenBack:
     counts: bool = True
 
 
-async def finish(connection: asyncpg.Connection, worker_id: UUID, ends: Sequence[Finished]) -> set[Attempt]:
+async def finish(connection: Connection, worker_id: UUID, ends: Sequence[Finished]) -> set[Attempt]:
     """End attempts in one statement; return those that were ours. A data error (22xxx) fails the whole batch."""
     ends = sorted(ends, key=lambda e: e.task_id)
     rows = await connection.fetch(
@@ -54,7 +52,7 @@ async def finish(connection: asyncpg.Connection, worker_id: UUID, ends: Sequence
     return {(row[0], row[1]) for row in rows}
 
 
-async def give_back(connection: asyncpg.Connection, worker_id: UUID, given: Sequence[GivenBack]) -> set[Attempt]:
+async def give_back(connection: Connection, worker_id: UUID, given: Sequence[GivenBack]) -> set[Attempt]:
     """Put tasks back into the queue in one statement; return those that were ours."""
     given = sorted(given, key=lambda g: g.task_id)
     rows = await connection.fetch(
@@ -71,18 +69,18 @@ async def give_back(connection: asyncpg.Connection, worker_id: UUID, given: Sequ
     return {(row[0], row[1]) for row in rows}
 
 
-async def recorded(connection: asyncpg.Connection, worker_id: UUID, attempts: Sequence[Attempt]) -> set[Attempt]:
+async def recorded(connection: Connection, worker_id: UUID, attempts: Sequence[Attempt]) -> set[Attempt]:
     """Those of these attempts that are recorded as ours: the answer to an earlier report was lost, not the claim."""
     tasks, fences = [a[0] for a in attempts], [a[1] for a in attempts]
     rows = await connection.fetch(statement("recorded"), worker_id, tasks, fences)
     return {(row[0], row[1]) for row in rows}
 
 
-async def hold(connection: asyncpg.Connection, worker_id: UUID, attempt: Attempt) -> bool:
+async def hold(connection: Connection, worker_id: UUID, attempt: Attempt) -> bool:
     """Lock the attempt's queue row for the caller's transaction; False when the claim is lost."""
     return bool(await connection.fetchval(statement("hold"), attempt[0], worker_id, attempt[1]))
 
 
-async def extend(connection: asyncpg.Connection, worker_id: UUID, attempt: Attempt, seconds: float) -> bool:
+async def extend(connection: Connection, worker_id: UUID, attempt: Attempt, seconds: float) -> bool:
     """Move the attempt's deadline to so many seconds from now; False when the claim is lost."""
     return await connection.fetchval(statement("extend"), attempt[0], worker_id, attempt[1], seconds) is not None

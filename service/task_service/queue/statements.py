@@ -1,7 +1,17 @@
-"""The statements by name."""
+"""The statements by name, and what they run on."""
 
 from functools import cache
 from importlib.resources import files
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import asyncpg
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+    Connection: TypeAlias = asyncpg.Connection[Any] | PoolConnectionProxy[Any]
+else:
+    Connection = asyncpg.Connection
 
 
 @cache

@@ -47,7 +47,7 @@ class Wakeups:
             queues, self._later = sorted(self._later), set()
             try:
                 await self._notify(queues)
-            except Exception as error:  # the poll finds the tasks: a lost wake-up costs a second
+            except Exception as error:  # noqa: BLE001 - the poll finds the tasks: a lost wake-up costs a second
                 log.warning("wakeup_lost", queues=queues, error=str(error))
 
     async def close(self) -> None:

@@ -8,10 +8,8 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from uuid import UUID
 
-import asyncpg
-
 from task_service.domain.outcomes import ALONE_AFTER_LOSSES, POISON_AFTER_LOSSES, Reason
-from task_service.queue.statements import statement
+from task_service.queue.statements import Connection, statement
 
 RELEASE_BATCH = 1000
 
@@ -51,13 +49,13 @@ class Release:
     failed: int
 
 
-async def register(connection: asyncpg.Connection, row: WorkerRow) -> list[UUID]:
+async def register(connection: Connection, row: WorkerRow) -> list[UUID]:
     """Enter this process; return its predecessors in the same place, which the caller releases."""
     values = (getattr(row, f.name) for f in fields(row))
     return [r[0] for r in await connection.fetch(statement("register"), *values)]
 
 
-async def heartbeat(connection: asyncpg.Connection, worker_id: UUID) -> Lease | None:
+async def heartbeat(connection: Connection, worker_id: UUID) -> Lease | None:
     """Renew the lease; None when this worker was declared dead."""
     row = await connection.fetchrow(statement("heartbeat"), worker_id)
     if row is None:
@@ -65,28 +63,28 @@ async def heartbeat(connection: asyncpg.Connection, worker_id: UUID) -> Lease | 
     return Lease(row["state"] == "draining", row["drained_reason"], frozenset(row["cancel_requested"]))
 
 
-async def drain(connection: asyncpg.Connection, worker_id: UUID, reason: Reason) -> str | None:
+async def drain(connection: Connection, worker_id: UUID, reason: Reason) -> str | None:
     """Ask a worker to claim no more; return its state, None when it is unknown."""
     return await connection.fetchval(statement("drain"), worker_id, reason)  # type: ignore[no-any-return]
 
 
-async def declare_dead(connection: asyncpg.Connection, worker_id: UUID, reason: Reason) -> bool:
+async def declare_dead(connection: Connection, worker_id: UUID, reason: Reason) -> bool:
     """Declare a worker dead, for good; False when it was already, or is unknown."""
     return await connection.fetchval(statement("declare_dead"), worker_id, reason) is not None
 
 
-async def declare_expired(connection: asyncpg.Connection) -> list[UUID]:
+async def declare_expired(connection: Connection) -> list[UUID]:
     """Declare every worker dead whose lease is over. Only for callers that have held their own for a lease."""
     return [row[0] for row in await connection.fetch(statement("declare_expired"))]
 
 
-async def unreleased(connection: asyncpg.Connection, *, strangers: bool) -> list[tuple[UUID, Reason]]:
+async def unreleased(connection: Connection, *, strangers: bool) -> list[tuple[UUID, Reason]]:
     """Dead workers that may still have tasks; with `strangers`, also ids in the queue that nobody registered."""
     rows = await connection.fetch(statement("unreleased"), strangers)
     return [(row["worker_id"], Reason(row["reason"])) for row in rows]
 
 
-async def release(connection: asyncpg.Connection, worker_id: UUID, reason: Reason) -> Release:
+async def release(connection: Connection, worker_id: UUID, reason: Reason) -> Release:
     """Put a dead worker's tasks back, or end them when the reason says so. Idempotent; batches commit one by one."""
     released = failed = 0
     while True:
@@ -108,11 +106,11 @@ async def release(connection: asyncpg.Connection, worker_id: UUID, reason: Reaso
     return Release(released, failed)
 
 
-async def explain_loss(connection: asyncpg.Connection, worker_id: UUID, reason: Reason) -> None:
+async def explain_loss(connection: Connection, worker_id: UUID, reason: Reason) -> None:
     """Replace the reason `unknown` of a worker's death and of its lost attempts."""
     await connection.execute(statement("explain_loss"), worker_id, reason)
 
 
-async def prune(connection: asyncpg.Connection, older_than_seconds: float) -> None:
+async def prune(connection: Connection, older_than_seconds: float) -> None:
     """Forget workers that died so long ago."""
     await connection.execute(statement("prune_workers"), older_than_seconds)

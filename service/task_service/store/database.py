@@ -1,4 +1,4 @@
-"""Connections: how they are made, which errors mean that the database is away, and how SQLAlchemy's and the queue's meet.
+"""Connections: how they are made, which errors mean that the database is away, where SQLAlchemy's meet the queue's.
 
 Every connect reads the credentials afresh, so a rotated password needs no restart.
 """
@@ -55,13 +55,15 @@ def server_settings(settings: Settings) -> dict[str, str]:
         "application_name": f"task-service {settings.pod_name or ''}".strip(),
         "idle_in_transaction_session_timeout": below_lease,
         "tcp_user_timeout": below_lease,
+        "plan_cache_mode": "force_custom_plan",  # a plan made while the queue was empty would read all of it later
         "jit": "off",  # statements of a millisecond are not worth compiling
     }
 
 
 def _bound_silence(connection: asyncpg.Connection, settings: Settings) -> None:
     """Let the kernel give up on unacknowledged data within a lease (default: 15 minutes)."""
-    sock = connection._transport.get_extra_info("socket")
+    transport: Any = connection._transport  # type: ignore[attr-defined]
+    sock = transport.get_extra_info("socket")
     if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) and hasattr(socket, "TCP_USER_TIMEOUT"):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(settings.lease_seconds * 1000))
@@ -129,5 +131,3 @@ def is_unavailable(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or getattr(error, "orig", None) or error.__context__
     return False
-
-

@@ -1,8 +1,7 @@
 """What handlers write, on the connection of their transaction."""
 
+from typing import Any, Protocol
 from uuid import UUID
-
-import asyncpg
 
 PROCESS_CONVERSATIONS = """
     UPDATE conversations SET status = 'processed', processed_at = clock_timestamp(), updated_at = clock_timestamp()
@@ -10,6 +9,14 @@ PROCESS_CONVERSATIONS = """
 """
 
 
-async def process_conversations(connection: asyncpg.Connection, task_id: UUID) -> None:
+class Executes(Protocol):
+    """An asyncpg connection, or its pool's stand-in for one."""
+
+    async def execute(self, query: str, /, *args: Any) -> str:
+        """Run one statement."""
+        ...
+
+
+async def process_conversations(connection: Executes, task_id: UUID) -> None:
     """Mark the task's open conversations processed."""
     await connection.execute(PROCESS_CONVERSATIONS, task_id)

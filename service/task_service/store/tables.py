@@ -1,4 +1,4 @@
-"""The tables as SQLAlchemy sees them, for queries. The migrations make them; `alembic check` in the tests compares both."""
+"""The tables as SQLAlchemy sees them, for queries. The migrations make them; a test compares both."""
 
 from sqlalchemy import (
     ARRAY,
@@ -32,7 +32,7 @@ class Xid8(UserDefinedType[str]):
 
     cache_ok = True
 
-    def get_col_spec(self) -> str:
+    def get_col_spec(self, **_: object) -> str:
         """The type's name in SQL."""
         return "xid8"
 
@@ -80,9 +80,7 @@ Index(
 )
 Index("tasks_due_date", tasks.c.due_date, tasks.c.id, postgresql_where=text(f"due_date IS NOT NULL AND {LIVE}"))
 Index("tasks_created_at", tasks.c.created_at, tasks.c.id, postgresql_where=text(LIVE))
-Index(
-    "tasks_status_priority", tasks.c.status, tasks.c.priority, tasks.c.id, postgresql_where=text(SET_BY_PERSON)
-)
+Index("tasks_status_priority", tasks.c.status, tasks.c.priority, tasks.c.id, postgresql_where=text(SET_BY_PERSON))
 Index("tasks_handler", tasks.c.handler, tasks.c.id, postgresql_where=text(f"handler IS NOT NULL AND {LIVE}"))
 Index("tasks_tags", tasks.c.tags, postgresql_using="gin", postgresql_where=text(f"{LIVE} AND tags <> '{{}}'"))
 
@@ -191,7 +189,7 @@ Index("task_history_task", task_history.c.task_id, task_history.c.id)
 task_view = Table(
     "task_view",
     MetaData(),  # a view: kept apart, or Alembic would take it for a missing table
-    *(Column(c.name, c.type, primary_key=c.primary_key) for c in tasks.c if c.name not in ("status_at",)),
+    *(Column(c.name, c.type, primary_key=c.primary_key) for c in tasks.c if c.name != "status_at"),
     Column("attempt", Integer),
     Column("fence", BigInteger),
     Column("result", JSONB),

@@ -5,6 +5,7 @@ Lines of libraries (uvicorn, SQLAlchemy, Alembic) go through the same formatter.
 
 import logging
 import sys
+from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
@@ -32,7 +33,7 @@ def configure_logs(settings: Settings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), _drop_color_message],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
         )
     )
@@ -41,3 +42,9 @@ def configure_logs(settings: Settings) -> None:
     root.setLevel(settings.log_level)
     for name in ("uvicorn.access", "alembic.runtime.plugins"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _drop_color_message(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Leave out uvicorn's second, coloured text of the same line."""
+    event.pop("color_message", None)
+    return event

@@ -1,4 +1,4 @@
-"""The claim loop: as many tasks as there are free slots, a few more when they are quick, again when woken or after a second."""
+"""The claim loop: as many tasks as there are free slots, a few more when tasks are quick, again when woken."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,13 @@ class Claimer:
     def __init__(
         self, settings: Settings, pool: asyncpg.Pool, membership: Membership, runner: Runner, reports: Reports
     ) -> None:
-        self.settings, self.pool, self.membership, self.runner, self.reports = settings, pool, membership, runner, reports
+        self.settings, self.pool, self.membership, self.runner, self.reports = (
+            settings,
+            pool,
+            membership,
+            runner,
+            reports,
+        )
         self.wake = asyncio.Event()
         self.stopped = False
         self._waiting: deque[tuple[UUID, Claim]] = deque()  # claimed, not started: prefetched
@@ -39,6 +45,8 @@ class Claimer:
         self._bounds = Bounds(settings.worker_queues)
         self._clock: Callable[[], float] = asyncio.get_running_loop().time
         self._forget_at = self._look_for_alone_at = 0.0
+        self._starting = False
+        runner.on_slot_free = self.start_waiting
 
     async def run(self) -> None:
         """Claim until cancelled; a database that is away is tried again every second."""
@@ -72,7 +80,7 @@ class Claimer:
 
     async def _once(self) -> bool:
         """One claim, if there is room for it. True: there is nothing to do until something happens."""
-        self._start_waiting()
+        self.start_waiting()
         if self.stopped or not self.membership.may_start():
             return True
         if self._alone is not None or any(run.claim.alone for run in self.runner.running.values()):
@@ -86,7 +94,7 @@ class Claimer:
         if limit == 0:
             return await self._until_slot_free()
         claims = await self._claim(limit, start_at_once=limit <= free)
-        self._start_waiting()
+        self.start_waiting()
         if await self._look_for_alone(idle=not claims and not self.runner.running):
             return False
         if fast:
@@ -110,8 +118,11 @@ class Claimer:
             metrics.WAIT_SECONDS.labels(c.queue).observe(max(0.0, (c.claimed_at - c.run_at).total_seconds()))
         return claims
 
-    def _start_waiting(self) -> None:
+    def start_waiting(self) -> None:
         """Start what was claimed while slots are free; nothing when the lease does not hold."""
+        if self._starting:  # a handler that never waits has ended inside `start`: the loop below goes on
+            return
+        self._starting = True
         running = self.runner.running
         while self._waiting and len(running) < self.settings.worker_concurrency and self.membership.may_start():
             worker_id, c = self._waiting.popleft()
@@ -120,9 +131,10 @@ class Claimer:
             (worker_id, c), self._alone = self._alone, None
             log.warning("running_alone", task_id=str(c.task_id), attempt=c.attempt)
             self.runner.start(c, worker_id, self._context)
+        self._starting = False
 
     async def _look_for_alone(self, *, idle: bool) -> bool:
-        """Now and then, look for a task that must not run beside others; a busy worker leaves it to idle ones for a while."""
+        """Now and then, look for a task that must run alone; a busy worker leaves it to idle ones for a while."""
         worker_id = self.membership.worker_id
         if worker_id is None or (not idle and self._clock() < self._look_for_alone_at):
             return False
@@ -132,7 +144,7 @@ class Claimer:
             found = await claim_alone(connection, worker_id, self.settings.worker_queues, waited)
         if found is not None and worker_id == self.membership.worker_id:
             self._alone = (worker_id, found)
-            self._start_waiting()
+            self.start_waiting()
         return found is not None
 
     async def _until_slot_free(self) -> bool:

@@ -12,6 +12,7 @@ import structlog
 from task_service.domain.outcomes import Outcome
 from task_service.queue import results
 from task_service.queue.claims import Claim
+from task_service.queue.statements import Connection
 from task_service.store.database import is_unavailable
 from task_service.telemetry import metrics
 from task_service.worker.handlers import LostClaimError
@@ -24,7 +25,7 @@ log = structlog.get_logger(__name__)
 class HeldTransaction:
     """An open transaction that has the task's queue row locked."""
 
-    def __init__(self, connection: asyncpg.Connection, context: "RunContext") -> None:
+    def __init__(self, connection: Connection, context: "RunContext") -> None:
         self.connection = connection
         self.completes = False
         self._context = context
@@ -79,7 +80,7 @@ class RunContext:
                 return
         self.completed = held.completes
 
-    async def _hold(self, connection: asyncpg.Connection) -> None:
+    async def _hold(self, connection: Connection) -> None:
         self._still_ours()
         if not await results.hold(connection, self.worker_id, (self.task_id, self.fence)):
             self._lose()

@@ -20,10 +20,10 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
-import asyncpg
 import structlog
 
 from task_service.domain.outcomes import RetryPolicy
+from task_service.queue.statements import Connection
 
 T = TypeVar("T")
 ENTRY_POINTS = "task_service.handlers"
@@ -55,13 +55,13 @@ class Discard(Exception):  # noqa: N818
 
 
 class LostClaimError(Exception):
-    """This worker no longer holds the task: somebody else runs it. Whatever the handler was about to write is undone."""
+    """This worker no longer holds the task: somebody else runs it. What the handler was about to write is undone."""
 
 
 class Transaction(Protocol):
     """A transaction that holds the task: no other worker can have it before this one ends."""
 
-    connection: asyncpg.Connection
+    connection: Connection
 
     async def complete(self, result: Any = None) -> None:
         """Complete the task in this same commit; the handler's returned value is then not used."""
@@ -80,7 +80,7 @@ class Context(Protocol):
 
     @property
     def cancelled(self) -> bool:
-        """Whether the run is to end: a person cancelled, time is up, or the claim is lost. Coroutines are interrupted."""
+        """Whether the run is to end: cancelled, out of time, or its claim is lost. Coroutines are interrupted."""
 
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
         """Open a transaction that locks the task's queue row and checks worker and fence.
@@ -147,11 +147,10 @@ def installed_handlers() -> list[Handler]:
 def _load(entry: EntryPoint) -> Handler | None:
     try:
         found = entry.load()
-    except Exception as error:  # one broken package must not stop the others
+    except Exception as error:  # noqa: BLE001 - one broken package must not stop the others
         log.error("handler_not_loaded", handler=entry.name, source=entry.value, error=repr(error))
         return None
     if not isinstance(found, Handler):
         log.error("handler_not_loaded", handler=entry.name, source=entry.value, error="not made by @handler")
         return None
     return found
-

@@ -39,7 +39,7 @@ class Listener:
                 await connection.add_listener(WORKER_CHANNEL, self._worker)
                 self._on_queue()  # something may have come before we listened
                 await ended.wait()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - logged with its kind; the poll goes on meanwhile
                 log.warning("listener_failed", error=repr(error))
             finally:
                 if connection is not None:

@@ -11,6 +11,7 @@ import structlog
 
 from task_service.domain.outcomes import Reason
 from task_service.queue import workers
+from task_service.queue.statements import Connection
 from task_service.settings import Settings
 from task_service.store.database import is_unavailable
 from task_service.telemetry import metrics
@@ -38,11 +39,11 @@ class Maintenance:
                     if sweeps % PRUNE_EVERY == 0:
                         await workers.prune(connection, KEEP_DEAD_SECONDS)
                 sweeps += 1
-            except Exception as error:  # the next sweep does what this one did not
+            except Exception as error:
                 log.warning("sweep_failed", error=repr(error), exc_info=not is_unavailable(error))
 
-    async def sweep(self, connection: asyncpg.Connection, *, strangers: bool) -> None:
-        """Declare the expired dead (if our own lease has been unbroken for long enough), then release what the dead held."""
+    async def sweep(self, connection: Connection, *, strangers: bool) -> None:
+        """Declare the expired dead (if our own lease is old enough), then release what the dead held."""
         if self._may_judge():
             for worker_id in await workers.declare_expired(connection):
                 metrics.WORKERS_DEAD.labels(Reason.UNKNOWN).inc()
@@ -51,4 +52,10 @@ class Maintenance:
             done = await workers.release(connection, worker_id, reason)
             if done.released or done.failed:
                 metrics.RELEASED.labels(reason).inc(done.released + done.failed)
-                log.warning("tasks_released", worker_id=str(worker_id), reason=reason, released=done.released, failed=done.failed)
+                log.warning(
+                    "tasks_released",
+                    worker_id=str(worker_id),
+                    reason=reason,
+                    released=done.released,
+                    failed=done.failed,
+                )

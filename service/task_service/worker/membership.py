@@ -6,7 +6,6 @@ Dead is final. A process that was declared dead, or could not renew for a lease,
 import asyncio
 import contextlib
 import fcntl
-import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -32,7 +31,7 @@ def machine_seconds() -> float:
 
 
 class Slot:
-    """A number that no other living process of this container or host has, by a file lock: a successor gets it again."""
+    """A number that no other living process of this container or host has, by a file lock."""
 
     def __init__(self, settings: Settings) -> None:
         self._folder = settings.runtime_dir
@@ -63,6 +62,9 @@ class Losses(Protocol):
 
     def lost_lease(self) -> None:
         """Every claim is lost: drop all runs."""
+
+    def registered(self) -> None:
+        """There is a lease: claims may begin."""
 
     def cancel(self, task_id: UUID) -> None:
         """A person cancelled this task."""
@@ -106,7 +108,7 @@ class Membership:
         while True:
             try:
                 await self._beat()
-            except Exception as error:  # the database is away, or answers strangely: the lease tells how long that is fine
+            except Exception as error:  # noqa: BLE001 - the lease tells for how long that is fine
                 self._unbroken_since = None
                 await self._disconnect()
                 metrics.HEARTBEATS_FAILED.inc()
@@ -124,14 +126,14 @@ class Membership:
             self._connection = await self._connect()
         sent = self._clock()
         if self.worker_id is None:
-            await self._register()
+            await self._register(self._connection)
         else:
             lease = await workers.heartbeat(self._connection, self.worker_id)
             if lease is None:
                 log.error("declared_dead", worker_id=str(self.worker_id))
                 self._lose()
                 sent = self._clock()
-                await self._register()
+                await self._register(self._connection)
             else:
                 if lease.draining:
                     self._losses.drained(lease.drained_reason)
@@ -140,26 +142,26 @@ class Membership:
         self._acknowledged = sent
         if self._unbroken_since is None:
             self._unbroken_since = sent
+            self._losses.registered()
 
     def _lose(self) -> None:
         self.worker_id = None
         self._unbroken_since = None
         self._losses.lost_lease()
 
-    async def _register(self) -> None:
-        assert self._connection is not None
+    async def _register(self, connection: asyncpg.Connection) -> None:
         s, worker_id = self.settings, new_id()
         row = WorkerRow(
             id=worker_id, host=s.host_name, pod_name=s.pod_name, pod_uid=s.pod_uid, container=s.container_name,
             slot=self._slot_name, node=s.node_name, version=s.version, queues=list(s.worker_queues),
             concurrency=s.worker_concurrency, lease_seconds=s.lease_seconds, process_started_at=self.process_started_at,
         )  # fmt: skip
-        predecessors = await workers.register(self._connection, row)
+        predecessors = await workers.register(connection, row)
         log.info("worker_registered", worker_id=str(worker_id), pod=s.pod_name, slot=self._slot_name)
         self.worker_id = worker_id
         for predecessor in predecessors:  # it held our slot's lock and lost it: it is gone
-            await workers.declare_dead(self._connection, predecessor, Reason.UNKNOWN)
-            done = await workers.release(self._connection, predecessor, Reason.UNKNOWN)
+            await workers.declare_dead(connection, predecessor, Reason.UNKNOWN)
+            done = await workers.release(connection, predecessor, Reason.UNKNOWN)
             metrics.RELEASED.labels(Reason.UNKNOWN).inc(done.released + done.failed)
             log.warning("predecessor_released", worker_id=str(predecessor), released=done.released, failed=done.failed)
 

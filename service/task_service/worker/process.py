@@ -35,7 +35,7 @@ class Worker:
     def __init__(self, settings: Settings, handlers: Handlers | None = None) -> None:
         self.settings = settings
         self.handlers = handlers or Handlers([*installed_handlers(), *builtin_handlers(settings)])
-        self.running_since = datetime.now(UTC)
+        self.running_since: datetime = datetime.now(UTC)
         self._loops: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -54,11 +54,15 @@ class Worker:
             self.membership.run(), self.reports.run(), self.claimer.run(), self.maintenance.run(), self._enforce(),
         ]  # fmt: skip
         if not s.database_pooler:
-            listener = Listener(self._own_connection, frozenset(s.worker_queues), self.claimer.wake.set, self.membership.wake.set)
+            listener = Listener(
+                self._own_connection, frozenset(s.worker_queues), self.claimer.wake.set, self.membership.wake.set
+            )
             listener.worker_id = lambda: self.membership.worker_id
             loops.append(listener.run())
         self._loops = [asyncio.create_task(loop) for loop in loops]
-        log.info("worker_started", queues=s.worker_queues, concurrency=s.worker_concurrency, handlers=self.handlers.names())
+        log.info(
+            "worker_started", queues=s.worker_queues, concurrency=s.worker_concurrency, handlers=self.handlers.names()
+        )
 
     async def _own_connection(self) -> asyncpg.Connection:
         return await connect(self.settings, command_timeout=self.settings.heartbeat_seconds)
@@ -73,6 +77,10 @@ class Worker:
         """Drop every claim and run."""
         self.claimer.drop()
         self.runner.abandon()
+
+    def registered(self) -> None:
+        """The lease holds (again): look for work at once."""
+        self.claimer.wake.set()
 
     def cancel(self, task_id: UUID) -> None:
         """Interrupt a task that a person cancelled."""
@@ -96,7 +104,7 @@ class Worker:
                 await self.reports.flushed()
                 await self._end_loops()
                 await self.membership.leave()
-        except Exception as error:  # the lease gives back what we could not
+        except Exception as error:  # noqa: BLE001 - the lease gives back what we could not
             log.warning("leaving_without_goodbye", error=repr(error))
         await self._end_loops()
         self.pool.terminate()

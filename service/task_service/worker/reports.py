@@ -17,6 +17,7 @@ from task_service.domain.outcomes import Outcome
 from task_service.queue import results
 from task_service.queue.claims import Claim
 from task_service.queue.results import Attempt, Finished, GivenBack
+from task_service.queue.statements import Connection
 from task_service.store.database import is_unavailable
 from task_service.telemetry import metrics
 from task_service.worker.verdict import storable
@@ -41,7 +42,7 @@ class Report:
         return self.claim.task_id, self.claim.fence
 
 
-Send = Callable[[asyncpg.Connection, UUID, list[Any]], Awaitable[set[Attempt]]]
+Send = Callable[[Connection, UUID, list[Any]], Awaitable[set[Attempt]]]
 
 
 class Reports:
@@ -87,7 +88,7 @@ class Reports:
                     await self._send([r for r in mine if isinstance(r.end, Finished)], results.finish, again=again)
                     await self._send([r for r in mine if isinstance(r.end, GivenBack)], results.give_back, again=again)
                 return
-            except Exception as error:  # kept and sent again, whatever it is: a result is not thrown away
+            except Exception as error:
                 log.warning("report_waits", results=len(batch), error=repr(error), exc_info=not is_unavailable(error))
                 again = True
                 await asyncio.sleep(RETRY_SECONDS)

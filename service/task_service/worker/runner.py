@@ -42,7 +42,18 @@ class Reporter(Protocol):
 class Run:
     """One attempt that is running here."""
 
-    __slots__ = ("claim", "context", "deadline", "handler", "interrupted_at", "reported", "started", "task", "why", "worker_id")
+    __slots__ = (
+        "claim",
+        "context",
+        "deadline",
+        "handler",
+        "interrupted_at",
+        "reported",
+        "started",
+        "task",
+        "why",
+        "worker_id",
+    )
 
     def __init__(self, claim: Claim, worker_id: UUID, handler: Handler, context: RunContext, deadline: float) -> None:
         self.claim, self.worker_id, self.handler, self.context = claim, worker_id, handler, context
@@ -64,6 +75,7 @@ class Runner:
         self.default_timeout_seconds = default_timeout_seconds
         self.running: dict[UUID, Run] = {}
         self.slot_free = asyncio.Event()
+        self.on_slot_free: Callable[[], None] = lambda: None
         self.idle = asyncio.Event()
         self.idle.set()
         self.counts = {"completed": 0, "failed": 0}
@@ -90,7 +102,9 @@ class Runner:
             run.task = asyncio.Task(coroutine, loop=asyncio.get_running_loop(), **EAGER)
         else:
             name = f"handler {claim.handler} {claim.task_id}"
-            threading.Thread(target=self._thread, args=(run, asyncio.get_running_loop()), name=name, daemon=True).start()
+            threading.Thread(
+                target=self._thread, args=(run, asyncio.get_running_loop()), name=name, daemon=True
+            ).start()
 
     async def _drive(self, run: Run, coroutine: Any) -> None:
         try:
@@ -119,6 +133,7 @@ class Runner:
         if self.running.get(run.claim.task_id) is run:
             del self.running[run.claim.task_id]
         self.slot_free.set()
+        self.on_slot_free()
         if not self.running:
             self.idle.set()
 
@@ -138,7 +153,13 @@ class Runner:
         if isinstance(end, Finished):
             self.counts["completed" if end.outcome is Outcome.COMPLETED else "failed"] += 1
         if isinstance(ending, Failed):
-            log.warning("attempt_failed", task_id=str(claim.task_id), handler=claim.handler, attempt=claim.attempt, error=ending.error.rstrip().rsplit("\n", 1)[-1])
+            log.warning(
+                "attempt_failed",
+                task_id=str(claim.task_id),
+                handler=claim.handler,
+                attempt=claim.attempt,
+                error=ending.error.rstrip().rsplit("\n", 1)[-1],
+            )
         self.reporter.add(worker_id, claim, end)
 
     # -- interrupting -------------------------------------------------------------------------------------------
@@ -161,9 +182,10 @@ class Runner:
         for run in list(self.running.values()):
             if run.why is None and now > run.deadline:
                 seconds = now - run.started
-                self.interrupt(run, Failed(f"ran out of time after {seconds:.1f} s", Outcome.TIMED_OUT))
+                timed_out = Failed(f"ran out of time after {seconds:.1f} s", Outcome.TIMED_OUT)
+                self.interrupt(run, timed_out)
                 if run.task is None:
-                    self._report(run, run.why or Released(Reason.UNKNOWN))
+                    self._report(run, timed_out)
             elif run.why is not None and not run.reported and now > run.interrupted_at + INTERRUPT_GRACE_SECONDS:
                 log.warning("handler_ignores_interruption", task_id=str(run.claim.task_id), handler=run.claim.handler)
                 self._report(run, run.why)
@@ -203,14 +225,14 @@ async def _ending(coroutine: Any) -> Ending | None:
         return Returned(await coroutine)
     except asyncio.CancelledError:
         raise
-    except BaseException as error:  # also SystemExit: a handler must not end the worker
+    except BaseException as error:  # noqa: BLE001 - also SystemExit: a handler must not end the worker
         return _ending_of(error)
 
 
 def _call(handler: Handler, context: RunContext) -> Ending | None:
     try:
         return Returned(handler.function(context))
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - see above
         return _ending_of(error)
 
 
@@ -228,5 +250,5 @@ def _ending_of(error: BaseException) -> Ending | None:
             return None
     try:
         return Failed("".join(traceback.format_exception(error)))
-    except Exception:  # its __str__ raises
+    except Exception:  # noqa: BLE001 - its __str__ raises
         return Failed(f"{type(error).__name__} (its text cannot be read)")

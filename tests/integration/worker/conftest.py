@@ -15,7 +15,7 @@ StartWorker = Callable[..., Awaitable[Worker]]
 
 @pytest_asyncio.fixture
 async def start_worker(database: str, tmp_path: Path) -> AsyncIterator[StartWorker]:
-    """Start workers on this test's database: `await start_worker(handler, …, setting=value)`."""
+    """A coroutine that starts a worker on this test's database, with these handlers and settings."""
     started: list[Worker] = []
 
     async def start(*handlers: Handler, **settings: Any) -> Worker:

@@ -145,7 +145,10 @@ async def test_a_drained_worker_claims_no_more_and_finishes_what_it_has(
     _, worker_id = spawn_worker()
     [running] = await add_tasks(connection, handler="sleep", payload=1)
     await running_on(connection, worker_id, 1)
-    assert await workers.drain(connection, (await connection.fetchval("SELECT id FROM workers")), Reason.SCALE_DOWN) == "draining"
+    assert (
+        await workers.drain(connection, (await connection.fetchval("SELECT id FROM workers")), Reason.SCALE_DOWN)
+        == "draining"
+    )
     [waiting] = await add_tasks(connection, handler="sleep", payload=0)
     await all_completed(connection, [running])
     assert await statuses(connection, [waiting]) == ["pending"]

@@ -61,13 +61,14 @@ async def test_a_failure_is_tried_again_with_its_reason_until_the_attempts_are_u
     assert all("ValueError: no \N{SNOWMAN}, and a \\0" in r["error"] for r in runs)
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no text")
 
 
 @pytest.mark.parametrize(
-    "error", [SystemExit(3), KeyboardInterrupt(), BaseException("odd"), Unreadable(), GeneratorExit(), Exception("\ud800")]
+    "error",
+    [SystemExit(3), KeyboardInterrupt(), BaseException("odd"), UnreadableError(), GeneratorExit(), Exception("\ud800")],
 )
 @pytest.mark.parametrize("threaded", [False, True])
 async def test_whatever_a_handler_raises_the_worker_goes_on(
@@ -115,11 +116,15 @@ async def test_a_handler_may_snooze_retry_cancel_and_discard(
     @handler("word")
     async def word(context: Context) -> str:
         if context.fence == 1:
-            raise {"snooze": Snooze(0), "retry": Retry(0), "cancel": Cancel("why"), "discard": Discard("why")}[context.payload]
+            raise {"snooze": Snooze(0), "retry": Retry(0), "cancel": Cancel("why"), "discard": Discard("why")}[
+                context.payload
+            ]
         return f"attempt {context.attempt}"
 
     await start_worker(word)
-    tasks = {w: (await add_tasks(connection, handler="word", payload=w))[0] for w in ("snooze", "retry", "cancel", "discard")}
+    tasks = {
+        w: (await add_tasks(connection, handler="word", payload=w))[0] for w in ("snooze", "retry", "cancel", "discard")
+    }
     ends = {w: await end_of(connection, t) for w, t in tasks.items()}
     assert ends["snooze"]["result"] == '"attempt 1"', "a snoozed attempt does not count"
     assert ends["retry"]["result"] == '"attempt 2"'

@@ -4,7 +4,16 @@
 -- $2 reason; $3 whether a started attempt counts; $5 whether the task itself is suspected of the loss; $6 losses after
 -- which a task is claimed alone; $7 losses after which it has failed. Rows that somebody has locked are left for the
 -- next sweep. A released row's run_at is now: every worker's lower bound lies before it.
-WITH held AS MATERIALIZED (
+--
+-- `mine` asks for the worker as a range, in its order, so that only queue_running can serve it: with an equality and
+-- statistics of a half-claimed table the planner walks the primary key past every waiting row.
+WITH mine AS MATERIALIZED (
+    SELECT q.task_id FROM queue AS q
+    WHERE q.state = 'running' AND q.worker_id >= $1 AND q.worker_id <= $1
+    ORDER BY q.worker_id
+    LIMIT $4::integer
+),
+held AS MATERIALIZED (
     SELECT
         q.task_id, q.fence, q.attempt, q.claimed_at,
         q.started AND $3 AS counts,
@@ -13,12 +22,13 @@ WITH held AS MATERIALIZED (
             WHEN q.alone AND $5 AND q.losses + 1 >= $7::integer THEN 'poison'
             WHEN q.started AND $3 AND q.attempt >= q.max_attempts THEN 'exhausted'
         END AS verdict
-    FROM queue AS q
-    WHERE q.worker_id = $1 AND q.state = 'running'
-        AND NOT EXISTS (SELECT FROM workers AS w WHERE w.id = $1 AND w.state <> 'dead')
-    ORDER BY q.task_id
-    LIMIT $4::integer
-    FOR UPDATE SKIP LOCKED
+    FROM (SELECT task_id FROM mine ORDER BY task_id) AS m
+    CROSS JOIN LATERAL (
+        SELECT * FROM queue
+        WHERE queue.task_id = m.task_id AND queue.worker_id IS NOT DISTINCT FROM $1
+        FOR UPDATE SKIP LOCKED
+    ) AS q
+    WHERE NOT EXISTS (SELECT FROM workers AS w WHERE w.id = $1 AND w.state <> 'dead')
 ),
 ended AS (
     DELETE FROM queue WHERE task_id = ANY (ARRAY(SELECT task_id FROM held WHERE verdict IS NOT NULL))

@@ -1,0 +1,92 @@
+"""The plans of the hot statements, whatever the statistics say: index look-ups only, and the right index.
+
+Statistics are taken when the queue is empty, full of waiting rows, and half claimed; then it is filled further.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from task_service.domain.ids import new_id
+from task_service.queue.statements import statement
+from task_service.store.database import connect
+from tests.integration.conftest import settings_for
+from tests.support.tasks import add_worker
+
+pytestmark = pytest.mark.asyncio
+FILL = """
+    INSERT INTO queue (task_id, queue, priority, run_at, max_attempts, handler, state, worker_id, fence, claimed_at)
+    SELECT
+        gen_random_uuid(), 'default', 2, now() - make_interval(secs => n * 0.001), 5, 'noop',
+        CASE WHEN $2::uuid IS NULL THEN 'ready' ELSE 'running' END, $2, 1, now()
+    FROM generate_series(1, $1) AS n
+"""
+TYPES = {
+    "claim": "uuid, text[], smallint[], timestamptz[], integer, boolean",
+    "finish": "uuid, uuid[], bigint[], text[], text[], text[], text[]",
+    "give_back": "uuid, uuid[], bigint[], text[], text[], text[], float8[], boolean[]",
+    "release": "uuid, text, boolean, integer, boolean, integer, integer",
+}
+IDS = "'{{" + ",".join(str(new_id()) for _ in range(100)) + "}}'"  # braces twice: see VALUES
+SAME = "array_fill({}, ARRAY[100])"
+TEXTS, FENCES, DELAYS, COUNTS = (SAME.format(v) for v in ("''::text", "1::bigint", "0::float8", "true"))
+VALUES = {
+    "claim": "'{worker}', '{{default,default}}', '{{0,2}}', '{{2000-01-01,2000-01-01}}', 100, false",
+    "finish": f"'{{worker}}', {IDS}, {FENCES}, {TEXTS}, {TEXTS}, {TEXTS}, {TEXTS}",
+    "give_back": f"'{{worker}}', {IDS}, {FENCES}, {TEXTS}, {TEXTS}, {TEXTS}, {DELAYS}, {COUNTS}",
+    "release": "'{worker}', 'crash', true, 1000, true, 2, 3",
+}
+INDEXES = {
+    "claim": {"queue_ready", "queue_pkey"},
+    "finish": {"queue_pkey"},
+    "give_back": {"queue_pkey"},
+    "release": {"queue_running", "queue_pkey"},
+}
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from nodes(child)
+
+
+async def check_plans(connection: asyncpg.Connection, worker: UUID, when: str) -> None:
+    for name, values in VALUES.items():
+        text = await connection.fetchval(f"EXPLAIN (FORMAT json) EXECUTE {name} ({values.format(worker=worker)})")
+        on_queue = [n for n in nodes(json.loads(text)[0]["Plan"]) if _reads_queue(n)]
+        assert on_queue, f"{name} does not read the queue?"
+        assert "Seq Scan" not in {n["Node Type"] for n in on_queue}, f"{name} reads the whole queue, {when}"
+        used = {n["Index Name"] for n in on_queue if "Index Name" in n}
+        assert used == INDEXES[name], f"{name} uses {used}, {when}"
+
+
+@pytest.mark.parametrize("size", [10_000, 100_000, 1_000_000])
+async def test_hot_statements_look_rows_up_by_index_whatever_the_statistics(database: str, size: int) -> None:
+    """On a connection as the worker opens it, with statements that were prepared and used while the queue was empty."""
+    connection = await connect(settings_for(database))
+    worker = await add_worker(connection)
+    await connection.execute("ALTER TABLE queue SET (autovacuum_enabled = false)")
+    await connection.execute("VACUUM ANALYZE queue")
+    for name, types in TYPES.items():
+        await connection.execute(f"PREPARE {name} ({types}) AS {re.sub(r'--.*', '', statement(name))}")
+        for _ in range(6):  # after the fifth time PostgreSQL may keep a plan
+            await connection.execute(f"EXPLAIN EXECUTE {name} ({VALUES[name].format(worker=worker)})")
+    await connection.execute(FILL, size // 2, None)
+    await check_plans(connection, worker, "statistics of an empty table")
+    await connection.execute("ANALYZE queue")
+    await connection.execute(FILL, size // 2, worker)
+    await check_plans(connection, worker, "statistics of a table full of waiting rows")
+    await connection.execute("ANALYZE queue")
+    await check_plans(connection, worker, "statistics of a half-claimed table")
+    await connection.close()
+
+
+def _reads_queue(node: dict[str, Any]) -> bool:
+    if node["Node Type"] == "ModifyTable":
+        return False
+    return node.get("Relation Name") == "queue" or str(node.get("Index Name", "")).startswith("queue_")

@@ -1,0 +1,156 @@
+"""Migrations: the tables match the code's picture of them, and old and new code live on one database."""
+
+import asyncio
+from pathlib import Path
+
+import asyncpg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, select
+
+from task_service import migrations
+from task_service.embedded import EmbeddedPostgres
+from task_service.migrations import SchemaState, code_revision, runner
+from task_service.migrations.command import run_migrate
+from task_service.migrations.runner import Migrated, MigrationError, migrate
+from task_service.store.database import create_engine, raw
+from task_service.store.schema import read_state
+from task_service.store.tables import metadata, task_view
+from tests.integration.conftest import settings_for
+
+pytestmark = pytest.mark.asyncio
+
+
+async def state_of(database: str) -> SchemaState | None:
+    engine = create_engine(settings_for(database), pooled=False)
+    async with engine.connect() as connection:
+        return await connection.run_sync(read_state)
+
+
+async def test_the_migrated_schema_is_the_one_that_the_code_queries(database: str) -> None:
+    def differences(connection: Connection) -> list[object]:
+        options = {"compare_type": True, "compare_server_default": True}
+        return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
+
+    engine = create_engine(settings_for(database), pooled=False)
+    async with engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+        assert (await connection.execute(select(task_view))).all() == []
+
+
+async def test_migrating_again_changes_nothing(database: str) -> None:
+    engine = create_engine(settings_for(database), pooled=False)
+    assert await migrate(engine) == Migrated(code_revision(), code_revision())
+
+
+async def test_two_migrations_at_once_are_one(postgres: EmbeddedPostgres) -> None:
+    admin = await asyncpg.connect(postgres.url())
+    await admin.execute("CREATE DATABASE at_once")
+    engines = [create_engine(settings_for(postgres.url("at_once")), pooled=False) for _ in range(4)]
+    done = await asyncio.gather(*(migrate(e) for e in engines))
+    assert sorted(d.before for d in done) == [0, *[code_revision()] * 3]
+    await admin.execute("DROP DATABASE at_once")
+    await admin.close()
+
+
+async def test_a_newer_compatible_database_is_left_alone_and_an_incompatible_one_refused(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    engine = create_engine(settings_for(database), pooled=False)
+    await connection.execute("UPDATE schema_state SET revision = 9000")
+    assert await migrate(engine) == Migrated(9000, 9000)
+    await connection.execute("UPDATE schema_state SET oldest_code = 8000")
+    with pytest.raises(MigrationError, match="moved on to schema revision 9000"):
+        await migrate(engine)
+    assert await state_of(database) == SchemaState(9000, 8000)
+
+
+async def test_a_failed_migration_changes_nothing_and_says_why_without_the_password(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    versions = tmp_path / "versions"
+    versions.mkdir()
+    for file in migrations.VERSIONS.glob("0*"):
+        (versions / file.name).write_bytes(file.read_bytes())
+    (versions / "9001_broken.py").write_text(
+        'from alembic import op\nrevision, down_revision, oldest_code = "9001", "0001", 1\n'
+        "def upgrade() -> None:\n"
+        '    op.execute("CREATE TABLE half_done ()")\n'
+        '    op.execute("ALTER TABLE no_such_table ADD COLUMN x int")\n'
+    )
+    monkeypatch.setattr(runner, "code_revision", lambda: 9001)
+    make_config = runner.alembic_config
+
+    def config_with_broken_version():  # type: ignore[no-untyped-def]
+        config = make_config()
+        config.set_main_option("version_locations", str(versions))
+        return config
+
+    monkeypatch.setattr(runner, "alembic_config", config_with_broken_version)
+    termination_log = tmp_path / "termination-log"
+    termination_log.touch()
+    url = database.replace("postgres@", "postgres:geheim@")
+    assert await run_migrate(settings_for(url, termination_log=termination_log)) == 1
+    assert 'relation "no_such_table" does not exist' in termination_log.read_text()
+    assert "geheim" not in termination_log.read_text() + capsys.readouterr().err
+    assert await state_of(database) == SchemaState(code_revision(), 1)
+    check = await asyncpg.connect(database)
+    assert await check.fetchval("SELECT to_regclass('half_done')") is None
+    await check.close()
+
+
+async def test_a_migration_waits_for_a_lock_instead_of_queueing_everybody_behind_it(
+    database: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The advisory lock stands for any: taken, the migration gives up its wait, tries again, and then succeeds."""
+    monkeypatch.setattr(runner, "LOCK_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(runner, "LOCK_TIMEOUT", "100ms")
+    waited = asyncio.Event()
+    monkeypatch.setattr(runner.log, "info", lambda *_, **__: waited.set())
+    await connection.execute("UPDATE schema_state SET revision = 0")
+    await connection.execute("DELETE FROM alembic_version")
+    holder = connection.transaction()
+    await holder.start()
+    await connection.execute("LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE")
+    migrating = asyncio.create_task(migrate(create_engine(settings_for(database), pooled=False)))
+    await asyncio.wait_for(waited.wait(), 10)
+    await connection.execute("INSERT INTO alembic_version VALUES ('0001')")
+    await holder.commit()
+    assert (await migrating).after == code_revision()
+
+
+async def test_a_missing_database_is_made_when_the_role_may(postgres: EmbeddedPostgres) -> None:
+    assert await run_migrate(settings_for(postgres.url("made by migrate"))) == 0
+    assert await state_of(postgres.url("made by migrate")) == SchemaState(code_revision(), 1)
+    admin = await asyncpg.connect(postgres.url())
+    await admin.execute('DROP DATABASE "made by migrate" WITH (FORCE)')
+    await admin.close()
+
+
+async def test_a_missing_database_that_the_role_may_not_make_is_said_so(
+    postgres: EmbeddedPostgres, capsys: pytest.CaptureFixture[str]
+) -> None:
+    admin = await asyncpg.connect(postgres.url())
+    await admin.execute("CREATE ROLE humble LOGIN")
+    settings = settings_for(postgres.url("forbidden").replace("postgres@", "humble@"))
+    assert await run_migrate(settings) == 1
+    assert "may not create it" in capsys.readouterr().err
+    await admin.close()
+
+
+async def test_a_database_that_never_answers_is_an_error_after_the_wait(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = settings_for("postgresql://postgres@127.0.0.1:1/tasks", database_wait_seconds=0)
+    assert await run_migrate(settings) == 1
+    assert "cannot be reached" in capsys.readouterr().err
+
+
+async def test_the_raw_connection_is_inside_sqlalchemys_transaction(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    """Also when the queue's statement comes first: what is rolled back leaves nothing."""
+    engine = create_engine(settings_for(database), pooled=False)
+    async with engine.connect() as outer:
+        await (await raw(outer)).execute("INSERT INTO tasks (id, title) VALUES (gen_random_uuid(), 'x')")
+        await outer.rollback()
+    assert await connection.fetchval("SELECT count(*) FROM tasks") == 0
