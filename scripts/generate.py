@@ -1,0 +1,32 @@
+"""Writes every generated file of the repository, or says which are stale: `make generate`, `make check`.
+
+Each generator is a function `main(check)` that returns the paths of the files whose content was not what it makes, and
+writes them unless `check`.
+"""
+
+import argparse
+import importlib
+import sys
+
+GENERATORS = {
+    "task_operator.generate": "values schema, CRD and reference page, from the models of the spec",
+    "task_service.settings_reference": ".env.example, from the settings",
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when a file is stale")
+    check: bool = parser.parse_args().check
+    stale: list[str] = []
+    for module in GENERATORS:
+        stale += importlib.import_module(module).main(check)
+    for path in stale:
+        print(f"{'stale' if check else 'written'}: {path}")
+    if check and stale:
+        print("run make generate and commit the result")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
