@@ -1,0 +1,38 @@
+"""What `helm test` runs in the service's image: one task goes from the API through the queue to a worker, and is removed."""
+
+import json
+import os
+import sys
+import time
+import urllib.request
+
+API = os.environ["API_URL"]
+SECONDS = 60
+
+
+def call(method: str, path: str, body: object = None) -> dict:
+    """Send a request; return the answer, or fail with what the service said."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(API + path, data, {"Content-Type": "application/json"}, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            text = answer.read()
+    except urllib.error.HTTPError as error:
+        sys.exit(f"{method} {path}: {error.code} {error.read().decode(errors='replace')[:500]}")
+    return json.loads(text) if text else {}
+
+
+call("GET", "/health")
+if os.environ["WORKERS"] == "none":
+    print("the API answers; there are no workers to try")
+    sys.exit()
+task = call("POST", "/api/v1/tasks", {"title": "helm test", "handler": "noop", "queue": os.environ["QUEUE"]})
+deadline = time.monotonic() + SECONDS
+while task["status"] not in ("completed", "failed", "cancelled"):
+    if time.monotonic() > deadline:
+        sys.exit(f"task {task['id']} is still {task['status']} after {SECONDS} s: is a worker serving its queue?")
+    time.sleep(0.2)
+    task = call("GET", f"/api/v1/tasks/{task['id']}")
+call("DELETE", f"/api/v1/tasks/{task['id']}")
+print(f"task {task['id']}: {task['status']}")
+sys.exit(task["status"] != "completed")

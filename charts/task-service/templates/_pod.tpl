@@ -1,0 +1,90 @@
+{{- /* What the pods of API, workers, migration and test have in common. */ -}}
+
+{{- define "task-service.podSecurity" -}}
+{{- /* The restricted Pod Security Standard; call with the user's id. */ -}}
+runAsNonRoot: true
+runAsUser: {{ . }}
+runAsGroup: {{ . }}
+fsGroup: {{ . }}
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+
+{{- define "task-service.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end }}
+
+{{- define "task-service.podBase" -}}
+{{- /* Identity and pull secrets. Service links would set variables such as REDIS_PORT. Call with the root. */ -}}
+serviceAccountName: {{ .Release.Name }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+securityContext:
+  {{- include "task-service.podSecurity" 10001 | nindent 2 }}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "task-service.scheduling" -}}
+{{- /* Call with (dict "root" $ "component" NAME "values" VALUES). */ -}}
+{{- with .values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end }}
+
+{{- define "task-service.credentialEnv" -}}
+- name: DATABASE_URL_FILE
+  value: /etc/task-service/database/url
+{{- if include "task-service.redisSecret" . | trim }}
+- name: REDIS_URL_FILE
+  value: /etc/task-service/redis/url
+{{- end }}
+{{- end }}
+
+{{- define "task-service.mounts" -}}
+- name: tmp
+  mountPath: /tmp
+- name: database
+  mountPath: /etc/task-service/database
+  readOnly: true
+{{- if include "task-service.redisSecret" . | trim }}
+- name: redis
+  mountPath: /etc/task-service/redis
+  readOnly: true
+{{- end }}
+{{- end }}
+
+{{- define "task-service.volumes" -}}
+{{- /* Credentials are files of mode 0440 (288), which the kubelet renews: rotation needs no restart. */ -}}
+- name: tmp
+  emptyDir:
+    sizeLimit: 256Mi
+{{- range $name, $secret := dict "database" (include "task-service.databaseSecret" . | fromYaml) "redis" (include "task-service.redisSecret" . | fromYaml) }}
+{{- if $secret }}
+- name: {{ $name }}
+  secret:
+    secretName: {{ $secret.name }}
+    defaultMode: 288
+    items:
+      - key: {{ $secret.key | quote }}
+        path: url
+{{- end }}
+{{- end }}
+{{- end }}

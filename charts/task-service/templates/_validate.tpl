@@ -1,0 +1,64 @@
+{{- /* What a JSON schema cannot say: rules over several values, with the messages of the TaskService's own rules. Every
+       broken one is named. */ -}}
+{{- define "task-service.validate" -}}
+{{- $errors := list -}}
+{{- $v := .Values -}}
+{{- if gt (len .Release.Name) 40 }}
+{{- $errors = append $errors "metadata.name must have at most 40 characters (it is the release's name)" }}
+{{- end }}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" .Release.Name) }}
+{{- $errors = append $errors "metadata.name must start with a letter and have only a-z, 0-9 and - (it is the release's name)" }}
+{{- end }}
+{{- range $name, $c := dict "api" $v.api "worker" $v.worker }}
+{{- if and $c.autoscaling.enabled (not $c.autoscaling.maxReplicas) }}
+{{- $errors = append $errors (printf "%s.autoscaling: maxReplicas is required when enabled" $name) }}
+{{- end }}
+{{- if and $c.autoscaling.maxReplicas (gt (int64 ($c.autoscaling.minReplicas | default 1)) (int64 $c.autoscaling.maxReplicas)) }}
+{{- $errors = append $errors (printf "%s.autoscaling: minReplicas must not be greater than maxReplicas" $name) }}
+{{- end }}
+{{- if and (hasKey $c.podDisruptionBudget "minAvailable") (hasKey $c.podDisruptionBudget "maxUnavailable") }}
+{{- $errors = append $errors (printf "%s.podDisruptionBudget: minAvailable and maxUnavailable exclude each other" $name) }}
+{{- end }}
+{{- range $c.extraEnv }}
+{{- if eq (hasKey . "value") (hasKey . "valueFrom") }}
+{{- $errors = append $errors (printf "%s.extraEnv: exactly one of value and valueFrom must be set (%s)" $name .name) }}
+{{- end }}
+{{- if and .valueFrom (eq (hasKey .valueFrom "secretKeyRef") (hasKey .valueFrom "configMapKeyRef")) }}
+{{- $errors = append $errors (printf "%s.extraEnv: valueFrom must have exactly one of secretKeyRef and configMapKeyRef (%s)" $name .name) }}
+{{- end }}
+{{- if has .name ($.Files.Get "files/reserved-env.txt" | splitList "\n") }}
+{{- $errors = append $errors (printf "%s.extraEnv: name is reserved: the chart sets this variable (%s)" $name .name) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- with $v.settings }}
+{{- if gt (mul 3 (int64 .heartbeatSeconds)) (int64 .leaseSeconds) }}
+{{- $errors = append $errors "settings: heartbeatSeconds must be at most a third of leaseSeconds" }}
+{{- end }}
+{{- if gt (float64 .conversationsMinSeconds) (float64 .conversationsMaxSeconds) }}
+{{- $errors = append $errors "settings: conversationsMinSeconds must not be greater than conversationsMaxSeconds" }}
+{{- end }}
+{{- end }}
+{{- if and $v.ingress.enabled (not $v.ingress.hosts) }}
+{{- $errors = append $errors "ingress: hosts must name at least one host when enabled" }}
+{{- end }}
+{{- $databases := 0 }}
+{{- range list (not (empty $v.database.secretRef)) $v.secret.create $v.postgresql.enabled }}
+{{- if . }}{{ $databases = add1 $databases }}{{ end }}
+{{- end }}
+{{- if ne (int $databases) 1 }}
+{{- $errors = append $errors "database.secretRef: set exactly one of database.secretRef, secret.create and postgresql.enabled" }}
+{{- end }}
+{{- if and $v.secret.create (not $v.secret.databaseUrl) }}
+{{- $errors = append $errors "secret.databaseUrl: required when secret.create" }}
+{{- end }}
+{{- if and $v.postgresql.enabled (not $v.postgresql.password) }}
+{{- $errors = append $errors "postgresql.password: required when postgresql.enabled; there is no default" }}
+{{- end }}
+{{- if and $v.valkey.enabled (or $v.redis.secretRef (and $v.secret.create $v.secret.redisUrl)) }}
+{{- $errors = append $errors "redis.secretRef: set only one of redis.secretRef, secret.redisUrl and valkey.enabled" }}
+{{- end }}
+{{- if $errors }}
+{{- fail (printf "\n\n%s\n" (join "\n" $errors)) }}
+{{- end }}
+{{- end }}
