@@ -92,7 +92,7 @@ class EmbeddedPostgres:
         return subprocess.run(argv, user=self.user, cwd="/", capture_output=True, text=True, check=False)
 
     def _reachable_binaries(self) -> Path:
-        """The folder of PostgreSQL's programs, or of a copy, which keeps the wheel's layout: libraries are found by it."""
+        """The folder of PostgreSQL's programs, or of a copy laid out like the wheel, as they find libraries by it."""
         package = _installed_package()
         binaries = Path("pginstall") / "bin"
         if self._can_run(package / binaries / "initdb"):

@@ -1,5 +1,6 @@
 """Claiming tasks, and where a claim starts to look."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -7,7 +8,6 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-import orjson
 
 from task_service.domain.priorities import RANKS
 from task_service.queue.statements import Connection, statement
@@ -89,4 +89,4 @@ async def claim_alone(
 
 def _claim(row: asyncpg.Record) -> Claim:
     *rest, payload = row
-    return Claim(*rest, None if payload is None else orjson.loads(payload))  # type: ignore[call-arg]
+    return Claim(*rest, None if payload is None else json.loads(payload))  # type: ignore[call-arg]

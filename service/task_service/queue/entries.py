@@ -84,6 +84,11 @@ async def withdraw(connection: Connection, task_id: UUID) -> int | None:
     return await connection.fetchval(statement("withdraw"), task_id)  # type: ignore[no-any-return]
 
 
+async def remove(connection: Connection, task_id: UUID) -> None:
+    """Take the task out of the queue whoever holds it; a worker that does has then lost its claim."""
+    await connection.execute(statement("remove"), task_id)
+
+
 async def update(connection: Connection, entry: Entry, wakeups: Wakeups) -> bool:
     """Change how a waiting task is to run (all but its fence); False when it is held or not in the queue."""
     row = await connection.fetchrow(

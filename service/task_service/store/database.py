@@ -125,7 +125,7 @@ def is_unavailable(error: BaseException | None) -> bool:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        if isinstance(error, AWAY):
+        if isinstance(error, AWAY) and not isinstance(error, ValueError):  # asyncpg's for wrong arguments is both
             return True
         if isinstance(error, DBAPIError) and error.connection_invalidated:
             return True

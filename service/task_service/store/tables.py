@@ -79,6 +79,7 @@ Index(
     "tasks_assigned_to", tasks.c.assigned_to, tasks.c.id, postgresql_where=text(f"assigned_to IS NOT NULL AND {LIVE}")
 )
 Index("tasks_due_date", tasks.c.due_date, tasks.c.id, postgresql_where=text(f"due_date IS NOT NULL AND {LIVE}"))
+Index("tasks_updated_at", tasks.c.updated_at, tasks.c.id, postgresql_where=text(LIVE))
 Index("tasks_created_at", tasks.c.created_at, tasks.c.id, postgresql_where=text(LIVE))
 Index("tasks_status_priority", tasks.c.status, tasks.c.priority, tasks.c.id, postgresql_where=text(SET_BY_PERSON))
 Index("tasks_handler", tasks.c.handler, tasks.c.id, postgresql_where=text(f"handler IS NOT NULL AND {LIVE}"))

@@ -22,6 +22,7 @@ from task_service.queue.workers import WorkerRow
 from task_service.settings import Settings
 from task_service.telemetry import metrics
 
+RETRY_SECONDS = 1.0
 log = structlog.get_logger(__name__)
 
 
@@ -106,20 +107,24 @@ class Membership:
         """Register, then renew until cancelled."""
         self._slot_name = self._slot.take()
         while True:
-            try:
-                await self._beat()
-            except Exception as error:  # noqa: BLE001 - the lease tells for how long that is fine
-                self._unbroken_since = None
-                await self._disconnect()
-                metrics.HEARTBEATS_FAILED.inc()
-                log.warning("heartbeat_failed", error=repr(error))
-            if self.worker_id and not self.may_start():
-                log.error("lease_lost", worker_id=str(self.worker_id), lease_seconds=self.settings.lease_seconds)
-                self._lose()
-            pause = self.settings.heartbeat_seconds if self._unbroken_since is not None else 1.0
+            await self.beat_once()
+            pause = self.settings.heartbeat_seconds if self._unbroken_since is not None else RETRY_SECONDS
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.wake.wait(), pause)
             self.wake.clear()
+
+    async def beat_once(self) -> None:
+        """Register or renew; when neither works for a lease, give everything up."""
+        try:
+            await self._beat()
+        except Exception as error:  # noqa: BLE001 - the lease tells for how long that is fine
+            self._unbroken_since = None
+            await self._disconnect()
+            metrics.HEARTBEATS_FAILED.inc()
+            log.warning("heartbeat_failed", error=repr(error))
+        if self.worker_id and not self.may_start():
+            log.error("lease_lost", worker_id=str(self.worker_id), lease_seconds=self.settings.lease_seconds)
+            self._lose()
 
     async def _beat(self) -> None:
         if self._connection is None:

@@ -59,13 +59,18 @@ class Worker:
             )
             listener.worker_id = lambda: self.membership.worker_id
             loops.append(listener.run())
-        self._loops = [asyncio.create_task(loop) for loop in loops]
+        self._loops = [asyncio.create_task(loop, name=getattr(loop, "__qualname__", "loop")) for loop in loops]
         log.info(
             "worker_started", queues=s.worker_queues, concurrency=s.worker_concurrency, handlers=self.handlers.names()
         )
 
     async def _own_connection(self) -> asyncpg.Connection:
         return await connect(self.settings, command_timeout=self.settings.heartbeat_seconds)
+
+    def why_not_alive(self) -> str | None:
+        """Which loop has ended before its time, for the liveness probe; None: all go on."""
+        ended = [loop.get_name() for loop in self._loops if loop.done()]
+        return f"ended: {', '.join(ended)}" if ended and not self.claimer.stopped else None
 
     async def _enforce(self) -> None:
         while True:

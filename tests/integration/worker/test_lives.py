@@ -154,6 +154,15 @@ async def test_a_drained_worker_claims_no_more_and_finishes_what_it_has(
     assert await statuses(connection, [waiting]) == ["pending"]
 
 
+async def test_a_worker_whose_loop_has_ended_says_so_to_its_liveness_probe(start_worker: StartWorker) -> None:
+    worker = await start_worker(sleep)
+    assert worker.why_not_alive() is None
+    loop = next(t for t in asyncio.all_tasks() if t.get_name() == "Claimer.run")
+    loop.cancel()
+    await asyncio.wait([loop])
+    assert worker.why_not_alive() == "ended: Claimer.run"
+
+
 async def test_a_task_that_kills_every_worker_is_put_aside_and_its_neighbours_complete(
     connection: asyncpg.Connection, spawn_worker: Spawn
 ) -> None:

@@ -38,6 +38,7 @@ CREATE INDEX tasks_priority ON tasks (priority, id) WHERE deleted_at IS NULL;
 CREATE INDEX tasks_assigned_to ON tasks (assigned_to, id) WHERE assigned_to IS NOT NULL AND deleted_at IS NULL;
 CREATE INDEX tasks_due_date ON tasks (due_date, id) WHERE due_date IS NOT NULL AND deleted_at IS NULL;
 CREATE INDEX tasks_created_at ON tasks (created_at, id) WHERE deleted_at IS NULL;
+CREATE INDEX tasks_updated_at ON tasks (updated_at, id) WHERE deleted_at IS NULL;
 CREATE INDEX tasks_status_priority ON tasks (status, priority, id) WHERE status IS NOT NULL AND deleted_at IS NULL;
 CREATE INDEX tasks_handler ON tasks (handler, id) WHERE handler IS NOT NULL AND deleted_at IS NULL;
 CREATE INDEX tasks_tags ON tasks USING gin (tags) WHERE deleted_at IS NULL AND tags <> '{}';
@@ -152,9 +153,9 @@ SELECT
     t.id, t.number, t.title, t.description,
     CASE
         WHEN q.state = 'running' THEN 'processing'
-        WHEN q.task_id IS NOT NULL AND q.run_at > now() THEN 'scheduled'
+        WHEN q.task_id IS NOT NULL AND q.run_at > statement_timestamp() THEN 'scheduled'
         WHEN q.task_id IS NOT NULL THEN 'pending'
-        WHEN t.status = 'pending' AND t.run_at > now() THEN 'scheduled'
+        WHEN t.status = 'pending' AND t.run_at > statement_timestamp() THEN 'scheduled'
         WHEN t.status IS NOT NULL THEN t.status
         WHEN r.outcome = 'completed' THEN 'completed'
         WHEN r.outcome = 'cancelled' THEN 'cancelled'

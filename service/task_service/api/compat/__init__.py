@@ -1,0 +1,1 @@
+"""Thin routers that speak the words of earlier services."""

@@ -1,0 +1,157 @@
+"""The management port: probes, metrics, and the internal routes that the operator calls. Never exposed to users."""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+from uuid import UUID
+
+import structlog
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from pydantic import Field
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from task_service.api.answers import answer
+from task_service.api.context import utc_now
+from task_service.api.edge import Edge
+from task_service.api.fields import parse_id
+from task_service.api.health import Health, read_schema
+from task_service.api.models import Input
+from task_service.api.problems import install_problems
+from task_service.api.trust import Trust
+from task_service.domain.errors import NotFoundError
+from task_service.domain.outcomes import Reason
+from task_service.migrations import NEEDS, code_revision
+from task_service.queue.figures import drain_worker, list_workers, queue_figures, release_worker
+from task_service.settings import Settings
+from task_service.store.database import raw
+
+log = structlog.get_logger(__name__)
+
+OPERATOR = "operator"
+MAX_BODY_BYTES = 16_384
+
+
+class ReleaseRequest(Input):
+    """Why a worker is given up."""
+
+    reason: Reason
+    detail: str = Field(default="", max_length=500)
+
+
+class DrainRequest(Input):
+    """Why a worker is to leave."""
+
+    reason: Reason = Reason.DRAIN
+
+
+def create_management_app(
+    settings: Settings,
+    engine: AsyncEngine,
+    why_not_alive: Callable[[], str | None] | None = None,
+) -> FastAPI:
+    """Make the management application, the same for API and workers.
+
+    `why_not_alive` lets a worker fail its liveness, saying why. While `app.state.draining` is true it is not ready.
+    """
+    app = FastAPI(title=f"{settings.app_name} management", openapi_url=None, redirect_slashes=False)
+    health = Health(engine, why_not_alive)
+    trust = Trust(settings.trusted_issuers_file)
+
+    async def operator_only(request: Request) -> None:
+        request.state.caller = trust.authenticate(request.headers.get("authorization"), OPERATOR)
+
+    probes = _probes(health)
+    internal = _internal(settings, engine)
+    app.include_router(probes)
+    app.include_router(internal, dependencies=[Depends(operator_only)])
+    app.state.routers = [probes, internal]
+    install_problems(app)
+    app.state.draining = False
+    app.add_middleware(Edge, max_body_bytes=MAX_BODY_BYTES)
+    return app
+
+
+def _probe(why_not: str | None) -> Response:
+    return answer({"status": "ok"}) if why_not is None else answer({"status": "unavailable", "reason": why_not}, 503)
+
+
+def _probes(health: Health) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/livez")
+    async def livez() -> Response:
+        return _probe(health.why_dead())
+
+    @router.get("/readyz")
+    async def readyz(request: Request) -> Response:
+        return _probe("draining" if request.app.state.draining else await health.why_not_started())
+
+    @router.get("/startupz")
+    async def startupz() -> Response:
+        return _probe(await health.why_not_started())
+
+    @router.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    return router
+
+
+async def _worker_id(worker_id: str) -> UUID:
+    return parse_id("worker", worker_id)
+
+
+WorkerId = Annotated[UUID, Depends(_worker_id)]
+
+
+def _internal(settings: Settings, engine: AsyncEngine) -> APIRouter:
+    router = APIRouter(prefix="/internal")
+    # Every statement commits by itself: a release of many tasks works in batches.
+    statements = engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    @router.get("/queue")
+    async def queue() -> Response:
+        async with statements.connect() as connection:
+            return answer(await queue_figures(await raw(connection)))
+
+    @router.get("/workers")
+    async def workers() -> Response:
+        async with statements.connect() as connection:
+            return answer({"at": utc_now(), "workers": await list_workers(await raw(connection))})
+
+    @router.post("/workers/{worker_id}/release")
+    async def release(worker_id: WorkerId, wanted: ReleaseRequest) -> Response:
+        async with statements.connect() as connection:
+            done = await release_worker(await raw(connection), worker_id, wanted.reason)
+        if done is None:
+            raise NotFoundError("worker", worker_id)
+        fields = {"released": done.released, "failed": done.failed, "already_dead": done.already_dead}
+        log.info("worker_released", worker_id=str(worker_id), reason=wanted.reason, detail=wanted.detail, **fields)
+        return answer({"worker_id": worker_id, **fields})
+
+    @router.post("/workers/{worker_id}/drain")
+    async def drain(worker_id: WorkerId, wanted: DrainRequest | None = None) -> Response:
+        reason = wanted.reason if wanted else Reason.DRAIN
+        async with statements.connect() as connection:
+            state = await drain_worker(await raw(connection), worker_id, reason)
+        if state is None:
+            raise NotFoundError("worker", worker_id)
+        log.info("worker_drain_asked", worker_id=str(worker_id), reason=reason)
+        return answer({"worker_id": worker_id, "state": state})
+
+    @router.get("/version")
+    async def version() -> Response:
+        return answer(await _versions(settings, engine))
+
+    return router
+
+
+async def _versions(settings: Settings, engine: AsyncEngine) -> dict[str, Any]:
+    state = await read_schema(engine)
+    return {
+        "version": settings.version,
+        "revision": state.revision if state else 0,
+        "code_revision": code_revision(),
+        "needs": NEEDS,
+        "oldest_code": state.oldest_code if state else 0,
+    }

@@ -1,0 +1,161 @@
+"""Tasks: read with their derived status, lock, insert, change, remove. All runs in the caller's transaction."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Insert, Integer, Text, bindparam, case, cast, delete, exists, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from task_service.domain.statuses import Status
+from task_service.store.tables import conversations, queue, runs, task_history, task_view, tasks
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """A task as people see it. `priority` is a rank; `payload` and `result` are JSON text, absent in lists."""
+
+    id: UUID
+    number: int
+    title: str
+    description: str | None
+    status: Status
+    priority: int
+    assigned_to: str | None
+    due_date: datetime | None
+    tags: list[str]
+    handler: str | None
+    queue: str
+    run_at: datetime | None
+    max_attempts: int
+    timeout_seconds: int | None
+    attempt: int
+    fence: int
+    outcome: str | None
+    error: str | None
+    created_by: str | None
+    created_at: datetime
+    updated_at: datetime
+    processed_at: datetime | None
+    processing_instance_id: UUID | None
+    cancel_requested_at: datetime | None
+    conversation_count: int
+    version: int
+    payload: str | None = None
+    result: str | None = None
+
+
+LIST_COLUMNS = tuple(task_view.c[name] for name in tuple(TaskRow.__dataclass_fields__)[:-2])
+COLUMNS = (*LIST_COLUMNS, cast(task_view.c.payload, Text), cast(task_view.c.result, Text))
+
+
+@dataclass(frozen=True, slots=True)
+class LockedTask:
+    """What the locked row in `tasks` holds that the view does not show."""
+
+    own_status: Status | None
+    deleted_at: datetime | None
+    queued: bool
+
+
+def task_row(values: Any) -> TaskRow:
+    """Make a row of `COLUMNS` or `LIST_COLUMNS` a TaskRow."""
+    row = TaskRow(*values)
+    object.__setattr__(row, "status", Status(row.status))
+    return row
+
+
+# Statements are made once: to build one costs more than to run it.
+LIVE = tasks.c.deleted_at.is_(None)
+BY_ID = select(*COLUMNS).where(task_view.c.id == bindparam("id"))
+LIVE_BY_ID = BY_ID.where(task_view.c.deleted_at.is_(None))
+AFTER_NUMBER = (
+    select(*LIST_COLUMNS)
+    .where(task_view.c.number > bindparam("number"), task_view.c.deleted_at.is_(None))
+    .order_by(task_view.c.number)
+    .limit(bindparam("most", type_=Integer))
+)
+ID_OF_NUMBER = select(tasks.c.id).where(tasks.c.number == bindparam("number"), LIVE)
+NUMBER_OF_ID = select(tasks.c.number).where(tasks.c.id == bindparam("id"), LIVE)
+LOCK = select(tasks.c.status, tasks.c.deleted_at).where(tasks.c.id == bindparam("id")).with_for_update(key_share=True)
+IS_QUEUED = select(exists().where(queue.c.task_id == bindparam("id")))
+GIVEN_COLUMNS = (
+    "id", "title", "description", "status", "priority", "assigned_to", "due_date", "tags", "handler", "payload",
+    "queue", "run_at", "max_attempts", "timeout_seconds", "created_by",
+)  # fmt: skip
+
+
+def _insertion() -> Insert:
+    """Insert a task and the first line of its history, in one statement."""
+    values: dict[str, Any] = {name: bindparam(name, type_=tasks.c[name].type) for name in GIVEN_COLUMNS}
+    values["status_at"] = case((bindparam("status", type_=Text).is_not(None), func.clock_timestamp()))
+    new = insert(tasks).values(values).returning(tasks.c.id, tasks.c.created_by).cte("new")
+    line = select(new.c.id, bindparam("shown_status", type_=Text), new.c.created_by)
+    return insert(task_history).from_select(["task_id", "new_status", "changed_by"], line)
+
+
+INSERTION = _insertion()
+
+
+async def read_task(connection: AsyncConnection, task_id: UUID) -> TaskRow | None:
+    """The task with its derived status; None when there is none, or it is deleted."""
+    row = (await connection.execute(LIVE_BY_ID, {"id": task_id})).first()
+    return task_row(row) if row else None
+
+
+async def read_any_task(connection: AsyncConnection, task_id: UUID) -> TaskRow | None:
+    """The task, also when it is soft-deleted."""
+    row = (await connection.execute(BY_ID, {"id": task_id})).first()
+    return task_row(row) if row else None
+
+
+async def find_task_id(connection: AsyncConnection, number: int) -> UUID | None:
+    """The id of the task that service C's clients know by this number."""
+    return await connection.scalar(ID_OF_NUMBER, {"number": number})
+
+
+async def read_task_number(connection: AsyncConnection, task_id: UUID) -> int | None:
+    """The number of a task that is not deleted."""
+    return await connection.scalar(NUMBER_OF_ID, {"id": task_id})
+
+
+async def read_after_number(connection: AsyncConnection, number: int, limit: int) -> list[TaskRow]:
+    """The next tasks in the order of their numbers, without payload and result."""
+    rows = await connection.execute(AFTER_NUMBER, {"number": number, "most": limit})
+    return [task_row(row) for row in rows]
+
+
+async def lock_task(connection: AsyncConnection, task_id: UUID) -> LockedTask | None:
+    """Lock the row in `tasks` (after the one in `queue`); None when there is no such task."""
+    row = (await connection.execute(LOCK, {"id": task_id})).first()
+    if row is None:
+        return None
+    # A statement of its own: its snapshot is taken after the lock, so it sees what the lock waited for.
+    queued = await connection.scalar(IS_QUEUED, {"id": task_id})
+    return LockedTask(Status(row.status) if row.status else None, row.deleted_at, bool(queued))
+
+
+async def insert_task(connection: AsyncConnection, values: Mapping[str, Any], shown_status: Status, actor: str) -> None:
+    """Insert one task (`GIVEN_COLUMNS` but the last) and the first line of its history."""
+    await connection.execute(INSERTION, {**values, "created_by": actor, "shown_status": shown_status.value})
+
+
+async def update_task(connection: AsyncConnection, task_id: UUID, columns: Mapping[str, Any]) -> None:
+    """Write columns of one task and raise its version."""
+    own = {"status_at": func.clock_timestamp()} if "status" in columns else {}
+    values = {**columns, **own, "version": tasks.c.version + 1, "updated_at": func.clock_timestamp()}
+    await connection.execute(update(tasks).where(tasks.c.id == task_id).values(values))
+
+
+async def reopen_runs(connection: AsyncConnection, task_id: UUID) -> None:
+    """Let the task's last run no longer decide its status."""
+    await connection.execute(update(runs).where(runs.c.task_id == task_id, runs.c.final).values(final=False))
+
+
+async def erase_task(connection: AsyncConnection, task_id: UUID) -> None:
+    """Remove a task for good, with its runs and conversations; its history stays. Its queue row must be gone before."""
+    await connection.execute(delete(conversations).where(conversations.c.task_id == task_id))
+    await connection.execute(delete(runs).where(runs.c.task_id == task_id))
+    await connection.execute(delete(tasks).where(tasks.c.id == task_id))

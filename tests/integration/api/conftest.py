@@ -1,0 +1,89 @@
+"""The real applications on a real database, spoken to over HTTP."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import asyncpg
+import httpx
+import pytest
+import pytest_asyncio
+from fastapi import FastAPI
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from task_service.api.app import create_app
+from task_service.domain.ids import new_id
+from task_service.embedded import EmbeddedPostgres
+from task_service.queue.claims import Bounds, Claim, claim
+from task_service.queue.wakeups import Wakeups
+from task_service.settings import Settings
+from task_service.store.database import create_engine
+from tests.integration.conftest import settings_for
+from tests.support.crowd import fill
+from tests.support.invariants import check_invariants
+from tests.support.tasks import add_worker, quiet_wakeups
+
+
+@pytest.fixture
+def settings(database: str) -> Settings:
+    """The API's settings."""
+    return settings_for(database, db_pool_timeout_seconds=1)
+
+
+@pytest_asyncio.fixture
+async def engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
+    """The API's connections."""
+    engine = create_engine(settings)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+def wakeups() -> Wakeups:
+    """What tells workers of new tasks."""
+    return quiet_wakeups()
+
+
+@pytest.fixture
+def app(settings: Settings, engine: AsyncEngine, wakeups: Wakeups) -> FastAPI:
+    """The public application."""
+    return create_app(settings, engine, wakeups)
+
+
+@pytest_asyncio.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the public application."""
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+        yield client
+
+
+@pytest_asyncio.fixture
+async def held(connection: asyncpg.Connection) -> Callable[[str], Awaitable[Claim]]:
+    """A function that lets a worker claim the next task, which must be the one with this id."""
+    worker = await add_worker(connection)
+
+    async def hold(task_id: str) -> Claim:
+        [claimed] = await claim(connection, worker, Bounds(["default"]), 1, start_at_once=True)
+        assert str(claimed.task_id) == task_id
+        return claimed
+
+    return hold
+
+
+@pytest_asyncio.fixture(autouse=True)
+async def _consistent(connection: asyncpg.Connection) -> AsyncIterator[None]:
+    """Whatever a test does through the API, the database is consistent in the end."""
+    yield
+    await check_invariants(connection)
+
+
+@pytest_asyncio.fixture(scope="module")
+async def crowded(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection to a database with 30,000 tasks in every state, analysed; tests only read it."""
+    admin = await asyncpg.connect(postgres.url())
+    name = f"crowded_{new_id().hex}"
+    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+    connection = await asyncpg.connect(postgres.url(name))
+    await fill(connection, 30_000)
+    yield connection
+    await connection.close()
+    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await admin.close()

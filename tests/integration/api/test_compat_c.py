@@ -1,0 +1,162 @@
+"""Service C's paths, at the root and under /compat/c."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from task_service.api.app import create_app
+from task_service.api.compat import c, c_shapes
+from task_service.domain.ids import new_id
+from task_service.settings import Settings
+from tests.integration.api.test_bad_input import check_problem
+from tests.integration.api.test_tasks import TASKS, create
+from tests.integration.conftest import settings_for
+from tests.support.tasks import add_worker, quiet_wakeups
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest.mark.parametrize("prefix", ["", "/compat/c"])
+@pytest.mark.parametrize("slash", ["", "/"])
+async def test_every_documented_path_works_with_and_without_its_slash(
+    client: httpx.AsyncClient, connection: asyncpg.Connection, prefix: str, slash: str
+) -> None:
+    body = {"title": "a", "description": "b", "conversations": [{"body": "one"}, {"body": "two"}]}
+    made = await client.post(f"{prefix}/tasks{slash}", json=body)
+    assert made.status_code == 201, made.text
+    number = made.json()["id"]
+    assert isinstance(number, int)
+    assert await connection.fetchval("SELECT handler FROM queue") == "conversations"
+    url = f"{prefix}/tasks/{number}"
+    read = (await client.get(f"{url}{slash}")).json()
+    assert read == made.json()
+    assert [x["body"] for x in read["conversations"]] == ["one", "two"]
+    [listed] = (await client.get(f"{prefix}/tasks{slash}")).json()
+    assert listed["conversation_count"] == 2
+    added = await client.post(f"{url}/conversations{slash}", json={"body": {"n": 3}})
+    assert (added.status_code, added.json()["task_id"]) == (201, number)
+    own = (await client.get(f"{url}/conversations{slash}")).json()
+    assert [x["body"] for x in own] == ["one", "two", {"n": 3}]
+    put = await client.put(f"{prefix}/conversations/{own[0]['id']}{slash}", json={"body": "first"})
+    assert (put.status_code, put.json()["body"]) == (200, "first")
+    changed = await client.put(f"{url}{slash}", json={"title": "new", "status": "COMPLETED"})
+    assert (changed.json()["title"], changed.json()["description"], changed.json()["status"]) == (
+        "new",
+        "b",
+        "completed",
+    )
+    assert (await client.get(f"{prefix}/health{slash}")).json() == {"status": "healthy", "database": "up"}
+    assert (await client.get(f"{prefix}/status{slash}")).status_code == 200
+    assert (await client.delete(f"{url}{slash}")).status_code == 204
+    assert (await client.get(f"{url}{slash}")).status_code == 404
+    assert (await client.get(f"{url}/conversations{slash}")).status_code == 404
+    assert (await client.put(f"{prefix}/conversations/{own[0]['id']}{slash}", json={"body": 1})).status_code == 404
+
+
+async def test_uuids_are_accepted_as_ids_too(client: httpx.AsyncClient) -> None:
+    task = await create(client, conversations=[{"body": 1}])
+    shown = (await client.get(f"/tasks/{task['id']}")).json()
+    assert isinstance(shown["id"], int)
+    assert (await client.put(f"/tasks/{task['id']}", json={"title": "b"})).json()["id"] == shown["id"]
+    assert (await client.get(f"{TASKS}/{task['id']}")).json()["title"] == "b"
+    conversation = (await client.get(f"{TASKS}/{task['id']}/conversations")).json()["items"][0]["id"]
+    assert (await client.put(f"/conversations/{conversation}", json={"status": "processed"})).json()["id"] == 1
+
+
+async def test_a_scheduled_task_reads_pending(client: httpx.AsyncClient) -> None:
+    await create(client, handler="noop", run_at="2100-01-01T00:00:00Z")
+    assert [t["status"] for t in (await client.get("/tasks")).json()] == ["pending"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 8, 9])
+async def test_lists_of_any_length_are_one_array(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr(c, "CHUNK", 4)
+    for _ in range(count):
+        await create(client)
+    listed = (await client.get("/tasks/")).json()
+    assert [t["id"] for t in listed] == list(range(1, count + 1))
+    task = await create(client, conversations=[{"body": n} for n in range(count)])
+    own = (await client.get(f"/tasks/{task['id']}/conversations/")).json()
+    assert [x["body"] for x in own] == list(range(count))
+
+
+@pytest.mark.parametrize("key", ["0", "99", "9" * 19, "9" * 40, "-1", "1.5", "x", "٣", str(new_id())])
+async def test_unknown_numbers_are_not_found(client: httpx.AsyncClient, key: str) -> None:
+    for call in (
+        client.get(f"/tasks/{key}"),
+        client.put(f"/tasks/{key}", json={"title": "a"}),
+        client.delete(f"/tasks/{key}/"),
+        client.get(f"/tasks/{key}/conversations"),
+        client.post(f"/tasks/{key}/conversations", json={"body": 1}),
+        client.put(f"/conversations/{key}", json={"body": 1}),
+    ):
+        check_problem(await call, 404, "not_found")
+
+
+async def test_bad_input_is_refused_in_the_same_words(client: httpx.AsyncClient) -> None:
+    made = (await client.post("/tasks/", json={"title": "a"})).json()
+    for body in ({}, {"title": ""}, {"title": "a", "priority": "high"}, {"title": "a", "conversations": [{}]}):
+        check_problem(await client.post("/tasks/", json=body), 422, "invalid_field")
+    check_problem(await client.put(f"/tasks/{made['id']}", json={"status": "processing"}), 409, "invalid_transition")
+    check_problem(await client.put(f"/tasks/{made['id']}", json={"title": None}), 422, "invalid_field")
+
+
+async def test_without_a_default_handler_tasks_are_for_people(
+    database: str, engine: AsyncEngine, connection: asyncpg.Connection
+) -> None:
+    app = create_app(settings_for(database, default_handler=""), engine, quiet_wakeups())
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+        await client.post("/tasks/", json={"title": "a"})
+    assert await connection.fetchval("SELECT count(*) FROM queue") == 0
+
+
+class BusyWorker:
+    """What a worker in the same process says of itself."""
+
+    def __init__(self) -> None:
+        self.instance_id = new_id()
+        self.running_since = datetime(2026, 1, 1, tzinfo=UTC)
+        self.current_task_ids = [new_id(), new_id()]
+        self.completed = 3
+        self.failed = 1
+
+
+async def test_status_tells_of_the_worker_in_this_process_and_of_all_others(
+    settings: Settings, engine: AsyncEngine, connection: asyncpg.Connection
+) -> None:
+    other, worker = await add_worker(connection), BusyWorker()
+    app = create_app(settings, engine, quiet_wakeups(), worker=worker)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+        status: dict[str, Any] = (await client.get("/status")).json()
+    assert status["worker"] == {
+        "instance_id": str(worker.instance_id),
+        "running_since": "2026-01-01T00:00:00Z",
+        "current_task": str(worker.current_task_ids[0]),
+        "current_tasks": [str(i) for i in worker.current_task_ids],
+        "completed": 3,
+        "failed": 1,
+    }
+    assert [w["id"] for w in status["workers"]] == [str(other)]
+
+
+async def test_answers_have_exactly_the_documented_fields(
+    client: httpx.AsyncClient, connection: asyncpg.Connection
+) -> None:
+    await add_worker(connection)
+    made = (await client.post("/tasks/", json={"title": "a", "conversations": [{"body": 1}]})).json()
+    for model, content in (
+        (c_shapes.TaskC, made),
+        (c_shapes.ConversationC, made["conversations"][0]),
+        (c_shapes.HealthC, (await client.get("/health")).json()),
+        (c_shapes.StatusC, (await client.get("/status")).json()),
+    ):
+        model.model_validate(content)
+        assert set(content) == set(model.model_fields), model
+    [listed] = (await client.get("/tasks/")).json()
+    assert set(listed) == set(c_shapes.TaskC.model_fields) - {"conversations"}

@@ -1,0 +1,67 @@
+"""The OpenAPI document: complete, and true to what the service does."""
+
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from jsonschema import Draft202012Validator
+
+pytestmark = pytest.mark.asyncio
+
+
+def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    return [(path, method, what) for path, methods in document["paths"].items() for method, what in methods.items()]
+
+
+async def test_every_operation_has_a_description_a_tag_an_id_of_its_own_and_its_problems(
+    client: httpx.AsyncClient,
+) -> None:
+    document = (await client.get("/openapi.json")).json()
+    found = operations(document)
+    assert len(found) > 35
+    ids = [what["operationId"] for _, _, what in found]
+    assert len(ids) == len(set(ids))
+    tags = {tag["name"] for tag in document["tags"]}
+    for path, method, what in found:
+        assert what["description"], (path, method)
+        assert set(what["tags"]) <= tags
+        assert "503" in what["responses"], (path, method)
+        for status, answer in what["responses"].items():
+            if int(status) >= 400:
+                assert list(answer["content"]) == ["application/problem+json"], (path, method, status)
+
+
+async def test_every_reference_leads_somewhere_and_examples_obey_their_schemas(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/openapi.json")).json()
+    schemas = document["components"]["schemas"]
+
+    def references(node: Any) -> set[str]:
+        if isinstance(node, dict):
+            own = {node["$ref"]} if "$ref" in node else set()
+            return own.union(*map(references, node.values()))
+        return set().union(*map(references, node)) if isinstance(node, list) else set()
+
+    assert {r.rsplit("/", 1)[1] for r in references(document)} <= set(schemas)
+    for name, schema in schemas.items():
+        for example in schema.get("examples", []):
+            Draft202012Validator(schema | {"components": document["components"]}).validate(example), name
+    assert schemas["NewTask"]["properties"]["title"]["maxLength"] == 200
+    assert schemas["NewTask"]["additionalProperties"] is False
+
+
+async def test_the_documentation_pages_are_served(client: httpx.AsyncClient, app: FastAPI) -> None:
+    for path in ("/docs", "/redoc"):
+        page = await client.get(path)
+        assert page.status_code == 200
+        assert "/openapi.json" in page.text
+
+
+async def test_every_documented_path_exists(client: httpx.AsyncClient) -> None:
+    for path, method, _ in operations((await client.get("/openapi.json")).json()):
+        answer = await client.request(
+            method, path.replace("{task_id}", "x").replace("{conversation_id}", "x"), json=None
+        )
+        assert answer.status_code in (200, 404, 422), (path, method, answer.status_code)
+        if answer.status_code == 404:
+            assert "There is nothing at" not in answer.json()["detail"], path

@@ -1,0 +1,167 @@
+"""The list of tasks: filters, sorts, pages, and the indexes that serve them."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+import pytest_asyncio
+from sqlalchemy.dialects.postgresql import asyncpg as dialect
+
+from task_service.domain.priorities import Priority
+from task_service.domain.statuses import Status
+from task_service.store.listing import Position, TaskFilter, order_of, page_statement
+from tests.integration.api.test_tasks import TASKS, create
+from tests.support.crowd import fill
+
+pytestmark = pytest.mark.asyncio
+
+
+async def every_page(client: httpx.AsyncClient, **query: Any) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = []
+    while True:
+        page = (await client.get(TASKS, params=query)).json()
+        items += page["items"]
+        if page["next_cursor"] is None:
+            return items
+        query["cursor"] = page["next_cursor"]
+
+
+@pytest_asyncio.fixture
+async def filled(client: httpx.AsyncClient, connection: asyncpg.Connection) -> list[dict[str, Any]]:
+    """Two hundred tasks in every state, as the list shows them."""
+    await fill(connection, 200)
+    return await every_page(client, limit=200)
+
+
+async def test_every_status_filter_finds_exactly_the_tasks_that_show_it(
+    client: httpx.AsyncClient, filled: list[dict[str, Any]]
+) -> None:
+    assert {t["status"] for t in filled} == set(Status)
+    for status in Status:
+        found = await every_page(client, status=status.upper(), limit=7)
+        assert [t["id"] for t in found] == [t["id"] for t in filled if t["status"] == status], status
+    several = await every_page(client, status=["failed", "pending", "scheduled", "cancelled"], limit=7)
+    wanted = {"failed", "pending", "scheduled", "cancelled"}
+    assert [t["id"] for t in several] == [t["id"] for t in filled if t["status"] in wanted]
+
+
+@pytest.mark.parametrize("sort", ["created_at", "due_date", "priority", "updated_at"])
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("status", [[], ["pending", "completed", "failed"]])
+async def test_pages_in_any_order_show_every_task_once(
+    client: httpx.AsyncClient, filled: list[dict[str, Any]], sort: str, descending: bool, status: list[str]
+) -> None:
+    found = await every_page(client, sort=f"{'-' * descending}{sort}", limit=9, status=status)
+    expected = [t for t in filled if not status or t["status"] in status]
+    assert sorted(t["id"] for t in found) == sorted(t["id"] for t in expected)
+    keys = [t[sort] for t in found if t[sort] is not None]
+    rank = {"low": 0, "medium": 1, "high": 2, "urgent": 3}
+    values = [rank[k] if sort == "priority" else datetime.fromisoformat(k) for k in keys]
+    assert values == sorted(values, reverse=descending)
+    assert [t[sort] for t in found[: len(keys)]] == keys, "tasks without the key come last"
+
+
+async def test_each_filter_narrows_the_list_and_all_hold_together(client: httpx.AsyncClient) -> None:
+    now = datetime.now(UTC)
+    due = [(now + timedelta(days=d)).isoformat() for d in (1, 2, 3)]
+    await create(
+        client, title="Ring Ada_100%", assigned_to="ada", tags=["phone", "home"], priority="high", due_date=due[0]
+    )
+    await create(client, title="Write", description="to ADA", assigned_to="bob", tags=["home"], due_date=due[1])
+    await create(client, title="Sum", handler="noop", queue="mail")
+    for query, titles in (
+        ({"assigned_to": "ada"}, ["Ring Ada_100%"]),
+        ({"tag": "home"}, ["Write", "Ring Ada_100%"]),
+        ({"tag": ["home", "phone"]}, ["Ring Ada_100%"]),
+        ({"priority": ["high", "URGENT"]}, ["Ring Ada_100%"]),
+        ({"handler": "noop"}, ["Sum"]),
+        ({"queue": "mail"}, ["Sum"]),
+        ({"text": "ada"}, ["Write", "Ring Ada_100%"]),
+        ({"text": "a_1"}, ["Ring Ada_100%"]),
+        ({"text": "%"}, ["Ring Ada_100%"]),
+        ({"text": "a%1"}, []),
+        ({"due_after": due[1]}, ["Write"]),
+        ({"due_before": due[1]}, ["Ring Ada_100%"]),
+        ({"due_after": due[2]}, []),
+        ({"created_after": now.isoformat(), "created_before": due[0]}, ["Sum", "Write", "Ring Ada_100%"]),
+        ({"created_before": now.isoformat()}, []),
+        ({"tag": "home", "assigned_to": "bob", "status": "pending", "text": "wri", "sort": "-due_date"}, ["Write"]),
+    ):
+        answer = await client.get(TASKS, params=query)
+        assert answer.status_code == 200, answer.text
+        assert [t["title"] for t in answer.json()["items"]] == titles, query
+
+
+async def test_pages_do_not_skip_or_repeat_while_tasks_come_and_go(client: httpx.AsyncClient) -> None:
+    ids = [(await create(client))["id"] for _ in range(6)]
+    first = (await client.get(TASKS, params={"limit": 3, "sort": "created_at"})).json()
+    await client.delete(f"{TASKS}/{ids[0]}")
+    new = (await create(client))["id"]
+    cursor = {"limit": 9, "sort": "created_at", "cursor": first["next_cursor"]}
+    rest = (await client.get(TASKS, params=cursor)).json()
+    assert [t["id"] for t in first["items"] + rest["items"]] == [*ids, new]
+
+
+async def test_a_cursor_holds_only_for_its_list(client: httpx.AsyncClient) -> None:
+    for _ in range(2):
+        await create(client)
+    cursor = (await client.get(TASKS, params={"limit": 1})).json()["next_cursor"]
+    for query in (
+        {"cursor": cursor, "sort": "priority"},
+        {"cursor": cursor, "sort": "created_at"},
+        {"cursor": cursor[:-3]},
+        {"cursor": "x"},
+        {"cursor": ""},
+        {"cursor": "W10"},
+    ):
+        answer = await client.get(TASKS, params=query)
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "cursor"), query
+
+
+def names(plan: dict[str, Any]) -> set[str]:
+    """The indexes of a plan, and `Seq Scan TABLE` for tables that it reads from end to end."""
+    found = {plan["Index Name"]} if "Index Name" in plan else set()
+    if plan["Node Type"] == "Seq Scan":
+        found.add(f"Seq Scan {plan['Relation Name']}")
+    return found.union(*(names(p) for p in plan.get("Plans", [])))
+
+
+SOON = datetime.now(UTC) + timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("where", "sort", "indexes"),
+    [
+        (TaskFilter(), "-created_at", {"tasks_created_at"}),
+        (TaskFilter(), "due_date", {"tasks_due_date"}),
+        (TaskFilter(), "-priority", {"tasks_priority"}),
+        (TaskFilter(statuses=(Status.IN_PROGRESS,)), "-created_at", {"tasks_status"}),
+        (
+            TaskFilter(statuses=(Status.IN_PROGRESS,), priorities=(Priority.URGENT,)),
+            "due_date",
+            {"tasks_status_priority"},
+        ),
+        (TaskFilter(statuses=(Status.FAILED,)), "-created_at", {"runs_final"}),
+        (TaskFilter(statuses=(Status.COMPLETED,)), "-created_at", {"tasks_created_at", "runs_pkey"}),
+        (TaskFilter(statuses=(Status.PROCESSING,)), "-created_at", {"queue_running"}),
+        (TaskFilter(statuses=(Status.PENDING,)), "-created_at", {"tasks_created_at", "queue_pkey"}),
+        (TaskFilter(assigned_to="person 3"), "-created_at", {"tasks_assigned_to"}),
+        (TaskFilter(tags=("tag 70",)), "-created_at", {"tasks_tags"}),
+        (TaskFilter(handler="noop3"), "-priority", {"tasks_priority"}),
+        (TaskFilter(created_after=SOON), "-updated_at", {"tasks_created_at"}),
+        (TaskFilter(due_before=SOON), "-updated_at", {"tasks_due_date"}),
+    ],
+)
+async def test_each_filter_and_sort_is_served_by_its_index(
+    crowded: asyncpg.Connection, where: TaskFilter, sort: Any, indexes: set[str]
+) -> None:
+    order = order_of(sort)
+    statement = page_statement(where, order, Position(0, None, None), 51)
+    compiled = statement.compile(dialect=dialect.dialect(), compile_kwargs={"literal_binds": True})
+    plan = json.loads(await crowded.fetchval(f"EXPLAIN (FORMAT JSON) {compiled}"))[0]["Plan"]
+    used = names(plan)  # a prefix is enough: tasks_status_priority serves what tasks_status does
+    assert all(any(name.startswith(index) for name in used) for index in indexes), used
+    assert not {n for n in names(plan) if n in ("Seq Scan tasks", "Seq Scan runs")}, names(plan)

@@ -1,0 +1,205 @@
+"""The application behind a real server and real sockets: bodies in pieces, kept connections, draining, outages."""
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import asyncpg
+import httpx
+import pytest
+import pytest_asyncio
+import uvicorn
+from fastapi import FastAPI
+
+from task_service.api.app import create_app
+from task_service.api.management import create_management_app
+from task_service.embedded import EmbeddedPostgres, free_port
+from task_service.migrations.runner import migrate
+from task_service.store.database import create_engine
+from tests.integration.api.test_bad_input import check_problem
+from tests.integration.api.test_tasks import TASKS, create
+from tests.integration.conftest import settings_for
+from tests.support.tasks import quiet_wakeups
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.asyncio
+POST = b"POST /api/v1/tasks HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+
+
+class Listening(uvicorn.Server):
+    """uvicorn that leaves the signals of the test's process alone."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def listening(app: FastAPI) -> AsyncIterator[int]:
+    """Serve an application on a free port, which is given."""
+    port = free_port()
+    server = Listening(
+        uvicorn.Config(app, host="127.0.0.1", port=port, lifespan="off", log_config=None, access_log=False)
+    )
+    task = asyncio.create_task(server.serve())
+
+    async def answers() -> bool:
+        return server.started
+
+    await eventually("the server listens", answers)
+    try:
+        yield port
+    finally:
+        server.should_exit = True
+        await task
+
+
+@pytest_asyncio.fixture
+async def port(app: FastAPI) -> AsyncIterator[int]:
+    async with listening(app) as port:
+        yield port
+
+
+async def exchange(port: int, *pieces: bytes) -> tuple[bytes, bool]:
+    """Send pieces on a fresh connection; the first answer, and whether the server closed the connection after it."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for piece in pieces:
+        writer.write(piece)
+        await writer.drain()
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+    body = await reader.readexactly(length)
+    closed = b"connection: close" in head.lower()
+    if closed:
+        assert await reader.read() == b""
+    writer.close()
+    return head + body, closed
+
+
+async def test_a_chunked_body_over_the_limit_is_refused_before_it_is_all_sent(port: int) -> None:
+    start = POST + b"transfer-encoding: chunked\r\n\r\n"
+    chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+    answer, closed = await exchange(port, start, *[chunk] * 17)  # 17 * 64 KiB; the end never comes
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert b"body_too_large" in answer
+    assert closed
+
+
+async def test_an_announced_body_over_the_limit_is_refused_before_it_is_sent(port: int) -> None:
+    start = (
+        b"POST /api/v1/tasks HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 2000000\r\n\r\n"
+    )
+    answer, closed = await exchange(port, start)
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert closed
+
+
+async def test_connections_are_kept_until_the_server_drains(app: FastAPI, port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for draining in (False, False, True):
+        app.state.draining = draining
+        writer.write(b"GET /api/v1/tasks HTTP/1.1\r\nhost: x\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200")
+        assert (b"connection: close" in head) is draining
+        await reader.readexactly(int(head.split(b"content-length: ")[1].split(b"\r\n")[0]))
+    assert await reader.read() == b""
+    writer.close()
+    assert (await exchange(port, b"GET /api/v1/tasks HTTP/1.1\r\nhost: x\r\n\r\n"))[1]
+
+
+async def test_a_large_list_of_service_c_arrives_in_chunks(port: int, connection: asyncpg.Connection) -> None:
+    many = "SELECT gen_random_uuid(), 'a', 'pending' FROM generate_series(1, 1200)"
+    await connection.execute(f"INSERT INTO tasks (id, title, status) {many}")
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        answer = await client.get("/tasks/")
+    assert answer.headers["transfer-encoding"] == "chunked"
+    assert len(answer.json()) == 1200
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[EmbeddedPostgres]:
+    """A server that a test may stop."""
+    folder = Path(tempfile.mkdtemp(prefix="task-service-test-", dir="/var/tmp"))
+    server = EmbeddedPostgres(folder, options={"fsync": "off"})
+    server.start()
+    yield server
+    server.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize("mode", [signal.SIGINT, signal.SIGQUIT], ids=["shut down", "crashed"])
+async def test_while_the_database_is_down_requests_answer_503_and_afterwards_they_work(
+    own_postgres: EmbeddedPostgres, mode: signal.Signals
+) -> None:
+    settings = settings_for(own_postgres.url(), db_pool_timeout_seconds=1)
+    engine = create_engine(settings)
+    await migrate(engine)
+    app, management = create_app(settings, engine, quiet_wakeups()), create_management_app(settings, engine)
+    async with (
+        listening(app) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+        httpx.AsyncClient(transport=httpx.ASGITransport(management), base_url="http://management") as probes,
+    ):
+        task = await create(client, handler="noop")
+        assert (await probes.get("/readyz")).status_code == 200
+        await asyncio.to_thread(own_postgres.stop, mode)
+        for method, path, body in (
+            ("GET", TASKS, None), ("GET", f"{TASKS}/{task['id']}", None), ("POST", TASKS, {"title": "a"}),
+            ("PATCH", f"{TASKS}/{task['id']}", {"title": "b"}), ("GET", "/tasks/", None), ("GET", "/health", None),
+            ("DELETE", f"{TASKS}/{task['id']}", None),
+        ):  # fmt: skip
+            begun = time.monotonic()
+            answer = await client.request(method, path, json=body)
+            problem = check_problem(answer, 503, "unavailable")
+            assert answer.headers["retry-after"] == "1"
+            assert "127.0.0.1" not in problem["detail"]
+            assert time.monotonic() - begun < 2.5
+        assert [(await probes.get(p)).status_code for p in ("/readyz", "/livez", "/startupz")] == [200] * 3
+        await asyncio.to_thread(own_postgres.start)
+        assert (await client.get(f"{TASKS}/{task['id']}")).json() == task
+        assert (await client.patch(f"{TASKS}/{task['id']}", json={"title": "b"})).status_code == 200
+    await engine.dispose()
+
+
+async def test_a_database_that_was_never_migrated_answers_503(own_postgres: EmbeddedPostgres) -> None:
+    settings = settings_for(own_postgres.url())
+    engine = create_engine(settings)
+    app = create_app(settings, engine, quiet_wakeups())
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+        for answer in (await client.get(TASKS), await client.post(TASKS, json={"title": "a"})):
+            assert "task-service migrate" in check_problem(answer, 503, "unavailable")["detail"]
+    await engine.dispose()
+
+
+async def test_when_all_connections_are_taken_requests_answer_503_after_the_wait(database: str) -> None:
+    settings = settings_for(database, db_pool_size=1, db_max_overflow=0, db_pool_timeout_seconds=0.3)
+    engine = create_engine(settings)
+    app = create_app(settings, engine, quiet_wakeups())
+    async with (
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client,
+        engine.connect(),
+    ):
+        begun = time.monotonic()
+        check_problem(await client.get(TASKS), 503, "unavailable")
+        assert 0.3 <= time.monotonic() - begun < 2
+    await engine.dispose()
+
+
+async def test_a_statement_that_takes_too_long_answers_503(database: str, connection: asyncpg.Connection) -> None:
+    settings = settings_for(database, db_statement_timeout_seconds=0.3)
+    engine = create_engine(settings)
+    app = create_app(settings, engine, quiet_wakeups())
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+        task = await create(client)
+        async with connection.transaction():
+            await connection.execute("SELECT FROM tasks FOR UPDATE")
+            answer = await client.patch(f"{TASKS}/{task['id']}", json={"title": "b"})
+        assert "too long" in check_problem(answer, 503, "unavailable")["detail"]
+        assert (await client.patch(f"{TASKS}/{task['id']}", json={"title": "b"})).status_code == 200
+    await engine.dispose()

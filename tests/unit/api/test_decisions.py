@@ -1,0 +1,135 @@
+"""What a change does: every status against every wish, decided without a database."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from task_service.api.services.decisions import Decision, OpenTask, QueueAction, decide_change, decide_removal
+from task_service.domain.errors import HeldByWorkerError, InvalidFieldError, TransitionError
+from task_service.domain.ids import new_id
+from task_service.domain.statuses import ALLOWED, Status
+from task_service.queue.entries import QueueRow
+from task_service.store.tasks import TaskRow
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+ROW = TaskRow(
+    id=new_id(), number=1, title="a", description=None, status=Status.PENDING, priority=2, assigned_to=None,
+    due_date=None, tags=[], handler="noop", queue="default", run_at=None, max_attempts=5, timeout_seconds=None,
+    attempt=0, fence=0, outcome=None, error=None, created_by=None, created_at=NOW, updated_at=NOW, processed_at=None,
+    processing_instance_id=None, cancel_requested_at=None, conversation_count=0, version=1, payload='{"a": 1}',
+)  # fmt: skip
+ENTRY = QueueRow(
+    task_id=ROW.id, queue="default", priority=2, run_at=NOW, state="ready", attempt=0, fence=0, worker_id=None,
+    claimed_at=None, cancel_requested_at=None, handler="noop",
+)  # fmt: skip
+
+
+def queued(state: Any = "ready", **fields: Any) -> OpenTask:
+    status = Status.PROCESSING if state == "running" else Status.PENDING
+    return OpenTask(replace(ROW, **({"status": status} | fields)), None, replace(ENTRY, state=state))
+
+
+def ended(status: Status, **fields: Any) -> OpenTask:
+    return OpenTask(replace(ROW, status=status, **fields), None, None)
+
+
+def set_by_person(status: Status, **fields: Any) -> OpenTask:
+    return OpenTask(replace(ROW, status=status, **fields), status, None)
+
+
+def decide(task: OpenTask, wanted: Status | None = None, **given: Any) -> Decision:
+    return decide_change(task, given, wanted, NOW)
+
+
+@pytest.mark.parametrize("wanted", list(Status))
+@pytest.mark.parametrize("current", list(Status))
+def test_only_allowed_changes_of_status_are_decided(current: Status, wanted: Status) -> None:
+    task = queued("running") if current is Status.PROCESSING else set_by_person(current, handler=None)
+    if wanted == current:
+        assert decide(task, wanted).is_nothing
+    elif wanted in ALLOWED[current]:
+        assert not decide(task, wanted).is_nothing
+    else:
+        with pytest.raises((HeldByWorkerError, TransitionError)):
+            decide(task, wanted)
+
+
+@pytest.mark.parametrize("wanted", [Status.IN_PROGRESS, Status.COMPLETED, Status.FAILED, Status.CANCELLED])
+def test_a_person_takes_a_waiting_task_out_of_the_queue(wanted: Status) -> None:
+    assert decide(queued(), wanted) == Decision({"status": wanted}, QueueAction.WITHDRAW)
+
+
+def test_a_held_task_is_cancelled_by_its_worker_and_asked_once() -> None:
+    assert decide(queued("running"), Status.CANCELLED) == Decision(queue=QueueAction.CANCEL)
+    assert decide(queued("running", cancel_requested_at=NOW), Status.CANCELLED).is_nothing
+
+
+def test_opening_again_enters_the_queue_or_waits_for_a_person() -> None:
+    again = {"run_at": None, "status": None}
+    assert decide(ended(Status.FAILED), Status.PENDING) == Decision(again, QueueAction.ENQUEUE, reopens=True)
+    assert decide(set_by_person(Status.CANCELLED), Status.PENDING) == Decision(again, QueueAction.ENQUEUE)
+    own = {"run_at": None, "status": Status.PENDING}
+    assert decide(ended(Status.FAILED, handler=None), Status.PENDING) == Decision(own, reopens=True)
+    assert decide(ended(Status.FAILED), Status.PENDING, handler=None).columns == {"handler": None, **own}
+
+
+def test_a_time_given_with_pending_is_kept() -> None:
+    later = NOW + timedelta(days=1)
+    assert decide(ended(Status.FAILED), Status.PENDING, run_at=later).columns == {"run_at": later, "status": None}
+
+
+def test_a_scheduled_task_becomes_due_at_once() -> None:
+    task = queued(status=Status.SCHEDULED, run_at=NOW + timedelta(days=1))
+    assert decide(task, Status.PENDING) == Decision({"run_at": None, "status": None}, QueueAction.UPDATE)
+
+
+def test_a_run_no_longer_decides_when_a_person_does() -> None:
+    assert decide(ended(Status.FAILED), Status.CANCELLED) == Decision({"status": Status.CANCELLED}, reopens=True)
+
+
+def test_only_what_differs_is_written() -> None:
+    assert decide(queued(), title="a", payload={"a": 1}, tags=[], handler="noop").is_nothing
+    assert decide(queued(), title="b", payload={"a": 1}) == Decision({"title": "b"})
+    assert decide(queued(), payload={"a": 2}) == Decision({"payload": {"a": 2}})
+    assert decide(queued(), queue="mail") == Decision({"queue": "mail"}, QueueAction.UPDATE)
+
+
+def test_naming_a_handler_hands_a_waiting_task_to_workers_and_a_person_keeps_theirs() -> None:
+    waiting = set_by_person(Status.PENDING, handler=None)
+    assert decide(waiting, handler="noop") == Decision({"handler": "noop", "status": None}, QueueAction.ENQUEUE)
+    working = set_by_person(Status.IN_PROGRESS, handler=None)
+    assert decide(working, handler="noop") == Decision({"handler": "noop"})
+    assert decide(queued(), handler=None) == Decision({"handler": None, "status": Status.PENDING}, QueueAction.WITHDRAW)
+
+
+def test_how_a_held_task_runs_cannot_change() -> None:
+    for given in (
+        {"handler": None},
+        {"queue": "b"},
+        {"payload": 1},
+        {"priority": 0},
+        {"run_at": NOW},
+        {"max_attempts": 9},
+    ):
+        with pytest.raises(HeldByWorkerError):
+            decide(queued("running"), **given)
+    assert decide(queued("running"), title="b", priority=2).columns == {"title": "b"}
+
+
+def test_a_due_date_is_checked_when_it_is_set_anew() -> None:
+    past = NOW - timedelta(days=1)
+    with pytest.raises(InvalidFieldError):
+        decide(queued(), due_date=past)
+    assert decide(queued(due_date=past), due_date=past).is_nothing
+    assert decide(queued(due_date=past), due_date=None).columns == {"due_date": None}
+
+
+def test_a_removal_cancels_what_is_open() -> None:
+    hidden = {"deleted_at": NOW}
+    assert decide_removal(queued("running"), NOW) == Decision(hidden, QueueAction.CANCEL)
+    assert decide_removal(queued("running", cancel_requested_at=NOW), NOW) == Decision(hidden)
+    assert decide_removal(queued(), NOW) == Decision(hidden | {"status": Status.CANCELLED}, QueueAction.WITHDRAW)
+    assert decide_removal(set_by_person(Status.IN_PROGRESS), NOW) == Decision(hidden | {"status": Status.CANCELLED})
+    assert decide_removal(ended(Status.COMPLETED), NOW) == Decision(hidden)

@@ -1,0 +1,80 @@
+"""Settings: what wins, what is refused, and that the example lists all of them."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from task_service.settings import Settings
+from task_service.settings_reference import main, render
+
+
+@pytest.fixture(autouse=True)
+def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def settings(**given: object) -> Settings:
+    return Settings(_env_file=None, **given)  # type: ignore[call-arg,arg-type]
+
+
+def test_database_url_wins_over_db_which_wins_over_postgres(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("POSTGRES_HOST", "weak")
+    monkeypatch.setenv("POSTGRES_USER", "ada")
+    monkeypatch.setenv("POSTGRES_PASSWORD", "a/b@c")
+    assert settings().read_database_url() == "postgresql://ada:a%2Fb%40c@weak:5432/tasks_db"
+    monkeypatch.setenv("DB_HOST", "strong")
+    assert settings().read_database_url() == "postgresql://ada:a%2Fb%40c@strong:5432/tasks_db"
+    monkeypatch.setenv("DATABASE_URL", "postgresql+asyncpg://u@url/x")
+    assert settings().read_database_url() == "postgresql://u@url/x"
+    file = tmp_path / "url"
+    file.write_text("postgresql://u@file/x\n")
+    monkeypatch.setenv("DATABASE_URL_FILE", str(file))
+    assert settings().read_database_url() == "postgresql://u@file/x"
+    file.write_text("postgresql://u@rotated/x\n")
+    assert settings().read_database_url() == "postgresql://u@rotated/x"
+    assert settings().contradictions() == ["DB_HOST wins over POSTGRES_HOST", "DATABASE_URL wins over DB_HOST"]
+
+
+def test_an_empty_variable_is_the_default_but_an_empty_default_handler_means_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PORT", "")
+    monkeypatch.setenv("DEFAULT_HANDLER", "")
+    assert (settings().port, settings().default_handler) == (8000, "")
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        ({"heartbeat_seconds": 6, "lease_seconds": 15}, "HEARTBEAT_SECONDS"),
+        ({"conversations_min_seconds": 8}, "CONVERSATIONS_MIN_SECONDS"),
+        ({"port": 8081}, "PORT"),
+        ({"worker_queues": "good,bad queue"}, "bad queue"),
+        ({"worker_queues": " , "}, "names separated by commas"),
+        ({"worker_concurrency": 0}, "worker_concurrency"),
+        ({"poll_seconds": 2}, "poll_seconds"),
+        ({"environment": "prod"}, "environment"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(given: dict[str, object], word: str) -> None:
+    with pytest.raises(ValidationError, match=word):
+        settings(**given)
+
+
+@pytest.mark.parametrize("url", ["mysql://u@h/x", "postgresql://", "nonsense"])
+def test_a_database_url_of_another_kind_is_refused_with_the_form_it_should_have(url: str) -> None:
+    with pytest.raises(ValueError, match="postgresql://user:password@host"):
+        settings(database_url=url).read_database_url()
+
+
+def test_passwords_are_not_shown() -> None:
+    assert "geheim" not in repr(settings(db_password="geheim", postgres_password="geheim"))
+
+
+def test_the_example_lists_every_setting_and_is_told_stale(tmp_path: Path) -> None:
+    assert all(f"# {name.upper()}=" in render() for name in Settings.model_fields)
+    assert main(check=True, root=tmp_path) == [".env.example"]
+    main(root=tmp_path)
+    assert main(check=True, root=tmp_path) == []

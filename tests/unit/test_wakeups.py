@@ -1,0 +1,48 @@
+"""Notifications: the first inside, the next merged outside."""
+
+import asyncio
+
+from task_service.queue.wakeups import Wakeups
+
+
+class Sent:
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.fails = False
+
+    async def notify(self, queues: list[str]) -> None:
+        if self.fails:
+            raise OSError("away")
+        self.batches.append(queues)
+
+
+def test_the_first_is_sent_inside_and_the_next_of_20_ms_are_merged_into_one_outside() -> None:
+    async def run() -> None:
+        sent, now = Sent(), [100.0]
+        wakeups = Wakeups(sent.notify, clock=lambda: now[0])
+        assert wakeups.inside(["a", "a", "b"]) == ["a", "b"]
+        now[0] += 0.01
+        assert [wakeups.inside(["a"]) for _ in range(5)] == [[]] * 5
+        assert wakeups.inside(["c"]) == ["c"]
+        now[0] += 0.02
+        assert wakeups.inside(["a"]) == ["a"]
+        await wakeups.close()
+        assert sent.batches == [["a"]]
+
+    asyncio.run(run())
+
+
+def test_a_notification_that_cannot_be_sent_harms_nobody() -> None:
+    async def run() -> None:
+        sent = Sent()
+        sent.fails = True
+        wakeups = Wakeups(sent.notify, clock=lambda: 1.0)
+        wakeups.inside(["a"])
+        wakeups.inside(["a"])
+        await wakeups.close()
+        sent.fails = False
+        wakeups.inside(["a"])
+        await wakeups.close()
+        assert sent.batches == [["a"]]
+
+    asyncio.run(run())
