@@ -1,0 +1,8 @@
+"""python -m task_operator run"""
+
+import sys
+
+from task_operator.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

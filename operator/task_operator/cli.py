@@ -1,0 +1,48 @@
+"""task-operator run"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+
+from pydantic import ValidationError
+
+from task_operator import log
+from task_operator.runtime import run
+from task_operator.settings import Settings
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="task-operator", description="The operator of task services on Kubernetes.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("run", help="run the operator; settings are environment variables")
+    commands.add_parser("settings", help="print the environment variables that it reads, with their defaults")
+    chosen = parser.parse_args(arguments)
+    if chosen.command == "settings":
+        print(describe(), end="")
+        return 0
+    try:
+        settings = Settings.from_environment()
+    except ValidationError as error:
+        for item in error.errors():
+            name = f"{str(item['loc'][0]).upper()}: " if item["loc"] else ""
+            print(f"task-operator: {name}{item['msg']}", file=sys.stderr)
+        return 2
+    log.configure(settings)
+    return asyncio.run(run(settings))
+
+
+def describe() -> str:
+    """Every setting as a commented environment file."""
+    lines = []
+    for name, field in Settings.model_fields.items():
+        default = "" if field.is_required() else field.default
+        shown = ",".join(default) if isinstance(default, tuple) else default
+        lines.append(f"# {field.description}\n# {name.upper()}={shown}\n")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

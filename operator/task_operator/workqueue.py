@@ -1,0 +1,116 @@
+"""A keyed work queue: events only say that a key needs a look; one pass per key runs at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from task_operator.kinds import Key
+
+
+@dataclass
+class _Slot:
+    """What is known of one key."""
+
+    running: bool = False
+    dirty: bool = False
+    failures: int = 0
+    timer: asyncio.TimerHandle | None = None
+
+
+def backoff_seconds(failures: int, first: float = 0.5, ceiling: float = 60.0) -> float:
+    """Pause after so many failures in a row.
+
+    >>> [backoff_seconds(n) for n in (1, 2, 3, 20)]
+    [0.5, 1.0, 2.0, 60.0]
+    """
+    return float(min(first * 2 ** min(failures - 1, 16), ceiling))
+
+
+class KeyedQueue:
+    """Runs `process(key)` for every key that was added, merging what is added while a pass runs.
+
+    `process` returns after how many seconds it wants to be called again, or None. An exception is given to `failed` and
+    retried with a backoff that belongs to the key; `urgent` additions (a changed spec) end that backoff.
+    """
+
+    def __init__(
+        self,
+        process: Callable[[Key], Awaitable[float | None]],
+        failed: Callable[[Key, Exception, float], None],
+        *,
+        at_once: int,
+        backoff: Callable[[int], float] = backoff_seconds,
+    ) -> None:
+        self._process = process
+        self._failed = failed
+        self._backoff = backoff
+        self._slots: dict[Key, _Slot] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._limit = asyncio.Semaphore(at_once)
+        self._closed = False
+
+    def add(self, key: Key, *, after: float = 0.0, urgent: bool = False) -> None:
+        """Ask for a pass; merged with one that waits, unless that one would come later."""
+        if self._closed:
+            return
+        slot = self._slots.setdefault(key, _Slot())
+        if urgent:
+            slot.failures = 0
+        if slot.running:
+            slot.dirty = slot.dirty or after == 0.0
+            return
+        if slot.failures and slot.timer:
+            return  # the key's backoff decides
+        self._schedule(key, slot, after)
+
+    async def close(self) -> None:
+        """Cancel everything and wait for the end of it."""
+        self._closed = True
+        for slot in self._slots.values():
+            if slot.timer:
+                slot.timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _schedule(self, key: Key, slot: _Slot, after: float) -> None:
+        loop = asyncio.get_running_loop()
+        if slot.timer and slot.timer.when() <= loop.time() + after:
+            return
+        if slot.timer:
+            slot.timer.cancel()
+            slot.timer = None
+        if after > 0:
+            slot.timer = loop.call_later(after, self._start, key, slot)
+        else:
+            self._start(key, slot)
+
+    def _start(self, key: Key, slot: _Slot) -> None:
+        slot.timer, slot.running, slot.dirty = None, True, False
+        task = asyncio.create_task(self._run(key, slot), name=f"pass {key[0]}/{key[1]}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, key: Key, slot: _Slot) -> None:
+        again: float | None = None
+        try:
+            async with self._limit:
+                slot.dirty = False
+                again = await self._process(key)
+            slot.failures = 0
+        except Exception as error:  # noqa: BLE001 - whatever it is goes to `failed` (log, metric) and is tried again
+            slot.failures += 1
+            again = self._backoff(slot.failures)
+            self._failed(key, error, again)
+        finally:
+            slot.running = False
+        if self._closed:
+            return
+        if slot.dirty and not slot.failures:
+            again = 0.0
+        if again is not None:
+            self._schedule(key, slot, again)
+        elif not slot.failures:
+            del self._slots[key]

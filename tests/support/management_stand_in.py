@@ -1,0 +1,121 @@
+"""The service's management port, standing in for the pods of every TaskService.
+
+Why: pods of the fake kubelet run nothing, so that what the operator asks of a service (instances, releases, drains)
+needs somebody to answer over real HTTP. It serves what a test put there, tells TaskServices apart by the token's
+audience, as the service itself does, and remembers what it was told. The real port is exercised end to end.
+"""
+
+import base64
+import json
+import threading
+from collections import defaultdict
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Key = tuple[str, str]
+Object = dict[str, Any]
+
+
+class ManagementStandIn:
+    """Listens on a free port of 127.0.0.1 from `with` to its end."""
+
+    def __init__(self) -> None:
+        self.workers: dict[Key, list[Object]] = defaultdict(list)
+        self.queue: dict[Key, Object] = {}
+        self.releases: list[tuple[Key, str, str]] = []
+        """TaskService, worker id, reason."""
+        self.drains: list[tuple[Key, str]] = []
+        self.tokens: list[Object] = []
+        """Claims of the tokens that were shown."""
+        self._changed = threading.Condition()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.port = int(self._server.server_address[1])
+
+    def __enter__(self) -> "ManagementStandIn":
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def wait_for_release(self, key: Key, worker_id: str, seconds: float = 20) -> str:
+        """The reason with which the operator released the instance; AssertionError when it does not."""
+        with self._changed:
+            done = self._changed.wait_for(lambda: self._reason(key, worker_id), seconds)
+        assert done, f"{worker_id} of {key} was not released within {seconds} s; released: {self.releases}"
+        return str(done)
+
+    def wait_for_drain(self, key: Key, worker_id: str, seconds: float = 20) -> None:
+        with self._changed:
+            done = self._changed.wait_for(lambda: (key, worker_id) in self.drains, seconds)
+        assert done, f"{worker_id} of {key} was not drained within {seconds} s; drained: {self.drains}"
+
+    def _reason(self, key: Key, worker_id: str) -> str:
+        return next((reason for of, worker, reason in self.releases if (of, worker) == (key, worker_id)), "")
+
+    def _worker(self, key: Key, worker_id: str) -> Object | None:
+        return next((worker for worker in self.workers[key] if worker["id"] == worker_id), None)
+
+    def answer(self, key: Key, method: str, path: str, body: Object) -> tuple[int, Object]:
+        """Status and JSON for one request."""
+        with self._changed:
+            if (method, path) == ("GET", "/internal/workers"):
+                return HTTPStatus.OK, {"at": "2026-01-01T00:00:00Z", "workers": self.workers[key]}
+            if (method, path) == ("GET", "/internal/queue"):
+                return HTTPStatus.OK, self.queue.get(key, {})
+            if (method, path) == ("GET", "/internal/version"):
+                return HTTPStatus.OK, {"version": "1", "revision": 1, "code_revision": 1, "needs": 1, "oldest_code": 1}
+            worker_id, _, action = path.removeprefix("/internal/workers/").partition("/")
+            worker = self._worker(key, worker_id)
+            if worker is None:
+                return HTTPStatus.NOT_FOUND, {"code": "worker_not_found"}
+            if action == "release":
+                return HTTPStatus.OK, self._release(key, worker, body)
+            worker["state"] = "draining"
+            self.drains.append((key, worker_id))
+            self._changed.notify_all()
+            return HTTPStatus.OK, {"worker_id": worker_id, "state": "draining"}
+
+    def _release(self, key: Key, worker: Object, body: Object) -> Object:
+        was_dead, released = worker["state"] == "dead", worker["running"]
+        worker |= {"state": "dead", "running": 0}
+        self.releases.append((key, worker["id"], body["reason"]))
+        self._changed.notify_all()
+        return {"worker_id": worker["id"], "released": released, "failed": 0, "already_dead": was_dead}
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        stand_in = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _serve(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                claims = _claims(self.headers["Authorization"])
+                stand_in.tokens.append(claims)
+                _, namespace, name = claims["aud"][0].split("/")
+                status, answer = stand_in.answer(
+                    (namespace, name), self.command, self.path, json.loads(body) if body else {}
+                )
+                text = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            do_GET = do_POST = _serve  # noqa: N815 - the names that http.server calls
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Say nothing: pytest's output is for the tests."""
+
+        return Handler
+
+
+def _claims(authorization: str) -> Object:
+    """A token's claims, unchecked: the service's own tests are about the check."""
+    text = authorization.removeprefix("Bearer ").split(".")[1]
+    claims: Object = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    return claims
