@@ -55,7 +55,13 @@ class Watch:
         self._process = process
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.seen: list[Event] = []
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def end(self) -> None:
+        """Stop kubectl and read what it still said, before its pipe is closed."""
+        self._process.terminate()
+        self._reader.join()
 
     def _read(self) -> None:
         assert self._process.stdout
@@ -161,10 +167,11 @@ class Kube:
         flags = ("--watch", "--output-watch-events", "--output=json", f"--selector={selector}")
         argv = ["kubectl", "--namespace", self.namespace, "get", kind, *flags]
         with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=self.environment) as process:
+            watch = Watch(process)
             try:
-                yield Watch(process)
+                yield watch
             finally:
-                process.terminate()
+                watch.end()
 
     # -- pods -------------------------------------------------------------------------------------------------------
 
