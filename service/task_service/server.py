@@ -63,7 +63,7 @@ async def serve(settings: Settings, *, api: bool, worker: bool, started: asyncio
     engine = create_engine(settings)
     wakeups = Wakeups(lambda queues: _notify(engine, queues))
     running = Worker(settings) if worker else None
-    management = create_management_app(settings, engine, why_not_alive=running.why_not_alive if running else None)
+    management = create_management_app(settings, engine, running.why_not_alive if running else None, figures=api)
     servers = {_listening(management, settings.management_host, settings.management_port, 1): management}
     public = None
     if api:

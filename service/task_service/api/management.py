@@ -14,6 +14,7 @@ from task_service.api.answers import answer
 from task_service.api.context import utc_now
 from task_service.api.edge import Edge
 from task_service.api.fields import parse_id
+from task_service.api.gauges import refresh
 from task_service.api.health import Health, read_schema
 from task_service.api.models import Input
 from task_service.api.problems import install_problems
@@ -48,10 +49,12 @@ def create_management_app(
     settings: Settings,
     engine: AsyncEngine,
     why_not_alive: Callable[[], str | None] | None = None,
+    *,
+    figures: bool = True,
 ) -> FastAPI:
     """Make the management application, the same for API and workers.
 
-    `why_not_alive` lets a worker fail its liveness, saying why. While `app.state.draining` is true it is not ready.
+    `why_not_alive` lets a worker fail its liveness, saying why; `figures` adds the queue's to the metrics. While `app.state.draining` is true it is not ready.
     """
     app = FastAPI(title=f"{settings.app_name} management", openapi_url=None, redirect_slashes=False)
     health = Health(engine, why_not_alive)
@@ -60,7 +63,7 @@ def create_management_app(
     async def operator_only(request: Request) -> None:
         request.state.caller = trust.authenticate(request.headers.get("authorization"), OPERATOR)
 
-    probes = _probes(health)
+    probes = _probes(health, engine if figures else None)
     internal = _internal(settings, engine)
     app.include_router(probes)
     app.include_router(internal, dependencies=[Depends(operator_only)])
@@ -75,7 +78,7 @@ def _probe(why_not: str | None) -> Response:
     return answer({"status": "ok"}) if why_not is None else answer({"status": "unavailable", "reason": why_not}, 503)
 
 
-def _probes(health: Health) -> APIRouter:
+def _probes(health: Health, figures_of: AsyncEngine | None) -> APIRouter:
     router = APIRouter()
 
     @router.get("/livez")
@@ -92,6 +95,8 @@ def _probes(health: Health) -> APIRouter:
 
     @router.get("/metrics")
     async def metrics() -> Response:
+        if figures_of is not None:
+            await refresh(figures_of)
         return Response(generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return router

@@ -141,6 +141,24 @@ async def test_metrics_count_requests_by_route_and_created_tasks(
     assert any(line.startswith(route) for line in lines)
 
 
+async def test_metrics_show_the_queue_and_the_workers_and_go_on_without_the_database(
+    management: httpx.AsyncClient, connection: asyncpg.Connection
+) -> None:
+    worker = await add_worker(connection)
+    await add_tasks(connection, 3, queue="deep")
+    await claim(connection, worker, Bounds(["deep"]), 1, start_at_once=True)
+    lines = (await management.get("/metrics")).text.splitlines()
+    assert 'task_service_queue_tasks{queue="deep",state="ready"} 2.0' in lines
+    assert 'task_service_queue_tasks{queue="deep",state="running"} 1.0' in lines
+    assert any(line.startswith('task_service_queue_oldest_age_seconds{queue="deep"} ') for line in lines)
+    assert 'task_service_workers{state="active"} 1.0' in lines
+    nowhere = create_engine(settings_for("postgresql://postgres@127.0.0.1:1/none"))
+    async with speak_to(create_management_app(settings_for("postgresql://h/x"), nowhere)) as client:
+        answer = await client.get("/metrics")
+    assert answer.status_code == 200
+    assert 'task_service_queue_tasks{queue="deep"' not in answer.text
+
+
 async def test_a_process_is_ready_once_it_has_seen_a_compatible_schema_and_until_it_drains(
     database: str, engine: AsyncEngine, connection: asyncpg.Connection
 ) -> None:
