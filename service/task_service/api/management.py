@@ -54,7 +54,8 @@ def create_management_app(
 ) -> FastAPI:
     """Make the management application, the same for API and workers.
 
-    `why_not_alive` lets a worker fail its liveness, saying why; `figures` adds the queue's to the metrics. While `app.state.draining` is true it is not ready.
+    `why_not_alive` lets a worker fail its liveness, saying why; `figures` adds the queue's to the metrics. While
+    `app.state.draining` is true it is not ready.
     """
     app = FastAPI(title=f"{settings.app_name} management", openapi_url=None, redirect_slashes=False)
     health = Health(engine, why_not_alive)

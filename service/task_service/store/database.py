@@ -87,7 +87,8 @@ def create_engine(settings: Settings, *, pooled: bool = True) -> AsyncEngine:
         }
     arguments: dict[str, Any] = {}
     if settings.database_pooler:
-        arguments = {"prepared_statement_cache_size": 0}
+        # Unnamed: a named one would stay behind on a server connection that somebody else gets next.
+        arguments = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": str}
     return create_async_engine("postgresql+asyncpg://", async_creator=creator, connect_args=arguments, **pool)
 
 

@@ -1,0 +1,75 @@
+"""Everything works through a transaction pooler: no LISTEN, no session settings, no statement kept."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import UUID
+
+import asyncpg
+import httpx
+import pytest
+import pytest_asyncio
+
+from task_service.api.app import create_app
+from task_service.queue.wakeups import Wakeups
+from task_service.settings import Settings
+from task_service.store.database import connect, create_engine
+from task_service.worker.builtin import builtin_handlers
+from task_service.worker.handlers import Handlers
+from task_service.worker.process import Worker
+from tests.integration.conftest import settings_for
+from tests.support.invariants import check_invariants
+from tests.support.pooler import transaction_pooler
+from tests.support.tasks import add_tasks, statuses
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest_asyncio.fixture
+async def pooled(database: str, tmp_path: Path) -> AsyncIterator[Settings]:
+    """Settings of a service that reaches the test's database by way of a pooler."""
+    with transaction_pooler(database) as url:
+        settings = settings_for(
+            url, database_pooler=True, runtime_dir=tmp_path, conversations_min_seconds=0, conversations_max_seconds=0
+        )
+
+        async def answers() -> bool:
+            try:
+                connection = await connect(settings)
+            except OSError:
+                return False
+            await connection.close()
+            return True
+
+        await eventually("the pooler's first answer", answers)
+        yield settings
+
+
+async def test_two_workers_finish_tasks_that_the_api_made(
+    pooled: Settings, connection: asyncpg.Connection, tmp_path: Path
+) -> None:
+    engine = create_engine(pooled)
+    app = create_app(pooled, engine, Wakeups(lambda queues: asyncio.sleep(0)))
+    handlers = Handlers(builtin_handlers(pooled))
+    workers = [Worker(pooled, handlers) for _ in range(2)]
+    for worker in workers:
+        await worker.start()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
+        bodies = [{"title": f"t{n}", "handler": "conversations", "conversations": [{"body": n}]} for n in range(60)]
+        made = await asyncio.gather(*(client.post("/api/v1/tasks", json=body) for body in bodies))
+        assert {answer.status_code for answer in made} == {201}
+        ids = [UUID(answer.json()["id"]) for answer in made] + await add_tasks(connection, 500)
+
+        async def done() -> bool:
+            return set(await statuses(connection, ids)) == {"completed"}
+
+        await eventually("every task's completion", done, 30)
+        listed = await client.get("/api/v1/tasks", params={"status": "completed", "limit": 200})
+        assert len(listed.json()["items"]) == 200
+    assert await connection.fetchval("SELECT count(*) FROM conversations WHERE status = 'processed'") == 60
+    assert await connection.fetchval("SELECT count(*) FROM runs") == 560
+    await check_invariants(connection)
+    for worker in workers:
+        await worker.stop()
+    await engine.dispose()
