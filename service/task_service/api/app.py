@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import RedirectResponse
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -50,6 +51,7 @@ def create_app(
     )
     app.state.context = Context(settings, engine, wakeups, worker)
     app.state.draining = False
+    app.add_api_route("/", _to_documentation, include_in_schema=False)
     own = APIRouter()
     own.routes.extend(app.routes)  # the documentation pages
     routers = [tasks.router, conversations.router, queues.router]
@@ -63,6 +65,10 @@ def create_app(
     app.add_middleware(Edge, max_body_bytes=settings.max_body_bytes)
     _document_problems(app)
     return app
+
+
+async def _to_documentation() -> RedirectResponse:
+    return RedirectResponse("/docs")
 
 
 async def refuse_unknown_parameters(request: Request) -> None:

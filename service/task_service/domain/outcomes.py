@@ -30,6 +30,7 @@ class Reason(StrEnum):
     SCALE_DOWN = "scale_down"
     SHUTDOWN = "shutdown"
     UNKNOWN_HANDLER = "unknown_handler"
+    OUTAGE = "outage"  # the worker lived on, but could not renew its lease
     UNKNOWN = "unknown"
 
     @property

@@ -12,7 +12,7 @@ import structlog
 
 from task_service.migrations.runner import MigrationError, migrate
 from task_service.settings import Settings
-from task_service.store.database import create_engine, is_unavailable
+from task_service.store.database import CONNECT_SECONDS, create_engine, is_unavailable
 
 REASON_MAX = 1000
 WAIT_PAUSE_SECONDS = 1.0
@@ -52,11 +52,11 @@ async def ensure_database(settings: Settings) -> None:
     """Create the database when it does not exist and the role may; asyncpg's error otherwise."""
     url = settings.read_database_url()
     try:
-        connection = await asyncpg.connect(url)
+        connection = await asyncpg.connect(url, timeout=CONNECT_SECONDS)
     except asyncpg.InvalidCatalogNameError:
         parts = urlsplit(url)
         name = parts.path.lstrip("/")
-        admin = await asyncpg.connect(urlunsplit(parts._replace(path="/postgres")))
+        admin = await asyncpg.connect(urlunsplit(parts._replace(path="/postgres")), timeout=CONNECT_SECONDS)
         try:
             quoted = await admin.fetchval("SELECT quote_ident($1)", name)
             await admin.execute(f"CREATE DATABASE {quoted}")

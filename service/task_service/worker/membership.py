@@ -86,6 +86,7 @@ class Membership:
     ) -> None:
         self.settings, self._connect, self._losses, self._clock = settings, connect, losses, clock
         self.worker_id: UUID | None = None
+        self._former_id: UUID | None = None
         self.wake = asyncio.Event()  # a heartbeat is wanted now
         self._slot = Slot(settings)
         self._slot_name = ""
@@ -150,7 +151,7 @@ class Membership:
             self._losses.registered()
 
     def _lose(self) -> None:
-        self.worker_id = None
+        self._former_id, self.worker_id = self.worker_id, None
         self._unbroken_since = None
         self._losses.lost_lease()
 
@@ -164,11 +165,17 @@ class Membership:
         predecessors = await workers.register(connection, row)
         log.info("worker_registered", worker_id=str(worker_id), pod=s.pod_name, slot=self._slot_name)
         self.worker_id = worker_id
-        for predecessor in predecessors:  # it held our slot's lock and lost it: it is gone
-            await workers.declare_dead(connection, predecessor, Reason.UNKNOWN)
-            done = await workers.release(connection, predecessor, Reason.UNKNOWN)
-            metrics.RELEASED.labels(Reason.UNKNOWN).inc(done.released + done.failed)
-            log.warning("predecessor_released", worker_id=str(predecessor), released=done.released, failed=done.failed)
+        for predecessor in predecessors:
+            await self._release(connection, predecessor)
+
+    async def _release(self, connection: asyncpg.Connection, predecessor: UUID) -> None:
+        """Release who held our slot's lock and lost it: a process that is gone, or our own former self."""
+        reason = Reason.OUTAGE if predecessor == self._former_id else Reason.UNKNOWN
+        if not await workers.declare_dead(connection, predecessor, reason) and reason is Reason.OUTAGE:
+            await workers.explain_loss(connection, predecessor, reason)
+        done = await workers.release(connection, predecessor, reason)
+        metrics.RELEASED.labels(reason).inc(done.released + done.failed)
+        log.warning("predecessor_released", worker_id=str(predecessor), reason=reason, released=done.released)
 
     async def leave(self) -> None:
         """Say goodbye: this worker holds nothing any more (what it does hold is released, uncounted)."""

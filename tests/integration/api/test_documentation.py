@@ -65,3 +65,8 @@ async def test_every_documented_path_exists(client: httpx.AsyncClient) -> None:
         assert answer.status_code in (200, 404, 422), (path, method, answer.status_code)
         if answer.status_code == 404:
             assert "There is nothing at" not in answer.json()["detail"], path
+
+
+async def test_the_root_leads_to_the_documentation(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/")
+    assert (answer.status_code, answer.headers["location"]) == (307, "/docs")

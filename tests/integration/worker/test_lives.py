@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,19 @@ import pytest
 
 from task_service.domain.outcomes import Reason
 from task_service.embedded import EmbeddedPostgres
+from task_service.migrations.runner import migrate
 from task_service.queue import workers
+from task_service.store.database import create_engine
+from task_service.worker.process import Worker
+from tests.integration.conftest import settings_for
 from tests.integration.worker.conftest import StartWorker
 from tests.support.tasks import add_tasks, statuses
 from tests.support.waiting import eventually
 from tests.support.worker_process import CREATE_EFFECTS, sleep, spawn
 
 pytestmark = pytest.mark.asyncio
+PATIENT = {"lease_seconds": 3600, "heartbeat_seconds": 5}
+"""With a lease of an hour nothing but the slot can tell of a death, and no stall of the machine looks like one."""
 Spawn = Callable[..., tuple[subprocess.Popen[str], str]]
 
 
@@ -71,15 +78,13 @@ async def test_the_lease_gives_a_killed_workers_tasks_to_another_one(
 async def test_a_successor_in_the_same_slot_releases_its_predecessor_at_once(
     connection: asyncpg.Connection, spawn_worker: Spawn
 ) -> None:
-    """With a lease of an hour nothing but the slot can tell."""
     await connection.execute(CREATE_EFFECTS)
-    patient = {"lease_seconds": 3600, "heartbeat_seconds": 5}
-    victim, victim_id = spawn_worker("slot", **patient)
+    victim, victim_id = spawn_worker("slot", **PATIENT)
     tasks = await add_tasks(connection, 3, handler="sleep", payload=0.5)
     await running_on(connection, victim_id, 3)
     victim.kill()
     victim.wait()
-    spawn_worker("slot", **patient)
+    spawn_worker("slot", **PATIENT)
     await all_completed(connection, tasks)
 
 
@@ -154,6 +159,27 @@ async def test_a_drained_worker_claims_no_more_and_finishes_what_it_has(
     assert await statuses(connection, [waiting]) == ["pending"]
 
 
+async def test_a_worker_that_could_not_renew_gives_its_former_tasks_back_without_suspicion(
+    connection: asyncpg.Connection, start_worker: StartWorker
+) -> None:
+    """An outage longer than the lease is nobody's crash: the process itself registers anew and says so."""
+    await connection.execute(CREATE_EFFECTS)
+    worker = await start_worker(sleep)
+    tasks = await add_tasks(connection, 2, handler="sleep", payload=0.7)
+    await eventually("both tasks run", lambda: _count_running(worker))
+    former = worker.instance_id
+    worker.membership._lose()
+    worker.membership.wake.set()
+    await all_completed(connection, tasks)
+    assert worker.instance_id != former
+    lost = await connection.fetch("SELECT reason FROM runs WHERE outcome = 'lost'")
+    assert [run["reason"] for run in lost] == ["outage", "outage"]
+
+
+async def _count_running(worker: Worker) -> bool:
+    return len(worker.current_task_ids) == 2
+
+
 async def test_a_worker_whose_loop_has_ended_says_so_to_its_liveness_probe(start_worker: StartWorker) -> None:
     worker = await start_worker(sleep)
     assert worker.why_not_alive() is None
@@ -170,24 +196,21 @@ async def test_a_task_that_kills_every_worker_is_put_aside_and_its_neighbours_co
     good = await add_tasks(connection, 4, handler="sleep", payload=0.3)
     [poison] = await add_tasks(connection, handler="kill")
     for _ in range(3):
-        worker, _ = spawn_worker("slot")
-        assert await asyncio.to_thread(worker.wait, 20) == -signal.SIGKILL
-    spawn_worker("slot")
+        worker, _ = spawn_worker("slot", **PATIENT)
+        assert await asyncio.to_thread(worker.wait, 60) == -signal.SIGKILL
+    spawn_worker("slot", **PATIENT)
     await all_completed(connection, good)
     assert await statuses(connection, [poison]) == ["failed"]
     runs = await connection.fetch("SELECT outcome, final FROM runs WHERE task_id = $1 ORDER BY fence", poison)
     assert [(r["outcome"], r["final"]) for r in runs] == [("lost", False), ("lost", False), ("lost", True)]
 
 
-async def test_tasks_wait_while_the_database_is_restarted_and_nothing_is_lost(
-    tmp_path: Path, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_tasks_wait_while_the_database_is_restarted_and_nothing_is_lost(start_worker: StartWorker) -> None:
     """The server is killed as in a crash while tasks run; its own server, so that no other test is disturbed."""
-    from task_service.migrations.runner import migrate
-    from task_service.store.database import create_engine
-    from tests.integration.conftest import settings_for
-
-    with EmbeddedPostgres(Path(f"/var/tmp/task-service-crash-{tmp_path.name}-{id(tmp_path)}")) as server:
+    with (
+        tempfile.TemporaryDirectory(prefix="task-service-crash-", dir="/var/tmp") as folder,
+        EmbeddedPostgres(Path(folder)) as server,
+    ):
         settings = settings_for(server.url())
         engine = create_engine(settings, pooled=False)
         await migrate(engine)

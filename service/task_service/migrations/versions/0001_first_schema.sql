@@ -168,8 +168,11 @@ SELECT
     COALESCE(q.fence, r.fence, 0) AS fence,
     r.result, r.error, r.outcome, r.reason,
     t.created_by, t.created_at, t.updated_at, t.deleted_at,
-    CASE WHEN q.task_id IS NOT NULL THEN NULL WHEN t.status IS NOT NULL THEN t.status_at ELSE r.finished_at END
-        AS processed_at,
+    CASE
+        WHEN q.task_id IS NOT NULL OR t.status IN ('pending', 'in_progress') THEN NULL
+        WHEN t.status IS NOT NULL THEN t.status_at
+        ELSE r.finished_at
+    END AS processed_at,
     COALESCE(q.worker_id, CASE WHEN q.task_id IS NULL AND t.status IS NULL THEN r.worker_id END)
         AS processing_instance_id,
     q.claimed_at, q.cancel_requested_at,
