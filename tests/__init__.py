@@ -1,1 +1,1 @@
-"""Tests of the task service: unit, integration, charts, task_operator, e2e; `cluster` and `support` are what they run on."""
+"""Tests: unit, integration, charts, task_operator, e2e; `cluster` and `support` are what they run on."""

@@ -18,9 +18,9 @@ Object = dict[str, Any]
 
 
 class ManagementStandIn:
-    """Listens on a free port of 127.0.0.1 from `with` to its end."""
+    """Listens from `with` to its end, on a free port of 127.0.0.1 when not told otherwise."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self.workers: dict[Key, list[Object]] = defaultdict(list)
         self.queue: dict[Key, Object] = {}
         self.releases: list[tuple[Key, str, str]] = []
@@ -29,7 +29,7 @@ class ManagementStandIn:
         self.tokens: list[Object] = []
         """Claims of the tokens that were shown."""
         self._changed = threading.Condition()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = ThreadingHTTPServer((host, port), self._handler())
         self.port = int(self._server.server_address[1])
 
     def __enter__(self) -> "ManagementStandIn":

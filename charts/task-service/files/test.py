@@ -1,4 +1,4 @@
-"""What `helm test` runs in the service's image: one task goes from the API through the queue to a worker, and is removed."""
+"""What `helm test` runs in the service's image: one task goes from the API to a worker, and is removed."""
 
 import json
 import os

@@ -100,6 +100,11 @@ spec:
 # Five seconds before the kubelet kills the container; the API's preStop sleep takes five more.
 - name: SHUTDOWN_SECONDS
   value: {{ ternary (sub $grace 10) (sub $grace 5) (eq .component "api") | quote }}
+{{- if eq .component "api" }}
+# Then, with the Service's clients gone elsewhere, it tells those on kept-alive connections to close them.
+- name: DRAIN_SECONDS
+  value: "3"
+{{- end }}
 {{- if eq .component "worker" }}
 - name: WORKER_QUEUES
   value: {{ join "," .values.queues | quote }}
