@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/.venv/bin:$(CLUSTER_BIN):$(PATH)
 
 VENV := .venv/.complete
 BIN := .venv/bin
-TESTS ?= tests/unit tests/integration tests/charts tests/task_operator tests/e2e
+TESTS ?=
 NODES ?= 2
 EXTRAS := service operator dev
 COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
@@ -29,7 +29,7 @@ run: $(VENV)  ## Start the service with its own PostgreSQL; PORT=8123 and DATA=f
 	@$(BIN)/task-service dev $(if $(PORT),--port $(PORT)) $(if $(DATA),--data '$(DATA)')
 
 test: $(VENV) machine  ## Run all tests; TESTS=paths chooses some, REQUIRE_CLUSTER=1 leaves none out
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(if $(TESTS),$(BIN)/python -m pytest $(TESTS),scripts/test)
 
 check: $(VENV)  ## Lint, types, layers, migrations, charts, stale generated files: seconds
 	@scripts/check

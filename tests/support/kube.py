@@ -16,7 +16,7 @@ from tests.cluster.cluster import Cluster
 
 Object = dict[str, Any]
 T = TypeVar("T")
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.2  # kubectl costs a tenth of a core-second each time
 
 
 class CommandError(RuntimeError):

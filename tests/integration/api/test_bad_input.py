@@ -214,7 +214,7 @@ async def test_unknown_ids_are_not_found(client: httpx.AsyncClient, key: str) ->
 async def test_an_unknown_path_is_not_found_and_a_wrong_method_says_which_are_possible(
     client: httpx.AsyncClient,
 ) -> None:
-    for path in ("/", "/nothing", "/api/v1", "/api/v1/tasks/", "/api/v2/tasks", "/internal/queue"):
+    for path in ("/nothing", "/api/v1", "/api/v1/tasks/", "/api/v2/tasks", "/internal/queue"):
         check_problem(await client.get(path), 404, "not_found")
     for path, allowed in (
         (TASKS, "GET, POST"),
