@@ -45,8 +45,9 @@ class PostgreSQL(SpecModel):
     )
     max_connections: int = Field(default=300, ge=20, le=5000, description="Connections that it takes.")
     persistence: Persistence = Field(default=Persistence(), description="Its volume.")
+    # Two API pods and two workers under full load hold 80 connections, of 7 MiB each.
     resources: Resources = Field(
-        default=Resources(requests={"cpu": "50m", "memory": "128Mi"}, limits={"memory": "512Mi"}),
+        default=Resources(requests={"cpu": "50m", "memory": "128Mi"}, limits={"memory": "1Gi"}),
         description="CPU and memory of the container.",
     )
 

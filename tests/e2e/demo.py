@@ -1,0 +1,146 @@
+"""The main job, told as it happens: `python -m tests.e2e.demo`, or `make demo`.
+
+It starts a cluster of two nodes on this machine, shows what operator and service do there, and leaves nothing behind.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.cluster import machine
+from tests.e2e import losses
+from tests.e2e.installation import Installation
+from tests.e2e.load import Load
+from tests.e2e.losses import lose_a_worker, waited_seconds
+from tests.e2e.stage import Stage, condition, running_stage
+from tests.support import images
+from tests.support.kube import poll
+
+TASKS = 200
+KILLS = 3
+
+
+@contextmanager
+def step(text: str) -> Iterator[None]:
+    """Say what is being done, and then how long it took."""
+    print(f"{text} …", flush=True)
+    began = time.monotonic()
+    yield
+    print(f"      {time.monotonic() - began:.1f} s", flush=True)
+
+
+def tell(text: str) -> None:
+    for line in text.rstrip().splitlines():
+        print(f"      {line}", flush=True)
+
+
+def apply(demo: Installation) -> None:
+    print("\n1. A TaskService is applied")
+    with step("   kubectl apply: two API pods, two workers, version 1"):
+        demo.apply()
+        demo.until_ready()
+    demo.until_workers()
+    tell(demo.kube.run("get", "taskservices"))
+
+
+def run_tasks(demo: Installation) -> None:
+    print("\n2. It does its job")
+    with step(f"   {TASKS} tasks with conversations over HTTP, a second of work each"):
+        ids = demo.create(TASKS, "conversations", conversations=[{"body": {"text": "hello"}}])
+        attempts = demo.until_ended(ids)
+    runs = [run for found in attempts.values() for run in found]
+    shares = [sum(run.pod == pod for run in runs) for pod in sorted({run.pod for run in runs})]
+    completed = sum(run.outcome == "completed" for run in runs)
+    tell(f"{completed} completed in {len(runs)} attempts; by worker: {' + '.join(map(str, shares))}")
+
+
+def kill_workers(demo: Installation) -> None:
+    print("\n3. Workers die while they run tasks")
+    waits = []
+    with step(f"   SIGKILL to a worker, {KILLS} times"):
+        for _ in range(KILLS):
+            demo.until_workers()
+            loss = lose_a_worker(demo, losses.kill)
+            attempts = demo.until_ended(loss.ids)
+            waits.append(max(waited_seconds(loss, attempts)))
+            reasons = {attempts[task_id][0].reason for task_id in loss.lost}
+            tell(
+                f"{len(loss.lost)} tasks lost ({', '.join(map(str, reasons))}), all taken over {waits[-1]:.2f} s later"
+            )
+    tell(f"median {statistics.median(waits):.2f} s")
+    messages = '--output=jsonpath={range .items[*]}{.message}{"\n"}{end}'
+    tell(demo.kube.run("get", "events", "--field-selector=reason=TasksReleased", messages))
+
+
+def upgrade(demo: Installation) -> None:
+    print("\n5. It is upgraded under 50 requests per second")
+    with Load(demo.url) as tally:
+        with step("   version 2, which brings a migration"):
+            demo.set_image("2")
+            demo.until_ready()
+        with step("   version 3, whose migration fails"):
+            demo.set_image("3")
+            demo.kube.wait(demo.target, "condition=Migrated=False")
+            demo.kube.wait(demo.target, "condition=Degraded")
+        tell(demo.kube.run("get", "taskservices"))
+        tell(condition(demo.live(), "Migrated")["message"])
+        with step("   back to version 2"):
+            demo.set_image("2")
+            demo.until_ready()
+            demo.until_old_pods_are_gone()
+    attempts = demo.until_ended(tally.created)
+    repeated = sum(len(runs) != 1 for runs in attempts.values())
+    tell(f"{tally.requests} requests, {len(tally.failures)} failed, the slowest took {tally.slowest_seconds:.2f} s")
+    tell(f"{len(tally.created)} tasks created, {repeated} of them lost or run twice")
+
+
+def scale(demo: Installation) -> None:
+    print("\n6. It is scaled by kubectl")
+    with step("   kubectl scale --replicas=4"):
+        demo.kube.run("scale", demo.target, "--replicas=4")
+        demo.until_workers(4)
+    ids = demo.create(2 * TASKS // 10, "sleep", {"seconds": 3})
+    held = demo.until_running(ids)
+    with step(f"   {len(ids)} tasks run on {len(held)} workers; kubectl scale --replicas=1"):
+        demo.kube.run("scale", demo.target, "--replicas=1")
+        demo.until_workers(1)
+        attempts = demo.until_ended(ids)
+    completed = sum(runs[-1].outcome == "completed" for runs in attempts.values())
+    tell(f"{completed} of {len(ids)} completed, {sum(len(runs) > 1 for runs in attempts.values())} were handed over")
+
+
+def delete(demo: Installation) -> None:
+    print("\n8. It is deleted")
+    with step("   kubectl delete taskservice"):
+        demo.kube.delete("taskservice", demo.name)
+        kinds = "deployments,replicasets,pods,jobs,services,configmaps,serviceaccounts,poddisruptionbudgets"
+        owned = "app.kubernetes.io/part-of=task-service"
+        poll("everything it owned is gone", lambda: not demo.kube.list(kinds, owned), 90)
+    tell(demo.kube.run("get", kinds, f"--selector={owned}") or "nothing of it is left")
+
+
+def show(stage: Stage) -> None:
+    """Tell the story on a stage."""
+    demo = Installation.prepare(stage, "demo")
+    try:
+        for part in (apply, run_tasks, kill_workers, upgrade, scale, delete):
+            part(demo)
+    finally:
+        demo.close()
+
+
+def main() -> None:
+    if reasons := machine.obstacles() + images.obstacles():
+        sys.exit("demo: no cluster on this machine: " + "; ".join(reasons))
+    began = time.monotonic()
+    print("Building what is not built yet, and starting a cluster with operator, PostgreSQL and Valkey …", flush=True)
+    with running_stage() as stage:
+        print(f"      {time.monotonic() - began:.1f} s")
+        show(stage)
+    print(f"\nAll of it took {time.monotonic() - began:.0f} s. The cluster is gone.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""The workload's chart does its job without the operator: install, upgrade, test, uninstall."""
+
+from tests.e2e.installation import Installation
+from tests.e2e.stage import ROOT, Stage
+from tests.support.images import SERVICE
+from tests.support.kube import poll
+
+CHART = ROOT / "charts/task-service"
+BUNDLED = ["postgresql.image=localhost/postgres:17", "valkey.image=localhost/valkey:8"]
+
+
+def test_the_chart_installs_upgrades_and_tests_itself_without_the_operator(stage: Stage) -> None:
+    kube = stage.namespace("helm")
+    values = [f"--values={CHART / 'values-dev.yaml'}"] + [f"--set={item}" for item in BUNDLED]
+    values += [f"--set=image.repository={SERVICE}", "--set=api.replicas=1,worker.replicas=1"]
+
+    def release(command: str, tag: str) -> None:
+        kube.helm(command, "plain", CHART, *values, f"--set-string=image.tag={tag}", "--wait", "--timeout=120s")
+
+    release("install", "1")
+    kube.helm("test", "plain", "--timeout=60s")
+    release("upgrade", "2")
+    installation = Installation(stage, kube, "plain", "")
+    (task,) = installation.create(1, "noop")
+    poll("it runs", lambda: installation.http.get(f"/api/v1/tasks/{task}").json()["status"] == "completed")
+    images = {pod["spec"]["containers"][0]["image"] for pod in installation.worker_pods()}
+    assert images == {f"{SERVICE}:2"}
+    kube.helm("test", "plain", "--timeout=60s")
+    kube.helm("uninstall", "plain", "--wait", "--timeout=120s")
+    poll("nothing of the release is left", lambda: not kube.list("deployments,services,statefulsets,jobs,secrets"))
+    kube.run("delete", "namespace", "helm", "--wait=false")
+    installation.close()

@@ -1,0 +1,92 @@
+"""Tasks of dead workers are given to the others: at once by the operator, by successor or lease without it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e import losses
+from tests.e2e.installation import Installation
+from tests.e2e.losses import Loss, lose_a_worker
+from tests.e2e.stage import CONCURRENCY, Stage
+from tests.support.kube import poll
+
+
+def assert_rescued_by_the_operator(demo: Installation, loss: Loss, reason: str) -> None:
+    """Each lost task says why, and was run by the other worker before the lease would have ended."""
+    attempts = demo.until_ended(loss.ids)
+    first = attempts[loss.lost[0]][0]
+    rescue = demo.live()["status"]["lastRescue"]
+    assert (rescue["workerId"], rescue["pod"], rescue["reason"]) == (first.worker_id, loss.pod, reason)
+    for gone, again in (attempts[task_id] for task_id in loss.lost):
+        assert (gone.outcome, gone.reason, gone.pod) == ("lost", reason, loss.pod)
+        assert (again.outcome, again.final) == ("completed", True)
+        assert again.worker_id != gone.worker_id
+        assert again.claimed_at < demo.lease_end(gone.worker_id)
+    others = [attempts[task_id] for task_id in set(loss.ids) - set(loss.lost)]
+    assert {(len(runs), runs[0].outcome) for runs in others} <= {(1, "completed")}
+
+
+def test_tasks_of_a_killed_worker_are_run_by_the_other_one(demo: Installation) -> None:
+    loss = lose_a_worker(demo, losses.kill)
+    assert_rescued_by_the_operator(demo, loss, "crash")
+
+
+def test_tasks_of_a_stopped_and_force_deleted_pod_are_run_by_the_other_one(demo: Installation) -> None:
+    loss = lose_a_worker(demo, losses.stop_and_delete)
+    assert_rescued_by_the_operator(demo, loss, "deleted")
+
+
+def test_a_task_that_is_killed_for_its_memory_fails_and_its_neighbours_go_on(demo: Installation) -> None:
+    neighbours = demo.create(CONCURRENCY // 2, "sleep", {"seconds": losses.TASK_SECONDS})
+    demo.until_running(neighbours)
+    (hog,) = demo.create(1, "hog", {"mebibytes": 400, "seconds": 60}, max_attempts=1)
+    attempts = demo.until_ended([hog, *neighbours])
+    (death,) = attempts.pop(hog)
+    assert (death.outcome, death.reason, death.final) == ("lost", "oom", True)
+    assert demo.http.get(f"/api/v1/tasks/{hog}").json()["status"] == "failed"
+    assert {runs[-1].outcome for runs in attempts.values()} == {"completed"}
+    lost = [run for runs in attempts.values() for run in runs[:-1]]
+    assert {(run.outcome, run.reason, run.pod) for run in lost} <= {("lost", "oom", death.pod)}
+    (status,) = demo.kube.get("pod", death.pod)["status"]["containerStatuses"]
+    assert status["lastState"]["terminated"]["reason"] == "OOMKilled"
+
+
+@pytest.fixture(scope="class")
+def without_operator(stage: Stage, shared: Installation) -> Iterator[None]:
+    """Two workers, and the operator scaled to zero."""
+    shared.until_workers()
+    with stage.operator_stopped():
+        yield
+
+
+@pytest.mark.usefixtures("without_operator")
+class TestWithoutTheOperator:
+    """What service and database do by themselves."""
+
+    def test_the_successor_of_a_killed_worker_releases_its_tasks(self, demo: Installation) -> None:
+        loss = lose_a_worker(demo, losses.kill)
+        attempts = demo.until_ended(loss.ids)
+        for gone, again in (attempts[task_id] for task_id in loss.lost):
+            assert (gone.outcome, gone.reason, gone.pod) == ("lost", "unknown", loss.pod)
+            assert again.outcome == "completed"
+
+    def test_the_lease_releases_the_tasks_of_a_stopped_worker_and_what_it_does_later_counts_for_nothing(
+        self, demo: Installation
+    ) -> None:
+        loss = lose_a_worker(demo, losses.stop, "side_effect")
+        try:
+            attempts = demo.until_ended(loss.ids)
+        finally:
+            losses.resume(demo, loss.pod)
+        for gone, again in (attempts[task_id] for task_id in loss.lost):
+            assert (gone.outcome, gone.reason, gone.pod) == ("lost", "unknown", loss.pod)
+            assert again.claimed_at >= demo.lease_end(gone.worker_id)
+            assert (again.outcome, again.final, again.pod != loss.pod) == ("completed", True, True)
+
+        def discarded() -> bool:
+            return demo.metric(loss.pod, "task_service_claims_lost_total") >= len(loss.lost)
+
+        poll("the lost claims are counted", discarded)
+        demo.until_workers()
+        assert demo.until_ended(loss.ids) == attempts, "what the stopped worker did later counted"
+        assert set(map(tuple, demo.effects(loss.lost).values())) == {("begin", "begin", "end")}

@@ -1,0 +1,57 @@
+"""A new image under load: the migration first, then the rollout, and nobody notices; one that fails harms nothing."""
+
+from tests.e2e.installation import Installation
+from tests.e2e.load import Load, Tally
+from tests.e2e.stage import condition
+
+LONGER_SECONDS = 8
+
+
+def assert_nothing_was_lost_or_repeated(demo: Installation, tally: Tally) -> None:
+    assert not tally.failures
+    assert tally.created
+    attempts = demo.until_ended(tally.created)
+    assert {(len(runs), runs[-1].outcome) for runs in attempts.values()} == {(1, "completed")}
+    assert set(map(tuple, demo.effects(tally.created).values())) == {("begin", "end")}
+
+
+def columns(demo: Installation) -> set[str]:
+    rows = demo.query("SELECT column_name FROM information_schema.columns WHERE table_name = 'tasks'")
+    return {name for (name,) in rows}
+
+
+def versions(demo: Installation) -> set[str]:
+    return {version for (version,) in demo.query("SELECT version FROM workers WHERE state <> 'dead'")}
+
+
+def test_an_upgrade_with_a_migration_under_load_fails_no_request_and_repeats_no_task(demo: Installation) -> None:
+    with Load(demo.url) as tally:
+        longer = demo.create(4, "side_effect", {"seconds": LONGER_SECONDS})
+        demo.set_image("2")
+        demo.until_ready()
+        demo.until_old_pods_are_gone()
+        demo.until_workers()
+    assert_nothing_was_lost_or_repeated(demo, tally)
+    assert "color" in columns(demo)
+    assert versions(demo) == {"2"}
+    assert demo.live()["status"]["version"] == "2"
+    assert set(map(tuple, demo.effects(longer).values())) == {("begin", "end")}, "the grace period is long enough"
+
+
+def test_a_failed_migration_leaves_the_old_version_serving_and_the_old_image_heals(demo: Installation) -> None:
+    before = demo.live()["spec"]["image"]["tag"]
+    with Load(demo.url) as tally:
+        demo.set_image("3")
+        demo.kube.wait(demo.target, "jsonpath={.status.conditions[?(@.type=='Ready')].reason}=MigrationFailed", 60)
+        live = demo.live()
+        assert "this migration fails on purpose" in condition(live, "Migrated")["message"]
+        assert condition(live, "Degraded")["status"] == "True"
+        assert live["status"]["version"] == before
+        row = demo.kube.run("get", "taskservices").splitlines()[1]
+        assert "MigrationFailed" in row
+        assert "flavour" not in columns(demo)
+        demo.set_image(before)
+        demo.until_ready()
+        demo.until_old_pods_are_gone()
+    assert_nothing_was_lost_or_repeated(demo, tally)
+    assert versions(demo) == {before}
