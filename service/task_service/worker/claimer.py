@@ -113,9 +113,12 @@ class Claimer:
             claims = await claim(connection, worker_id, self._bounds, limit, start_at_once=start_at_once)
         if claims and worker_id == self.membership.worker_id:  # else: declared dead meanwhile, others have them
             self._waiting.extend((worker_id, c) for c in claims)
-        for c in claims:
-            metrics.CLAIMED.labels(c.queue).inc()
-            metrics.WAIT_SECONDS.labels(c.queue).observe(max(0.0, (c.claimed_at - c.run_at).total_seconds()))
+        for queue in {c.queue for c in claims}:
+            waits = [(c.claimed_at - c.run_at).total_seconds() for c in claims if c.queue == queue]
+            metrics.CLAIMED.labels(queue).inc(len(waits))
+            histogram = metrics.WAIT_SECONDS.labels(queue)
+            for seconds in waits:
+                histogram.observe(max(0.0, seconds))
         return claims
 
     def start_waiting(self) -> None:

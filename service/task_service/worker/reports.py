@@ -5,6 +5,7 @@ was lost) or is a lost claim, whose result is discarded, counted and logged.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -124,9 +125,10 @@ class Reports:
 
 
 def _count(reports: list[Report], done: set[Attempt]) -> None:
-    for r in reports:
-        if r.attempt in done:
-            metrics.FINISHED.labels(r.claim.queue, r.claim.handler, r.end.outcome).inc()
-        else:
+    ends = Counter((r.claim.queue, r.claim.handler, r.end.outcome) for r in reports if r.attempt in done)
+    for labels, count in ends.items():
+        metrics.FINISHED.labels(*labels).inc(count)
+    for r in reports if ends.total() < len(reports) else ():
+        if r.attempt not in done:
             metrics.CLAIMS_LOST.inc()
             log.warning("claim_lost", task_id=str(r.claim.task_id), fence=r.claim.fence, worker_id=str(r.worker_id))

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
+from prometheus_client import Histogram
 
 from task_service.domain.outcomes import Outcome, Reason, RetryPolicy
 from task_service.queue.claims import Claim
@@ -79,6 +80,7 @@ class Runner:
         self.idle = asyncio.Event()
         self.idle.set()
         self.counts = {"completed": 0, "failed": 0}
+        self._histograms: dict[tuple[str, str], Histogram] = {}
         self._seconds: dict[str, float] = {}  # how long a handler takes, a moving average
 
     # -- starting -----------------------------------------------------------------------------------------------
@@ -125,7 +127,7 @@ class Runner:
         seconds = time.monotonic() - run.started
         name = run.claim.handler
         self._seconds[name] = seconds + 0.8 * (self._seconds.get(name, seconds) - seconds)
-        metrics.RUN_SECONDS.labels(run.claim.queue, name).observe(seconds)
+        self._run_seconds(run.claim.queue, name).observe(seconds)
         if run.why is not None and not isinstance(ending, Returned):
             ending = run.why
         if ending is not None and not run.reported:
@@ -136,6 +138,13 @@ class Runner:
         self.on_slot_free()
         if not self.running:
             self.idle.set()
+
+    def _run_seconds(self, queue: str, name: str) -> Histogram:
+        """The histogram of a queue and handler; to look it up by labels costs more than to observe."""
+        key = (queue, name)
+        if key not in self._histograms:
+            self._histograms[key] = metrics.RUN_SECONDS.labels(queue, name)
+        return self._histograms[key]
 
     def _report(self, run: Run, ending: Ending) -> None:
         run.reported = True
