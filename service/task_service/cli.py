@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
+from task_service.entry import leave_at_sigterm
 from task_service.settings import Settings, load_settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -63,6 +64,7 @@ def settings() -> None:
 
 
 def _serve(*, api: bool, worker: bool) -> None:
+    leave_at_sigterm()
     import uvloop
 
     from task_service.server import serve as run
@@ -88,8 +90,7 @@ def _settings(**given: object) -> Settings:
 
 
 def main() -> None:
-    """The console script."""
-    # As process 1 of a container Python drops a SIGTERM for which it has no handler: set one before the slow imports.
+    """Run a command. Until it has handlers of its own, SIGTERM ends it by way of its `finally` blocks."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     app()
 

@@ -7,10 +7,12 @@ lets its handlers finish. The management port answers until the very end.
 import asyncio
 import contextlib
 import os
+import select
 import signal
 import socket
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import structlog
 import uvicorn
@@ -26,6 +28,7 @@ from task_service.store.database import create_engine, raw
 from task_service.worker.process import Worker
 
 KEEP_ALIVE_SECONDS = 75
+CLOSING_ROUNDS, CLOSING_PAUSE_SECONDS = 100, 0.01
 SAME_SIGNAL_SECONDS = 0.5
 log = structlog.get_logger(__name__)
 
@@ -42,10 +45,35 @@ class Listening(uvicorn.Server):
         await super().startup(sockets)
         self.listening.set()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what has arrived, close connections only when nothing has, then do as uvicorn does.
+
+        uvicorn closes a kept-alive connection also when a request for it lies unread in the kernel: the client is then
+        reset. Here that request is read and answered first, with `Connection: close`.
+        """
+        for _ in range(CLOSING_ROUNDS):
+            unread = [connection for connection in self.server_state.connections if not _closed_if_idle(connection)]
+            if not unread:
+                break
+            await asyncio.sleep(CLOSING_PAUSE_SECONDS)
+        await super().shutdown(sockets)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals to `serve`."""
         yield
+
+
+def _closed_if_idle(connection: Any) -> bool:
+    """Close a connection after its present answer, or now, unless something has arrived on it that was not read yet."""
+    if connection.transport.is_closing():
+        return True
+    poll = select.poll()
+    poll.register(connection.transport.get_extra_info("socket").fileno(), select.POLLIN)
+    if poll.poll(0):
+        return False
+    connection.shutdown()
+    return True
 
 
 def _listening(app: FastAPI, host: str, port: int, shutdown_seconds: float) -> Listening:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import shutil
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -20,40 +21,26 @@ from task_service.api.app import create_app
 from task_service.api.management import create_management_app
 from task_service.embedded import EmbeddedPostgres, free_port
 from task_service.migrations.runner import migrate
+from task_service.server import Listening
 from task_service.store.database import create_engine
 from tests.integration.api.test_bad_input import check_problem
 from tests.integration.api.test_tasks import TASKS, create
 from tests.integration.conftest import settings_for
 from tests.support.tasks import quiet_wakeups
-from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio
 POST = b"POST /api/v1/tasks HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
 
 
-class Listening(uvicorn.Server):
-    """uvicorn that leaves the signals of the test's process alone."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 @contextlib.asynccontextmanager
-async def listening(app: FastAPI) -> AsyncIterator[int]:
-    """Serve an application on a free port, which is given."""
-    port = free_port()
-    server = Listening(
-        uvicorn.Config(app, host="127.0.0.1", port=port, lifespan="off", log_config=None, access_log=False)
-    )
+async def listening(app: FastAPI) -> AsyncIterator[Listening]:
+    """Serve an application on a free port."""
+    config = uvicorn.Config(app, host="127.0.0.1", port=free_port(), lifespan="off", log_config=None, access_log=False)
+    server = Listening(config)
     task = asyncio.create_task(server.serve())
-
-    async def answers() -> bool:
-        return server.started
-
-    await eventually("the server listens", answers)
+    await asyncio.wait_for(server.listening.wait(), 10)
     try:
-        yield port
+        yield server
     finally:
         server.should_exit = True
         await task
@@ -61,8 +48,16 @@ async def listening(app: FastAPI) -> AsyncIterator[int]:
 
 @pytest_asyncio.fixture
 async def port(app: FastAPI) -> AsyncIterator[int]:
-    async with listening(app) as port:
-        yield port
+    async with listening(app) as server:
+        yield server.config.port
+
+
+def read_answer(client: socket.socket) -> bytes:
+    """One whole answer; its head."""
+    stream = client.makefile("rb")
+    head = b"".join(iter(stream.readline, b"\r\n"))
+    stream.read(int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
+    return head
 
 
 async def exchange(port: int, *pieces: bytes) -> tuple[bytes, bool]:
@@ -113,6 +108,22 @@ async def test_connections_are_kept_until_the_server_drains(app: FastAPI, port: 
     assert (await exchange(port, b"GET /api/v1/tasks HTTP/1.1\r\nhost: x\r\n\r\n"))[1]
 
 
+async def test_a_request_that_arrives_while_the_server_stops_is_answered(app: FastAPI) -> None:
+    """It lies in the kernel, unread, when the server closes its kept connections: the client must not be reset."""
+    request = b"GET /api/v1/tasks HTTP/1.1\r\nhost: x\r\n\r\n"
+    async with listening(app) as server:
+        client = socket.create_connection(("127.0.0.1", server.config.port))
+        client.sendall(request)
+        assert (await asyncio.to_thread(read_answer, client)).startswith(b"HTTP/1.1 200")
+        app.state.draining = True
+        client.sendall(request)  # nothing is awaited from here on: the server cannot have read it
+        await server.shutdown()
+        head = await asyncio.to_thread(read_answer, client)
+        assert head.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in head
+        client.close()
+
+
 async def test_a_large_list_of_service_c_arrives_in_chunks(port: int, connection: asyncpg.Connection) -> None:
     many = "SELECT gen_random_uuid(), 'a', 'pending' FROM generate_series(1, 1200)"
     await connection.execute(f"INSERT INTO tasks (id, title, status) {many}")
@@ -142,8 +153,8 @@ async def test_while_the_database_is_down_requests_answer_503_and_afterwards_the
     await migrate(engine)
     app, management = create_app(settings, engine, quiet_wakeups()), create_management_app(settings, engine)
     async with (
-        listening(app) as port,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+        listening(app) as server_of_api,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{server_of_api.config.port}") as client,
         httpx.AsyncClient(transport=httpx.ASGITransport(management), base_url="http://management") as probes,
     ):
         task = await create(client, handler="noop")
