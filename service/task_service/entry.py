@@ -1,6 +1,6 @@
 """The console script: hears SIGTERM from its first line on.
 
-As process 1 of a container a program drops every SIGTERM for which it has no handler yet, and lives on until the kubelet
+As process 1 of a container a program drops every SIGTERM for which it has no handler, and lives on until the kubelet
 kills it at the end of the grace period. The imports take half a second, so the handler comes before them.
 """
 
@@ -9,7 +9,7 @@ import signal
 
 
 def leave_at_sigterm() -> None:
-    """End at once at SIGTERM: nothing has begun. (An exception that a signal raises amid an import may be swallowed.)"""
+    """End at once at SIGTERM: nothing has begun, and an exception raised amid an import may be swallowed."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
 
 
