@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import asyncpg
-import psycopg2
+import psycopg2  # type: ignore[import-untyped]
 
 from task_service.embedded import EmbeddedPostgres
 from task_service.migrations.runner import migrate
