@@ -2,6 +2,7 @@
 
 import base64
 import json
+import secrets
 from pathlib import Path
 
 from tests.cluster.machine import sh
@@ -45,7 +46,9 @@ class Authority:
         ext.write_text(
             f"subjectAltName={names}\nextendedKeyUsage=serverAuth,clientAuth\nauthorityKeyIdentifier=keyid\n"
         )
-        issuer = ("-CA", self.folder / "ca.crt", "-CAkey", self.folder / "ca.key", "-CAcreateserial")
+        # A serial number of its own: openssl's file of the next one is torn when two nodes ask at once.
+        serial = f"0x{secrets.token_hex(16)}"
+        issuer = ("-CA", self.folder / "ca.crt", "-CAkey", self.folder / "ca.key", "-set_serial", serial)
         sh("openssl", "x509", "-req", "-in", csr, *issuer, "-days", "3650", "-out", crt, "-extfile", ext)
 
     def kubeconfig(self, user: str) -> Path:
