@@ -70,7 +70,7 @@ def kill_workers(demo: Installation) -> None:
                 f"{len(loss.lost)} tasks lost ({', '.join(map(str, reasons))}), all taken over {waits[-1]:.2f} s later"
             )
     tell(f"median {statistics.median(waits):.2f} s")
-    messages = '--output=jsonpath={range .items[*]}{.message}{"\n"}{end}'
+    messages = '--output=jsonpath={range .items[*]}{.message}{"\\n"}{end}'
     tell(demo.kube.run("get", "events", "--field-selector=reason=TasksReleased", messages))
 
 
