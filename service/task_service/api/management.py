@@ -22,7 +22,8 @@ from task_service.api.trust import Trust
 from task_service.domain.errors import NotFoundError
 from task_service.domain.outcomes import Reason
 from task_service.migrations import NEEDS, code_revision
-from task_service.queue.figures import drain_worker, list_workers, queue_figures, release_worker
+from task_service.queue import workers
+from task_service.queue.figures import list_workers, queue_figures, release_worker
 from task_service.settings import Settings
 from task_service.store.database import raw
 
@@ -121,7 +122,7 @@ def _internal(settings: Settings, engine: AsyncEngine) -> APIRouter:
             return answer(await queue_figures(await raw(connection)))
 
     @router.get("/workers")
-    async def workers() -> Response:
+    async def registered() -> Response:
         async with statements.connect() as connection:
             return answer({"at": utc_now(), "workers": await list_workers(await raw(connection))})
 
@@ -139,7 +140,7 @@ def _internal(settings: Settings, engine: AsyncEngine) -> APIRouter:
     async def drain(worker_id: WorkerId, wanted: DrainRequest | None = None) -> Response:
         reason = wanted.reason if wanted else Reason.DRAIN
         async with statements.connect() as connection:
-            state = await drain_worker(await raw(connection), worker_id, reason)
+            state = await workers.drain(await raw(connection), worker_id, reason)
         if state is None:
             raise NotFoundError("worker", worker_id)
         log.info("worker_drain_asked", worker_id=str(worker_id), reason=reason)

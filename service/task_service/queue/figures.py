@@ -46,8 +46,3 @@ async def release_worker(connection: Connection, worker_id: UUID, reason: Reason
     if not declared and reason is not Reason.UNKNOWN:
         await workers.explain_loss(connection, worker_id, reason)
     return ReleaseResult(done.released, done.failed, already_dead=not declared)
-
-
-async def drain_worker(connection: Connection, worker_id: UUID, reason: Reason) -> str | None:
-    """Ask a worker to claim no more; its state, or None when nobody registered it."""
-    return await workers.drain(connection, worker_id, reason)
