@@ -67,11 +67,72 @@ class Settings(BaseSettings):
     management_port: int = Field(
         8081, ge=0, le=65535, description="Port of probes, metrics and internal routes; never exposed to users."
     )
-    root_compatibility: Literal["c"] = Field("c", description="Which service's paths /tasks at the root speaks.")
-    max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body; larger ones answer 413.")
-    trusted_issuers_file: Path | None = Field(
-        None, description="JSON file of token issuers that may call /internal; none: /internal is closed."
+    root_compatibility: Literal["c", "d", "e"] = Field(
+        "c", description="Which service's paths /tasks at the root speaks."
     )
+    max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body; larger ones answer 413.")
+    max_upload_bytes: int = Field(104_857_600, ge=1024, description="Largest file to import; larger ones answer 413.")
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Addresses or networks of proxies whose X-Forwarded-For is believed, separated by commas."
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Origins whose pages may call the API from a browser, separated by commas; *: all."
+    )
+    debug: bool = Field(False, description="Answer faults with the error's text; refused in production.")
+
+    auth_mode: Literal["required", "open"] = Field(
+        "required", description="open: who calls without a token may do everything (for development)."
+    )
+    secret_key: str | None = Field(
+        None, description="Signs the tokens; at least 32 characters, the same for all instances.", repr=False
+    )
+    secret_key_file: Path | None = Field(
+        None, description="File that holds SECRET_KEY; read again when it changes. Wins over SECRET_KEY."
+    )
+    algorithm: Literal["HS256", "HS384", "HS512"] = Field("HS256", description="How tokens are signed.")
+    access_token_expire_minutes: int = Field(30, ge=1, le=1440, description="How long an access token is good.")
+    refresh_token_expire_days: int = Field(14, ge=1, le=365, description="How long a refresh token is good.")
+    admin_username: str | None = Field(
+        None, description="With ADMIN_PASSWORD: the administrator who is made at a start, while there is none."
+    )
+    admin_password: str | None = Field(None, description="That administrator's first password.", repr=False)
+    admin_password_file: Path | None = Field(None, description="File that holds ADMIN_PASSWORD. Wins over it.")
+    trusted_issuers_file: Path | None = Field(
+        None, description="JSON file of token issuers that are trusted beside our own; none: /internal is closed."
+    )
+    rate_limit_read: str | None = Field(
+        None, description="GET requests per user or address, such as 600/minute; none: no limit."
+    )
+    rate_limit_write: str | None = Field(None, description="Other requests, such as 300/minute; none: no limit.")
+    rate_limit_login: str | None = Field("20/minute", description="Log-ins and refreshes per address; none: no limit.")
+    rate_limit_upload: str | None = Field("30/minute", description="Imports per user or address; none: no limit.")
+    cache_ttl_seconds: int = Field(600, ge=1, description="How long a task may stay in the Redis cache.")
+    idempotency_hours: int = Field(24, ge=1, le=720, description="How long an Idempotency-Key is remembered.")
+    event_poll_seconds: Annotated[float, Field(gt=0, le=5)] = Field(
+        0.5, description="How often new events are looked for while somebody listens."
+    )
+
+    daily_log_cron: str = Field("5 0 * * *", description="When the daily loader runs (cron).")
+    daily_log_time_zone: str = Field("UTC", description="Time zone of the daily loader and of its dates.")
+    schedule_poll_seconds: Annotated[float, Field(gt=0, le=60)] = Field(
+        1, description="How often workers look for schedules that are due."
+    )
+
+    otel_enabled: bool = Field(False, description="Record traces (OpenTelemetry).")
+    otel_exporter: Literal["otlp", "console"] = Field("otlp", description="Where traces go.")
+    otel_exporter_endpoint: str = Field(
+        "http://localhost:4318", description="OTLP/HTTP endpoint of a collector, without a path."
+    )
+    otel_service_name: str | None = Field(None, description="Name of the service in traces; none: APP_NAME.")
+    otel_sample_ratio: Annotated[float, Field(ge=0, le=1)] = Field(1, description="Share of new traces recorded.")
+
+    webhook_secret: str | None = Field(
+        None, description="Signs the calls of the handler `webhook` (HMAC-SHA256).", repr=False
+    )
+    webhook_allow_private: bool = Field(
+        False, description="Let the handler `webhook` call private and local addresses."
+    )
+    webhook_timeout_seconds: Seconds = Field(30, description="Longest wait for a webhook's answer.")
 
     worker_queues: Annotated[tuple[str, ...], NoDecode] = Field(
         ("default",), description="Queues that a worker serves, separated by commas."
@@ -125,6 +186,7 @@ class Settings(BaseSettings):
     redis_url_file: Path | None = Field(None, description="File that holds REDIS_URL.")
     redis_host: str | None = Field(None, description="Redis or Valkey host; none: no cache.")
     redis_port: int = Field(6379, description="Redis or Valkey port.")
+    redis_timeout_seconds: Seconds = Field(0.25, description="Longest wait for an answer of Redis; then it is away.")
 
     @field_validator("*", mode="before")
     @classmethod
@@ -134,10 +196,10 @@ class Settings(BaseSettings):
             return cls.model_fields[info.field_name].get_default()
         return value
 
-    @field_validator("worker_queues", mode="before")
+    @field_validator("worker_queues", "cors_origins", "trusted_proxies", mode="before")
     @classmethod
-    def _split_queues(cls, value: object) -> object:
-        return tuple(q for q in (part.strip() for part in value.split(",")) if q) if isinstance(value, str) else value
+    def _split(cls, value: object) -> object:
+        return tuple(p for p in (part.strip() for part in value.split(",")) if p) if isinstance(value, str) else value
 
     @field_validator("worker_queues")
     @classmethod
@@ -175,6 +237,14 @@ class Settings(BaseSettings):
         if scheme.split("+")[0] not in ("postgresql", "postgres") or not rest:
             raise ValueError("DATABASE_URL must look like postgresql://user:password@host:5432/name")
         return f"postgresql://{rest}"
+
+    def read_redis_url(self) -> str | None:
+        """The URL of Redis, read from its file when there is one; None when none is configured."""
+        if self.redis_url_file:
+            return self.redis_url_file.read_text().strip() or None
+        if self.redis_url:
+            return self.redis_url
+        return f"redis://{self.redis_host}:{self.redis_port}/0" if self.redis_host else None
 
     def _database_url_of_parts(self) -> str:
         user = quote(self.db_user or self.postgres_user, safe="")

@@ -9,11 +9,11 @@ from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from task_service.api.compat import c
-from task_service.api.context import Context, WorkerStatus
 from task_service.api.edge import Edge
 from task_service.api.problems import Problem, install_problems
 from task_service.api.routes import conversations, queues, tasks
 from task_service.queue.wakeups import Wakeups
+from task_service.services.context import Context, WorkerStatus
 from task_service.settings import Settings
 
 DESCRIPTION = """

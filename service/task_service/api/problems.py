@@ -30,6 +30,9 @@ STATUSES = {
     "internal_closed": 403,
     "unauthorized": 401,
     "forbidden": 403,
+    "idempotency_conflict": 422,
+    "too_many_requests": 429,
+    "conflict": 409,
 }
 """The HTTP status of each code of a DomainError."""
 

@@ -13,7 +13,7 @@ import orjson
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from task_service.domain.errors import DomainError
+from task_service.domain.errors import DomainError, ForbiddenError, UnauthorizedError
 
 log = structlog.get_logger(__name__)
 
@@ -30,18 +30,6 @@ class InternalClosedError(DomainError):
 
     def __init__(self) -> None:
         super().__init__("No token issuer is trusted here (TRUSTED_ISSUERS_FILE), so internal routes are closed.")
-
-
-class UnauthorizedError(DomainError):
-    """There is no token, or not a good one."""
-
-    code = "unauthorized"
-
-
-class ForbiddenError(DomainError):
-    """The token is good, but its bearer has no right here."""
-
-    code = "forbidden"
 
 
 class KeySet(BaseModel):

@@ -69,3 +69,36 @@ class UnavailableError(DomainError):
 
     def __init__(self, message: str = "The database cannot be reached at the moment; try again.") -> None:
         super().__init__(message)
+
+
+class UnauthorizedError(DomainError):
+    """Nobody knows who the caller is: no token, or not a good one."""
+
+    code = "unauthorized"
+
+
+class ForbiddenError(DomainError):
+    """The caller is known, but has no right to this; ``needs`` names the role that has."""
+
+    code = "forbidden"
+
+
+class IdempotencyConflictError(DomainError):
+    """The Idempotency-Key was used before for another request."""
+
+    code = "idempotency_conflict"
+
+
+class TooManyRequestsError(DomainError):
+    """The caller's rate limit is used up; ``retry_after_seconds`` says for how long."""
+
+    code = "too_many_requests"
+
+    def __init__(self, retry_after_seconds: int) -> None:
+        super().__init__("Too many requests, please try again later.", retry_after_seconds=retry_after_seconds)
+
+
+class ConflictError(DomainError):
+    """There is one of that name already, or it is in use; the message says what."""
+
+    code = "conflict"

@@ -6,18 +6,22 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Date,
     DateTime,
     Double,
     ForeignKey,
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     SmallInteger,
     Table,
     Text,
+    UniqueConstraint,
     Uuid,
+    func,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -70,6 +74,7 @@ tasks = Table(
     Column("updated_at", Time, nullable=False, server_default=text("now()")),
     Column("status_at", Time),
     Column("deleted_at", Time),
+    Column("stamp", BigInteger, nullable=False, server_default="1"),
 )
 LIVE = "deleted_at IS NULL"
 SET_BY_PERSON = f"status IS NOT NULL AND {LIVE}"
@@ -107,6 +112,7 @@ queue = Table(
     Column("handler", Text, nullable=False),
     Column("limit_key", Text),
     Column("trace_context", Text),
+    Column("hidden", Boolean, nullable=False, server_default=text("false")),
 )
 READY = "state = 'ready'"
 Index("queue_ready", queue.c.queue, queue.c.priority, queue.c.run_at, postgresql_where=text(f"{READY} AND NOT alone"))
@@ -127,6 +133,8 @@ runs = Table(
     Column("final", Boolean, nullable=False),
     Column("result", JSONB(none_as_null=True)),
     Column("error", Text),
+    Column("hidden", Boolean, nullable=False, server_default=text("false")),
+    Column("transaction_id", Xid8, server_default=text("pg_current_xact_id()")),
     PrimaryKeyConstraint("task_id", "fence"),
 )
 Index("runs_final", runs.c.outcome, runs.c.task_id, postgresql_where=text("final"))
@@ -187,10 +195,161 @@ task_history = Table(
 )
 Index("task_history_task", task_history.c.task_id, task_history.c.id)
 
+users = Table(
+    "users",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("username", Text, nullable=False),
+    Column("password_hash", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("token_version", Integer, nullable=False, server_default="1"),
+    Column("disabled_at", Time),
+    Column("created_by", Text),
+    Column("created_at", Time, nullable=False, server_default=text("now()")),
+    Column("updated_at", Time, nullable=False, server_default=text("now()")),
+    Column("last_login_at", Time),
+)
+Index("users_username", func.lower(users.c.username), unique=True)
+
+refresh_tokens = Table(
+    "refresh_tokens",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("family", Uuid, nullable=False),
+    Column("user_id", Uuid, ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("expires_at", Time, nullable=False),
+    Column("used_at", Time),
+    Column("revoked_at", Time),
+    Column("created_at", Time, nullable=False, server_default=text("now()")),
+)
+Index("refresh_tokens_family", refresh_tokens.c.family)
+Index("refresh_tokens_user", refresh_tokens.c.user_id)
+Index("refresh_tokens_expires", refresh_tokens.c.expires_at)
+
+settings = Table(
+    "settings",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", JSONB, nullable=False),
+    Column("description", Text),
+    Column("version", Integer, nullable=False, server_default="1"),
+    Column("updated_by", Text),
+    Column("created_at", Time, nullable=False, server_default=text("now()")),
+    Column("updated_at", Time, nullable=False, server_default=text("now()")),
+)
+
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("cron", Text, nullable=False),
+    Column("time_zone", Text, nullable=False, server_default="UTC"),
+    Column("action", Text, nullable=False, server_default="task"),
+    Column("template", JSONB(none_as_null=True)),
+    Column("catch_up", Text, nullable=False, server_default="last"),
+    Column("enabled", Boolean, nullable=False, server_default=text("true")),
+    Column("next_run_at", Time),
+    Column("last_run_at", Time),
+    Column("last_task_id", Uuid),
+    Column("last_error", Text),
+    Column("version", Integer, nullable=False, server_default="1"),
+    Column("created_by", Text),
+    Column("created_at", Time, nullable=False, server_default=text("now()")),
+    Column("updated_at", Time, nullable=False, server_default=text("now()")),
+)
+Index("schedules_due", schedules.c.next_run_at, postgresql_where=text("enabled AND next_run_at IS NOT NULL"))
+
+daily_log = Table(
+    "daily_log",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("number", BigInteger, Identity(always=True), nullable=False, unique=True),
+    Column("date", Date, nullable=False),
+    Column("task_id", Uuid, ForeignKey("tasks.id", ondelete="CASCADE"), nullable=False),
+    Column("title", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("assigned_to", Text),
+    Column("created_at", Time, nullable=False, server_default=text("now()")),
+    UniqueConstraint("date", "task_id"),
+)
+Index("daily_log_task", daily_log.c.task_id)
+Index("daily_log_date", daily_log.c.date, daily_log.c.number)
+
+daily_loads = Table(
+    "daily_loads",
+    metadata,
+    Column("date", Date, primary_key=True),
+    Column("entries", BigInteger, nullable=False, server_default="0"),
+    Column("loaded_at", Time, nullable=False, server_default=text("now()")),
+)
+
+paused_queues = Table(
+    "paused_queues",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("reason", Text),
+    Column("paused_by", Text),
+    Column("paused_at", Time, nullable=False, server_default=text("now()")),
+)
+
+imports = Table(
+    "imports",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("file_name", Text),
+    Column("rows", BigInteger, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("skipped", BigInteger, nullable=False),
+    Column("report", JSONB, nullable=False),
+    Column("created_by", Text),
+    Column("created_at", Time, nullable=False, server_default=text("now()")),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("caller", Text, primary_key=True),
+    Column("route", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("status", SmallInteger),
+    Column("headers", JSONB),
+    Column("body", LargeBinary),
+    Column("created_at", Time, nullable=False, server_default=text("now()")),
+)
+Index("idempotency_keys_age", idempotency_keys.c.created_at)
+
+cache_outbox = Table(
+    "cache_outbox",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("task_id", Uuid, nullable=False),
+    Column("stamp", BigInteger, nullable=False),
+    Column("created_at", Time, nullable=False, server_default=text("now()")),
+)
+
+task_counts = Table(
+    "task_counts",
+    metadata,
+    Column("dimension", Text, primary_key=True),
+    Column("value", Text, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+)
+
+task_deltas = Table(
+    "task_deltas",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("dimension", Text, nullable=False),
+    Column("value", Text, nullable=False),
+    Column("number", BigInteger, nullable=False),
+)
+
 task_view = Table(
     "task_view",
     MetaData(),  # a view: kept apart, or Alembic would take it for a missing table
-    *(Column(c.name, c.type, primary_key=c.primary_key) for c in tasks.c if c.name != "status_at"),
+    *(Column(c.name, c.type, primary_key=c.primary_key) for c in tasks.c if c.name not in ("status_at", "stamp")),
     Column("attempt", Integer),
     Column("fence", BigInteger),
     Column("result", JSONB),
@@ -202,5 +361,6 @@ task_view = Table(
     Column("claimed_at", Time),
     Column("cancel_requested_at", Time),
     Column("conversation_count", Integer),
+    Column("stamp", BigInteger),
 )
-"""A task with its derived status, attempt and outcome; see the view in the first migration."""
+"""A task with its derived status, attempt and outcome; see the view in the latest migration."""

@@ -43,6 +43,7 @@ class TaskRow:
     cancel_requested_at: datetime | None
     conversation_count: int
     version: int
+    stamp: int
     payload: str | None = None
     result: str | None = None
 
@@ -145,7 +146,8 @@ async def insert_task(connection: AsyncConnection, values: Mapping[str, Any], sh
 async def update_task(connection: AsyncConnection, task_id: UUID, columns: Mapping[str, Any]) -> None:
     """Write columns of one task and raise its version."""
     own = {"status_at": func.clock_timestamp()} if "status" in columns else {}
-    values = {**columns, **own, "version": tasks.c.version + 1, "updated_at": func.clock_timestamp()}
+    counters = {name: tasks.c[name] + 1 for name in ("version", "stamp")}
+    values = {**columns, **own, **counters, "updated_at": func.clock_timestamp()}
     await connection.execute(update(tasks).where(tasks.c.id == task_id).values(values))
 
 

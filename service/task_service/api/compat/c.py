@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Path, Response
+from fastapi import APIRouter, Path, Response
 from fastapi.responses import StreamingResponse
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from task_service.api.access import MAY_READ, Changer, Creator
 from task_service.api.answers import answer, to_json
 from task_service.api.compat.c_shapes import (
     ConversationC,
@@ -24,14 +26,17 @@ from task_service.api.compat.c_shapes import (
     show_conversation,
     show_task,
 )
-from task_service.api.context import Context, get_context
-from task_service.api.fields import parse_id, parse_number
-from task_service.api.models import ConversationChange, NewConversation, NewTask, TaskChange
+from task_service.api.context import Shared
+from task_service.api.once import Posted
 from task_service.api.problems import documented
-from task_service.api.services import conversations as conversation_service
-from task_service.api.services import tasks as task_service
 from task_service.domain.errors import NotFoundError
 from task_service.queue.figures import list_workers
+from task_service.services import conversations as conversation_service
+from task_service.services import tasks as task_service
+from task_service.services.context import Context
+from task_service.services.fields import parse_id, parse_number
+from task_service.services.inputs import ConversationChange, NewConversation, NewTask, TaskChange
+from task_service.services.tasks import Change
 from task_service.store import conversations, tasks
 from task_service.store.conversations import ConversationRow
 from task_service.store.database import raw
@@ -39,7 +44,6 @@ from task_service.store.tasks import TaskRow
 
 CHUNK = 500
 SHOWN_CONVERSATIONS = 1000
-Shared = Annotated[Context, Depends(get_context)]
 TaskId = Annotated[str, Path(description="The task's number, or its UUID.", examples=["1"])]
 ConversationId = Annotated[str, Path(description="The conversation's number, or its UUID.", examples=["1"])]
 
@@ -105,12 +109,19 @@ async def conversation_chunks(context: Context, task_id: UUID) -> AsyncIterator[
             number = rows[-1].number if rows else 0
 
 
-async def create_task(context: Shared, new: NewTaskC) -> Response:
+async def create_task(context: Shared, caller: Creator, once: Posted, new: NewTaskC) -> Response:
     """Create a task with its conversations; the default handler runs it."""
     handler = context.settings.default_handler or None
     wanted = NewTask(title=new.title, description=new.description, handler=handler, conversations=new.conversations)
-    task = await task_service.create_task(context, wanted)
-    return answer(await _with_conversations(context, task), 201, {"Location": f"/tasks/{task.number}"})
+
+    async def create(connection: AsyncConnection) -> tuple[TaskRow, list[ConversationRow]]:
+        task = await task_service.create_task(context, connection, wanted, caller)
+        return task, await _conversations_of(connection, task)
+
+    def made(found: tuple[TaskRow, list[ConversationRow]]) -> Response:
+        return answer(show_task(*found), 201, {"Location": f"/tasks/{found[0].number}"})
+
+    return await once.write(create, made)
 
 
 async def list_tasks(context: Shared) -> Response:
@@ -123,28 +134,38 @@ async def read_task(context: Shared, task_id: TaskId) -> Response:
     key = await find_task(context, task_id)
     async with context.reading() as connection:
         task = await tasks.read_task(connection, key)
-    if task is None:
-        raise NotFoundError("task", task_id)
-    return answer(await _with_conversations(context, task))
+        if task is None:
+            raise NotFoundError("task", task_id)
+        own = await _conversations_of(connection, task)
+    return answer(show_task(task, own))
 
 
-async def update_task(context: Shared, task_id: TaskId, wanted: TaskChangeC) -> Response:
+async def update_task(context: Shared, caller: Changer, task_id: TaskId, wanted: TaskChangeC) -> Response:
     """Change title, description or status."""
-    change = TaskChange.model_construct(wanted.model_fields_set, **wanted.model_dump(exclude_unset=True))
-    return answer(show_task(await task_service.change_task(context, await find_task(context, task_id), change)))
+    key = await find_task(context, task_id)
+    given = TaskChange.model_construct(wanted.model_fields_set, **wanted.model_dump(exclude_unset=True))
+    change = Change(caller)
+    return answer(show_task(await context.write(lambda c: task_service.change_task(context, c, key, given, change))))
 
 
-async def delete_task(context: Shared, task_id: TaskId) -> Response:
+async def delete_task(context: Shared, caller: Changer, task_id: TaskId) -> Response:
     """Delete a task and its conversations."""
-    await task_service.remove_task(context, await find_task(context, task_id))
+    key = await find_task(context, task_id)
+    await context.write(lambda c: task_service.remove_task(context, c, key, Change(caller)))
     return Response(status_code=204)
 
 
-async def create_conversation(context: Shared, task_id: TaskId, new: NewConversation) -> Response:
+async def create_conversation(
+    context: Shared, caller: Changer, once: Posted, task_id: TaskId, new: NewConversation
+) -> Response:
     """Add a conversation to a task."""
     key = await find_task(context, task_id)
-    [row] = await conversation_service.add_conversations(context, key, [new])
-    return answer(await _with_number(context, row), 201)
+
+    async def add(connection: AsyncConnection) -> dict[str, Any]:
+        [row] = await conversation_service.add_conversations(connection, key, [new], caller)
+        return await _with_number(connection, row)
+
+    return await once.write(add, lambda shown: answer(shown, 201))
 
 
 async def list_conversations(context: Shared, task_id: TaskId) -> Response:
@@ -152,10 +173,17 @@ async def list_conversations(context: Shared, task_id: TaskId) -> Response:
     return await stream_array(conversation_chunks(context, await find_task(context, task_id)))
 
 
-async def update_conversation(context: Shared, conversation_id: ConversationId, wanted: ConversationChange) -> Response:
+async def update_conversation(
+    context: Shared, caller: Changer, conversation_id: ConversationId, wanted: ConversationChange
+) -> Response:
     """Change a conversation's body or status."""
     key = await find_conversation(context, conversation_id)
-    return answer(await _with_number(context, await conversation_service.change_conversation(context, key, wanted)))
+
+    async def change(connection: AsyncConnection) -> dict[str, Any]:
+        row = await conversation_service.change_conversation(connection, key, wanted, caller)
+        return await _with_number(connection, row)
+
+    return answer(await context.write(change))
 
 
 async def read_health(context: Shared) -> Response:
@@ -197,17 +225,14 @@ def _show_worker(context: Context) -> dict[str, Any] | None:
     }
 
 
-async def _with_conversations(context: Context, task: TaskRow) -> dict[str, Any]:
-    own: list[ConversationRow] = []
-    if task.conversation_count:
-        async with context.reading() as connection:
-            own = await conversations.read_after_number(connection, task.id, 0, SHOWN_CONVERSATIONS)
-    return show_task(task, own)
+async def _conversations_of(connection: AsyncConnection, task: TaskRow) -> list[ConversationRow]:
+    if not task.conversation_count:
+        return []
+    return await conversations.read_after_number(connection, task.id, 0, SHOWN_CONVERSATIONS)
 
 
-async def _with_number(context: Context, row: ConversationRow) -> dict[str, Any]:
-    async with context.reading() as connection:
-        number = await tasks.read_task_number(connection, row.task_id)
+async def _with_number(connection: AsyncConnection, row: ConversationRow) -> dict[str, Any]:
+    number = await tasks.read_task_number(connection, row.task_id)
     if number is None:
         raise NotFoundError("conversation", row.id)
     return show_conversation(row, number)
@@ -223,11 +248,13 @@ def make_router(prefix: str) -> APIRouter:
     def add(method: str, path: str, endpoint: Callable[..., Any], model: Any, status: int = 200) -> None:
         kind = {"response_model": model} if model else {"response_class": Response}
         responses = WRITES if method in ("POST", "PUT") else documented(404)
+        access = [MAY_READ] if method == "GET" and path != "/health" else []
         other = path.rstrip("/") if path.endswith("/") else f"{path}/"
         for shown, p in ((True, path), (False, other)):
             router.add_api_route(
-                p, endpoint, methods=[method], status_code=status, include_in_schema=shown, responses=responses, **kind
-            )
+                p, endpoint, methods=[method], status_code=status, include_in_schema=shown, responses=responses,
+                dependencies=access, **kind,
+            )  # fmt: skip
 
     add("POST", "/tasks/", create_task, TaskC, 201)
     add("GET", "/tasks/", list_tasks, list[TaskC])

@@ -6,9 +6,9 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from task_service.api.fields import Description, StatusWord, Title, fragment
-from task_service.api.models import ABSENT, ConversationStatus, Input, NewConversation
 from task_service.domain.statuses import Status
+from task_service.services.fields import Description, StatusWord, Title, fragment
+from task_service.services.inputs import ABSENT, ConversationStatus, Input, NewConversation
 from task_service.store.conversations import ConversationRow
 from task_service.store.tasks import TaskRow
 

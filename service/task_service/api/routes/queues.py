@@ -6,9 +6,10 @@ from uuid import UUID
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
+from task_service.api.access import MAY_READ
 from task_service.api.answers import answer
+from task_service.api.context import Shared
 from task_service.api.problems import documented
-from task_service.api.routes.tasks import Shared
 from task_service.queue.figures import list_workers, queue_figures
 from task_service.store.database import raw
 
@@ -67,14 +68,14 @@ class Workers(BaseModel):
     workers: list[Worker]
 
 
-@router.get("/queues", response_model=Queues, responses=documented())
+@router.get("/queues", response_model=Queues, responses=documented(), dependencies=[MAY_READ])
 async def read_queues(context: Shared) -> Response:
     """How many tasks wait and run, in all and per queue, and how old the oldest is."""
     async with context.reading() as connection:
         return answer(await queue_figures(await raw(connection)))
 
 
-@router.get("/workers", response_model=Workers, responses=documented())
+@router.get("/workers", response_model=Workers, responses=documented(), dependencies=[MAY_READ])
 async def read_workers(context: Shared) -> Response:
     """The worker processes with their leases and how many tasks each holds."""
     async with context.reading() as connection:
