@@ -200,7 +200,11 @@ async def test_a_task_that_kills_every_worker_is_put_aside_and_its_neighbours_co
         assert await asyncio.to_thread(worker.wait, 60) == -signal.SIGKILL
     spawn_worker("slot", **PATIENT)
     await all_completed(connection, good)
-    assert await statuses(connection, [poison]) == ["failed"]
+
+    async def put_aside() -> bool:
+        return await statuses(connection, [poison]) == ["failed"]
+
+    await eventually("the poison is put aside", put_aside)
     runs = await connection.fetch("SELECT outcome, final FROM runs WHERE task_id = $1 ORDER BY fence", poison)
     assert [(r["outcome"], r["final"]) for r in runs] == [("lost", False), ("lost", False), ("lost", True)]
 
