@@ -6,6 +6,7 @@
 import re
 import socket
 from functools import cached_property
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import quote
@@ -13,9 +14,12 @@ from urllib.parse import quote
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from task_service.domain.cron import check_cron, parse_zone
 from task_service.domain.fields import ATTEMPTS_MAX, NAME_PATTERN
 
 Seconds = Annotated[float, Field(gt=0)]
+RATE_PATTERN = r"[1-9]\d{0,8} ?/ ?(?:[1-9]\d{0,3} )?(?:second|minute|hour|day)s?"
+ORIGIN_PATTERN = r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(?::\d{1,5})?"
 
 
 class Settings(BaseSettings):
@@ -71,6 +75,7 @@ class Settings(BaseSettings):
         "c", description="Which service's paths /tasks at the root speaks."
     )
     max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body; larger ones answer 413.")
+    max_batch_bytes: int = Field(16_777_216, ge=1024, description="Largest body of tasks:batch; larger ones answer 413.")
     max_upload_bytes: int = Field(104_857_600, ge=1024, description="Largest file to import; larger ones answer 413.")
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Addresses or networks of proxies whose X-Forwarded-For is believed, separated by commas."
@@ -129,6 +134,7 @@ class Settings(BaseSettings):
     webhook_secret: str | None = Field(
         None, description="Signs the calls of the handler `webhook` (HMAC-SHA256).", repr=False
     )
+    webhook_secret_file: Path | None = Field(None, description="File that holds WEBHOOK_SECRET. Wins over it.")
     webhook_allow_private: bool = Field(
         False, description="Let the handler `webhook` call private and local addresses."
     )
@@ -209,6 +215,43 @@ class Settings(BaseSettings):
             raise ValueError(f"must be names separated by commas, such as default,mail; not {bad or 'empty'}")
         return tuple(dict.fromkeys(value))
 
+    @field_validator("daily_log_cron")
+    @classmethod
+    def _check_cron(cls, value: str) -> str:
+        return check_cron(value)
+
+    @field_validator("daily_log_time_zone")
+    @classmethod
+    def _check_zone(cls, value: str) -> str:
+        return parse_zone(value).key
+
+    @field_validator("rate_limit_read", "rate_limit_write", "rate_limit_login", "rate_limit_upload")
+    @classmethod
+    def _check_rate(cls, value: str | None) -> str | None:
+        """The word `none` takes a default limit away, which an empty variable does not."""
+        if value is None or value.strip().lower() == "none":
+            return None
+        if not re.fullmatch(RATE_PATTERN, value.strip()):
+            raise ValueError("must be like 600/minute or 5000/2 hours (second, minute, hour, day), or none")
+        return value.strip()
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return tuple(str(ip_network(part, strict=False)) for part in value)
+        except ValueError:
+            raise ValueError("must be addresses or networks separated by commas, such as 10.0.0.0/8") from None
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        origins = tuple(part.strip(" []\"'").rstrip("/") for part in value)  # also a JSON list, as service E had it
+        bad = [part for part in origins if part != "*" and not re.fullmatch(ORIGIN_PATTERN, part)]
+        if bad:
+            raise ValueError(f"must be origins separated by commas, such as https://app.example.com; not {bad[0]}")
+        return origins
+
     @model_validator(mode="after")
     def _check_together(self) -> "Settings":
         if self.heartbeat_seconds * 3 > self.lease_seconds:
@@ -245,6 +288,12 @@ class Settings(BaseSettings):
         if self.redis_url:
             return self.redis_url
         return f"redis://{self.redis_host}:{self.redis_port}/0" if self.redis_host else None
+
+    def read_webhook_secret(self) -> str | None:
+        """What webhooks are signed with, read from its file when there is one; None: they are not signed."""
+        if self.webhook_secret_file:
+            return self.webhook_secret_file.read_text().strip() or None
+        return self.webhook_secret
 
     def _database_url_of_parts(self) -> str:
         user = quote(self.db_user or self.postgres_user, safe="")

@@ -95,7 +95,8 @@ class Cluster:
         last = [name for name in running if name.endswith("containerd") or name in ("kube-apiserver", "etcd")]
         self.processes.stop((name for name in running if name not in last), seconds=3)
         for node in self.nodes:
-            node.plug(connected=True)
+            if self.network.has(node.name):
+                node.plug(connected=True)
             node.stop_containers()
         self.processes.stop(last, seconds=1)
         for shim in attempt("pgrep", "-f", f"containerd-shim-runc-v2.*{self.state}/").split():

@@ -92,6 +92,10 @@ class Network:
         """Take a namespace's cable out or put it back. Its processes go on running."""
         sh("ip", "link", "set", self.cable(place), "up" if connected else "down")
 
+    def has(self, place: str) -> bool:
+        """Whether a namespace's cable is there: what a killed run left may be half of a cluster."""
+        return bool(attempt("ip", "-br", "link", "show", self.cable(place)))
+
     def remove(self) -> None:
         """Remove every namespace and interface of this cluster; what is not there is no error."""
         for line in attempt("ip", "netns", "list").splitlines():

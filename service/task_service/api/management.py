@@ -20,10 +20,11 @@ from task_service.domain.errors import NotFoundError
 from task_service.domain.outcomes import Reason
 from task_service.migrations import NEEDS, code_revision
 from task_service.queue import workers
-from task_service.queue.figures import list_workers, queue_figures, release_worker
+from task_service.queue.figures import list_workers, release_worker
 from task_service.services.context import utc_now
 from task_service.services.fields import parse_id
 from task_service.services.inputs import Input
+from task_service.services.queues import claimable_figures
 from task_service.settings import Settings
 from task_service.store.database import raw
 
@@ -63,7 +64,9 @@ def create_management_app(
     trust = Trust(settings.trusted_issuers_file)
 
     async def operator_only(request: Request) -> None:
-        request.state.caller = trust.authenticate(request.headers.get("authorization"), OPERATOR)
+        authorization = request.headers.get("authorization") or ""
+        await trust.fetch_keys(authorization.partition(" ")[2].strip())
+        request.state.caller = trust.authenticate(authorization, OPERATOR)
 
     probes = _probes(health, engine if figures else None)
     internal = _internal(settings, engine)
@@ -119,7 +122,7 @@ def _internal(settings: Settings, engine: AsyncEngine) -> APIRouter:
     @router.get("/queue")
     async def queue() -> Response:
         async with statements.connect() as connection:
-            return answer(await queue_figures(await raw(connection)))
+            return answer(await claimable_figures(connection))
 
     @router.get("/workers")
     async def registered() -> Response:

@@ -25,7 +25,7 @@ class PageQuery(Input):
     cursor: Cursor | None = None
 
 
-class TaskQuery(PageQuery):
+class TaskConditions(Input):
     """Filters that all hold. Those given more than once: any of the statuses or priorities, all of the tags."""
 
     status: list[StatusWord] = Field(default_factory=list)
@@ -39,9 +39,6 @@ class TaskQuery(PageQuery):
     due_after: Moment | None = Field(default=None, description="Due then or later.")
     due_before: Moment | None = Field(default=None, description="Due before then.")
     text: Words | None = Field(default=None, description="In the title or description, without regard to case.")
-    sort: Sort = Field(
-        default="-created_at", description="`-priority` puts the most urgent first; no due date comes last."
-    )
 
     def conditions(self) -> TaskFilter:
         """The filters for the store."""
@@ -51,6 +48,14 @@ class TaskQuery(PageQuery):
             tags=tuple(self.tag),
             **self.model_dump(include=set(TaskFilter.__dataclass_fields__) - {"statuses", "priorities", "tags"}),
         )
+
+
+class TaskQuery(TaskConditions, PageQuery):
+    """Which tasks, in which order, and which page of them."""
+
+    sort: Sort = Field(
+        default="-created_at", description="`-priority` puts the most urgent first; no due date comes last."
+    )
 
 
 class TaskItem(BaseModel):

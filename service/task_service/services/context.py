@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol, TypeVar
 from uuid import UUID
@@ -14,7 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from task_service.domain.errors import UnavailableError
 from task_service.queue.wakeups import Wakeups
+from task_service.services.flights import Flights
 from task_service.settings import Settings
+from task_service.store.cache import NoCache, open_cache
 
 TRIES = 5
 SERIALIZATION = frozenset({"40001", "40P01"})
@@ -30,15 +32,29 @@ class WorkerStatus(Protocol):
     """What `/status` tells of a worker in the same process."""
 
     @property
-    def instance_id(self) -> UUID | None: ...
+    def instance_id(self) -> UUID | None:
+        """Its id; None while it is not registered."""
+        ...
+
     @property
-    def running_since(self) -> datetime: ...
+    def running_since(self) -> datetime:
+        """When its process began."""
+        ...
+
     @property
-    def current_task_ids(self) -> list[UUID]: ...
+    def current_task_ids(self) -> list[UUID]:
+        """The tasks that it runs now."""
+        ...
+
     @property
-    def completed(self) -> int: ...
+    def completed(self) -> int:
+        """Tasks completed since then."""
+        ...
+
     @property
-    def failed(self) -> int: ...
+    def failed(self) -> int:
+        """Tasks failed since then."""
+        ...
 
 
 def utc_now() -> datetime:
@@ -55,6 +71,11 @@ class Context:
     wakeups: Wakeups
     worker: WorkerStatus | None = None
     clock: Callable[[], datetime] = utc_now
+    cache: NoCache = field(init=False)
+    flights: Flights = field(default_factory=Flights)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cache", open_cache(self.settings, self.engine))
 
     async def write(self, change: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Run `change` in one transaction and commit; start again when it lost a race.
@@ -64,13 +85,16 @@ class Context:
         for attempt in range(TRIES):
             try:
                 async with self.engine.begin() as connection:
-                    return await change(connection)
+                    done = await change(connection)
             except MovedOnError:
                 await asyncio.sleep(0)
             except (DBAPIError, asyncpg.PostgresError) as error:  # the queue's statements raise the driver's own
                 state = getattr(error.orig if isinstance(error, DBAPIError) else error, "sqlstate", None)
                 if state not in SERIALIZATION or attempt == TRIES - 1:
                     raise
+            else:
+                await self.cache.committed(connection)
+                return done
         raise UnavailableError("The task is being changed by many at once; try again.")
 
     @asynccontextmanager

@@ -31,12 +31,15 @@ class Guard:
 
     def check(self, task: TaskRow) -> None:
         """Raise StaleVersionError when the task is not one of those that the caller has read."""
+        self.compare(etag_of(task), "task")
+
+    def compare(self, current: str, what: str) -> None:
+        """The same of any ETag of which the part before the first hyphen is what counts."""
         if self.header is None or self.header.strip() == "*":
             return
-        current = etag_of(task)
         guard = current.strip('"').split("-")[0]
         if guard not in {tag.split("-")[0] for tag in _tags(self.header)}:
-            raise StaleVersionError(current)
+            raise StaleVersionError(current, what)
 
 
 def is_unchanged(header: str | None, etag: str) -> bool:

@@ -1,13 +1,15 @@
 """The rules of single fields as annotated types: `domain.fields` decides, pydantic applies and documents."""
 
-from datetime import UTC, datetime
-from typing import Annotated, Any
+import re
+from datetime import UTC, date, datetime
+from functools import partial
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import orjson
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
-from task_service.domain import fields
+from task_service.domain import cron, fields
 from task_service.domain.errors import NotFoundError
 from task_service.domain.priorities import Priority, parse_priority
 from task_service.domain.statuses import Status, parse_status
@@ -25,6 +27,25 @@ def to_utc(moment: datetime) -> datetime:
         return moment.astimezone(UTC)
     except OverflowError:
         raise ValueError("must be a time between the years 1 and 9999 in UTC") from None
+
+
+def parse_day(value: object) -> date:
+    """A date as people write it; ValueError for any other form, and for one that no calendar has.
+
+    >>> parse_day("2028-02-29")
+    datetime.date(2028, 2, 29)
+    >>> parse_day("2026-02-30")
+    Traceback (most recent call last):
+    ValueError: there is no such date
+    """
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return value
+    if not (isinstance(value, str) and re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value)):
+        raise ValueError("must be a date such as 2026-12-31")
+    try:
+        return date.fromisoformat(value)
+    except ValueError:
+        raise ValueError("there is no such date") from None
 
 
 def _word(parse: Any) -> Any:
@@ -65,6 +86,23 @@ Tag = Annotated[str, _bounded(1, fields.TAG_MAX), Field(json_schema_extra={"maxL
 Name = Annotated[str, StringConstraints(pattern=fields.NAME_PATTERN), Field(examples=["default"])]
 Json = Annotated[Any, AfterValidator(fields.check_payload)]
 Moment = Annotated[datetime, AfterValidator(to_utc)]
+SettingJson = Annotated[Any, AfterValidator(partial(fields.check_payload, most_bytes=fields.SETTING_MAX_BYTES))]
+Day = Annotated[date, BeforeValidator(parse_day)]
+Cron = Annotated[
+    str,
+    AfterValidator(cron.check_cron),
+    Field(
+        description="Minute, hour, day of the month, month, day of the week; or @hourly, @daily, @weekly, @monthly.",
+        examples=["30 2 * * *"],
+        max_length=cron.CRON_MAX,
+    ),
+]
+Zone = Annotated[
+    str,
+    AfterValidator(lambda name: cron.parse_zone(name).key),
+    Field(description="IANA name.", examples=["Europe/Berlin"], max_length=100),
+]
+CatchUp = Literal["none", "last", "all"]
 Attempts = Annotated[int, Field(strict=True, ge=1, le=fields.ATTEMPTS_MAX)]
 TimeoutSeconds = Annotated[int, Field(strict=True, ge=1, le=fields.TIMEOUT_MAX_SECONDS)]
 StatusWord = Annotated[Status, _word(parse_status)]

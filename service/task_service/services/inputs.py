@@ -5,23 +5,27 @@ They refuse fields that they do not know.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, field_validator
 
 from task_service.domain.priorities import Priority
 from task_service.domain.statuses import Status
 from task_service.services.fields import (
     Attempts,
+    CatchUp,
+    Cron,
     Description,
     Json,
     Moment,
     Name,
     Person,
     PriorityWord,
+    SettingJson,
     StatusWord,
     Tags,
     TimeoutSeconds,
     Title,
     Why,
+    Zone,
 )
 
 ConversationStatus = Literal["pending", "processed"]
@@ -58,17 +62,10 @@ class ConversationChange(Input):
     status: ConversationStatus = ABSENT
 
 
-class NewTask(Input):
-    """A task to create. With a handler a worker runs it; without one it is for a person."""
+class TaskTemplate(Input):
+    """What a schedule makes its tasks of: a new task, but for its time."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"title": "Ring Ada", "priority": "high", "tags": ["phone"]},
-                {"title": "Answer", "handler": "conversations", "conversations": [{"body": {"text": "hello"}}]},
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"title": "Water the plants", "tags": ["home"]}]})
 
     title: Title
     description: Description | None = None
@@ -80,7 +77,6 @@ class NewTask(Input):
     handler: Name | None = Field(default=None, description="Who runs it; null: a person.", examples=["conversations"])
     payload: Json | None = Field(default=None, description="JSON for the handler, at most 256 KiB.")
     queue: Name = "default"
-    run_at: Moment | None = Field(default=None, description="Not before; null or past: now.")
     max_attempts: Attempts | None = Field(default=None, description="Null: the service's default.")
     timeout_seconds: TimeoutSeconds | None = Field(
         default=None, description="For one attempt; null: the handler's own."
@@ -93,6 +89,21 @@ class NewTask(Input):
         if status not in CREATABLE:
             raise ValueError(f"a new task cannot be {status}: give run_at to schedule it; only workers set processing")
         return status
+
+
+class NewTask(TaskTemplate):
+    """A task to create. With a handler a worker runs it; without one it is for a person."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"title": "Ring Ada", "priority": "high", "tags": ["phone"]},
+                {"title": "Answer", "handler": "conversations", "conversations": [{"body": {"text": "hello"}}]},
+            ]
+        }
+    )
+
+    run_at: Moment | None = Field(default=None, description="Not before; null or past: now.")
 
 
 class TaskChange(Input):
@@ -129,3 +140,42 @@ class Because(Input):
     """Why something is done, for the history."""
 
     reason: Why | None = None
+
+
+class SettingValue(Input):
+    """An application setting as it shall be."""
+
+    value: SettingJson = Field(description="Any JSON, at most 64 KiB.", examples=[{"colour": "green"}])
+    description: Description | None = None
+
+
+class NewSchedule(Input):
+    """A cron expression and the task that it makes each time."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"name": "plants", "cron": "0 8 * * MON-FRI", "template": {"title": "Water the plants"}},
+            ]
+        }
+    )
+
+    name: Name
+    cron: Cron
+    time_zone: Zone = "UTC"
+    template: TaskTemplate
+    catch_up: CatchUp = Field(default="last", description="Of the times that were missed in an outage: how many run.")
+    enabled: StrictBool = True
+
+
+class ScheduleChange(Input):
+    """Fields to change; those left out stay. The product's own schedules can only be enabled and disabled."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"enabled": False}]})
+
+    name: Name = ABSENT
+    cron: Cron = ABSENT
+    time_zone: Zone = ABSENT
+    template: TaskTemplate = ABSENT
+    catch_up: CatchUp = ABSENT
+    enabled: StrictBool = ABSENT

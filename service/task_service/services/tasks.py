@@ -26,6 +26,7 @@ from task_service.store.database import raw
 from task_service.store.history import DELETED, note_change
 from task_service.store.tasks import TaskRow
 from task_service.telemetry.metrics import count_created
+from task_service.telemetry.traces import current_trace_context
 
 log = structlog.get_logger(__name__)
 
@@ -61,7 +62,10 @@ async def create_task(context: Context, connection: AsyncConnection, new: NewTas
     await insert_conversations(connection, task_id, [{"body": c.body} for c in new.conversations])
     if handler is not None:
         rank, attempts = values["priority"], values["max_attempts"]
-        entry = Entry(task_id, new.queue, rank, new.run_at, attempts, new.timeout_seconds, handler)
+        trace = current_trace_context()
+        entry = Entry(
+            task_id, new.queue, rank, new.run_at, attempts, new.timeout_seconds, handler, trace_context=trace
+        )
         await entries.enqueue(await raw(connection), [entry], context.wakeups)
     task = await _require(connection, task_id)
     count_created(new.queue, new.handler)
@@ -98,8 +102,11 @@ async def remove_task(
     if hard:
         await entries.remove(await raw(connection), task_id)
         await store.erase_task(connection, task_id)
+        await context.cache.forget(connection, task_id, task.row.stamp + 1)
+        await context.cache.forget_daily_log(connection)
     else:
         await _carry_out(context, connection, task, decide_removal(task, context.clock()))
+        await _hide(connection, task)
     reason = change.reason or ("hard delete" if hard else None)
     await note_change(connection, task_id, (task.row.status, DELETED), change.caller.name, reason=reason)
     log.info("task_deleted", task_id=str(task_id), hard=hard)
@@ -165,7 +172,16 @@ async def _carry_out(context: Context, connection: AsyncConnection, task: OpenTa
     if decision.reopens:
         await store.reopen_runs(connection, task_id)
     if decision.columns:
-        await store.update_task(connection, task_id, decision.columns)
+        stamp = await store.update_task(connection, task_id, decision.columns)
+        await context.cache.forget(connection, task_id, stamp)
+
+
+async def _hide(connection: AsyncConnection, task: OpenTask) -> None:
+    """Statistics leave a deleted task out, also where a run ends it, or will."""
+    if task.held:
+        await entries.hide(await raw(connection), task.row.id)
+    elif task.ended_by_run:
+        await store.hide_runs(connection, task.row.id)
 
 
 def _entry(task: OpenTask, decision: Decision) -> Entry:
@@ -180,6 +196,7 @@ def _entry(task: OpenTask, decision: Decision) -> Entry:
         timeout_seconds=new.get("timeout_seconds", row.timeout_seconds),
         handler=str(new.get("handler", row.handler)),
         fence=row.fence,
+        trace_context=current_trace_context(),
     )
 
 

@@ -89,7 +89,10 @@ def create_engine(settings: Settings, *, pooled: bool = True) -> AsyncEngine:
     if settings.database_pooler:
         # Unnamed: a named one would stay behind on a server connection that somebody else gets next.
         arguments = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": str}
-    return create_async_engine("postgresql+asyncpg://", async_creator=creator, connect_args=arguments, **pool)
+    # Parameters are people's data, hashes of passwords among them: they are no matter for logs.
+    return create_async_engine(
+        "postgresql+asyncpg://", async_creator=creator, connect_args=arguments, hide_parameters=True, **pool
+    )
 
 
 def _statement_timeout(settings: Settings) -> dict[str, str]:

@@ -78,16 +78,45 @@ tasks = Table(
 )
 LIVE = "deleted_at IS NULL"
 SET_BY_PERSON = f"status IS NOT NULL AND {LIVE}"
-Index("tasks_status", tasks.c.status, tasks.c.id, postgresql_where=text(SET_BY_PERSON))
+Index("tasks_status", tasks.c.status, tasks.c.created_at, tasks.c.id, postgresql_where=text(SET_BY_PERSON))
 Index("tasks_priority", tasks.c.priority, tasks.c.id, postgresql_where=text(LIVE))
 Index(
-    "tasks_assigned_to", tasks.c.assigned_to, tasks.c.id, postgresql_where=text(f"assigned_to IS NOT NULL AND {LIVE}")
+    "tasks_assigned_to",
+    tasks.c.assigned_to,
+    tasks.c.created_at,
+    tasks.c.id,
+    postgresql_where=text(f"assigned_to IS NOT NULL AND {LIVE}"),
 )
 Index("tasks_due_date", tasks.c.due_date, tasks.c.id, postgresql_where=text(f"due_date IS NOT NULL AND {LIVE}"))
 Index("tasks_updated_at", tasks.c.updated_at, tasks.c.id, postgresql_where=text(LIVE))
 Index("tasks_created_at", tasks.c.created_at, tasks.c.id, postgresql_where=text(LIVE))
 Index("tasks_status_priority", tasks.c.status, tasks.c.priority, tasks.c.id, postgresql_where=text(SET_BY_PERSON))
-Index("tasks_handler", tasks.c.handler, tasks.c.id, postgresql_where=text(f"handler IS NOT NULL AND {LIVE}"))
+Index(
+    "tasks_handler",
+    tasks.c.handler,
+    tasks.c.created_at,
+    tasks.c.id,
+    postgresql_where=text(f"handler IS NOT NULL AND {LIVE}"),
+)
+Index(
+    "tasks_queue",
+    tasks.c.queue,
+    tasks.c.created_at,
+    tasks.c.id,
+    postgresql_where=text(f"queue <> 'default' AND {LIVE}"),
+)
+Index(
+    "tasks_words",
+    func.task_words(tasks.c.title, tasks.c.description),
+    postgresql_using="gin",
+    postgresql_with={"fastupdate": "on", "gin_pending_list_limit": 256},
+    postgresql_where=text(LIVE),
+)
+Index(
+    "tasks_scheduled",
+    tasks.c.run_at,
+    postgresql_where=text(f"status = 'pending' AND run_at IS NOT NULL AND {LIVE}"),
+)
 Index("tasks_tags", tasks.c.tags, postgresql_using="gin", postgresql_where=text(f"{LIVE} AND tags <> '{{}}'"))
 
 queue = Table(
@@ -118,6 +147,8 @@ READY = "state = 'ready'"
 Index("queue_ready", queue.c.queue, queue.c.priority, queue.c.run_at, postgresql_where=text(f"{READY} AND NOT alone"))
 Index("queue_alone", queue.c.queue, queue.c.run_at, postgresql_where=text(f"{READY} AND alone"))
 Index("queue_running", queue.c.worker_id, postgresql_where=text("state = 'running'"))
+Index("queue_hidden", queue.c.task_id, postgresql_where=text("hidden"))
+Index("queue_blocked", queue.c.queue, postgresql_where=text("state = 'blocked'"))
 
 runs = Table(
     "runs",
@@ -137,8 +168,10 @@ runs = Table(
     Column("transaction_id", Xid8, server_default=text("pg_current_xact_id()")),
     PrimaryKeyConstraint("task_id", "fence"),
 )
+Index("runs_transaction", runs.c.transaction_id, runs.c.task_id)
 Index("runs_final", runs.c.outcome, runs.c.task_id, postgresql_where=text("final"))
 Index("runs_lost", runs.c.worker_id, postgresql_where=text("outcome = 'lost'"))
+Index("runs_finished_at", runs.c.finished_at, runs.c.task_id, runs.c.fence)
 
 workers = Table(
     "workers",
@@ -193,7 +226,12 @@ task_history = Table(
     Column("at", Time, nullable=False, server_default=text("clock_timestamp()")),
     Column("transaction_id", Xid8, nullable=False, server_default=text("pg_current_xact_id()")),
 )
+Index("task_history_transaction", task_history.c.transaction_id, task_history.c.id)
 Index("task_history_task", task_history.c.task_id, task_history.c.id)
+Index("task_history_at", task_history.c.at, task_history.c.task_id, task_history.c.id)
+Index(
+    "task_history_changed_by", task_history.c.changed_by, task_history.c.at, task_history.c.task_id, task_history.c.id
+)
 
 users = Table(
     "users",
@@ -215,14 +253,13 @@ refresh_tokens = Table(
     "refresh_tokens",
     metadata,
     Column("id", Uuid, primary_key=True),
-    Column("family", Uuid, nullable=False),
     Column("user_id", Uuid, ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("current", Uuid, nullable=False),
     Column("expires_at", Time, nullable=False),
     Column("used_at", Time),
     Column("revoked_at", Time),
     Column("created_at", Time, nullable=False, server_default=text("now()")),
 )
-Index("refresh_tokens_family", refresh_tokens.c.family)
 Index("refresh_tokens_user", refresh_tokens.c.user_id)
 Index("refresh_tokens_expires", refresh_tokens.c.expires_at)
 
@@ -324,7 +361,7 @@ cache_outbox = Table(
     "cache_outbox",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
-    Column("task_id", Uuid, nullable=False),
+    Column("key", Text, nullable=False),
     Column("stamp", BigInteger, nullable=False),
     Column("created_at", Time, nullable=False, server_default=text("now()")),
 )

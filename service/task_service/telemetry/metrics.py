@@ -17,6 +17,9 @@ RUN_SECONDS = Histogram(
     "task_service_task_run_seconds", "From start to end of an attempt.", ["queue", "handler"], buckets=RUN_BUCKETS
 )
 RUNNING = Gauge("task_service_tasks_running", "Attempts running in this process.")
+SPANS_LOST = Counter("task_service_spans_lost", "Spans of traces that no collector took.")
+CACHE_READS = Counter("task_service_cache_reads", "Reads that asked the cache: hit, miss, or passed by.", ["outcome"])
+CACHE_ERRORS = Counter("task_service_cache_errors", "Calls of Redis that failed, by what they were for.", ["call"])
 TASKS_CREATED = Counter("task_service_tasks_created", "Tasks created.", ["queue", "handler"])
 
 OTHER = "other"

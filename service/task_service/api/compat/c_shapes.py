@@ -13,7 +13,7 @@ from task_service.store.conversations import ConversationRow
 from task_service.store.tasks import TaskRow
 
 
-class NewTaskC(Input):
+class NewTaskC(Input, extra="ignore"):
     """A task to create; the default handler runs it."""
 
     title: Title
@@ -21,7 +21,7 @@ class NewTaskC(Input):
     conversations: list[NewConversation] = Field(default_factory=list, max_length=1000)
 
 
-class TaskChangeC(Input):
+class TaskChangeC(Input, extra="ignore"):
     """Fields to change; what is left out stays."""
 
     title: Title = ABSENT

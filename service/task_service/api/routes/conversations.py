@@ -37,13 +37,15 @@ ConversationId = Annotated[UUID, Depends(conversation_id_of)]
     response_model=Conversation,
     responses=documented(400, 404, 413, 415),
 )
-async def create_conversation(caller: Changer, once: Posted, task_id: Id, new: NewConversation) -> Response:
+async def create_conversation(
+    context: Shared, caller: Changer, once: Posted, task_id: Id, new: NewConversation
+) -> Response:
     """Add a conversation to a task."""
 
     def made(rows: list[ConversationRow]) -> Response:
         return answers.answer(answers.conversation(rows[0]), 201, {"Location": f"{PREFIX}/{rows[0].id}"})
 
-    return await once.write(lambda c: service.add_conversations(c, task_id, [new], caller), made)
+    return await once.write(lambda c: service.add_conversations(context, c, task_id, [new], caller), made)
 
 
 @router.get(
@@ -77,7 +79,7 @@ async def change_conversation(
     context: Shared, caller: Changer, conversation_id: ConversationId, wanted: ConversationChange
 ) -> Response:
     """Change a conversation's body or status; what is left out stays."""
-    row = await context.write(lambda c: service.change_conversation(c, conversation_id, wanted, caller))
+    row = await context.write(lambda c: service.change_conversation(context, c, conversation_id, wanted, caller))
     return answers.answer(answers.conversation(row))
 
 
@@ -92,5 +94,5 @@ async def update_conversation(
 @router.delete(PREFIX + "/{conversation_id}", status_code=204, response_class=Response, responses=documented(404))
 async def delete_conversation(context: Shared, caller: Changer, conversation_id: ConversationId) -> Response:
     """Delete a conversation for good."""
-    await context.write(lambda c: service.remove_conversation(c, conversation_id, caller))
+    await context.write(lambda c: service.remove_conversation(context, c, conversation_id, caller))
     return Response(status_code=204)

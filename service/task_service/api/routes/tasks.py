@@ -15,6 +15,7 @@ from task_service.api.once import Posted
 from task_service.api.problems import documented
 from task_service.domain.errors import NotFoundError
 from task_service.domain.statuses import Status
+from task_service.services import reading
 from task_service.services import tasks as service
 from task_service.services.etags import Guard, etag_of, is_unchanged
 from task_service.services.fields import parse_id
@@ -71,8 +72,7 @@ async def list_them(context: Shared, query: Annotated[TaskQuery, Query()]) -> Re
 )
 async def read_task(context: Shared, task_id: Id, if_none_match: IfNoneMatch = None) -> Response:
     """One task. Its ETag guards changes by `If-Match`."""
-    async with context.reading() as connection:
-        task = await store.read_task(connection, task_id)
+    task = await reading.read_task(context, task_id)
     if task is None:
         raise NotFoundError("task", task_id)
     if is_unchanged(if_none_match, etag_of(task)):

@@ -28,20 +28,24 @@ CREATE TABLE users (
 -- Ada and ada are one person.
 CREATE UNIQUE INDEX users_username ON users (lower(username));
 
--- A refresh token is used once: its use makes the next one of the same family. One that comes back after its use was
--- stolen, and ends the family.
+-- A row is one log-in with the one refresh token of it that is good now (`current`): each use makes the next one. One
+-- that comes back after its use was stolen, and ends the log-in (`revoked_at`).
 CREATE TABLE refresh_tokens (
     id uuid PRIMARY KEY,
-    family uuid NOT NULL,
     user_id uuid NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+    current uuid NOT NULL,
     expires_at timestamptz NOT NULL,
     used_at timestamptz,
     revoked_at timestamptz,
     created_at timestamptz NOT NULL DEFAULT now()
 );
-CREATE INDEX refresh_tokens_family ON refresh_tokens (family);
 CREATE INDEX refresh_tokens_user ON refresh_tokens (user_id);
 CREATE INDEX refresh_tokens_expires ON refresh_tokens (expires_at);
+
+-- The audit log reads the history of all tasks, newest first, and that of one person.
+CREATE INDEX task_history_at ON task_history (at, task_id, id);
+CREATE INDEX task_history_changed_by ON task_history (changed_by, at, task_id, id);
+CREATE INDEX runs_finished_at ON runs (finished_at, task_id, fence);
 
 -- Application settings that people keep here, by name; the service itself reads none of them.
 CREATE TABLE settings (
@@ -134,13 +138,15 @@ CREATE INDEX idempotency_keys_age ON idempotency_keys (created_at);
 -- Invalidations that could not reach Redis; while one waits, readers pass the cache by.
 CREATE TABLE cache_outbox (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    task_id uuid NOT NULL,
+    key text NOT NULL,
     stamp bigint NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now()
 );
 
--- Numbers of tasks by what they are, for statistics without counting: `task_deltas` gets a row per statement that
--- changes a number, and maintenance folds them into `task_counts`. The truth is the sum of both.
+-- Numbers of tasks by what they are, for statistics without counting: `task_deltas` gets a row per statement and number
+-- that it changes (by the triggers below), and whoever comes by folds them into `task_counts`. The truth is the sum of
+-- both. Dimensions: `priority` (of all tasks), `own` (statuses that people set), `run` (statuses by final runs), each
+-- without what is deleted; `queue` (all rows of the queue, by its name).
 CREATE TABLE task_counts (
     dimension text NOT NULL,
     value text NOT NULL,
@@ -152,7 +158,143 @@ CREATE TABLE task_deltas (
     dimension text NOT NULL,
     value text NOT NULL,
     number bigint NOT NULL
-);
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
+
+-- What was deleted before there was `hidden`.
+UPDATE runs SET hidden = true FROM tasks WHERE tasks.id = runs.task_id AND tasks.deleted_at IS NOT NULL;
+UPDATE queue SET hidden = true FROM tasks WHERE tasks.id = queue.task_id AND tasks.deleted_at IS NOT NULL;
+
+CREATE FUNCTION status_of_outcome(outcome text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE outcome WHEN 'completed' THEN 'completed' WHEN 'cancelled' THEN 'cancelled' ELSE 'failed' END;
+
+CREATE FUNCTION count_tasks() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO task_deltas (dimension, value, number)
+        SELECT 'priority', priority::text, count(*) FROM after WHERE deleted_at IS NULL GROUP BY priority
+        UNION ALL
+        SELECT 'own', status, count(*) FROM after WHERE deleted_at IS NULL AND status IS NOT NULL GROUP BY status;
+    ELSIF TG_OP = 'DELETE' THEN
+        INSERT INTO task_deltas (dimension, value, number)
+        SELECT 'priority', priority::text, -count(*) FROM before WHERE deleted_at IS NULL GROUP BY priority
+        UNION ALL
+        SELECT 'own', status, -count(*) FROM before WHERE deleted_at IS NULL AND status IS NOT NULL GROUP BY status;
+    ELSE
+        INSERT INTO task_deltas (dimension, value, number)
+        SELECT dimension, value, sum(number)
+        FROM (
+            SELECT 'priority' AS dimension, priority::text AS value, -1 AS number FROM before WHERE deleted_at IS NULL
+            UNION ALL
+            SELECT 'priority', priority::text, 1 FROM after WHERE deleted_at IS NULL
+            UNION ALL
+            SELECT 'own', status, -1 FROM before WHERE deleted_at IS NULL AND status IS NOT NULL
+            UNION ALL
+            SELECT 'own', status, 1 FROM after WHERE deleted_at IS NULL AND status IS NOT NULL
+        ) AS changes
+        GROUP BY dimension, value
+        HAVING sum(number) <> 0;
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER tasks_inserted AFTER INSERT ON tasks
+REFERENCING NEW TABLE AS after FOR EACH STATEMENT EXECUTE FUNCTION count_tasks();
+CREATE TRIGGER tasks_updated AFTER UPDATE ON tasks
+REFERENCING OLD TABLE AS before NEW TABLE AS after FOR EACH STATEMENT EXECUTE FUNCTION count_tasks();
+CREATE TRIGGER tasks_deleted AFTER DELETE ON tasks
+REFERENCING OLD TABLE AS before FOR EACH STATEMENT EXECUTE FUNCTION count_tasks();
+
+CREATE FUNCTION count_runs() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO task_deltas (dimension, value, number)
+        SELECT 'run', status_of_outcome(outcome), count(*) FROM after WHERE final AND NOT hidden GROUP BY 2;
+    ELSIF TG_OP = 'DELETE' THEN
+        INSERT INTO task_deltas (dimension, value, number)
+        SELECT 'run', status_of_outcome(outcome), -count(*) FROM before WHERE final AND NOT hidden GROUP BY 2;
+    ELSE
+        INSERT INTO task_deltas (dimension, value, number)
+        SELECT 'run', value, sum(number)
+        FROM (
+            SELECT status_of_outcome(outcome) AS value, -1 AS number FROM before WHERE final AND NOT hidden
+            UNION ALL
+            SELECT status_of_outcome(outcome), 1 FROM after WHERE final AND NOT hidden
+        ) AS changes
+        GROUP BY value
+        HAVING sum(number) <> 0;
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER runs_inserted AFTER INSERT ON runs
+REFERENCING NEW TABLE AS after FOR EACH STATEMENT EXECUTE FUNCTION count_runs();
+CREATE TRIGGER runs_updated AFTER UPDATE ON runs
+REFERENCING OLD TABLE AS before NEW TABLE AS after FOR EACH STATEMENT EXECUTE FUNCTION count_runs();
+CREATE TRIGGER runs_deleted AFTER DELETE ON runs
+REFERENCING OLD TABLE AS before FOR EACH STATEMENT EXECUTE FUNCTION count_runs();
+
+-- No trigger for updates: a claim must cost nothing. A task that moves to another queue is counted by update.sql.
+CREATE FUNCTION count_queue() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO task_deltas (dimension, value, number) SELECT 'queue', queue, count(*) FROM after GROUP BY queue;
+    ELSE
+        INSERT INTO task_deltas (dimension, value, number) SELECT 'queue', queue, -count(*) FROM before GROUP BY queue;
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER queue_inserted AFTER INSERT ON queue
+REFERENCING NEW TABLE AS after FOR EACH STATEMENT EXECUTE FUNCTION count_queue();
+CREATE TRIGGER queue_deleted AFTER DELETE ON queue
+REFERENCING OLD TABLE AS before FOR EACH STATEMENT EXECUTE FUNCTION count_queue();
+
+-- What is there already. The locks that the triggers took keep writers out until this transaction ends.
+INSERT INTO task_counts (dimension, value, number)
+SELECT 'priority', priority::text, count(*) FROM tasks WHERE deleted_at IS NULL GROUP BY priority
+UNION ALL
+SELECT 'own', status, count(*) FROM tasks WHERE deleted_at IS NULL AND status IS NOT NULL GROUP BY status
+UNION ALL
+SELECT 'run', status_of_outcome(outcome), count(*) FROM runs WHERE final AND NOT hidden GROUP BY 2
+UNION ALL
+SELECT 'queue', queue, count(*) FROM queue GROUP BY queue;
+
+-- Rare rows that statistics look at.
+CREATE INDEX queue_hidden ON queue (task_id) WHERE hidden;
+CREATE INDEX queue_blocked ON queue (queue) WHERE state = 'blocked';
+CREATE INDEX tasks_scheduled ON tasks (run_at) WHERE status = 'pending' AND run_at IS NOT NULL AND deleted_at IS NULL;
+
+-- The words of a task, for the text search: lower case by Unicode's rules whatever the database's locale, cut at
+-- punctuation (the parser alone takes `a/b`, `x-1` and `e.org` for one word each, or for something else). What is long is
+-- cut: a title that was imported may be of any length.
+-- COST keeps the planner from computing it for every row; in PL/pgSQL, because it would look through an SQL function.
+CREATE FUNCTION task_words(title text, description text) RETURNS tsvector
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE COST 10000 AS $$
+BEGIN
+    RETURN to_tsvector(
+        'pg_catalog.simple'::regconfig,
+        translate(
+            lower(left(title || ' ' || coalesce(description, ''), 20000) COLLATE "pg_c_utf8"),
+            E'!"#$%&\'()*+,-./:;<=>?@[\\]^_`{|}~\u00a0\u00ab\u00b7\u00bb\u2010\u2011\u2012\u2013\u2014\u2018\u2019\u201c\u201d\u2026\u3000\u3001\u3002\uff0c',
+            repeat(' ', 50)
+        )
+    );
+END
+$$;
+CREATE INDEX tasks_words ON tasks USING gin (task_words(title, description))
+WITH (fastupdate = on, gin_pending_list_limit = 256) WHERE deleted_at IS NULL;
+
+-- One person's, one handler's, one status's and another queue's tasks, in the order of the list that people look at.
+DROP INDEX tasks_assigned_to, tasks_handler, tasks_status;
+CREATE INDEX tasks_assigned_to ON tasks (assigned_to, created_at, id)
+WHERE assigned_to IS NOT NULL AND deleted_at IS NULL;
+CREATE INDEX tasks_handler ON tasks (handler, created_at, id) WHERE handler IS NOT NULL AND deleted_at IS NULL;
+CREATE INDEX tasks_status ON tasks (status, created_at, id) WHERE status IS NOT NULL AND deleted_at IS NULL;
+CREATE INDEX tasks_queue ON tasks (queue, created_at, id) WHERE queue <> 'default' AND deleted_at IS NULL;
+
+-- Events in the order of their transactions.
+CREATE INDEX task_history_transaction ON task_history (transaction_id, id);
+CREATE INDEX runs_transaction ON runs (transaction_id, task_id);
 
 -- As before, with the stamp.
 CREATE OR REPLACE VIEW task_view AS

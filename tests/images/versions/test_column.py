@@ -1,10 +1,11 @@
 """Version 2's migration: it only expands, so version 1 goes on working while it is rolled out."""
 
+from pathlib import Path
+
 from alembic import op
 
-revision = "0003"
-down_revision = "0002"
-oldest_code = 1
+number = int(Path(__file__).name[:4])  # given by add_version.py
+revision, down_revision = f"{number:04}", f"{number - 1:04}"
 
 
 def upgrade() -> None:

@@ -1,10 +1,11 @@
 """Version 3's migration: it fails, having changed something first, which must be undone."""
 
+from pathlib import Path
+
 from alembic import op
 
-revision = "0004"
-down_revision = "0003"
-oldest_code = 1
+number = int(Path(__file__).name[:4])  # given by add_version.py
+revision, down_revision = f"{number:04}", f"{number - 1:04}"
 
 
 def upgrade() -> None:
