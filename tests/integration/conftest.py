@@ -68,5 +68,5 @@ async def connection(database: str) -> AsyncIterator[asyncpg.Connection]:
 
 def settings_for(url: str, **more: object) -> Settings:
     """Settings for a test: this database, quick heartbeats, nothing from the environment's .env."""
-    given = {"heartbeat_seconds": 0.2, "lease_seconds": 1.0, "log_format": "console", "auth_mode": "open"} | more
+    given = {"heartbeat_seconds": 0.2, "lease_seconds": 1.0, "log_format": "console"} | more
     return Settings(_env_file=None, database_url=url, **given)  # type: ignore[call-arg,arg-type]

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any
 from uuid import uuid4
 
@@ -23,11 +23,9 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 class Edge:
     """ASGI middleware of an app whose state has `draining`; plain ASGI, because it is in the way of every request."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, larger: Mapping[str, int] | None = None) -> None:
-        """`larger` has the limits of the paths that take more."""
+    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
-        self.larger = larger or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -52,7 +50,7 @@ class Edge:
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                await self.app(scope, self._limited(scope["path"], headers, receive), answer)
+                await self.app(scope, self._limited(headers, receive), answer)
             except Exception as error:
                 if started:  # a stream broke off: the connection must show it
                     log.exception("answer_broken_off", path=scope["path"])
@@ -72,27 +70,26 @@ class Edge:
             log.warning("request_unavailable", path=scope["path"], error=type(error).__name__)
         await answer(scope, receive, send)
 
-    def _limited(self, path: str, headers: Headers, receive: Receive) -> Receive:
+    def _limited(self, headers: Headers, receive: Receive) -> Receive:
         """Refuse a body over the limit: at once when its length is announced, else at the first byte too many."""
-        most = left = self.larger.get(path, self.max_body_bytes)
+        left = self.max_body_bytes
         announced = headers.get("content-length", "0")
         too_large = announced.isdigit() and int(announced) > left
 
         async def limited() -> Message:
             nonlocal left
             if too_large:
-                raise _too_large(most)
+                raise self._too_large()
             message = await receive()
             left -= len(message.get("body", b""))
             if left < 0:
-                raise _too_large(most)
+                raise self._too_large()
             return message
 
         return limited
 
-
-def _too_large(most: int) -> HTTPException:
-    return HTTPException(413, f"The body is over the limit of {most} bytes.")
+    def _too_large(self) -> HTTPException:
+        return HTTPException(413, f"The body is over the limit of {self.max_body_bytes} bytes.")
 
 
 def route_of(scope: MutableMapping[str, Any]) -> str:

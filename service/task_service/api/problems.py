@@ -23,18 +23,13 @@ RETRY_AFTER_SECONDS = "1"
 STATUSES = {
     "not_found": 404,
     "invalid_field": 422,
-    "invalid_file": 422,
     "invalid_transition": 409,
     "held_by_worker": 409,
     "stale_version": 412,
     "unavailable": 503,
     "internal_closed": 403,
     "unauthorized": 401,
-    "invalid_token": 401,
     "forbidden": 403,
-    "idempotency_conflict": 422,
-    "too_many_requests": 429,
-    "conflict": 409,
 }
 """The HTTP status of each code of a DomainError."""
 
@@ -49,8 +44,6 @@ CODES = {
 }
 """The code of refusals that have only an HTTP status."""
 
-MISSING = "Field required"
-"""The validator's message about a field that is not there."""
 NOT_MIGRATED = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
 TOO_SLOW = (asyncpg.QueryCanceledError, asyncpg.LockNotAvailableError)
 
@@ -103,7 +96,8 @@ def problem(
 def answer_of(error: BaseException) -> Response | None:
     """The answer to an error that a caller may hear of; None for a fault of ours."""
     if isinstance(error, DomainError):
-        headers = _headers_of(error)
+        headers = {"Retry-After": RETRY_AFTER_SECONDS} if error.code == "unavailable" else {}
+        headers |= {"WWW-Authenticate": "Bearer"} if error.code == "unauthorized" else {}
         return problem(STATUSES[error.code], error.code, error.message, headers=headers, extra=error.extra)
     cause = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig else error
     if isinstance(cause, TOO_SLOW):
@@ -115,19 +109,6 @@ def answer_of(error: BaseException) -> Response | None:
     if is_unavailable(error):
         return _away("The database cannot be reached at the moment; try again.")
     return None
-
-
-def _headers_of(error: DomainError) -> dict[str, str]:
-    match error.code:
-        case "unavailable":
-            return {"Retry-After": RETRY_AFTER_SECONDS}
-        case "too_many_requests":
-            return {"Retry-After": str(error.extra["retry_after_seconds"])}
-        case "unauthorized":
-            return {"WWW-Authenticate": "Bearer"}
-        case "invalid_token":
-            return {"WWW-Authenticate": 'Bearer error="invalid_token"'}
-    return {}
 
 
 def _away(detail: str) -> Response:
@@ -213,4 +194,4 @@ def install_problems(app: FastAPI) -> None:
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """OpenAPI's description of the problems that an operation may answer, besides those that every one may."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {s: {"description": HTTPStatus(s).phrase, "content": content} for s in (*statuses, 401, 403, 422, 429, 503)}
+    return {s: {"description": HTTPStatus(s).phrase, "content": content} for s in (*statuses, 422, 503)}

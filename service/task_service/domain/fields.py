@@ -11,7 +11,6 @@ TAGS_MAX = 10
 TAG_MAX = 50
 PAYLOAD_MAX_BYTES = 256 * 1024
 PAYLOAD_MAX_DEPTH = 100
-SETTING_MAX_BYTES = 64 * 1024
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}$"
 """Queues and handlers: a letter or digit, then letters, digits, ``_ . : -``; at most 100 characters."""
 ATTEMPTS_MAX = 100
@@ -59,7 +58,7 @@ def clean_tags(tags: list[str]) -> list[str]:
     return list(kept.values())
 
 
-def check_payload(payload: Any, *, most_bytes: int = PAYLOAD_MAX_BYTES) -> Any:
+def check_payload(payload: Any) -> Any:
     """Return the payload when it is JSON that PostgreSQL can keep, of at most 256 KiB.
 
     >>> check_payload({"a": [1, None]})
@@ -75,8 +74,8 @@ def check_payload(payload: Any, *, most_bytes: int = PAYLOAD_MAX_BYTES) -> Any:
         raise ValueError("is nested too deeply") from None
     except (ValueError, TypeError) as error:
         raise ValueError(f"must be JSON: {error}") from None
-    if size > most_bytes:
-        raise ValueError(f"must be at most {most_bytes} bytes of JSON")
+    if size > PAYLOAD_MAX_BYTES:
+        raise ValueError(f"must be at most {PAYLOAD_MAX_BYTES} bytes of JSON")
     if ESCAPED_NUL.search(text):
         raise ValueError("must not contain a NUL character")
     if _depth(payload) > PAYLOAD_MAX_DEPTH:

@@ -89,10 +89,7 @@ def create_engine(settings: Settings, *, pooled: bool = True) -> AsyncEngine:
     if settings.database_pooler:
         # Unnamed: a named one would stay behind on a server connection that somebody else gets next.
         arguments = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": str}
-    # Parameters are people's data, hashes of passwords among them: they are no matter for logs.
-    return create_async_engine(
-        "postgresql+asyncpg://", async_creator=creator, connect_args=arguments, hide_parameters=True, **pool
-    )
+    return create_async_engine("postgresql+asyncpg://", async_creator=creator, connect_args=arguments, **pool)
 
 
 def _statement_timeout(settings: Settings) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Tasks: read with their derived status, lock, insert, change, remove. All runs in the caller's transaction."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -43,7 +43,6 @@ class TaskRow:
     cancel_requested_at: datetime | None
     conversation_count: int
     version: int
-    stamp: int
     payload: str | None = None
     result: str | None = None
 
@@ -122,12 +121,6 @@ async def read_task_number(connection: AsyncConnection, task_id: UUID) -> int | 
     return await connection.scalar(NUMBER_OF_ID, {"id": task_id})
 
 
-async def read_numbers(connection: AsyncConnection, task_ids: Collection[UUID]) -> dict[UUID, int]:
-    """The numbers of these tasks, deleted ones too; those that are gone for good are not in it."""
-    rows = await connection.execute(select(tasks.c.id, tasks.c.number).where(tasks.c.id.in_(task_ids)))
-    return {row.id: row.number for row in rows}
-
-
 async def read_after_number(connection: AsyncConnection, number: int, limit: int) -> list[TaskRow]:
     """The next tasks in the order of their numbers, without payload and result."""
     rows = await connection.execute(AFTER_NUMBER, {"number": number, "most": limit})
@@ -149,23 +142,16 @@ async def insert_task(connection: AsyncConnection, values: Mapping[str, Any], sh
     await connection.execute(INSERTION, {**values, "created_by": actor, "shown_status": shown_status.value})
 
 
-async def update_task(connection: AsyncConnection, task_id: UUID, columns: Mapping[str, Any]) -> int:
-    """Write columns of one task and raise its version and stamp; gives the new stamp."""
+async def update_task(connection: AsyncConnection, task_id: UUID, columns: Mapping[str, Any]) -> None:
+    """Write columns of one task and raise its version."""
     own = {"status_at": func.clock_timestamp()} if "status" in columns else {}
-    counters = {name: tasks.c[name] + 1 for name in ("version", "stamp")}
-    values = {**columns, **own, **counters, "updated_at": func.clock_timestamp()}
-    statement = update(tasks).where(tasks.c.id == task_id).values(values).returning(tasks.c.stamp)
-    return int(await connection.scalar(statement) or 0)
+    values = {**columns, **own, "version": tasks.c.version + 1, "updated_at": func.clock_timestamp()}
+    await connection.execute(update(tasks).where(tasks.c.id == task_id).values(values))
 
 
 async def reopen_runs(connection: AsyncConnection, task_id: UUID) -> None:
     """Let the task's last run no longer decide its status."""
     await connection.execute(update(runs).where(runs.c.task_id == task_id, runs.c.final).values(final=False))
-
-
-async def hide_runs(connection: AsyncConnection, task_id: UUID) -> None:
-    """Note that the task was deleted: its final run counts no more."""
-    await connection.execute(update(runs).where(runs.c.task_id == task_id, runs.c.final).values(hidden=True))
 
 
 async def erase_task(connection: AsyncConnection, task_id: UUID) -> None:

@@ -11,19 +11,14 @@ import structlog
 
 from task_service.domain.outcomes import Reason
 from task_service.queue import workers
-from task_service.queue.counts import fold
 from task_service.queue.statements import Connection
 from task_service.settings import Settings
-from task_service.store import outbox
 from task_service.store.database import is_unavailable
-from task_service.store.idempotency import prune_keys
 from task_service.telemetry import metrics
 
 STRANGERS_EVERY = 20
 PRUNE_EVERY = 1200
 KEEP_DEAD_SECONDS = 7 * 24 * 3600.0
-KEEP_NOTES_SECONDS = 24 * 3600.0
-"""Notes to Redis that are older by this than all that it can hold say nothing any more."""
 log = structlog.get_logger(__name__)
 
 
@@ -41,11 +36,8 @@ class Maintenance:
             try:
                 async with self._pool.acquire() as connection:
                     await self.sweep(connection, strangers=sweeps % STRANGERS_EVERY == 0)
-                    await fold(connection)
                     if sweeps % PRUNE_EVERY == 0:
                         await workers.prune(connection, KEEP_DEAD_SECONDS)
-                        await prune_keys(connection, self._settings.idempotency_hours)
-                        await outbox.prune(connection, KEEP_NOTES_SECONDS + self._settings.cache_ttl_seconds)
                 sweeps += 1
             except Exception as error:
                 log.warning("sweep_failed", error=repr(error), exc_info=not is_unavailable(error))

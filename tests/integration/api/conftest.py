@@ -9,7 +9,6 @@ import pytest_asyncio
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from task_service.api import background
 from task_service.api.app import create_app
 from task_service.domain.ids import new_id
 from task_service.embedded import EmbeddedPostgres
@@ -20,7 +19,6 @@ from task_service.store.database import create_engine
 from tests.integration.conftest import settings_for
 from tests.support.crowd import fill
 from tests.support.invariants import check_invariants
-from tests.support.people import KEY, People
 from tests.support.tasks import add_worker, quiet_wakeups
 
 
@@ -48,24 +46,6 @@ def wakeups() -> Wakeups:
 def app(settings: Settings, engine: AsyncEngine, wakeups: Wakeups) -> FastAPI:
     """The public application."""
     return create_app(settings, engine, wakeups)
-
-
-@pytest_asyncio.fixture
-async def running_app(app: FastAPI) -> AsyncIterator[FastAPI]:
-    """The public application with what runs beside its requests; a test that takes `client` too gets this one."""
-    async with background.running(app.state.background):
-        yield app
-
-
-@pytest_asyncio.fixture
-async def people(database: str, engine: AsyncEngine, wakeups: Wakeups) -> AsyncIterator[People]:
-    """The people of an application that asks everybody for a token."""
-    settings = settings_for(
-        database, auth_mode="required", secret_key=KEY, rate_limit_login=None, rate_limit_upload=None
-    )
-    app = create_app(settings, engine, wakeups)
-    async with background.running(app.state.background):
-        yield People(app)
 
 
 @pytest_asyncio.fixture

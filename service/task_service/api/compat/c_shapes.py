@@ -6,14 +6,14 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
+from task_service.api.fields import Description, StatusWord, Title, fragment
+from task_service.api.models import ABSENT, ConversationStatus, Input, NewConversation
 from task_service.domain.statuses import Status
-from task_service.services.fields import Description, StatusWord, Title, fragment
-from task_service.services.inputs import ABSENT, ConversationStatus, Input, NewConversation
 from task_service.store.conversations import ConversationRow
 from task_service.store.tasks import TaskRow
 
 
-class NewTaskC(Input, extra="ignore"):
+class NewTaskC(Input):
     """A task to create; the default handler runs it."""
 
     title: Title
@@ -21,7 +21,7 @@ class NewTaskC(Input, extra="ignore"):
     conversations: list[NewConversation] = Field(default_factory=list, max_length=1000)
 
 
-class TaskChangeC(Input, extra="ignore"):
+class TaskChangeC(Input):
     """Fields to change; what is left out stays."""
 
     title: Title = ABSENT
