@@ -13,7 +13,7 @@ import pytest_asyncio
 from task_service.api.app import create_app
 from task_service.queue.wakeups import Wakeups
 from task_service.settings import Settings
-from task_service.store.database import create_engine
+from task_service.store.database import connect, create_engine
 from task_service.worker.builtin import builtin_handlers
 from task_service.worker.handlers import Handlers
 from task_service.worker.process import Worker
@@ -30,14 +30,21 @@ pytestmark = pytest.mark.asyncio
 async def pooled(database: str, tmp_path: Path) -> AsyncIterator[Settings]:
     """Settings of a service that reaches the test's database by way of a pooler."""
     with transaction_pooler(database) as url:
-        yield settings_for(
-            url,
-            database_pooler=True,
-            runtime_dir=tmp_path,
-            conversations_min_seconds=0,
-            conversations_max_seconds=0,
+        settings = settings_for(
+            url, database_pooler=True, runtime_dir=tmp_path, conversations_min_seconds=0, conversations_max_seconds=0,
             lease_seconds=15,
-        )
+        )  # fmt: skip
+
+        async def answers() -> bool:
+            try:
+                connection = await connect(settings)
+            except OSError:
+                return False
+            await connection.close()
+            return True
+
+        await eventually("the pooler's first answer", answers)
+        yield settings
 
 
 async def test_two_workers_finish_tasks_that_the_api_made(

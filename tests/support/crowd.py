@@ -43,8 +43,8 @@ MANY = f"""
 """
 
 
-async def fill(connection: asyncpg.Connection, count: int, *, analyse: bool = True) -> None:
-    """Insert so many tasks in every state, and analyse the tables unless their statistics shall stay."""
+async def fill(connection: asyncpg.Connection, count: int) -> None:
+    """Insert so many tasks in every state, and analyse the tables."""
     await connection.execute(MANY, count, await add_worker(connection))
-    for table in ("tasks", "queue", "runs") if analyse else ():
+    for table in ("tasks", "queue", "runs"):
         await connection.execute(f"VACUUM ANALYZE {table}")

@@ -8,8 +8,7 @@ from uuid import UUID
 import asyncpg
 import structlog
 
-from task_service.queue.wakeups import QUEUE_CHANNEL
-
+QUEUE_CHANNEL = "task_service_queue"
 WORKER_CHANNEL = "task_service_worker"
 RETRY_SECONDS = 1.0
 log = structlog.get_logger(__name__)
