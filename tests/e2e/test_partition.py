@@ -30,5 +30,5 @@ def test_tasks_of_a_cut_off_node_are_run_elsewhere_once_and_the_node_works_again
     poll("the cut-off worker is back", lambda: far in demo.registered(), 60)
     assert demo.until_ended(ids) == attempts, "what the cut-off worker did counted"
     assert {phases.count("end") for phases in demo.effects(ids).values()} == {1}
-    more = demo.create(6 * CONCURRENCY, "sleep", {"seconds": 1})
+    more = demo.create(6 * CONCURRENCY, "sleep", {"seconds": 1})  # rounds enough for both
     assert far in {runs[-1].pod for runs in demo.until_ended(more).values()}

@@ -31,9 +31,13 @@ async def pooled(database: str, tmp_path: Path) -> AsyncIterator[Settings]:
     """Settings of a service that reaches the test's database by way of a pooler."""
     with transaction_pooler(database) as url:
         settings = settings_for(
-            url, database_pooler=True, runtime_dir=tmp_path, conversations_min_seconds=0, conversations_max_seconds=0,
-            lease_seconds=15,
-        )  # fmt: skip
+            url,
+            database_pooler=True,
+            runtime_dir=tmp_path,
+            conversations_min_seconds=0,
+            conversations_max_seconds=0,
+            lease_seconds=15,  # the default: no lease is to end here, and time limits of connections follow from it
+        )
 
         async def answers() -> bool:
             try:
