@@ -19,7 +19,8 @@ EXTRAS := service operator dev
 COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 	--custom-compile-command "make lock"
 
-.PHONY: help run test check demo generate lock images machine cluster-up cluster-down clean
+.PHONY: help run test check demo generate lock images machine cluster-up cluster-down clean \
+	sast dependency-scan image scan sbom push sign kind-test test-services
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -37,7 +38,7 @@ check: $(VENV)  ## Lint, types, layers, migrations, charts, stale generated file
 demo: $(VENV) machine  ## Show the main job on a cluster of two nodes
 	@$(BIN)/python -m tests.e2e.demo
 
-generate: $(VENV)  ## Write the generated files: CRD, values schema, reference page, .env.example
+generate: $(VENV)  ## Write the generated files: CRD, values schema, reference pages, .env.example
 	@$(BIN)/python scripts/generate.py
 
 lock: $(VENV)  ## Renew the locks in requirements/
@@ -53,6 +54,33 @@ cluster-up: machine images  ## Start a cluster with NODES=2 nodes and the images
 
 cluster-down:  ## Stop that cluster and remove every trace of it
 	@$(PYTHON) -m tests.cluster down
+
+sast: $(VENV)  ## Static analysis of the code for security (bandit)
+	@PYTHON=$(PYTHON) scripts/pipeline sast
+
+dependency-scan: $(VENV)  ## Known faults of the locked dependencies (pip-audit)
+	@PYTHON=$(PYTHON) scripts/pipeline dependency-scan
+
+image:  ## Build both images with this commit's tags (docker or podman); REGISTRY=host/path prefixes them
+	@PYTHON=$(PYTHON) scripts/pipeline image
+
+scan:  ## Known faults of those images (trivy)
+	@PYTHON=$(PYTHON) scripts/pipeline scan
+
+sbom:  ## What is in them, as CycloneDX, into build/ (syft)
+	@PYTHON=$(PYTHON) scripts/pipeline sbom
+
+push:  ## Push images and charts to REGISTRY
+	@PYTHON=$(PYTHON) scripts/pipeline push
+
+sign:  ## Sign what was pushed and attest the SBOMs (cosign)
+	@PYTHON=$(PYTHON) scripts/pipeline sign
+
+kind-test:  ## Install both charts with those images on the kind cluster KIND_CLUSTER=kind, and test them
+	@PYTHON=$(PYTHON) scripts/pipeline kind-test
+
+test-services: $(VENV)  ## Conformance suites on the servers of DATABASE_URL and REDIS_URL
+	@PYTHON=$(PYTHON) scripts/pipeline test-services
 
 machine:
 	@scripts/prepare-machine

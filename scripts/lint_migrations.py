@@ -18,6 +18,7 @@ EXCLUDED = (
     "prefer-robust-stmts",  # a migration is one transaction: it never has to go on where it stopped
     "prefer-text-field",  # Alembic's own table
     "require-timeout-settings",  # the runner sets lock_timeout
+    "require-concurrent-index-deletion",
     "require-concurrent-index-creation",  # within the transaction there is no CONCURRENTLY; the runner bounds the lock
 )
 

@@ -99,14 +99,17 @@ def _say(kind: str, name: str, key: str, spec: Manifest, *, key_only: bool) -> P
 
 
 def references(node: Any, name: str, path: str = "") -> Iterator[tuple[str, str]]:
-    """Where a spec names a Secret or ConfigMap: path and key, which is `url` where a secretRef says nothing.
+    """Where a spec names a Secret or ConfigMap: path and key, which has a usual name where a secretRef says nothing.
 
     >>> list(references({"database": {"secretRef": {"name": "db"}}}, "db"))
     [('database.secretRef', 'url')]
+    >>> list(references({"auth": {"secretRef": {"name": "tokens"}}}, "tokens"))
+    [('auth.secretRef', 'secret-key')]
     """
     if isinstance(node, dict):
         if node.get("name") == name and ("key" in node or path.endswith("secretRef")):
-            yield path, str(node.get("key", "url"))
+            usual = dig(node, "keys", "secretKey") or ("secret-key" if path == "auth.secretRef" else "url")
+            yield path, str(node.get("key", usual))
         for field, value in node.items():
             yield from references(value, name, f"{path}.{field}" if path else field)
     elif isinstance(node, list):

@@ -55,6 +55,21 @@ def dev(
     raise SystemExit(run_dev(data, port))
 
 
+@app.command(name="import")
+def import_(
+    service: Annotated[str, typer.Option("--from", help="The service whose tables they are: a, b, c, d or e.")],
+    url: Annotated[str, typer.Argument(envvar="SOURCE_DATABASE_URL", help="The address of its database.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Go through everything and write nothing.")] = False,
+) -> None:
+    """Bring tasks, users and history over from a service's own tables. Twice makes nothing twice."""
+    from task_service.services.importing.command import run_command
+    from task_service.telemetry.logs import configure_logs
+
+    given = _settings()
+    configure_logs(given)
+    raise SystemExit(asyncio.run(run_command(given, service, url, dry_run=dry_run)))
+
+
 @app.command()
 def settings() -> None:
     """Print every setting with its meaning and default, as an .env file."""
@@ -72,10 +87,22 @@ def _serve(*, api: bool, worker: bool) -> None:
 
     given = _settings()
     configure_logs(given)
+    if api:
+        _refuse_bad_start(given)
     try:
         uvloop.run(run(given, api=api, worker=worker))
     except OSError as error:
         raise SystemExit(f"cannot start: {error}") from error
+
+
+def _refuse_bad_start(given: Settings) -> None:
+    from task_service.api.auth.start import StartRefusedError, refuse_bad_start
+
+    try:
+        refuse_bad_start(given)
+    except StartRefusedError as error:
+        print(f"the API does not start:\n{error}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def _settings(**given: object) -> Settings:

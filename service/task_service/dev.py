@@ -4,12 +4,14 @@ import asyncio
 import errno
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
 from hashlib import sha256
 from pathlib import Path
 
+from task_service.api.auth.start import StartRefusedError, refuse_bad_start
 from task_service.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from task_service.migrations.command import run_migrate
 from task_service.server import serve
@@ -18,6 +20,7 @@ from task_service.telemetry.logs import configure_logs
 
 LOCAL = "127.0.0.1"
 SHUTDOWN_MAX_SECONDS = 10
+KEY_FILE = "secret-key"
 
 
 def run_dev(folder: Path | None, port: int | None) -> int:
@@ -35,12 +38,14 @@ def run_dev(folder: Path | None, port: int | None) -> int:
         settings = load_settings(
             port=port, host=host, management_host=LOCAL, database_url=server.url("tasks"), log_format="console",
             runtime_dir=folder.absolute() / "run", shutdown_seconds=min(given.shutdown_seconds, SHUTDOWN_MAX_SECONDS),
+            **_who_may_call(given, folder),
         )  # fmt: skip
+        refuse_bad_start(settings)
         configure_logs(settings)
         for library in ("uvicorn.error", "alembic"):  # what they say at a start is said below
             logging.getLogger(library).setLevel(logging.WARNING)
         return asyncio.run(_run(settings, folder))
-    except EmbeddedPostgresError as error:
+    except (EmbeddedPostgresError, StartRefusedError) as error:
         print(error, file=sys.stderr)
         return 1
     finally:
@@ -53,6 +58,27 @@ def default_folder() -> Path:
     if os.geteuid() != 0 or all(parent.stat().st_mode & 0o001 for parent in here.parents):
         return here
     return Path("/var/tmp") / f"task-service-{sha256(os.fsencode(here)).hexdigest()[:8]}"  # noqa: S108
+
+
+def _who_may_call(given: Settings, folder: Path) -> dict[str, object]:
+    """Open to everybody unless the environment says otherwise, with a key of its own to sign tokens."""
+    mode_is_given = "auth_mode" in given.model_fields_set or given.environment == "production"
+    chosen: dict[str, object] = {} if mode_is_given else {"auth_mode": "open"}
+    if not given.secret_key and not given.secret_key_file:
+        chosen["secret_key_file"] = _kept_secret(folder)
+    return chosen
+
+
+def _kept_secret(folder: Path) -> Path:
+    """The file with this folder's key, made when it is new: tokens outlive a restart."""
+    path = folder.absolute() / KEY_FILE
+    if not path.exists():
+        unfinished = path.with_suffix(".new")
+        unfinished.unlink(missing_ok=True)
+        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+        unfinished.rename(path)
+    return path
 
 
 async def _run(settings: Settings, folder: Path) -> int:
@@ -73,9 +99,14 @@ async def _run(settings: Settings, folder: Path) -> int:
 def _welcome(settings: Settings, folder: Path) -> str:
     host = {"0.0.0.0": LOCAL, "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - what it listens on has no address
     url = f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+    tokens = {
+        "open": "not asked for; whoever calls may do everything (AUTH_MODE=open)",
+        "required": f"asked for, and given by {url}/api/v1/auth/token (AUTH_MODE=required)",
+    }
     return (
         f"\n  The task service runs at   {url}/api/v1/tasks\n"
         f"  API documentation          {url}/docs\n"
+        f"  Tokens                     {tokens[settings.auth_mode]}\n"
         f"  Metrics and probes         http://{LOCAL}:{settings.management_port}/metrics\n"
         f"  Data is kept in            {folder}\n"
         f"  Stop it with Ctrl-C.\n"

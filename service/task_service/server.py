@@ -11,21 +11,28 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import structlog
 import uvicorn
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from task_service.api import background
 from task_service.api.app import create_app
+from task_service.api.background import Loop
 from task_service.api.management import create_management_app
+from task_service.api.streams import ABORT
 from task_service.queue.statements import statement
 from task_service.queue.wakeups import Wakeups
 from task_service.settings import Settings
 from task_service.store.database import create_engine, raw
+from task_service.telemetry import traces
+from task_service.worker.maintenance import Maintenance, acquire_from
 from task_service.worker.process import Worker
+from task_service.worker.scheduler import Scheduler
 
 KEEP_ALIVE_SECONDS = 75
 CLOSING_ROUNDS, CLOSING_PAUSE_SECONDS = 100, 0.01
@@ -64,6 +71,15 @@ class Listening(uvicorn.Server):
         yield
 
 
+class Connection(AutoHTTPProtocol):  # type: ignore[misc,valid-type] # whichever of uvicorn's two there is
+    """A client's connection that an application may cut off: closing waits until the client has taken everything."""
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self.scope["extensions"] = {ABORT: self.transport.abort}
+
+
 def _closed_if_idle(connection: Any) -> bool:
     """Close a connection after its present answer, or now, unless something has arrived on it that was not read yet."""
     if connection.transport.is_closing():
@@ -76,10 +92,16 @@ def _closed_if_idle(connection: Any) -> bool:
     return True
 
 
-def _listening(app: FastAPI, host: str, port: int, shutdown_seconds: float) -> Listening:
+def _listening(
+    app: FastAPI, address: tuple[str, int], shutdown_seconds: float, proxies: Sequence[str] = ()
+) -> Listening:
+    """A server that is not started. `proxies` are believed when they say for whom they ask."""
+    host, port = address
     config = uvicorn.Config(
-        app, host=host, port=port, log_config=None, access_log=False, server_header=False, lifespan="off",
+        app, host=host, port=port, http=Connection, lifespan="off", log_config=None, access_log=False,
+        server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=int(shutdown_seconds) or 1,
+        proxy_headers=bool(proxies), forwarded_allow_ips=list(proxies),
     )  # fmt: skip
     return Listening(config)
 
@@ -88,20 +110,30 @@ async def serve(settings: Settings, *, api: bool, worker: bool, started: asyncio
     """Run until SIGTERM or SIGINT; a second signal ends at once. OSError when a port is in use."""
     for contradiction in settings.contradictions():
         log.warning("settings_contradict", meaning=contradiction)
+    tracing = traces.start(settings)
     engine = create_engine(settings)
     wakeups = Wakeups(lambda queues: _notify(engine, queues))
     running = Worker(settings) if worker else None
     management = create_management_app(settings, engine, running.why_not_alive if running else None, figures=api)
-    servers = {_listening(management, settings.management_host, settings.management_port, 1): management}
+    servers = {_listening(management, (settings.management_host, settings.management_port), 1): management}
     public = None
     if api:
         app = create_app(settings, engine, wakeups, worker=running)
-        public = _listening(app, settings.host, settings.port, settings.shutdown_seconds)
+        address = (settings.host, settings.port)
+        public = _listening(app, address, settings.shutdown_seconds, settings.trusted_proxies)
         servers[public] = app
+        if running is None:
+            # Somebody must do these also while workers are scaled to none.
+            maintenance = Maintenance(settings, acquire_from(engine))
+            app.state.background += [Loop(Scheduler(app.state.context).run), Loop(maintenance.run)]
+    if tracing is not None:
+        tracing.observe(engine, servers[public] if public else None)
     stop = _stop_signal()
     tasks = {server: asyncio.create_task(server.serve()) for server in servers}
     if running is not None:
         await running.start()
+    if public is not None:
+        await background.start(servers[public].state.background)
     if started is not None:
         await asyncio.gather(*(server.listening.wait() for server in servers))
         started.set()
@@ -111,7 +143,7 @@ async def serve(settings: Settings, *, api: bool, worker: bool, started: asyncio
     for app in servers.values():
         app.state.draining = True
     await asyncio.gather(
-        _stop_api(settings, public, tasks.get(public) if public else None),
+        _stop_api(settings, public, tasks[public], servers[public]) if public else asyncio.sleep(0),
         running.stop() if running else asyncio.sleep(0),
     )
     await wakeups.close()
@@ -119,16 +151,18 @@ async def serve(settings: Settings, *, api: bool, worker: bool, started: asyncio
         server.should_exit = True
         await task
     await engine.dispose()
+    if tracing is not None:
+        await tracing.stop()
     log.info("stopped")
 
 
-async def _stop_api(settings: Settings, server: Listening | None, task: "asyncio.Task[None] | None") -> None:
-    if server is None or task is None:
-        return
+async def _stop_api(settings: Settings, server: Listening, task: "asyncio.Task[None]", app: FastAPI) -> None:
     if not task.done():
         await asyncio.sleep(settings.drain_seconds)
+    await background.stop(app.state.background)  # before the server: it waits for streams of events, which this ends
     server.should_exit = True
     await task
+    await app.state.connections.stop()  # requests of the last moments may have opened them again
 
 
 async def _notify(engine: AsyncEngine, queues: list[str]) -> None:

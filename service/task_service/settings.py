@@ -6,6 +6,7 @@
 import re
 import socket
 from functools import cached_property
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import quote
@@ -13,9 +14,12 @@ from urllib.parse import quote
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from task_service.domain.cron import check_cron, parse_zone
 from task_service.domain.fields import ATTEMPTS_MAX, NAME_PATTERN
 
 Seconds = Annotated[float, Field(gt=0)]
+RATE_PATTERN = r"[1-9]\d{0,8} ?/ ?(?:[1-9]\d{0,3} )?(?:second|minute|hour|day)s?"
+ORIGIN_PATTERN = r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(?::\d{1,5})?"
 
 
 class Settings(BaseSettings):
@@ -67,11 +71,79 @@ class Settings(BaseSettings):
     management_port: int = Field(
         8081, ge=0, le=65535, description="Port of probes, metrics and internal routes; never exposed to users."
     )
-    root_compatibility: Literal["c"] = Field("c", description="Which service's paths /tasks at the root speaks.")
-    max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body; larger ones answer 413.")
-    trusted_issuers_file: Path | None = Field(
-        None, description="JSON file of token issuers that may call /internal; none: /internal is closed."
+    root_compatibility: Literal["c", "d", "e"] = Field(
+        "c", description="Which service's paths /tasks at the root speaks."
     )
+    max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body; larger ones answer 413.")
+    max_batch_bytes: int = Field(
+        16_777_216, ge=1024, description="Largest body of tasks:batch; larger ones answer 413."
+    )
+    max_upload_bytes: int = Field(104_857_600, ge=1024, description="Largest file to import; larger ones answer 413.")
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Addresses or networks of proxies whose X-Forwarded-For is believed, separated by commas."
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Origins whose pages may call the API from a browser, separated by commas; *: all."
+    )
+    debug: bool = Field(False, description="Answer faults with the error's text; refused in production.")
+
+    auth_mode: Literal["required", "open"] = Field(
+        "required", description="open: who calls without a token may do everything (for development)."
+    )
+    secret_key: str | None = Field(
+        None, description="Signs the tokens; at least 32 characters, the same for all instances.", repr=False
+    )
+    secret_key_file: Path | None = Field(
+        None, description="File that holds SECRET_KEY; read again when it changes. Wins over SECRET_KEY."
+    )
+    algorithm: Literal["HS256", "HS384", "HS512"] = Field("HS256", description="How tokens are signed.")
+    access_token_expire_minutes: int = Field(30, ge=1, le=1440, description="How long an access token is good.")
+    refresh_token_expire_days: int = Field(14, ge=1, le=365, description="How long a refresh token is good.")
+    admin_username: str | None = Field(
+        None, description="With ADMIN_PASSWORD: the administrator who is made at a start, while there is none."
+    )
+    admin_password: str | None = Field(None, description="That administrator's first password.", repr=False)
+    admin_password_file: Path | None = Field(None, description="File that holds ADMIN_PASSWORD. Wins over it.")
+    trusted_issuers_file: Path | None = Field(
+        None, description="JSON file of token issuers that are trusted beside our own; none: /internal is closed."
+    )
+    rate_limit_read: str | None = Field(
+        None, description="GET requests per user or address, such as 600/minute; none: no limit."
+    )
+    rate_limit_write: str | None = Field(None, description="Other requests, such as 300/minute; none: no limit.")
+    rate_limit_login: str | None = Field("20/minute", description="Log-ins and refreshes per address; none: no limit.")
+    rate_limit_upload: str | None = Field("30/minute", description="Imports per user or address; none: no limit.")
+    cache_ttl_seconds: int = Field(600, ge=1, description="How long a task may stay in the Redis cache.")
+    idempotency_hours: int = Field(24, ge=1, le=720, description="How long an Idempotency-Key is remembered.")
+    event_poll_seconds: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.5, description="How often new events are looked for while somebody listens."
+    )
+    event_streams_max: int = Field(
+        500, ge=1, le=100_000, description="Streams of events that one process serves at once; further ones answer 503."
+    )
+
+    daily_log_cron: str = Field("5 0 * * *", description="When the daily loader runs (cron).")
+    daily_log_time_zone: str = Field("UTC", description="Time zone of the daily loader and of its dates.")
+    schedule_poll_seconds: Annotated[float, Field(gt=0, le=60)] = Field(
+        1, description="How often a process looks for schedules that are due."
+    )
+
+    otel_enabled: bool = Field(False, description="Record traces (OpenTelemetry).")
+    otel_exporter: Literal["otlp", "console"] = Field("otlp", description="Where traces go.")
+    otel_exporter_endpoint: str = Field(
+        "http://localhost:4318", description="OTLP/HTTP endpoint of a collector, without a path."
+    )
+    otel_service_name: str | None = Field(None, description="Name of the service in traces; none: APP_NAME.")
+    otel_sample_ratio: Annotated[float, Field(ge=0, le=1)] = Field(1, description="Share of new traces recorded.")
+
+    webhook_secret: str | None = Field(
+        None, description="Signs the calls of the handler `webhook` (HMAC-SHA256).", repr=False
+    )
+    webhook_secret_file: Path | None = Field(None, description="File that holds WEBHOOK_SECRET. Wins over it.")
+    webhook_allow_private: bool = Field(
+        False, description="Let the handler `webhook` call private and local addresses."
+    )
+    webhook_timeout_seconds: Seconds = Field(30, description="Longest wait for a webhook's answer.")
 
     worker_queues: Annotated[tuple[str, ...], NoDecode] = Field(
         ("default",), description="Queues that a worker serves, separated by commas."
@@ -125,6 +197,9 @@ class Settings(BaseSettings):
     redis_url_file: Path | None = Field(None, description="File that holds REDIS_URL.")
     redis_host: str | None = Field(None, description="Redis or Valkey host; none: no cache.")
     redis_port: int = Field(6379, description="Redis or Valkey port.")
+    redis_timeout_seconds: Seconds = Field(
+        0.25, le=1, description="Longest wait for an answer of Redis, up to 1 s; then it is away."
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -134,10 +209,10 @@ class Settings(BaseSettings):
             return cls.model_fields[info.field_name].get_default()
         return value
 
-    @field_validator("worker_queues", mode="before")
+    @field_validator("worker_queues", "cors_origins", "trusted_proxies", mode="before")
     @classmethod
-    def _split_queues(cls, value: object) -> object:
-        return tuple(q for q in (part.strip() for part in value.split(",")) if q) if isinstance(value, str) else value
+    def _split(cls, value: object) -> object:
+        return tuple(p for p in (part.strip() for part in value.split(",")) if p) if isinstance(value, str) else value
 
     @field_validator("worker_queues")
     @classmethod
@@ -146,6 +221,43 @@ class Settings(BaseSettings):
         if bad or not value:
             raise ValueError(f"must be names separated by commas, such as default,mail; not {bad or 'empty'}")
         return tuple(dict.fromkeys(value))
+
+    @field_validator("daily_log_cron")
+    @classmethod
+    def _check_cron(cls, value: str) -> str:
+        return check_cron(value)
+
+    @field_validator("daily_log_time_zone")
+    @classmethod
+    def _check_zone(cls, value: str) -> str:
+        return parse_zone(value).key
+
+    @field_validator("rate_limit_read", "rate_limit_write", "rate_limit_login", "rate_limit_upload")
+    @classmethod
+    def _check_rate(cls, value: str | None) -> str | None:
+        """The word `none` takes a default limit away, which an empty variable does not."""
+        if value is None or value.strip().lower() == "none":
+            return None
+        if not re.fullmatch(RATE_PATTERN, value.strip()):
+            raise ValueError("must be like 600/minute or 5000/2 hours (second, minute, hour, day), or none")
+        return value.strip()
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return tuple(str(ip_network(part, strict=False)) for part in value)
+        except ValueError:
+            raise ValueError("must be addresses or networks separated by commas, such as 10.0.0.0/8") from None
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        origins = tuple(part.strip(" []\"'").rstrip("/") for part in value)  # also a JSON list, as service E had it
+        bad = [part for part in origins if part != "*" and not re.fullmatch(ORIGIN_PATTERN, part)]
+        if bad:
+            raise ValueError(f"must be origins separated by commas, such as https://app.example.com; not {bad[0]}")
+        return origins
 
     @model_validator(mode="after")
     def _check_together(self) -> "Settings":
@@ -175,6 +287,20 @@ class Settings(BaseSettings):
         if scheme.split("+")[0] not in ("postgresql", "postgres") or not rest:
             raise ValueError("DATABASE_URL must look like postgresql://user:password@host:5432/name")
         return f"postgresql://{rest}"
+
+    def read_redis_url(self) -> str | None:
+        """The URL of Redis, read from its file when there is one; None when none is configured."""
+        if self.redis_url_file:
+            return self.redis_url_file.read_text().strip() or None
+        if self.redis_url:
+            return self.redis_url
+        return f"redis://{self.redis_host}:{self.redis_port}/0" if self.redis_host else None
+
+    def read_webhook_secret(self) -> str | None:
+        """What webhooks are signed with, read from its file when there is one; None: they are not signed."""
+        if self.webhook_secret_file:
+            return self.webhook_secret_file.read_text().strip() or None
+        return self.webhook_secret
 
     def _database_url_of_parts(self) -> str:
         user = quote(self.db_user or self.postgres_user, safe="")

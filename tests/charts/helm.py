@@ -1,5 +1,6 @@
 """Rendering the chart for tests, and the value sets that golden manifests are kept for."""
 
+import json
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +14,12 @@ Manifest = dict[str, Any]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CHART = REPOSITORY / "charts/task-service"
+OPERATOR_CHART = REPOSITORY / "charts/task-operator"
 VALUES = Path(__file__).parent / "values"
 GOLDEN = Path(__file__).parent / "golden"
 OPERATOR_FLAGS = ("--no-hooks", "--skip-tests")
-MINIMAL: Manifest = {"database": {"secretRef": {"name": "task-service-database"}}}
+AUTH: Manifest = {"secretRef": {"name": "task-service-auth"}}
+MINIMAL: Manifest = {"database": {"secretRef": {"name": "task-service-database"}}, "auth": AUTH}
 
 
 class RefusedError(RuntimeError):
@@ -30,6 +33,7 @@ class Case:
     name: str
     values: Manifest
     flags: tuple[str, ...] = field(default=())
+    chart: Path = CHART
 
     @property
     def golden(self) -> Path:
@@ -61,6 +65,14 @@ def cases() -> list[Case]:
     ]
 
 
+def operator_cases() -> list[Case]:
+    """Value sets of the operator's own chart; the CRD, which is checked by itself, is left out."""
+    return [
+        Case("task-operator", {"crds": {"enabled": False}}, chart=OPERATOR_CHART),
+        Case("task-operator-namespaces", read(VALUES / "task-operator-namespaces.yaml"), chart=OPERATOR_CHART),
+    ]
+
+
 class Helm:
     """The helm and kubeconform of the tests' cluster."""
 
@@ -74,17 +86,17 @@ class Helm:
             raise RefusedError(done.stderr + done.stdout)
         return done.stdout
 
-    def template(self, values: Manifest, *flags: str, name: str = "demo") -> str:
+    def template(self, values: Manifest, *flags: str, name: str = "demo", chart: Path = CHART) -> str:
         """The rendered manifests as text; raises RefusedError."""
         fixed = ("--namespace", "tasks", "--kube-version", "1.36.3", "--values", "-")
-        return self._run("helm", "template", name, CHART, *fixed, *flags, text=yaml.safe_dump(values))
+        return self._run("helm", "template", name, chart, *fixed, *flags, text=json.dumps(values))
 
     def manifests(self, values: Manifest, *flags: str) -> dict[str, Manifest]:
         """The rendered manifests by `Kind/name`."""
         return by_name(self.template(values, *flags))
 
     def lint(self, values: Manifest) -> str:
-        return self._run("helm", "lint", "--strict", CHART, "--values", "-", text=yaml.safe_dump(values))
+        return self._run("helm", "lint", "--strict", CHART, "--values", "-", text=json.dumps(values))
 
     def conforms(self, schemas: list[Path], *files: Path) -> str:
         """Check the files with kubeconform against schemas in these folders; raises RefusedError."""

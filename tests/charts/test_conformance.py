@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.charts.helm import GOLDEN, REPOSITORY, Helm, RefusedError
+from tests.charts.helm import GOLDEN, OPERATOR_CHART, REPOSITORY, Helm, RefusedError
 from tests.charts.schemas import FOLDER, taskservice_schema
 
 OVERLAYS = sorted((REPOSITORY / "k8s/overlays").iterdir())
@@ -21,6 +21,13 @@ def schemas(tmp_path: Path) -> list[Path]:
 def test_every_golden_manifest_conforms(helm: Helm, schemas: list[Path]) -> None:
     summary = helm.conforms(schemas, *sorted(GOLDEN.glob("*.yaml")))
     assert "Invalid: 0, Errors: 0, Skipped: 0" in summary
+
+
+def test_the_operators_chart_conforms_with_its_crd(helm: Helm, schemas: list[Path], tmp_path: Path) -> None:
+    rendered = tmp_path / "rendered.yaml"
+    rendered.write_text(helm.template({}, chart=OPERATOR_CHART))
+    assert "kind: CustomResourceDefinition" in rendered.read_text()
+    assert "Invalid: 0, Errors: 0, Skipped: 0" in helm.conforms(schemas, rendered)
 
 
 def test_the_crd_and_the_samples_conform(helm: Helm, schemas: list[Path]) -> None:

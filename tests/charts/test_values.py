@@ -11,6 +11,15 @@ from tests.charts.helm import CHART, MINIMAL, Case, Helm, RefusedError, cases, r
 ENVIRONMENTS = sorted(CHART.glob("values-*.yaml"))
 CHART_ONLY = [
     ({"secret": {"create": True}, "database": {}}, "secret.databaseUrl: required"),
+    ({"secret": {"create": True, "databaseUrl": "postgresql://x"}}, "database.secretRef: set exactly one of"),
+    ({"auth": {}}, r"auth: secretRef is required .* or give secret.create and secret.secretKey"),
+    ({"secret": {"create": True, "secretKey": "k" * 32}}, "auth.secretRef: set only one of"),
+    ({"secret": {"create": True, "secretKey": "k" * 31}, "auth": {}}, "secret.secretKey: must have at least 32"),
+    (
+        {"secret": {"create": True, "secretKey": "k" * 32, "adminUsername": "root"}, "auth": {}},
+        "secret.adminPassword: give both",
+    ),
+    ({"secret": {"create": True, "adminUsername": "a", "adminPassword": "b"}}, "secret.adminUsername: needs"),
     ({"postgresql": {"enabled": True}, "database": {}}, "postgresql.password: required"),
     ({"postgresql": {"enabled": True, "password": "x"}}, "database.secretRef: set exactly one of"),
     ({"valkey": {"enabled": True}, "redis": {"secretRef": {"name": "r"}}}, "redis.secretRef: set only one of"),
@@ -53,5 +62,5 @@ def test_every_broken_rule_is_told_at_once(helm: Helm) -> None:
     values = {"settings": {"heartbeatSeconds": 9}, "ingress": {"enabled": True}}
     with pytest.raises(RefusedError) as refusal:
         helm.template(values)
-    for field in ("heartbeatSeconds", "ingress: hosts", "database.secretRef"):
+    for field in ("heartbeatSeconds", "ingress: hosts", "database.secretRef", "auth: secretRef"):
         assert field in str(refusal.value)

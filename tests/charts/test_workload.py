@@ -1,11 +1,16 @@
 """What holds for the rendered workload, whatever the values."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.charts.helm import MINIMAL, OPERATOR_FLAGS, Case, Helm, by_name, cases, of_kind, pod_specs
+from task_service.api.auth.start import StartRefusedError, refuse_bad_start
+from task_service.api.issuers import TrustFile
+from task_service.settings import Settings as ServiceSettings
+from task_service.settings import load_settings
+from tests.charts.helm import AUTH, MINIMAL, OPERATOR_FLAGS, Case, Helm, by_name, cases, of_kind, pod_specs
 
 ALL = pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
 SERVICE_DEPLOYMENTS = ("Deployment/demo-api", "Deployment/demo-worker")
@@ -22,6 +27,12 @@ def with_settings(**settings: Any) -> dict[str, Any]:
 def environment(manifest: dict[str, Any]) -> dict[str, str]:
     container = manifest["spec"]["template"]["spec"]["containers"][0]
     return {env["name"]: env.get("value", "") for env in container["env"]}
+
+
+def settings_of(rendered: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """The environment variables that all pods share."""
+    found: dict[str, str] = next(m["data"] for m in of_kind(rendered, "ConfigMap") if "LOG_LEVEL" in m["data"])
+    return found
 
 
 @ALL
@@ -124,16 +135,109 @@ def test_new_trust_changes_no_pod(helm: Helm) -> None:
     assert {key for key in after if before[key] != after[key]} == {"ConfigMap/demo-trust"}
 
 
+def test_more_issuers_stand_beside_the_operators_in_the_words_of_the_service() -> None:
+    case = next(case for case in cases() if case.name == "operator-full")
+    text = manifests(case)["ConfigMap/demo-trust"]["data"]["trusted-issuers.json"]
+    operator, login, ci = TrustFile.model_validate_json(text).issuers
+    (given,) = case.values["trustedIssuers"]
+    assert operator.model_dump(exclude_none=True, include=set(given)) == given
+    assert (login.jwks_uri, login.name_prefix) == ("https://login.example.com/.well-known/jwks.json", "sso:")
+    assert login.role_of({"groups": ["task-users", "task-admins"]}) == "admin"
+    assert login.name_of({"sub": "1", "email": "ann@example.com"}) == "sso:ann@example.com"
+    assert (ci.subject, ci.role_of({})) == ("nightly-import", "editor")
+    assert ci.jwks is not None
+    assert ci.jwks.key("1", "ES256") is not None
+
+
+def test_only_the_api_has_what_signs_tokens(helm: Helm) -> None:
+    keys = {"secretKey": "key", "adminPassword": "word"}
+    rendered = helm.manifests(MINIMAL | {"auth": {"secretRef": {"name": "tokens", "keys": keys}}})
+    holders = {key for key, manifest in rendered.items() if '"tokens"' in json.dumps(manifest)}
+    assert holders == {"Deployment/demo-api"}
+    api = rendered["Deployment/demo-api"]
+    (volume,) = (v for v in api["spec"]["template"]["spec"]["volumes"] if v["name"] == "auth")
+    needed, wished = (source["secret"] for source in volume["projected"]["sources"])
+    assert (needed["items"], needed.get("optional")) == ([{"key": "key", "path": "secret-key"}], None)
+    assert (wished["items"], wished["optional"]) == ([{"key": "word", "path": "admin-password"}], True)
+    assert environment(api)["SECRET_KEY_FILE"] == "/etc/task-service/auth/secret-key"
+
+
+def test_the_open_mode_needs_no_secret(helm: Helm) -> None:
+    rendered = helm.manifests(MINIMAL | {"auth": {"mode": "open"}, "settings": {"environment": "development"}})
+    assert "SECRET_KEY_FILE" not in environment(rendered["Deployment/demo-api"])
+    assert settings_of(rendered)["AUTH_MODE"] == "open"
+
+
+def test_the_api_starts_with_a_secret_that_names_no_administrator(helm: Helm, tmp_path: Path) -> None:
+    rendered = helm.manifests(MINIMAL)
+    folder = "/etc/task-service/auth"
+    given = environment(rendered["Deployment/demo-api"]) | settings_of(rendered)
+    files = {name.lower(): value.replace(folder, str(tmp_path)) for name, value in given.items() if folder in value}
+    mode = {name: given[name.upper()] for name in ("environment", "auth_mode")}
+    with pytest.raises(StartRefusedError, match="SECRET_KEY_FILE"):
+        refuse_bad_start(load_settings(**files, **mode))
+    (tmp_path / "secret-key").write_text("c94a7b1f0e5d8632c94b7a1e0f5d8362")
+    refuse_bad_start(load_settings(**files, **mode))
+
+
+def test_the_chart_can_make_the_secret_beside_a_database_of_its_own(helm: Helm) -> None:
+    secret = {"create": True, "secretKey": "k" * 32, "adminUsername": "root", "adminPassword": "first"}
+    rendered = helm.manifests({"postgresql": {"enabled": True, "password": "x"}, "secret": secret})
+    assert set(rendered["Secret/demo-credentials"]["data"]) == {"secret-key", "admin-username", "admin-password"}
+    volumes = {v["name"]: v for v in rendered["Deployment/demo-api"]["spec"]["template"]["spec"]["volumes"]}
+    assert volumes["database"]["secret"]["secretName"] == "demo-postgresql"
+    assert volumes["auth"]["projected"]["sources"][0]["secret"]["name"] == "demo-credentials"
+
+
+@pytest.mark.parametrize("component", ["api", "worker"])
+def test_redis_reaches_the_pods_by_a_file_or_by_the_bundled_valkey(helm: Helm, component: str) -> None:
+    given = helm.manifests(MINIMAL | {"redis": {"secretRef": {"name": "cache"}}})
+    bundled = helm.manifests(MINIMAL | {"valkey": {"enabled": True}})
+    key = f"Deployment/demo-{component}"
+    assert environment(given[key])["REDIS_URL_FILE"] == "/etc/task-service/redis/url"
+    assert "REDIS_URL_FILE" not in environment(bundled[key])
+    assert settings_of(bundled)["REDIS_URL"] == "redis://demo-valkey:6379/0"
+
+
+def test_every_setting_with_a_field_reaches_the_service(helm: Helm) -> None:
+    settings = {
+        "corsOrigins": ["https://a.example.com", "https://b.example.com"],
+        "trustedProxies": ["10.0.0.0/8", "fd00::/8"],
+        "rateLimits": {"read": "600/minute", "upload": "5/hour"},
+        "otel": {"enabled": True, "endpoint": "http://collector:4318", "sampleRatio": 0.1},
+        "dailyLog": {"cron": "30 1 * * *", "timeZone": "Europe/Berlin"},
+        "rootCompatibility": "e",
+        "maxUploadBytes": 2147483648,
+    }
+    config = settings_of(helm.manifests(with_settings(**settings)))
+    known = set(ServiceSettings.model_fields)
+    assert {name for name in config if name.lower() not in known} == set()
+    read = load_settings(**{name.lower(): value for name, value in config.items()})
+    assert read.cors_origins == ("https://a.example.com", "https://b.example.com")
+    assert read.trusted_proxies == ("10.0.0.0/8", "fd00::/8")
+    assert (read.rate_limit_read, read.rate_limit_write, read.rate_limit_upload) == ("600/minute", None, "5/hour")
+    assert (read.otel_enabled, read.otel_exporter_endpoint) == (True, "http://collector:4318")
+    assert (read.otel_sample_ratio, read.max_upload_bytes, read.root_compatibility) == (0.1, 2147483648, "e")
+    assert (read.daily_log_cron, read.daily_log_time_zone) == ("30 1 * * *", "Europe/Berlin")
+
+
+def test_defaults_of_the_chart_are_those_of_the_service(helm: Helm) -> None:
+    config = settings_of(helm.manifests(MINIMAL))
+    defaults = {name: field.default for name, field in ServiceSettings.model_fields.items()}
+    differing = {name for name, value in config.items() if value != str(defaults[name.lower()])}
+    assert differing == {"ENVIRONMENT"}
+
+
 def test_large_numbers_reach_the_service_as_digits(helm: Helm) -> None:
     settings = with_settings(maxBodyBytes=1073741824, conversationsMinSeconds=0.25)
-    config = next(m for m in of_kind(helm.manifests(settings), "ConfigMap") if "LOG_LEVEL" in m["data"])["data"]
+    config = settings_of(helm.manifests(settings))
     assert (config["MAX_BODY_BYTES"], config["CONVERSATIONS_MIN_SECONDS"]) == ("1073741824", "0.25")
 
 
 def test_the_password_of_the_bundled_database_is_escaped_in_its_url(helm: Helm) -> None:
     import base64
 
-    values = {"postgresql": {"enabled": True, "password": "a@b/c d+e%"}}
+    values = {"auth": AUTH, "postgresql": {"enabled": True, "password": "a@b/c d+e%"}}
     url = base64.b64decode(helm.manifests(values)["Secret/demo-postgresql"]["data"]["url"]).decode()
     assert url == "postgresql://tasks:a%40b%2Fc%20d%2Be%25@demo-postgresql:5432/tasks"
 

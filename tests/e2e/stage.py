@@ -122,12 +122,17 @@ def start_database(kube: Kube) -> None:
 
 
 def task_service(name: str = "demo", **spec: Any) -> Object:
-    """The smallest sample, with the API on node 1 and a worker on each node; keywords replace top-level fields."""
+    """The smallest sample, open to everybody, with the API on node 1 and a worker on each node.
+
+    Keywords replace top-level fields.
+    """
     given: Object = {
         "image": {"repository": images.SERVICE, "tag": "1-test"},
         "api": {"replicas": 2, "nodeSelector": NODE_1},
         "worker": workers(),
+        "auth": {"mode": "open"},
         "settings": {
+            "environment": "development",
             "heartbeatSeconds": HEARTBEAT_SECONDS,
             "leaseSeconds": LEASE_SECONDS,
             "conversationsMinSeconds": TASK_SECONDS,

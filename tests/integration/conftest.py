@@ -15,6 +15,7 @@ from task_service.embedded import EmbeddedPostgres
 from task_service.migrations.runner import migrate
 from task_service.settings import Settings
 from task_service.store.database import create_engine
+from tests.support.between import forget_all, more_servers, more_settings
 
 QUICK = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "300"}
 
@@ -26,7 +27,8 @@ def postgres() -> Iterator[EmbeddedPostgres]:
     server = EmbeddedPostgres(folder, options=QUICK)
     try:
         server.start()
-        yield server
+        with more_servers(server.url()):
+            yield server
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
@@ -40,7 +42,8 @@ def template(postgres: EmbeddedPostgres) -> str:
         admin = await asyncpg.connect(postgres.url())
         await admin.execute("CREATE DATABASE template_tasks")
         await admin.close()
-        engine = create_engine(settings_for(postgres.url("template_tasks")), pooled=False)
+        settings = settings_for(postgres.url("template_tasks"), between=False)
+        engine = create_engine(settings, pooled=False)
         await migrate(engine)
 
     asyncio.run(make())
@@ -51,6 +54,7 @@ def template(postgres: EmbeddedPostgres) -> str:
 async def database(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[str]:
     """The address of this test's own migrated database."""
     name = f"test_{new_id().hex}"
+    forget_all()
     admin = await asyncpg.connect(postgres.url())
     await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
     yield postgres.url(name)
@@ -66,7 +70,11 @@ async def connection(database: str) -> AsyncIterator[asyncpg.Connection]:
     await connection.close()
 
 
-def settings_for(url: str, **more: object) -> Settings:
-    """Settings for a test: this database, quick heartbeats, nothing from the environment's .env."""
-    given = {"heartbeat_seconds": 0.2, "lease_seconds": 1.0, "log_format": "console"} | more
-    return Settings(_env_file=None, database_url=url, **given)  # type: ignore[call-arg,arg-type]
+def settings_for(url: str, *, between: bool = True, **more: object) -> Settings:
+    """Settings for a test: this database, quick heartbeats, nothing from the environment's .env.
+
+    With what TEST_REDIS and TEST_POOLER put between, unless the test says otherwise.
+    """
+    given = {"heartbeat_seconds": 0.2, "lease_seconds": 1.0, "log_format": "console", "auth_mode": "open"}
+    given |= {"database_url": url} | (more_settings(url) if between else {}) | more
+    return Settings(_env_file=None, **given)  # type: ignore[call-arg,arg-type]

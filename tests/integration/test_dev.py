@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
@@ -15,8 +16,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from task_service.dev import default_folder, run_dev
+from task_service.dev import _who_may_call, default_folder, run_dev
 from task_service.embedded import EmbeddedPostgres, free_port
+from task_service.settings import load_settings
 from tests.support.waiting import eventually
 
 END_SECONDS = 60
@@ -98,6 +100,25 @@ async def test_it_runs_tasks_with_settings_from_the_environment_and_says_where(f
     assert f"http://127.0.0.1:{dev.ports['PORT']}/docs\n" in said
     assert f"{folder}\n" in said
     assert "Stop it with Ctrl-C" in said
+
+
+async def test_it_is_open_to_everybody_and_keeps_its_key_to_sign_tokens(folder: Path) -> None:
+    dev = Dev(folder)
+    keys = []
+    for _ in range(2):
+        async with dev.running():
+            file = folder / "secret-key"
+            assert stat.S_IMODE(file.stat().st_mode) == 0o600
+            keys.append(file.read_text())
+    assert keys[0] == keys[1]
+    assert len(keys[0]) == 64
+    assert "(AUTH_MODE=open)" in dev.said.decode()
+
+
+def test_what_the_environment_says_of_tokens_wins(folder: Path) -> None:
+    given = load_settings(auth_mode="required", secret_key="k" * 32)
+    assert _who_may_call(given, folder) == {}
+    assert "auth_mode" not in _who_may_call(load_settings(environment="production"), folder)
 
 
 async def test_used_ports_are_named_together_with_others_to_choose(folder: Path) -> None:

@@ -43,8 +43,8 @@ MANY = f"""
 """
 
 
-async def fill(connection: asyncpg.Connection, count: int) -> None:
-    """Insert so many tasks in every state, and analyse the tables."""
+async def fill(connection: asyncpg.Connection, count: int, *, analyse: bool = True) -> None:
+    """Insert so many tasks in every state, and analyse the tables unless their statistics shall stay."""
     await connection.execute(MANY, count, await add_worker(connection))
-    for table in ("tasks", "queue", "runs"):
+    for table in ("tasks", "queue", "runs") if analyse else ():
         await connection.execute(f"VACUUM ANALYZE {table}")

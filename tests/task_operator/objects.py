@@ -4,6 +4,7 @@ from typing import Any
 
 Object = dict[str, Any]
 POD_UID = "uid-1"
+SPEC: Object = {"database": {"secretRef": {"name": "db", "key": "url"}}, "auth": {"secretRef": {"name": "tokens"}}}
 
 
 def pod(container: Object | None = None, *, uid: str = POD_UID, phase: str = "Running", **more: Any) -> Object:
@@ -53,6 +54,6 @@ def task_service(**more: Any) -> Object:
         "apiVersion": "taskservice.dev/v1alpha1",
         "kind": "TaskService",
         "metadata": {"name": "demo", "namespace": "team", "uid": "owner", "generation": 1} | more.get("metadata", {}),
-        "spec": {"database": {"secretRef": {"name": "db", "key": "url"}}} | more.get("spec", {}),
+        "spec": SPEC | more.get("spec", {}),
         "status": more.get("status", {}),
     }

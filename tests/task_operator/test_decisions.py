@@ -76,8 +76,17 @@ def test_ready_api_pods_are_asked_first_and_dying_ones_last() -> None:
     assert addresses(pods) == ["[fd00::1]", "ip-worker", "ip-unready", "ip-dying"]
 
 
-SPEC: Object = {"database": {"secretRef": {"name": "db", "key": "url"}}, "api": {"extraEnv": []}}
-VOLUMES = {"volumes": [{"name": "database", "secret": {"secretName": "db"}}]}
+SPEC: Object = {
+    "database": {"secretRef": {"name": "db", "key": "url"}},
+    "auth": {"secretRef": {"name": "tokens"}},
+    "api": {"extraEnv": []},
+}
+VOLUMES = {
+    "volumes": [
+        {"name": "database", "secret": {"secretName": "db"}},
+        {"name": "auth", "projected": {"sources": [{"secret": {"name": "tokens"}}]}},
+    ]
+}
 
 
 def waiting(reason: str, message: str = "") -> Object:
@@ -105,6 +114,10 @@ class TestTroubles:
              "Secret db, named in spec.database.secretRef, does not exist: create it with the key url"),
             ('MountVolume.SetUp failed for volume "database" : references non-existent secret key: url',
              "Secret db, named in spec.database.secretRef, has no key url: add it"),
+            ('MountVolume.SetUp failed for volume "auth" : secret "tokens" not found',
+             "Secret tokens, named in spec.auth.secretRef, does not exist: create it with the key secret-key"),
+            ('MountVolume.SetUp failed for volume "auth" : references non-existent secret key: secret-key',
+             "Secret tokens, named in spec.auth.secretRef, has no key secret-key: add it"),
         ],
     )  # fmt: skip
     def test_a_failed_mount_names_the_secret_and_its_key(self, message: str, said: str) -> None:

@@ -100,12 +100,12 @@ class World:
         return OperatorProcess(environment | {name.upper(): str(value) for name, value in settings.items()})
 
     def namespace(self, name: str) -> Kube:
-        """A fresh namespace with the Secret "database"; it goes with the cluster."""
+        """A fresh namespace with the Secrets "database" and "tokens"; it goes with the cluster."""
         assert name not in self.names, f"{name} is taken"
         self.names.add(name)
         self.kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
         kube = self.kube.of(name)
-        kube.apply(secret("database"))
+        kube.apply(secret("database"), secret("tokens", "secret-key"))
         return kube
 
 
@@ -140,6 +140,7 @@ def task_service(name: str = "demo", **spec: Any) -> Object:
         "api": {"replicas": 2},
         "worker": {"replicas": 2},
         "database": {"secretRef": {"name": "database", "key": "url"}},
+        "auth": {"secretRef": {"name": "tokens"}},
     }
     return {
         "apiVersion": "taskservice.dev/v1alpha1",

@@ -1,9 +1,13 @@
-"""What `helm test` runs in the service's image: one task goes from the API to a worker, and is removed."""
+"""What `helm test` runs in the service's image: one task goes from the API to a worker, and is removed.
+
+Where the API asks for tokens it has none: then the API must be well, and refuse it.
+"""
 
 import json
 import os
 import sys
 import time
+import urllib.error
 import urllib.request
 
 API = os.environ["API_URL"]
@@ -22,7 +26,21 @@ def call(method: str, path: str, body: object = None) -> dict:
     return json.loads(text) if text else {}
 
 
+def refused(path: str) -> bool:
+    """Whether a request without a token is answered by 401."""
+    try:
+        urllib.request.urlopen(API + path, timeout=10).close()
+    except urllib.error.HTTPError as error:
+        return error.code == 401
+    return False
+
+
 call("GET", "/health")
+if os.environ["AUTH_MODE"] == "required":
+    if not refused("/api/v1/tasks"):
+        sys.exit("GET /api/v1/tasks without a token was not answered by 401, though auth.mode is required")
+    print("the API answers, and refuses who has no token")
+    sys.exit()
 if os.environ["WORKERS"] == "none":
     print("the API answers; there are no workers to try")
     sys.exit()

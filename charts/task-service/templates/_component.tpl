@@ -70,11 +70,17 @@ spec:
             {{- toYaml .values.resources | nindent 12 }}
           volumeMounts:
             {{- include "task-service.mounts" .root | nindent 12 }}
+            {{- if eq .component "api" }}
+            {{- include "task-service.authMount" .root | nindent 12 }}
+            {{- end }}
             - name: trust
               mountPath: /etc/task-service/trust
               readOnly: true
       volumes:
         {{- include "task-service.volumes" .root | nindent 8 }}
+        {{- if eq .component "api" }}
+        {{- include "task-service.authVolume" .root | nindent 8 }}
+        {{- end }}
         - name: trust
           configMap:
             name: {{ .root.Release.Name }}-trust
@@ -97,6 +103,9 @@ spec:
 - name: TRUSTED_ISSUERS_FILE
   value: /etc/task-service/trust/trusted-issuers.json
 {{ include "task-service.credentialEnv" .root }}
+{{- if eq .component "api" }}
+{{- include "task-service.authEnv" .root }}
+{{- end }}
 # Five seconds before the kubelet kills the container; the API's preStop sleep takes five more.
 - name: SHUTDOWN_SECONDS
   value: {{ ternary (sub $grace 10) (sub $grace 5) (eq .component "api") | quote }}

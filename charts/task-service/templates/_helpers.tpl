@@ -45,7 +45,7 @@ app.kubernetes.io/managed-by: {{ ternary "task-operator" .root.Release.Service (
 {{- if .Values.database.secretRef }}
 name: {{ .Values.database.secretRef.name }}
 key: {{ .Values.database.secretRef.key | default "url" }}
-{{- else if .Values.secret.create }}
+{{- else if and .Values.secret.create .Values.secret.databaseUrl }}
 name: {{ .Release.Name }}-credentials
 key: database-url
 {{- else }}
@@ -65,6 +65,35 @@ key: redis-url
 {{- end }}
 {{- end }}
 
+{{- define "task-service.authSecret" -}}
+{{- /* Name and keys of the Secret that tokens are signed with; empty when there is none, which the mode open allows. */ -}}
+{{- if .Values.auth.secretRef }}
+{{- $keys := .Values.auth.secretRef.keys | default dict }}
+name: {{ .Values.auth.secretRef.name }}
+secretKey: {{ $keys.secretKey | default "secret-key" }}
+adminUsername: {{ $keys.adminUsername | default "admin-username" }}
+adminPassword: {{ $keys.adminPassword | default "admin-password" }}
+{{- else if and .Values.secret.create .Values.secret.secretKey }}
+name: {{ .Release.Name }}-credentials
+secretKey: secret-key
+adminUsername: admin-username
+adminPassword: admin-password
+{{- end }}
+{{- end }}
+
+{{- define "task-service.trust" -}}
+{{- /* The file of trusted issuers: the operator's own entry, and those of auth.issuers in the service's words. */ -}}
+{{- $issuers := .Values.trustedIssuers -}}
+{{- range $issuer := .Values.auth.issuers -}}
+{{- $entry := omit $issuer "jwksUri" "nameClaim" "namePrefix" -}}
+{{- range $ours, $theirs := dict "jwksUri" "jwks_uri" "nameClaim" "name_claim" "namePrefix" "name_prefix" -}}
+{{- with get $issuer $ours }}{{ $_ := set $entry $theirs . }}{{ end -}}
+{{- end -}}
+{{- $issuers = append $issuers $entry -}}
+{{- end -}}
+{{ dict "issuers" $issuers | toJson }}
+{{- end }}
+
 {{- define "task-service.settings" -}}
 {{- /* The environment variables that API and workers share, as YAML. Numbers come from JSON as floats: no 1e+06. */ -}}
 {{- with .Values.settings -}}
@@ -78,7 +107,26 @@ HEARTBEAT_SECONDS: {{ int64 .heartbeatSeconds | quote }}
 LEASE_SECONDS: {{ int64 .leaseSeconds | quote }}
 DEFAULT_MAX_ATTEMPTS: {{ int64 .maxAttempts | quote }}
 MAX_BODY_BYTES: {{ int64 .maxBodyBytes | quote }}
+MAX_UPLOAD_BYTES: {{ int64 .maxUploadBytes | quote }}
+ROOT_COMPATIBILITY: {{ .rootCompatibility | quote }}
+DAILY_LOG_CRON: {{ .dailyLog.cron | quote }}
+DAILY_LOG_TIME_ZONE: {{ .dailyLog.timeZone | quote }}
+{{- with .corsOrigins }}
+CORS_ORIGINS: {{ join "," . | quote }}
 {{- end }}
+{{- with .trustedProxies }}
+TRUSTED_PROXIES: {{ join "," . | quote }}
+{{- end }}
+{{- range $name, $limit := .rateLimits }}
+RATE_LIMIT_{{ upper $name }}: {{ $limit | quote }}
+{{- end }}
+{{- if .otel.enabled }}
+OTEL_ENABLED: "true"
+OTEL_EXPORTER_ENDPOINT: {{ .otel.endpoint | quote }}
+OTEL_SAMPLE_RATIO: {{ .otel.sampleRatio | quote }}
+{{- end }}
+{{- end }}
+AUTH_MODE: {{ .Values.auth.mode | quote }}
 {{- if .Values.valkey.enabled }}
 REDIS_URL: redis://{{ .Release.Name }}-valkey:6379/0
 {{- end }}

@@ -88,3 +88,48 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end }}
 {{- end }}
+
+{{- /* The Secret that tokens are signed with: in the pods of the API only. */ -}}
+{{- define "task-service.authEnv" -}}
+{{- with include "task-service.authSecret" . | fromYaml }}
+- name: SECRET_KEY_FILE
+  value: /etc/task-service/auth/secret-key
+- name: ADMIN_USERNAME
+  valueFrom:
+    secretKeyRef:
+      name: {{ .name }}
+      key: {{ .adminUsername | quote }}
+      optional: true
+- name: ADMIN_PASSWORD_FILE
+  value: /etc/task-service/auth/admin-password
+{{- end }}
+{{- end }}
+
+{{- define "task-service.authMount" -}}
+{{- if include "task-service.authSecret" . | trim }}
+- name: auth
+  mountPath: /etc/task-service/auth
+  readOnly: true
+{{- end }}
+{{- end }}
+
+{{- define "task-service.authVolume" -}}
+{{- /* Twice the same Secret, since the key must be there and the administrator may be absent. */ -}}
+{{- with include "task-service.authSecret" . | fromYaml }}
+- name: auth
+  projected:
+    defaultMode: 288
+    sources:
+      - secret:
+          name: {{ .name }}
+          items:
+            - key: {{ .secretKey | quote }}
+              path: secret-key
+      - secret:
+          name: {{ .name }}
+          optional: true
+          items:
+            - key: {{ .adminPassword | quote }}
+              path: admin-password
+{{- end }}
+{{- end }}

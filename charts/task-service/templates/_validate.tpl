@@ -42,20 +42,49 @@
 {{- if and $v.ingress.enabled (not $v.ingress.hosts) }}
 {{- $errors = append $errors "ingress: hosts must name at least one host when enabled" }}
 {{- end }}
+{{- $made := ternary $v.secret dict $v.secret.create }}
 {{- $databases := 0 }}
-{{- range list (not (empty $v.database.secretRef)) $v.secret.create $v.postgresql.enabled }}
+{{- range list $v.database.secretRef $made.databaseUrl $v.postgresql.enabled }}
 {{- if . }}{{ $databases = add1 $databases }}{{ end }}
 {{- end }}
-{{- if ne (int $databases) 1 }}
-{{- $errors = append $errors "database.secretRef: set exactly one of database.secretRef, secret.create and postgresql.enabled" }}
+{{- if and $made (eq (int $databases) 0) }}
+{{- $errors = append $errors "secret.databaseUrl: required when secret.create and nothing else names a database" }}
+{{- else if ne (int $databases) 1 }}
+{{- $errors = append $errors "database.secretRef: set exactly one of database.secretRef, secret.databaseUrl (with secret.create) and postgresql.enabled" }}
 {{- end }}
-{{- if and $v.secret.create (not $v.secret.databaseUrl) }}
-{{- $errors = append $errors "secret.databaseUrl: required when secret.create" }}
+{{- if not (or $v.auth.secretRef $made.secretKey (and (eq $v.auth.mode "open") (eq $v.settings.environment "development"))) }}
+{{- $errors = append $errors "auth: secretRef is required unless mode is open and settings.environment is development: name a Secret with the key secret-key (openssl rand -hex 32), or give secret.create and secret.secretKey" }}
+{{- end }}
+{{- if and $v.auth.secretRef $made.secretKey }}
+{{- $errors = append $errors "auth.secretRef: set only one of auth.secretRef and secret.secretKey" }}
+{{- end }}
+{{- if and $made.secretKey (lt (len $made.secretKey) 32) }}
+{{- $errors = append $errors "secret.secretKey: must have at least 32 characters (openssl rand -hex 32)" }}
+{{- end }}
+{{- if ne (empty $made.adminUsername) (empty $made.adminPassword) }}
+{{- $errors = append $errors "secret.adminPassword: give both of secret.adminUsername and secret.adminPassword, or none" }}
+{{- end }}
+{{- if and $made.adminUsername (not $made.secretKey) }}
+{{- $errors = append $errors "secret.adminUsername: needs secret.secretKey beside it; a Secret of your own has the administrator's keys itself" }}
+{{- end }}
+{{- if and (eq $v.auth.mode "open") (eq $v.settings.environment "production") }}
+{{- $errors = append $errors "auth: mode must not be open when settings.environment is production (its default): name another environment, or set mode to required" }}
+{{- end }}
+{{- range $v.auth.issuers }}
+{{- if eq (hasKey . "role") (hasKey . "roles") }}
+{{- $errors = append $errors (printf "auth.issuers: exactly one of role and roles must be set (%s)" .issuer) }}
+{{- end }}
+{{- if eq (hasKey . "jwks") (hasKey . "jwksUri") }}
+{{- $errors = append $errors (printf "auth.issuers: exactly one of jwks and jwksUri must be set (%s)" .issuer) }}
+{{- end }}
+{{- end }}
+{{- if and $v.settings.otel.enabled (not $v.settings.otel.endpoint) }}
+{{- $errors = append $errors "settings.otel: endpoint is required when enabled" }}
 {{- end }}
 {{- if and $v.postgresql.enabled (not $v.postgresql.password) }}
 {{- $errors = append $errors "postgresql.password: required when postgresql.enabled; there is no default" }}
 {{- end }}
-{{- if and $v.valkey.enabled (or $v.redis.secretRef (and $v.secret.create $v.secret.redisUrl)) }}
+{{- if and $v.valkey.enabled (or $v.redis.secretRef $made.redisUrl) }}
 {{- $errors = append $errors "redis.secretRef: set only one of redis.secretRef, secret.redisUrl and valkey.enabled" }}
 {{- end }}
 {{- if $errors }}

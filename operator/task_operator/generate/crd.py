@@ -1,5 +1,6 @@
 """The CustomResourceDefinition, as plain YAML and as a template of the operator's chart."""
 
+import re
 from typing import Any
 
 import yaml
@@ -98,7 +99,13 @@ def _yaml(value: Any) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes equal objects twice instead of an anchor and an alias."""
+    """Writes equal objects twice instead of an anchor and an alias, and quotes `n` and `y`.
+
+    Helm and kubectl read YAML 1.1, where those two are no strings; PyYAML does not think so.
+    """
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the name is the base class's
         return True
+
+
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^[nNyY]$"), list("nNyY"))

@@ -81,6 +81,7 @@ def _rules() -> str:
     """Every rule once, with the object that it is about."""
     found = [("", rule.as_schema()) for rule in NAME_RULES]
     schema = plain(TaskServiceSpec)
+    found += [("spec", rule) for rule in schema.get("x-kubernetes-validations", [])]
     for path, node, _ in _fields(schema, "spec."):
         for place in (node, node.get("items", {})):
             if isinstance(place, dict):

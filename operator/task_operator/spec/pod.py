@@ -21,9 +21,10 @@ from task_operator.spec.scheduling import Affinity, Toleration, TopologySpreadCo
 # Environment variables that the chart itself sets in a container: an entry of extraEnv with such a name would be a
 # duplicate, and a wrong POD_UID would make the rescue of tasks impossible.
 RESERVED_ENV = (
-    "CONTAINER_NAME", "DATABASE_URL_FILE", "DRAIN_SECONDS", "HOST", "MANAGEMENT_HOST", "MANAGEMENT_PORT", "NODE_NAME",
-    "POD_NAME", "POD_NAMESPACE", "POD_UID", "PORT", "REDIS_URL_FILE", "RUNTIME_DIR", "SHUTDOWN_SECONDS",
-    "TERMINATION_LOG", "TRUSTED_ISSUERS_FILE", "VERSION", "WORKER_CONCURRENCY", "WORKER_QUEUES",
+    "ADMIN_PASSWORD_FILE", "ADMIN_USERNAME", "AUTH_MODE", "CONTAINER_NAME", "DATABASE_URL_FILE", "DRAIN_SECONDS",
+    "HOST", "MANAGEMENT_HOST", "MANAGEMENT_PORT", "NODE_NAME", "POD_NAME", "POD_NAMESPACE", "POD_UID", "PORT",
+    "REDIS_URL_FILE", "RUNTIME_DIR", "SECRET_KEY_FILE", "SHUTDOWN_SECONDS", "TERMINATION_LOG", "TRUSTED_ISSUERS_FILE",
+    "VERSION", "WORKER_CONCURRENCY", "WORKER_QUEUES",
 )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime, Field
 
+from task_operator.spec.auth import SECRET_RULE
 from task_operator.spec.base import Rule, SpecModel, list_map
 from task_operator.spec.workload import ExistingDatabase, Workload
 
@@ -28,11 +29,13 @@ class TaskServiceSpec(Workload):
         "pods are still rescued. The annotation taskservice.dev/paused does the same.",
     )
 
+    rules = (*Workload.rules, SECRET_RULE)
+
 
 class Condition(SpecModel):
     """One aspect of the state."""
 
-    type: str = Field(max_length=316, description="Ready, Progressing, Degraded, Migrated or Paused.")
+    type: str = Field(max_length=316, description="Ready, Progressing, Degraded, Migrated, Paused or ScaleIgnored.")
     status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
     reason: str = Field(min_length=1, max_length=1024, description="Why, as one word for programs.")
     message: str = Field(max_length=32768, description="Why, and what to do, as a sentence for people.")

@@ -14,9 +14,28 @@ NAME = r"^[a-z_][a-z0-9_]*$"
 class Secret(SpecModel):
     """A Secret made from values, for trying things out; prefer one that you manage."""
 
-    create: bool = Field(default=False, description="Whether the chart makes a Secret with the two URLs below.")
-    database_url: str = Field(default="", max_length=2048, description="URL of the database, postgresql://…; required.")
+    create: bool = Field(default=False, description="Whether the chart makes a Secret of the values below.")
+    database_url: str = Field(
+        default="",
+        max_length=2048,
+        description="URL of the database, postgresql://…; required when neither database.secretRef nor "
+        "postgresql.enabled names one.",
+    )
     redis_url: str = Field(default="", max_length=2048, description="URL of Redis or Valkey, redis://…; may be empty.")
+    secret_key: str = Field(
+        default="",
+        max_length=1024,
+        description="What signs the tokens, at least 32 characters, made by openssl rand -hex 32; required where "
+        "auth.secretRef is and names none.",
+    )
+    admin_username: str = Field(
+        default="",
+        max_length=100,
+        description="Name of the administrator who is made while there is none; may be empty.",
+    )
+    admin_password: str = Field(
+        default="", max_length=200, description="That administrator's first password; required with a name."
+    )
 
 
 class Persistence(SpecModel):

@@ -1,9 +1,10 @@
 """The specification of one task service: its image, API, workers, credentials, settings and network."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from task_operator.spec.auth import OPEN_RULE, Auth
 from task_operator.spec.base import (
     DNS_SUBDOMAIN,
     HELM_INTEGER,
@@ -18,6 +19,7 @@ from task_operator.spec.base import (
     crd_default,
 )
 from task_operator.spec.pod import Component
+from task_operator.spec.settings import Settings
 
 
 class PullSecret(SpecModel):
@@ -130,48 +132,6 @@ class Redis(SpecModel):
     secret_ref: SecretRef | None = Field(default=None, description="Secret with the URL, redis://HOST:PORT/0.")
 
 
-class Settings(SpecModel):
-    """Settings of the service; others can be given as environment variables by extraEnv."""
-
-    environment: Literal["development", "staging", "production"] = Field(
-        default="production", description="What the service is used for."
-    )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        default="INFO", description="Least severity that is logged."
-    )
-    log_format: Literal["json", "console"] = Field(default="json", description="Format of the log lines.")
-    default_handler: str = Field(
-        default="conversations",
-        max_length=100,
-        pattern=r"^([A-Za-z0-9][A-Za-z0-9_.:-]*)?$",
-        description="Handler of tasks that name none; empty: such tasks are for people.",
-    )
-    conversations_min_seconds: float = Field(
-        default=6, ge=0, le=86400, description="Shortest simulated work of the conversations handler, in seconds."
-    )
-    conversations_max_seconds: float = Field(
-        default=7, ge=0, le=86400, description="Longest simulated work of the conversations handler, in seconds."
-    )
-    heartbeat_seconds: int = Field(default=3, ge=1, le=300, description="Seconds between two heartbeats of a worker.")
-    lease_seconds: int = Field(
-        default=15, ge=3, le=3600, description="Seconds without a heartbeat after which a worker is taken for dead."
-    )
-    max_attempts: int = Field(default=5, ge=1, le=100, description="How often a task is tried when it does not say.")
-    max_body_bytes: int = Field(
-        default=1048576, ge=1024, le=1073741824, description="Largest request body that the API takes, in bytes."
-    )
-
-    rules = (
-        Rule("(has(self.heartbeatSeconds) ? self.heartbeatSeconds : 3) * 3 <= "
-             "(has(self.leaseSeconds) ? self.leaseSeconds : 15)",
-             "settings: heartbeatSeconds must be at most a third of leaseSeconds", ".heartbeatSeconds"),
-        Rule("(has(self.conversationsMinSeconds) ? self.conversationsMinSeconds : 6.0) <= "
-             "(has(self.conversationsMaxSeconds) ? self.conversationsMaxSeconds : 7.0)",
-             "settings: conversationsMinSeconds must not be greater than conversationsMaxSeconds",
-             ".conversationsMinSeconds"),
-    )  # fmt: skip
-
-
 class Migration(SpecModel):
     """The Job that brings the database's schema up to date before new pods start."""
 
@@ -258,9 +218,12 @@ class Workload(SpecModel):
     api: Api = Field(default=Api(), description="The HTTP API.")
     worker: Worker = Field(default=Worker(), description="The workers.", json_schema_extra=crd_default({}))
     database: Database = Field(default=Database(), description="The PostgreSQL database.")
+    auth: Auth = Field(default=Auth(), description="Who may call the API.")
     redis: Redis = Field(default=Redis(), description="Redis or Valkey, which the service can do without.")
     settings: Settings = Field(default=Settings(), description="Settings of the service.")
     migration: Migration = Field(default=Migration(), description="The Job that migrates the database's schema.")
     service_account: ServiceAccount = Field(default=ServiceAccount(), description="The ServiceAccount of the pods.")
     network_policy: NetworkPolicy = Field(default=NetworkPolicy(), description="Who may connect to the pods.")
     ingress: Ingress = Field(default=Ingress(), description="An Ingress in front of the API.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (OPEN_RULE,)

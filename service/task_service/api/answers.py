@@ -7,9 +7,9 @@ from uuid import UUID
 import orjson
 from fastapi import Response
 
-from task_service.api.etags import etag_of
-from task_service.api.fields import fragment
 from task_service.domain.priorities import BY_RANK
+from task_service.services.etags import etag_of
+from task_service.services.fields import fragment
 from task_service.store.conversations import ConversationRow
 from task_service.store.history import Event, RunRow
 from task_service.store.tasks import TaskRow

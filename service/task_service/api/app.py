@@ -2,30 +2,42 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi import APIRouter, FastAPI
 from fastapi.responses import RedirectResponse
-from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from task_service.api.compat import c
-from task_service.api.context import Context, WorkerStatus
-from task_service.api.edge import Edge
+from task_service.api import compat
+from task_service.api.background import Background
+from task_service.api.compat.d_words import WordsOfD
+from task_service.api.documentation import install_documentation
+from task_service.api.edge import NO_TELEMETRY, Edge
 from task_service.api.problems import Problem, install_problems
-from task_service.api.routes import conversations, queues, tasks
+from task_service.api.routers import public_routes
+from task_service.api.security import document_security, install_security
+from task_service.api.streams import write_event
 from task_service.queue.wakeups import Wakeups
+from task_service.services.cache_watch import watch_cache
+from task_service.services.context import Context, WorkerStatus
+from task_service.services.counts import Folding
+from task_service.services.events import Events
 from task_service.settings import Settings
 
 DESCRIPTION = """
 Tasks for people and for workers. Errors are `application/problem+json` (RFC 9457) with a stable `code`; lists are pages
-with a `next_cursor`; an `ETag` guards changes by `If-Match`. Service C's own paths work at the root and under
-`/compat/c`.
+with a `next_cursor`; an `ETag` guards changes by `If-Match`. The paths of the services A to E work at the root and
+under `/compat/a` to `/compat/e`.
 """
 TAGS = [
     {"name": "tasks", "description": "Create, find, change, cancel, retry and delete tasks."},
     {"name": "conversations", "description": "What belongs to a task."},
-    {"name": "queues and workers", "description": "Figures to look at."},
-    {"name": "service C", "description": "The paths of service C: integer ids, lists without pages."},
+    {"name": "events", "description": "What happens to tasks, as it happens."},
+    {"name": "queues and workers", "description": "Figures; pause and resume queues, release and drain workers."},
+    {"name": "schedules", "description": "Cron expressions and the tasks that they make."},
+    {"name": "daily log", "description": "The daily snapshot of active tasks."},
+    {"name": "settings", "description": "What applications keep here by key."},
+    {"name": "users and tokens", "description": "Log in, refresh, log out; administrators register and change users."},
+    {"name": "audit log", "description": "Who changed what, of all tasks."},
+    *compat.TAGS,
 ]
 
 
@@ -45,57 +57,45 @@ def create_app(
         version=settings.version,
         description=DESCRIPTION,
         openapi_tags=TAGS,
+        docs_url=None,
+        redoc_url=None,
         redirect_slashes=False,
-        strict_content_type=False,  # a body without a type is taken as JSON
-        generate_unique_id_function=_operation_id,
+        telemetry=NO_TELEMETRY,
     )
     app.state.context = Context(settings, engine, wakeups, worker)
     app.state.draining = False
+    background: list[Background] = [Folding(engine, settings.heartbeat_seconds)]
+    background += watch_cache(app.state.context)
+    app.state.events = Events(app.state.context, write_event)
+    background.append(app.state.events)
+    app.state.background = background
     app.add_api_route("/", _to_documentation, include_in_schema=False)
+    install_documentation(app)
     own = APIRouter()
     own.routes.extend(app.routes)  # the documentation pages
-    routers = [tasks.router, conversations.router, queues.router]
-    compatible = [c.make_router(""), c.make_router("/compat/c")]
-    app.state.routers = [own, *routers, *compatible]
-    for router in routers:
-        app.include_router(router, dependencies=[Depends(refuse_unknown_parameters)])
-    for router in compatible:
-        app.include_router(router)  # service C ignored parameters that it did not know
+    public = public_routes(settings.root_compatibility)
+    app.state.routers = [own, *public.routers]
+    app.router.routes.extend(public.served)
     install_problems(app)
-    app.add_middleware(Edge, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        Edge, max_body_bytes=settings.max_body_bytes, larger=_larger_bodies(settings),
+        debug=settings.debug and settings.environment != "production",
+    )  # fmt: skip
+    app.add_middleware(WordsOfD, paths=compat.paths_in_words_of_d(settings.root_compatibility))
+    install_security(app, settings)
     _document_problems(app)
     return app
 
 
+def _larger_bodies(settings: Settings) -> dict[str, int]:
+    """The limits of the paths that take more than others."""
+    uploads = ("/api/v1/tasks:import", "/upload-csv", "/compat/d/upload-csv")
+    more = dict.fromkeys((*uploads, *(f"{path}/" for path in uploads[1:])), settings.max_upload_bytes)
+    return more | {"/api/v1/tasks:batch": max(settings.max_batch_bytes, settings.max_body_bytes)}
+
+
 async def _to_documentation() -> RedirectResponse:
     return RedirectResponse("/docs")
-
-
-async def refuse_unknown_parameters(request: Request) -> None:
-    """Answer 422 to a query parameter that the operation does not have: a misspelt filter must not show everything."""
-    route = request.scope["route"]
-    known = getattr(route, "known_parameters", None)
-    if known is None:
-        known = route.known_parameters = _parameters_of(route)
-    unknown = [name for name in request.query_params if name not in known]
-    if unknown:
-        errors = [{"type": "extra_forbidden", "loc": ("query", name), "msg": ""} for name in unknown]
-        raise RequestValidationError(errors)
-
-
-def _parameters_of(route: Any) -> frozenset[str]:
-    names: set[str] = set()
-    for parameter in route.dependant.query_params:
-        model = parameter.field_info.annotation
-        is_model = isinstance(model, type) and issubclass(model, BaseModel)
-        names |= set(model.model_fields) if is_model else {parameter.alias}
-    return frozenset(names)
-
-
-def _operation_id(route: Any) -> str:
-    prefix = "c_" if "service C" in route.tags else ""
-    copy = "_compat" if route.path.startswith("/compat/") else ""
-    return f"{prefix}{route.name}{copy}"
 
 
 def _document_problems(app: FastAPI) -> None:
@@ -108,6 +108,7 @@ def _document_problems(app: FastAPI) -> None:
             definition = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas = schema.setdefault("components", {}).setdefault("schemas", {})
             schemas |= definition.pop("$defs", {}) | {"Problem": definition}
+            document_security(schema, app.state.routers, is_open=app.state.authenticator.open)
         return app.openapi_schema or {}
 
     app.openapi = openapi  # type: ignore[method-assign]

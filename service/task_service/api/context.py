@@ -1,90 +1,16 @@
-"""What the requests of one process share, and how each of them gets its transaction."""
+"""The process's context as a dependency of its routes."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Protocol, TypeVar
-from uuid import UUID
+from typing import Annotated
 
-import asyncpg
-from fastapi import Request
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from fastapi import Depends, Request
 
-from task_service.domain.errors import UnavailableError
-from task_service.queue.wakeups import Wakeups
-from task_service.settings import Settings
-
-TRIES = 5
-SERIALIZATION = frozenset({"40001", "40P01"})
-"""SQLSTATEs after which the same transaction may well succeed: serialisation failure, deadlock."""
-ANONYMOUS = "anonymous"
-"""Who makes changes while nobody has to say who they are."""
-
-T = TypeVar("T")
-
-
-class MovedOnError(Exception):
-    """Another transaction got in between two locks; this one starts again."""
-
-
-class WorkerStatus(Protocol):
-    """What `/status` tells of a worker in the same process."""
-
-    @property
-    def instance_id(self) -> UUID | None: ...
-    @property
-    def running_since(self) -> datetime: ...
-    @property
-    def current_task_ids(self) -> list[UUID]: ...
-    @property
-    def completed(self) -> int: ...
-    @property
-    def failed(self) -> int: ...
-
-
-def utc_now() -> datetime:
-    """The present time with its zone."""
-    return datetime.now(UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """Made once per process and handed to every request."""
-
-    settings: Settings
-    engine: AsyncEngine
-    wakeups: Wakeups
-    worker: WorkerStatus | None = None
-    clock: Callable[[], datetime] = utc_now
-
-    async def write(self, change: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """Run `change` in one transaction and commit; start again when it lost a race.
-
-        Raises UnavailableError when it lost every time.
-        """
-        for attempt in range(TRIES):
-            try:
-                async with self.engine.begin() as connection:
-                    return await change(connection)
-            except MovedOnError:
-                await asyncio.sleep(0)
-            except (DBAPIError, asyncpg.PostgresError) as error:  # the queue's statements raise the driver's own
-                state = getattr(error.orig if isinstance(error, DBAPIError) else error, "sqlstate", None)
-                if state not in SERIALIZATION or attempt == TRIES - 1:
-                    raise
-        raise UnavailableError("The task is being changed by many at once; try again.")
-
-    @asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """A connection for statements that change nothing: each is a transaction of its own."""
-        async with self.engine.connect() as connection:
-            yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+from task_service.services.context import Context
 
 
 async def get_context(request: Request) -> Context:
     """The process's context. A dependency, and like all of them a coroutine: FastAPI runs others in a thread."""
     context: Context = request.app.state.context
     return context
+
+
+Shared = Annotated[Context, Depends(get_context)]

@@ -11,19 +11,20 @@ from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from task_service.api.answers import answer
-from task_service.api.context import utc_now
-from task_service.api.edge import Edge
-from task_service.api.fields import parse_id
+from task_service.api.edge import NO_TELEMETRY, Edge
 from task_service.api.gauges import refresh
 from task_service.api.health import Health, read_schema
-from task_service.api.models import Input
 from task_service.api.problems import install_problems
 from task_service.api.trust import Trust
 from task_service.domain.errors import NotFoundError
 from task_service.domain.outcomes import Reason
 from task_service.migrations import NEEDS, code_revision
 from task_service.queue import workers
-from task_service.queue.figures import list_workers, queue_figures, release_worker
+from task_service.queue.figures import list_workers, release_worker
+from task_service.services.context import utc_now
+from task_service.services.fields import parse_id
+from task_service.services.inputs import Input
+from task_service.services.queues import claimable_figures
 from task_service.settings import Settings
 from task_service.store.database import raw
 
@@ -58,12 +59,16 @@ def create_management_app(
     `why_not_alive` lets a worker fail its liveness, saying why; `figures` adds the queue's to the metrics. While
     `app.state.draining` is true it is not ready.
     """
-    app = FastAPI(title=f"{settings.app_name} management", openapi_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title=f"{settings.app_name} management", openapi_url=None, redirect_slashes=False, telemetry=NO_TELEMETRY
+    )
     health = Health(engine, why_not_alive)
     trust = Trust(settings.trusted_issuers_file)
 
     async def operator_only(request: Request) -> None:
-        request.state.caller = trust.authenticate(request.headers.get("authorization"), OPERATOR)
+        authorization = request.headers.get("authorization") or ""
+        await trust.fetch_keys(authorization.partition(" ")[2].strip())
+        request.state.caller = trust.authenticate(authorization, OPERATOR)
 
     probes = _probes(health, engine if figures else None)
     internal = _internal(settings, engine)
@@ -119,7 +124,7 @@ def _internal(settings: Settings, engine: AsyncEngine) -> APIRouter:
     @router.get("/queue")
     async def queue() -> Response:
         async with statements.connect() as connection:
-            return answer(await queue_figures(await raw(connection)))
+            return answer(await claimable_figures(connection))
 
     @router.get("/workers")
     async def registered() -> Response:

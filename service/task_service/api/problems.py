@@ -1,5 +1,6 @@
 """Errors as RFC 9457 problem+json: the one place where a code becomes an HTTP status."""
 
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -14,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from task_service.api.bodies import UNREADABLE, unreadable
 from task_service.domain.errors import DomainError
 from task_service.store.database import is_unavailable
 
@@ -23,13 +25,18 @@ RETRY_AFTER_SECONDS = "1"
 STATUSES = {
     "not_found": 404,
     "invalid_field": 422,
+    "invalid_file": 422,
     "invalid_transition": 409,
     "held_by_worker": 409,
     "stale_version": 412,
     "unavailable": 503,
     "internal_closed": 403,
     "unauthorized": 401,
+    "invalid_token": 401,
     "forbidden": 403,
+    "idempotency_conflict": 422,
+    "too_many_requests": 429,
+    "conflict": 409,
 }
 """The HTTP status of each code of a DomainError."""
 
@@ -44,6 +51,9 @@ CODES = {
 }
 """The code of refusals that have only an HTTP status."""
 
+MISSING = "Field required"
+"""The validator's message about a field that is not there."""
+PARAMETER = re.compile(r"\{[^}]*\}")
 NOT_MIGRATED = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
 TOO_SLOW = (asyncpg.QueryCanceledError, asyncpg.LockNotAvailableError)
 
@@ -96,8 +106,7 @@ def problem(
 def answer_of(error: BaseException) -> Response | None:
     """The answer to an error that a caller may hear of; None for a fault of ours."""
     if isinstance(error, DomainError):
-        headers = {"Retry-After": RETRY_AFTER_SECONDS} if error.code == "unavailable" else {}
-        headers |= {"WWW-Authenticate": "Bearer"} if error.code == "unauthorized" else {}
+        headers = _headers_of(error)
         return problem(STATUSES[error.code], error.code, error.message, headers=headers, extra=error.extra)
     cause = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig else error
     if isinstance(cause, TOO_SLOW):
@@ -109,6 +118,19 @@ def answer_of(error: BaseException) -> Response | None:
     if is_unavailable(error):
         return _away("The database cannot be reached at the moment; try again.")
     return None
+
+
+def _headers_of(error: DomainError) -> dict[str, str]:
+    match error.code:
+        case "unavailable":
+            return {"Retry-After": RETRY_AFTER_SECONDS}
+        case "too_many_requests":
+            return {"Retry-After": str(error.extra["retry_after_seconds"])}
+        case "unauthorized":
+            return {"WWW-Authenticate": "Bearer"}
+        case "invalid_token":
+            return {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+    return {}
 
 
 def _away(detail: str) -> Response:
@@ -166,6 +188,8 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 async def _on_http_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
+    if error.status_code == 400 and isinstance(error.__cause__, UNREADABLE):
+        return await _on_invalid(request, unreadable(error.__cause__, await request.body()))
     code, headers = CODES.get(error.status_code, "error"), dict(error.headers or {})
     detail = str(error.detail)
     if error.status_code == 404:
@@ -179,9 +203,14 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 
 def allowed_methods(request: Request) -> list[str]:
-    """Every method that some route of the app takes at the request's path."""
+    """Every method that some route of the app takes at the request's path.
+
+    Of `tasks/{id}` and `tasks/{id}:cancel`, which both match the latter's paths, the one that says more is meant.
+    """
     routes = [route for router in request.app.state.routers for route in router.routes]
-    return sorted({m for r in routes if r.matches(request.scope)[0] is not Match.NONE for m in r.methods or ()})
+    found = [(len(PARAMETER.sub("", r.path)), r) for r in routes if r.matches(request.scope)[0] is not Match.NONE]
+    most = max((said for said, _ in found), default=0)
+    return sorted({method for said, route in found if said == most for method in route.methods or ()})
 
 
 def install_problems(app: FastAPI) -> None:
@@ -194,4 +223,4 @@ def install_problems(app: FastAPI) -> None:
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """OpenAPI's description of the problems that an operation may answer, besides those that every one may."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {s: {"description": HTTPStatus(s).phrase, "content": content} for s in (*statuses, 422, 503)}
+    return {s: {"description": HTTPStatus(s).phrase, "content": content} for s in (*statuses, 401, 403, 422, 429, 503)}

@@ -1,9 +1,12 @@
-"""Who may call `/internal`: bearers of a ServiceAccount token of a trusted issuer.
+"""Issuers that are trusted beside our own: who their bearers are, and what they may do.
 
-Service pods have no token themselves and cannot ask the API server for its keys, so the keys come in a mounted file. It
-is read again when it changes, and when a token is signed by a key that it did not have.
+One mounted file names them. Kubernetes is one: the operator calls `/internal` with the token of its ServiceAccount, and
+since service pods cannot ask the API server for its keys, those stand in the file. A company's identity provider is
+another: its keys come from its `jwks_uri`. The file is read again when it changes, and when a token is signed by a key
+that it did not have.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +14,15 @@ from typing import Any
 import jwt
 import orjson
 import structlog
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-from task_service.domain.errors import DomainError
+from task_service.api.issuers import ALGORITHMS, Issuer, TrustFile
+from task_service.api.jwks import KeySource
+from task_service.domain.errors import DomainError, ForbiddenError, InvalidTokenError, UnauthorizedError
+from task_service.domain.principals import Principal
 
 log = structlog.get_logger(__name__)
 
-ALGORITHMS = ("RS256", "ES256")
 LEEWAY_SECONDS = 10
 REQUIRED = ["exp", "iss", "aud", "sub"]
 TOKEN_MAX = 8192
@@ -32,52 +37,6 @@ class InternalClosedError(DomainError):
         super().__init__("No token issuer is trusted here (TRUSTED_ISSUERS_FILE), so internal routes are closed.")
 
 
-class UnauthorizedError(DomainError):
-    """There is no token, or not a good one."""
-
-    code = "unauthorized"
-
-
-class ForbiddenError(DomainError):
-    """The token is good, but its bearer has no right here."""
-
-    code = "forbidden"
-
-
-class KeySet(BaseModel):
-    """Public keys as RFC 7517 has them."""
-
-    keys: list[dict[str, Any]]
-
-
-class Issuer(BaseModel):
-    """Whose tokens are trusted, for whom, and what their bearer may do."""
-
-    model_config = ConfigDict(frozen=True)
-
-    issuer: str
-    audience: str
-    subject: str
-    role: str
-    jwks: KeySet
-
-    def key(self, key_id: str, algorithm: str) -> jwt.PyJWK | None:
-        """The key with this id, if it is one for this algorithm."""
-        for key in self.jwks.keys:
-            if key.get("kid") == key_id:
-                try:
-                    return jwt.PyJWK(key, algorithm=algorithm)
-                except jwt.PyJWTError:
-                    return None
-        return None
-
-
-class TrustFile(BaseModel):
-    """The mounted file."""
-
-    issuers: list[Issuer]
-
-
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Whose token it was."""
@@ -89,51 +48,97 @@ class Caller:
 class Trust:
     """The trusted issuers of one file."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, source: KeySource | None = None) -> None:
         self._path = path
+        self._source = source or KeySource()
         self._stamp: tuple[int, int, int] | None = None
         self._issuers: tuple[Issuer, ...] = ()
 
+    def knows(self, token: str) -> bool:
+        """Whether a token says that it comes from one of these issuers. Nothing is checked yet."""
+        self._refresh()
+        if not self._issuers:
+            return False
+        try:
+            name = _unverified(token).get("iss")
+        except jwt.PyJWTError:
+            return False
+        return any(issuer.issuer == name for issuer in self._issuers)
+
+    async def principal(self, token: str) -> Principal:
+        """The bearer as a caller of the public API. Raises InvalidTokenError, ForbiddenError."""
+        await self.fetch_keys(token)
+        issuer, claims = self._verify(token)
+        role = issuer.role_of(claims)
+        if role is None:
+            raise ForbiddenError("No role here belongs to the token's bearer.")
+        return Principal(issuer.name_of(claims), role, "issuer")
+
     def authenticate(self, authorization: str | None, role: str) -> Caller:
-        """Check a request's `Authorization`. Raises InternalClosedError, UnauthorizedError, ForbiddenError."""
+        """Check the `Authorization` of a call to `/internal`, which is for one named subject.
+
+        Raises InternalClosedError, UnauthorizedError, ForbiddenError.
+        """
         self._refresh()
         if not self._issuers:
             raise InternalClosedError
         scheme, _, token = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not token or len(token) > TOKEN_MAX:
+        if scheme.lower() != "bearer" or not token:
             raise UnauthorizedError("Send Authorization: Bearer with a ServiceAccount token.")
         issuer, claims = self._verify(token.strip())
-        if claims["sub"] != issuer.subject or issuer.role != role:
+        if issuer.subject is None or issuer.role != role:
             raise ForbiddenError("The token's bearer has no right to this.")
         return Caller(claims["sub"], issuer.role)
 
-    def _verify(self, token: str) -> tuple[Issuer, dict[str, Any]]:
+    async def fetch_keys(self, token: str) -> None:
+        """Make sure that the keys of the token's issuer are here, if it publishes them. Raises nothing."""
+        self._refresh()
         try:
-            header = jwt.get_unverified_header(token)
-            name = jwt.decode(token, options={"verify_signature": False}).get("iss")
-            algorithm, key_id = header.get("alg"), header.get("kid")
-            if algorithm not in ALGORITHMS or not isinstance(key_id, str):
-                raise UnauthorizedError("The token is not signed as it should be.")
-            candidates = self._with_key(name, key_id, algorithm)
-            for issuer, key in candidates[:-1]:
-                try:
-                    return issuer, _decode(token, issuer, key)
-                except jwt.InvalidAudienceError:
-                    continue
-            issuer, key = candidates[-1]
-            return issuer, _decode(token, issuer, key)
-        except jwt.PyJWTError as error:
-            log.info("token_refused", error=str(error))
-            raise UnauthorizedError(f"The token is not valid: {error}.") from None
+            name, key_id = _unverified(token).get("iss"), jwt.get_unverified_header(token).get("kid")
+        except jwt.PyJWTError:
+            return
+        for issuer in self._issuers:
+            if issuer.issuer == name and issuer.jwks_uri is not None:
+                await self._source.look_for(issuer.jwks_uri, key_id)
 
-    def _with_key(self, name: Any, key_id: str, algorithm: str) -> list[tuple[Issuer, jwt.PyJWK]]:
-        for again in (False, True):
-            if again:
-                self._refresh(force=True)
-            found = [(i, k) for i in self._issuers if i.issuer == name and (k := i.key(key_id, algorithm))]
-            if found:
-                return found
-        raise UnauthorizedError("The token's issuer or its key is not known here.")
+    def _verify(self, token: str) -> tuple[Issuer, dict[str, Any]]:
+        """The entry that fits a token's signature, audience and subject, and its claims."""
+        if len(token) > TOKEN_MAX:
+            raise InvalidTokenError("The token is too long.")
+        other: Exception = InvalidTokenError("The token's issuer or its key is not known here.")
+        try:
+            for issuer, key in self._candidates(token):
+                try:
+                    claims = _decode(token, issuer, key)
+                except jwt.InvalidAudienceError as error:
+                    other = other if isinstance(other, ForbiddenError) else InvalidTokenError(f"{error}.")
+                    continue
+                if issuer.subject in (None, claims["sub"]):
+                    return issuer, claims
+                other = ForbiddenError("The token's bearer has no right to this.")
+        except jwt.PyJWTError as error:
+            other = InvalidTokenError(f"The token is not valid: {error}.")
+        log.info("token_refused", error=str(other))
+        raise other
+
+    def _candidates(self, token: str) -> Iterator[tuple[Issuer, jwt.PyJWK]]:
+        header = jwt.get_unverified_header(token)
+        name, algorithm, key_id = _unverified(token).get("iss"), header.get("alg"), header.get("kid")
+        if algorithm not in ALGORITHMS or not isinstance(key_id, str):
+            return
+        found = list(self._with_key(name, key_id, algorithm))
+        if not found:
+            self._refresh(force=True)
+            found = list(self._with_key(name, key_id, algorithm))
+        yield from found
+
+    def _with_key(self, name: Any, key_id: str, algorithm: str) -> Iterator[tuple[Issuer, jwt.PyJWK]]:
+        for issuer in self._issuers:
+            if issuer.issuer == name:
+                keys = issuer.jwks or self._source.keys(issuer.jwks_uri)
+                key = keys.key(key_id, algorithm) if keys else None
+                if key is not None:
+                    yield issuer, key
 
     def _refresh(self, *, force: bool = False) -> None:
         """Read the file when it has changed. One that cannot be read changes nothing; one that is gone closes."""
@@ -150,6 +155,13 @@ class Trust:
             self._stamp, self._issuers = None, ()
         except (OSError, orjson.JSONDecodeError, ValidationError) as error:
             log.warning("trusted_issuers_unreadable", path=str(self._path), error=str(error)[:500])
+
+
+def _unverified(token: str) -> dict[str, Any]:
+    if len(token) > TOKEN_MAX:
+        raise jwt.DecodeError("too long")
+    claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
+    return claims
 
 
 def _decode(token: str, issuer: Issuer, key: jwt.PyJWK) -> dict[str, Any]:

@@ -33,6 +33,15 @@ class InvalidFieldError(DomainError):
         super().__init__(f"{field}: {message}", errors=[{"field": field, "message": message}])
 
 
+class InvalidFileError(DomainError):
+    """A file cannot be imported; ``errors`` (line, column, field, message) are the first of ``error_count``."""
+
+    code = "invalid_file"
+
+    def __init__(self, message: str, errors: Sequence[Mapping[str, Any]], error_count: int) -> None:
+        super().__init__(message, errors=list(errors), error_count=error_count)
+
+
 class TransitionError(DomainError):
     """A change of status that makes no sense; ``allowed`` lists those that do."""
 
@@ -54,12 +63,12 @@ class HeldByWorkerError(DomainError):
 
 
 class StaleVersionError(DomainError):
-    """The caller's ``If-Match`` is not the task's present ETag."""
+    """The caller's ``If-Match`` is not the present ETag; None: nothing is there, or ``If-None-Match`` forbids it."""
 
     code = "stale_version"
 
-    def __init__(self, current: str) -> None:
-        super().__init__("The task has changed since you read it; read it again.", current_etag=current)
+    def __init__(self, current: str | None, what: str = "task") -> None:
+        super().__init__(f"The {what} has changed since you read it; read it again.", current_etag=current)
 
 
 class UnavailableError(DomainError):
@@ -69,3 +78,42 @@ class UnavailableError(DomainError):
 
     def __init__(self, message: str = "The database cannot be reached at the moment; try again.") -> None:
         super().__init__(message)
+
+
+class UnauthorizedError(DomainError):
+    """Nobody knows who the caller is: no token, or not a good one."""
+
+    code = "unauthorized"
+
+
+class InvalidTokenError(UnauthorizedError):
+    """The token that was sent is not good (any more): a fresh one may be."""
+
+    code = "invalid_token"
+
+
+class ForbiddenError(DomainError):
+    """The caller is known, but has no right to this; ``needs`` names the role that has."""
+
+    code = "forbidden"
+
+
+class IdempotencyConflictError(DomainError):
+    """The Idempotency-Key was used before for another request."""
+
+    code = "idempotency_conflict"
+
+
+class TooManyRequestsError(DomainError):
+    """The caller's rate limit is used up; ``retry_after_seconds`` says for how long."""
+
+    code = "too_many_requests"
+
+    def __init__(self, retry_after_seconds: int) -> None:
+        super().__init__("Too many requests, please try again later.", retry_after_seconds=retry_after_seconds)
+
+
+class ConflictError(DomainError):
+    """There is one of that name already, or it is in use; the message says what."""
+
+    code = "conflict"

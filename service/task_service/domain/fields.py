@@ -11,6 +11,7 @@ TAGS_MAX = 10
 TAG_MAX = 50
 PAYLOAD_MAX_BYTES = 256 * 1024
 PAYLOAD_MAX_DEPTH = 100
+SETTING_MAX_BYTES = 64 * 1024
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}$"
 """Queues and handlers: a letter or digit, then letters, digits, ``_ . : -``; at most 100 characters."""
 ATTEMPTS_MAX = 100
@@ -37,7 +38,7 @@ def clean_text(text: str) -> str:
     return text.strip()
 
 
-def clean_tags(tags: list[str]) -> list[str]:
+def clean_tags(tags: list[str], *, most: int = TAGS_MAX, longest: int = TAG_MAX) -> list[str]:
     """Strip, drop empty ones, and de-duplicate without regard to case; the first spelling stays.
 
     >>> clean_tags(["Home", " home ", "garden", ""])
@@ -49,16 +50,16 @@ def clean_tags(tags: list[str]) -> list[str]:
     kept: dict[str, str] = {}
     for tag in tags:
         text = clean_text(tag)
-        if len(text) > TAG_MAX:
-            raise ValueError(f"a tag has at most {TAG_MAX} characters")
+        if len(text) > longest:
+            raise ValueError(f"a tag has at most {longest} characters")
         if text:
             kept.setdefault(text.casefold(), text)
-    if len(kept) > TAGS_MAX:
-        raise ValueError(f"a task has at most {TAGS_MAX} tags")
+    if len(kept) > most:
+        raise ValueError(f"a task has at most {most} tags")
     return list(kept.values())
 
 
-def check_payload(payload: Any) -> Any:
+def check_payload(payload: Any, *, most_bytes: int = PAYLOAD_MAX_BYTES) -> Any:
     """Return the payload when it is JSON that PostgreSQL can keep, of at most 256 KiB.
 
     >>> check_payload({"a": [1, None]})
@@ -74,8 +75,8 @@ def check_payload(payload: Any) -> Any:
         raise ValueError("is nested too deeply") from None
     except (ValueError, TypeError) as error:
         raise ValueError(f"must be JSON: {error}") from None
-    if size > PAYLOAD_MAX_BYTES:
-        raise ValueError(f"must be at most {PAYLOAD_MAX_BYTES} bytes of JSON")
+    if size > most_bytes:
+        raise ValueError(f"must be at most {most_bytes} bytes of JSON")
     if ESCAPED_NUL.search(text):
         raise ValueError("must not contain a NUL character")
     if _depth(payload) > PAYLOAD_MAX_DEPTH:

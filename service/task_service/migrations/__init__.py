@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-NEEDS = 1
+NEEDS = 2
 """The oldest schema revision that this code can run on."""
 
 VERSIONS = Path(__file__).parent / "versions"
@@ -52,11 +52,21 @@ class SchemaState:
 
 
 def statements(script: str) -> Iterator[str]:
-    r"""Split an SQL script at semicolons that end a line (drivers take one statement at a time).
+    r"""Split an SQL script at semicolons that end a line, but for those in $$ bodies (drivers take one at a time).
 
     >>> list(statements("-- one; two\nSELECT 1;\n\nSELECT 2;\n"))
     ['-- one; two\nSELECT 1', 'SELECT 2']
+    >>> list(statements("DO $$\nBEGIN\n    a;\nEND\n$$;\nSELECT 1;"))
+    ['DO $$\nBEGIN\n    a;\nEND\n$$', 'SELECT 1']
     """
-    for part in re.split(r";[ \t]*(?:\n|$)", script):
-        if part.strip():
+    part = ""
+    for piece in re.split(r"(;[ \t]*(?:\n|$))", script):
+        ends = piece.startswith(";") and part.count("$$") % 2 == 0
+        if not ends:
+            part += piece
+        elif part.strip():
             yield part.strip()
+        if ends:
+            part = ""
+    if part.strip():
+        yield part.strip()

@@ -75,6 +75,7 @@ def _migrate(connection: Connection) -> Migrated:
     if state and state.revision >= code_revision():
         if problem := state.why_incompatible(NEEDS, code_revision()):
             raise MigrationError(problem)
+        _adopt_events(connection)
         return Migrated(state.revision, state.revision)
     config = alembic_config()
     config.attributes["connection"] = connection
@@ -82,6 +83,16 @@ def _migrate(connection: Connection) -> Migrated:
     oldest = max(getattr(r.module, "oldest_code", 1) for r in ScriptDirectory.from_config(config).walk_revisions())
     _write_state(connection, SchemaState(code_revision(), oldest))
     return Migrated(state.revision if state else 0, code_revision())
+
+
+def _adopt_events(connection: Connection) -> None:
+    """Put what a dump brought from another cluster before all events: its transactions are in the future here.
+
+    Streams would tell of it as news when the numbers come round.
+    """
+    for table in ("task_history", "runs"):
+        future = "transaction_id >= pg_snapshot_xmax(pg_current_snapshot())"
+        connection.execute(text(f"UPDATE {table} SET transaction_id = '0' WHERE {future}"))  # noqa: S608 - two names
 
 
 def _write_state(connection: Connection, state: SchemaState) -> None:

@@ -79,6 +79,11 @@ async def request_cancel(connection: Connection, task_id: UUID) -> datetime | No
     return await connection.fetchval(statement("request_cancel"), task_id)  # type: ignore[no-any-return]
 
 
+async def hide(connection: Connection, task_id: UUID) -> None:
+    """Note that the task was deleted while a worker holds it: it does not count any more, nor will its run."""
+    await connection.execute(statement("hide"), task_id)
+
+
 async def withdraw(connection: Connection, task_id: UUID) -> int | None:
     """Take the task out of the queue and return its fence; None when it was not there, or a worker holds it."""
     return await connection.fetchval(statement("withdraw"), task_id)  # type: ignore[no-any-return]

@@ -9,6 +9,8 @@ from task_service.domain.outcomes import Reason
 from task_service.queue import workers
 from task_service.queue.statements import Connection, statement
 
+BOUND = 20_000
+"""What is counted of a queue at most, unless both what is due and what comes later are more (see `figures.sql`)."""
 COUNTS = ("ready", "scheduled", "running", "blocked")
 
 
@@ -23,7 +25,7 @@ class ReleaseResult:
 
 async def queue_figures(connection: Connection) -> dict[str, Any]:
     """Depths and the oldest waiting task's age, in all and per queue."""
-    queues = [dict(row) for row in await connection.fetch(statement("figures"))]
+    queues = [dict(row) for row in await connection.fetch(statement("figures"), BOUND)]
     total = {name: sum(q[name] for q in queues) for name in COUNTS}
     oldest = max((q["oldest_age_seconds"] for q in queues), default=0.0)
     return {"at": datetime.now(UTC), **total, "oldest_age_seconds": oldest, "queues": queues}

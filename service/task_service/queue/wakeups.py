@@ -13,6 +13,7 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
+QUEUE_CHANNEL = "task_service_queue"
 WINDOW_SECONDS = 0.02
 
 

@@ -6,6 +6,7 @@ the dead worker.
 
 from dataclasses import dataclass, fields
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from task_service.domain.outcomes import ALONE_AFTER_LOSSES, POISON_AFTER_LOSSES, Reason
@@ -61,6 +62,12 @@ async def heartbeat(connection: Connection, worker_id: UUID) -> Lease | None:
     if row is None:
         return None
     return Lease(row["state"] == "draining", row["drained_reason"], frozenset(row["cancel_requested"]))
+
+
+async def read_worker(connection: Connection, worker_id: UUID) -> dict[str, Any] | None:
+    """A worker as `list_workers` shows it, and `expired`: it is dead or its lease is over. None when it is unknown."""
+    row = await connection.fetchrow(statement("worker"), worker_id)
+    return dict(row) if row else None
 
 
 async def drain(connection: Connection, worker_id: UUID, reason: Reason) -> str | None:

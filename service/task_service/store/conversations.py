@@ -40,10 +40,25 @@ def _read() -> Select[Any]:
     return select(*COLUMNS).join(tasks, LIVE)
 
 
-async def lock_parent(connection: AsyncConnection, task_id: UUID) -> int | None:
-    """Keep the task from being deleted meanwhile; return its number, None when there is no such task."""
-    statement = select(tasks.c.number).where(tasks.c.id == task_id, tasks.c.deleted_at.is_(None))
-    return await connection.scalar(statement.with_for_update(read=True))
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """The task of a conversation: whose it is, and its stamp after this change."""
+
+    created_by: str | None
+    assigned_to: str | None
+    stamp: int
+
+
+async def touch_parent(connection: AsyncConnection, task_id: UUID) -> Parent | None:
+    """Lock the task and raise its stamp (what its readers see has changed); None when there is no such task."""
+    statement = (
+        update(tasks)
+        .where(tasks.c.id == task_id, tasks.c.deleted_at.is_(None))
+        .values(stamp=tasks.c.stamp + 1)
+        .returning(tasks.c.created_by, tasks.c.assigned_to, tasks.c.stamp)
+    )
+    row = (await connection.execute(statement)).first()
+    return Parent(*row) if row else None
 
 
 async def insert_conversations(

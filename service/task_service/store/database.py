@@ -4,10 +4,12 @@ Every connect reads the credentials afresh, so a rotated password needs no resta
 """
 
 import socket
+import time
 from typing import Any, cast
 
 import asyncpg
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import event, text
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -15,6 +17,8 @@ from sqlalchemy.pool import NullPool
 from task_service.settings import Settings
 
 CONNECT_SECONDS = 5.0
+IDLE_SECONDS = 1.0
+"""A pooled connection that was used more recently is handed out unasked: a ping is three round trips."""
 AWAY = (
     OSError,
     TimeoutError,
@@ -57,6 +61,7 @@ def server_settings(settings: Settings) -> dict[str, str]:
         "tcp_user_timeout": below_lease,
         "plan_cache_mode": "force_custom_plan",  # a plan made while the queue was empty would read all of it later
         "jit": "off",  # statements of a millisecond are not worth compiling
+        "work_mem": "32MB",  # for a bitmap of a million tasks by their words; else each must be looked at again
     }
 
 
@@ -83,13 +88,44 @@ def create_engine(settings: Settings, *, pooled: bool = True) -> AsyncEngine:
             "max_overflow": settings.db_max_overflow,
             "pool_recycle": settings.db_pool_recycle_seconds,
             "pool_timeout": settings.db_pool_timeout_seconds,
-            "pool_pre_ping": True,
         }
     arguments: dict[str, Any] = {}
     if settings.database_pooler:
         # Unnamed: a named one would stay behind on a server connection that somebody else gets next.
         arguments = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": str}
-    return create_async_engine("postgresql+asyncpg://", async_creator=creator, connect_args=arguments, **pool)
+    # Parameters are people's data, hashes of passwords among them: they are no matter for logs.
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=creator, connect_args=arguments, hide_parameters=True, **pool
+    )
+    if pooled:
+        event.listen(engine.sync_engine, "checkin", _note_use)
+        event.listen(engine.sync_engine, "checkout", _require_living)
+        event.listen(engine.sync_engine, "handle_error", _doubt)
+    return engine
+
+
+def _note_use(_: Any, record: Any) -> None:
+    record.info["used"] = time.monotonic()
+
+
+def _doubt(failure: Any) -> None:
+    """A connection whose statement failed is asked before its next use."""
+    if failure.connection is not None and not failure.connection.invalidated:
+        failure.connection.info["failed"] = True
+
+
+def _require_living(connection: Any, record: Any, _: Any) -> None:
+    """Hand out no connection that is known to be closed, or has been idle and does not answer.
+
+    One goes, all go: the server has restarted, and the pool connects anew.
+    """
+    if connection.driver_connection.is_closed():
+        raise InvalidatePoolError("the server has closed the connection")
+    if time.monotonic() - record.info.get("used", 0.0) > IDLE_SECONDS or record.info.pop("failed", False):
+        try:
+            connection.ping()
+        except Exception as error:
+            raise InvalidatePoolError("the server does not answer") from error
 
 
 def _statement_timeout(settings: Settings) -> dict[str, str]:
@@ -119,6 +155,11 @@ async def raw(connection: AsyncConnection) -> asyncpg.Connection:
     if adapted._transaction is None:  # SQLAlchemy opens it with its own first statement; the queue's may come before
         await adapted._start_transaction()
     return cast("asyncpg.Connection", pooled.driver_connection)
+
+
+async def ping(connection: AsyncConnection) -> None:
+    """Ask the database for an answer."""
+    await connection.execute(text("SELECT 1"))
 
 
 def is_unavailable(error: BaseException | None) -> bool:

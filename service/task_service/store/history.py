@@ -79,18 +79,23 @@ async def list_history(
     return found[:limit], encode_cursor(last.at, last.kind, last.key)
 
 
+def status_after_run() -> Any:
+    """The status that an attempt left its task in, as an expression over `runs`."""
+    r = runs.c
+    ended = {o.value: str(s) for o, s in STATUS_OF_OUTCOME.items()}
+    # Outcomes that always end a task tell also of runs that were reopened before there was a mark for it.
+    ends = r.final | r.reopened | r.outcome.in_([Outcome.COMPLETED, Outcome.CANCELLED, Outcome.DISCARDED])
+    return case((ends, case(ended, value=r.outcome, else_="failed")), else_="pending")
+
+
 def _events(task_id: UUID) -> Any:
     h, r = task_history.c, runs.c
-    ended = {o.value: str(s) for o, s in STATUS_OF_OUTCOME.items()}
-    # A run that a person has reopened is no longer final, but these outcomes always ended the task.
-    ends = r.final | r.outcome.in_([Outcome.COMPLETED, Outcome.CANCELLED, Outcome.DISCARDED])
-    status = case((ends, case(ended, value=r.outcome, else_="failed")), else_="pending")
     changes = select(
         h.at, literal("change", Text).label("kind"), h.id.label("key"), h.previous_status, h.new_status,
         h.changed_by.label("by"), h.reason, h.fields,
     ).where(h.task_id == task_id)  # fmt: skip
     attempts = select(
-        r.finished_at, literal("run", Text), r.fence, literal("processing", Text), status,
+        r.finished_at, literal("run", Text), r.fence, literal("processing", Text), status_after_run(),
         cast(r.worker_id, Text), func.coalesce(r.reason, r.outcome), literal_column("'{}'::text[]"),
     ).where(r.task_id == task_id)  # fmt: skip
     return union_all(changes, attempts).subquery("events")

@@ -1,85 +1,40 @@
-"""The list of tasks: filters, order and keyset pages.
+"""The list of tasks: keyset pages. How the tasks of a page are found: `store.finding`.
 
-A status is derived (see `task_view`), so a filter by status is a UNION ALL over what it derives from, each part with an
-index of its own: the queue, final runs, and statuses that people set. The page's ids are found first; only they go
-through the view.
+The page's ids are found first; only they go through the view, in the same statement. Statements are made and compiled
+once for each shape of filter, and go to the driver itself: to make one takes SQLAlchemy
+longer than it takes to run.
 """
 
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Literal
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import (
-    ColumnElement,
-    Select,
-    and_,
-    false,
-    func,
-    literal_column,
-    or_,
-    select,
-    text,
-    tuple_,
-    union_all,
-)
+from asyncpg import Record
+from sqlalchemy import Select, literal_column, select, text
+from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from task_service.domain.errors import InvalidFieldError
-from task_service.domain.outcomes import STATUS_OF_OUTCOME
-from task_service.domain.priorities import Priority
-from task_service.domain.statuses import Status
 from task_service.store.cursors import NOT_OURS, decode_cursor, encode_cursor
-from task_service.store.tables import queue, runs, task_view, tasks
+from task_service.store.database import raw
+from task_service.store.filters import START, Order, Position, Sort, TaskFilter, is_served, order_of
+from task_service.store.finding import At, Step, gathered, plain, steps_of, walked
+from task_service.store.tables import task_view
 from task_service.store.tasks import LIST_COLUMNS, TaskRow, task_row
+from task_service.store.words import query_of
+from task_service.telemetry.traces import traced_statement
 
-Sort = Literal[
-    "created_at", "-created_at", "due_date", "-due_date", "priority", "-priority", "updated_at", "-updated_at"
-]
-
-
-@dataclass(frozen=True, slots=True)
-class TaskFilter:
-    """Conditions that all hold; an empty one does not filter. Ranges take in their beginning, not their end."""
-
-    statuses: tuple[Status, ...] = ()
-    priorities: tuple[Priority, ...] = ()
-    assigned_to: str | None = None
-    tags: tuple[str, ...] = ()
-    handler: str | None = None
-    queue: str | None = None
-    created_after: datetime | None = None
-    created_before: datetime | None = None
-    due_after: datetime | None = None
-    due_before: datetime | None = None
-    text: str | None = None
+WIDTH = len(LIST_COLUMNS)
+DIALECT = dialect()  # type: ignore[no-untyped-call]
+SHAPES = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """A sort key and its direction. Priorities sort by urgency; their ranks (0 is urgent) run the other way."""
+class Statement(NamedTuple):
+    """SQL for the driver, and the names of its parameters in their order."""
 
-    name: str
-    column: ColumnElement[Any]
-    kind: type
-    descending: bool
-    nullable: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """The last row of a page: its segment (see `segments`), sort key and id."""
-
-    segment: int
-    key: Any
-    id: UUID | None
-
-
-def order_of(sort: Sort) -> Order:
-    """Read a sort such as `-due_date`."""
-    name = sort.lstrip("-")
-    descending = sort.startswith("-") != (name == "priority")
-    return Order(name, tasks.c[name], int if name == "priority" else datetime, descending, nullable=name == "due_date")
+    sql: str
+    names: tuple[str, ...]
 
 
 async def list_tasks(
@@ -92,10 +47,10 @@ async def list_tasks(
     order = order_of(sort)
     position = read_position(order, sort, cursor)
     found: list[TaskRow] = []
-    for segment in range(position.segment, 2 if order.nullable else 1):
+    for segment in range(position.segment, _segments(where, order)):
         start = position if segment == position.segment else Position(segment, None, None)
-        statement = page_statement(where, order, start, limit + 1 - len(found))
-        found += [task_row(row) for row in await connection.execute(statement)]
+        rows = await _find(connection, where, sort, start, limit + 1 - len(found), shows=True)
+        found += [task_row(row[:WIDTH]) for row in rows]
         if len(found) > limit:
             break
     if len(found) <= limit:
@@ -105,10 +60,21 @@ async def list_tasks(
     return found[:limit], encode_cursor(sort, int(order.nullable and key is None), key, last.id)
 
 
+async def skip_tasks(connection: AsyncConnection, where: TaskFilter, sort: Sort, skipped: int) -> str | None:
+    """The cursor of the page that begins after so many tasks, at least one; None when there are not as many."""
+    order = order_of(sort)
+    for segment in range(_segments(where, order)):
+        found = await _find(connection, where, sort, Position(segment, None, None), skipped, shows=False)
+        if len(found) == skipped:
+            return encode_cursor(sort, segment, None if segment else found[-1]["key"], found[-1]["id"])
+        skipped -= len(found)
+    return None
+
+
 def read_position(order: Order, sort: Sort, cursor: str | None) -> Position:
     """Where to go on; InvalidFieldError when the cursor is not of this sort."""
     if cursor is None:
-        return Position(0, None, None)
+        return START
     for segment, kind in enumerate((order.kind, None) if order.nullable else (order.kind,)):
         try:
             given, at, key, task_id = decode_cursor(cursor, str, int, kind, UUID)
@@ -119,107 +85,62 @@ def read_position(order: Order, sort: Sort, cursor: str | None) -> Position:
     raise InvalidFieldError("cursor", NOT_OURS)
 
 
-def page_statement(where: TaskFilter, order: Order, start: Position, limit: int) -> Select[Any]:
-    """The statement of one page: ids by index first, then those rows through the view, one by one."""
-    null_segment = start.segment == 1
-    branches = [_page(b, order, start, limit) for b in _branches(where, order, null_segment=null_segment)]
-    if len(branches) == 1:
-        page = branches[0].cte("page").prefix_with("MATERIALIZED")
-    else:
-        parts = union_all(*(select(b.subquery()) for b in branches)).subquery("parts")
-        page = (
-            select(parts)
-            .order_by(*_directions(order, parts.c.key, parts.c.id))
-            .limit(limit)
-            .cte("page")
-            .prefix_with("MATERIALIZED")
-        )
+async def _find(
+    connection: AsyncConnection, where: TaskFilter, sort: Sort, start: Position, limit: int, *, shows: bool
+) -> Sequence[Record]:
+    """The first tasks from a position on: ids and keys, or as a list shows them; of gathered ones also the `total`."""
+    query = None if where.text is None else query_of(where.text)
+    if where.text is not None and query is None:
+        return []  # no word at all
+    driver = await raw(connection)
+    values = {"text": query, "most": limit, "key": start.key, "id": start.id}
+    at, shape = At(start.segment, start.id is not None), where.shape()
+
+    async def run(step: Step | None) -> Sequence[Record]:
+        sql, names = statement_of(shape, sort, at, step, shows=shows)
+        with traced_statement(sql):
+            rows: Sequence[Record] = await driver.fetch(
+                sql, *[values[n] if n in values else getattr(where, n) for n in names]
+            )
+        return rows
+
+    if is_served(where, order_of(sort)):
+        return await run(None)
+    for step in steps_of(where):
+        found = await run(step)
+        total = max((row["total"] for row in found), default=0) if not step.walks else 0
+        found = [row for row in found if row["id"] is not None]
+        enough = len(found) == limit if step.walks else step.bound is None or total <= step.bound
+        if enough:
+            return found
+    raise AssertionError("the last step finds them all")
+
+
+def _segments(where: TaskFilter, order: Order) -> int:
+    """How many segments the order has; a range of due dates leaves out tasks without one."""
+    return 2 if order.nullable and not (where.due_after or where.due_before) else 1
+
+
+@lru_cache(SHAPES)
+def statement_of(shape: TaskFilter, sort: Sort, at: At, step: Step | None, *, shows: bool = True) -> Statement:
+    """The statement of a step for a shape of filter, None: for one that `is_served`; with ids and keys, or `shown`."""
+    order = order_of(sort)
+    ids = plain(shape, order, at) if step is None else (walked if step.walks else gathered)(shape, order, at, step)
+    compiled: Any = (shown(ids, order) if shows else ids).compile(dialect=DIALECT)
+    return Statement(compiled.string, tuple(compiled.positiontup))
+
+
+def page_statement(where: TaskFilter, sort: Sort) -> Select[Any]:
+    """The first page for a filter that `is_served`, as SQLAlchemy's statement."""
+    order = order_of(sort)
+    return shown(plain(where.shape(), order, At(0, begins=False)), order)
+
+
+def shown(ids: Select[Any], order: Order) -> Select[Any]:
+    """The statement that finds ids, with each task as a list shows it, row by row through the view."""
+    page = ids.cte("page").prefix_with("MATERIALIZED")
     # OFFSET 0 keeps the planner from joining the whole view first.
     row = select(*LIST_COLUMNS).where(task_view.c.id == page.c.id).offset(literal_column("0")).lateral("row")
-    return select(*row.c).select_from(page.join(row, text("true"))).order_by(*_directions(order, page.c.key, page.c.id))
-
-
-def _directions(order: Order, *columns: ColumnElement[Any]) -> list[ColumnElement[Any]]:
-    return [c.desc() if order.descending else c.asc() for c in columns]
-
-
-def _page(branch: Select[Any], order: Order, start: Position, limit: int) -> Select[Any]:
-    keys = (tasks.c.id,) if start.segment == 1 else (order.column, tasks.c.id)
-    if start.id is not None:
-        here, there = tuple_(*keys), tuple_(*((start.id,) if start.segment == 1 else (start.key, start.id)))
-        branch = branch.where(here < there if order.descending else here > there)
-    return branch.order_by(*_directions(order, *keys)).limit(limit)
-
-
-def _branches(where: TaskFilter, order: Order, *, null_segment: bool) -> list[Select[Any]]:
-    base = select(tasks.c.id, order.column.label("key")).where(tasks.c.deleted_at.is_(None), *_conditions(where))
-    if order.nullable:
-        base = base.where(order.column.is_(None) if null_segment else order.column.is_not(None))
-    if not where.statuses:
-        return [base]
-    wanted = set(where.statuses)
-    branches = []
-    if (states := _queue_states(wanted)) is not None:
-        branches.append(base.join(queue, queue.c.task_id == tasks.c.id).where(states))
-    if outcomes := sorted(o.value for o, s in STATUS_OF_OUTCOME.items() if s in wanted):
-        final = and_(runs.c.task_id == tasks.c.id, runs.c.final)
-        branches.append(base.join(runs, final).where(runs.c.outcome.in_([_constant(o) for o in outcomes])))
-    if (own := _own_statuses(wanted)) is not None:
-        branches.append(base.where(tasks.c.status.is_not(None), own))
-    return branches
-
-
-def _queue_states(wanted: set[Status]) -> ColumnElement[bool] | None:
-    waiting, due = queue.c.state != _constant("running"), queue.c.run_at <= func.now()
-    cases = {
-        Status.PROCESSING: queue.c.state == _constant("running"),
-        Status.PENDING: and_(waiting, due),
-        Status.SCHEDULED: and_(waiting, ~due),
-    }
-    chosen = [condition for status, condition in cases.items() if status in wanted]
-    return or_(false(), *chosen) if chosen else None
-
-
-def _own_statuses(wanted: set[Status]) -> ColumnElement[bool] | None:
-    plain = sorted(wanted - {Status.PENDING, Status.SCHEDULED, Status.PROCESSING})
-    later = and_(tasks.c.run_at.is_not(None), tasks.c.run_at > func.now())
-    pending = tasks.c.status == _constant("pending")
-    chosen: list[ColumnElement[bool]] = [tasks.c.status.in_([_constant(s) for s in plain])] if plain else []
-    if {Status.PENDING, Status.SCHEDULED} <= wanted:
-        chosen.append(pending)
-    elif Status.PENDING in wanted:
-        chosen.append(and_(pending, ~later))
-    elif Status.SCHEDULED in wanted:
-        chosen.append(and_(pending, later))
-    return or_(false(), *chosen) if chosen else None
-
-
-def _conditions(where: TaskFilter) -> list[ColumnElement[bool]]:
-    c = tasks.c
-    found: list[ColumnElement[bool]] = []
-    if where.priorities:
-        found.append(c.priority.in_([p.rank for p in where.priorities]))
-    if where.tags:
-        found += [c.tags.bool_op("@>")(list(where.tags)), c.tags != literal_column("'{}'")]
-    for name in ("assigned_to", "handler", "queue"):
-        if (value := getattr(where, name)) is not None:
-            found.append(c[name] == value)
-    for column, after, before in (
-        (c.created_at, where.created_after, where.created_before),
-        (c.due_date, where.due_after, where.due_before),
-    ):
-        found += [column >= after] if after else []
-        found += [column < before] if before else []
-    if where.text:
-        pattern = f"%{_escape_like(where.text)}%"
-        found.append(or_(c.title.ilike(pattern, escape="\\"), c.description.ilike(pattern, escape="\\")))
-    return found
-
-
-def _escape_like(words: str) -> str:
-    return words.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-
-
-def _constant(word: str) -> ColumnElement[str]:
-    """A word of ours (never a caller's) in the statement's text: partial indexes and statistics need to see it."""
-    return literal_column(f"'{word}'")
+    total = [page.c.total] if "total" in page.c else []
+    together = select(*row.c, *total).select_from(page.outerjoin(row, text("true")))
+    return together.order_by(*order.directions(page.c.key, page.c.id))

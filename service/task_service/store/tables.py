@@ -6,18 +6,22 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Date,
     DateTime,
     Double,
     ForeignKey,
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     SmallInteger,
     Table,
     Text,
+    UniqueConstraint,
     Uuid,
+    func,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -70,19 +74,50 @@ tasks = Table(
     Column("updated_at", Time, nullable=False, server_default=text("now()")),
     Column("status_at", Time),
     Column("deleted_at", Time),
+    Column("stamp", BigInteger, nullable=False, server_default="1"),
 )
 LIVE = "deleted_at IS NULL"
 SET_BY_PERSON = f"status IS NOT NULL AND {LIVE}"
-Index("tasks_status", tasks.c.status, tasks.c.id, postgresql_where=text(SET_BY_PERSON))
+Index("tasks_status", tasks.c.status, tasks.c.created_at, tasks.c.id, postgresql_where=text(SET_BY_PERSON))
 Index("tasks_priority", tasks.c.priority, tasks.c.id, postgresql_where=text(LIVE))
 Index(
-    "tasks_assigned_to", tasks.c.assigned_to, tasks.c.id, postgresql_where=text(f"assigned_to IS NOT NULL AND {LIVE}")
+    "tasks_assigned_to",
+    tasks.c.assigned_to,
+    tasks.c.created_at,
+    tasks.c.id,
+    postgresql_where=text(f"assigned_to IS NOT NULL AND {LIVE}"),
 )
 Index("tasks_due_date", tasks.c.due_date, tasks.c.id, postgresql_where=text(f"due_date IS NOT NULL AND {LIVE}"))
 Index("tasks_updated_at", tasks.c.updated_at, tasks.c.id, postgresql_where=text(LIVE))
 Index("tasks_created_at", tasks.c.created_at, tasks.c.id, postgresql_where=text(LIVE))
 Index("tasks_status_priority", tasks.c.status, tasks.c.priority, tasks.c.id, postgresql_where=text(SET_BY_PERSON))
-Index("tasks_handler", tasks.c.handler, tasks.c.id, postgresql_where=text(f"handler IS NOT NULL AND {LIVE}"))
+Index(
+    "tasks_handler",
+    tasks.c.handler,
+    tasks.c.created_at,
+    tasks.c.id,
+    postgresql_where=text(f"handler IS NOT NULL AND {LIVE}"),
+)
+Index(
+    "tasks_queue",
+    tasks.c.queue,
+    tasks.c.created_at,
+    tasks.c.id,
+    postgresql_where=text(f"queue <> 'default' AND {LIVE}"),
+)
+Index("tasks_without_due_date", tasks.c.id, postgresql_where=text(f"due_date IS NULL AND {LIVE}"))
+Index(
+    "tasks_words",
+    func.task_words(tasks.c.title, tasks.c.description),
+    postgresql_using="gin",
+    postgresql_with={"fastupdate": "on", "gin_pending_list_limit": 256},
+    postgresql_where=text(LIVE),
+)
+Index(
+    "tasks_scheduled",
+    tasks.c.run_at,
+    postgresql_where=text(f"status = 'pending' AND run_at IS NOT NULL AND {LIVE}"),
+)
 Index("tasks_tags", tasks.c.tags, postgresql_using="gin", postgresql_where=text(f"{LIVE} AND tags <> '{{}}'"))
 
 queue = Table(
@@ -107,11 +142,14 @@ queue = Table(
     Column("handler", Text, nullable=False),
     Column("limit_key", Text),
     Column("trace_context", Text),
+    Column("hidden", Boolean, nullable=False, server_default=text("false")),
 )
 READY = "state = 'ready'"
 Index("queue_ready", queue.c.queue, queue.c.priority, queue.c.run_at, postgresql_where=text(f"{READY} AND NOT alone"))
 Index("queue_alone", queue.c.queue, queue.c.run_at, postgresql_where=text(f"{READY} AND alone"))
 Index("queue_running", queue.c.worker_id, postgresql_where=text("state = 'running'"))
+Index("queue_hidden", queue.c.task_id, postgresql_where=text("hidden"))
+Index("queue_blocked", queue.c.queue, postgresql_where=text("state = 'blocked'"))
 
 runs = Table(
     "runs",
@@ -127,10 +165,15 @@ runs = Table(
     Column("final", Boolean, nullable=False),
     Column("result", JSONB(none_as_null=True)),
     Column("error", Text),
+    Column("hidden", Boolean, nullable=False, server_default=text("false")),
+    Column("reopened", Boolean, nullable=False, server_default=text("false")),
+    Column("transaction_id", Xid8, server_default=text("pg_current_xact_id()")),
     PrimaryKeyConstraint("task_id", "fence"),
 )
+Index("runs_transaction", runs.c.transaction_id, runs.c.task_id)
 Index("runs_final", runs.c.outcome, runs.c.task_id, postgresql_where=text("final"))
 Index("runs_lost", runs.c.worker_id, postgresql_where=text("outcome = 'lost'"))
+Index("runs_finished_at", runs.c.finished_at, runs.c.task_id, runs.c.fence)
 
 workers = Table(
     "workers",
@@ -185,12 +228,167 @@ task_history = Table(
     Column("at", Time, nullable=False, server_default=text("clock_timestamp()")),
     Column("transaction_id", Xid8, nullable=False, server_default=text("pg_current_xact_id()")),
 )
+Index("task_history_transaction", task_history.c.transaction_id, task_history.c.id)
 Index("task_history_task", task_history.c.task_id, task_history.c.id)
+Index("task_history_at", task_history.c.at, task_history.c.task_id, task_history.c.id)
+Index(
+    "task_history_changed_by", task_history.c.changed_by, task_history.c.at, task_history.c.task_id, task_history.c.id
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("username", Text, nullable=False),
+    Column("password_hash", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("token_version", Integer, nullable=False, server_default="1"),
+    Column("disabled_at", Time),
+    Column("created_by", Text),
+    Column("created_at", Time, nullable=False, server_default=text("now()")),
+    Column("updated_at", Time, nullable=False, server_default=text("now()")),
+    Column("last_login_at", Time),
+)
+Index("users_username", func.lower(users.c.username), unique=True)
+
+refresh_tokens = Table(
+    "refresh_tokens",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("user_id", Uuid, ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("current", Uuid, nullable=False),
+    Column("expires_at", Time, nullable=False),
+    Column("used_at", Time),
+    Column("revoked_at", Time),
+    Column("created_at", Time, nullable=False, server_default=text("now()")),
+)
+Index("refresh_tokens_user", refresh_tokens.c.user_id)
+Index("refresh_tokens_expires", refresh_tokens.c.expires_at)
+
+settings = Table(
+    "settings",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", JSONB, nullable=False),
+    Column("description", Text),
+    Column("version", Integer, nullable=False, server_default="1"),
+    Column("updated_by", Text),
+    Column("created_at", Time, nullable=False, server_default=text("now()")),
+    Column("updated_at", Time, nullable=False, server_default=text("now()")),
+)
+
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("cron", Text, nullable=False),
+    Column("time_zone", Text, nullable=False, server_default="UTC"),
+    Column("action", Text, nullable=False, server_default="task"),
+    Column("template", JSONB(none_as_null=True)),
+    Column("catch_up", Text, nullable=False, server_default="last"),
+    Column("enabled", Boolean, nullable=False, server_default=text("true")),
+    Column("next_run_at", Time),
+    Column("last_run_at", Time),
+    Column("last_task_id", Uuid),
+    Column("last_error", Text),
+    Column("version", Integer, nullable=False, server_default="1"),
+    Column("created_by", Text),
+    Column("created_at", Time, nullable=False, server_default=text("now()")),
+    Column("updated_at", Time, nullable=False, server_default=text("now()")),
+)
+Index("schedules_due", schedules.c.next_run_at, postgresql_where=text("enabled AND next_run_at IS NOT NULL"))
+
+daily_log = Table(
+    "daily_log",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("number", BigInteger, Identity(always=True), nullable=False, unique=True),
+    Column("date", Date, nullable=False),
+    Column("task_id", Uuid, ForeignKey("tasks.id", ondelete="CASCADE"), nullable=False),
+    Column("title", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("assigned_to", Text),
+    Column("created_at", Time, nullable=False, server_default=text("now()")),
+    UniqueConstraint("date", "task_id"),
+)
+Index("daily_log_task", daily_log.c.task_id)
+Index("daily_log_date", daily_log.c.date, daily_log.c.number)
+
+daily_loads = Table(
+    "daily_loads",
+    metadata,
+    Column("date", Date, primary_key=True),
+    Column("entries", BigInteger, nullable=False, server_default="0"),
+    Column("loaded_at", Time, nullable=False, server_default=text("now()")),
+)
+
+paused_queues = Table(
+    "paused_queues",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("reason", Text),
+    Column("paused_by", Text),
+    Column("paused_at", Time, nullable=False, server_default=text("now()")),
+)
+
+imports = Table(
+    "imports",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("file_name", Text),
+    Column("rows", BigInteger, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("skipped", BigInteger, nullable=False),
+    Column("report", JSONB, nullable=False),
+    Column("created_by", Text),
+    Column("created_at", Time, nullable=False, server_default=text("now()")),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("caller", Text, primary_key=True),
+    Column("route", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("status", SmallInteger),
+    Column("headers", JSONB),
+    Column("body", LargeBinary),
+    Column("created_at", Time, nullable=False, server_default=text("now()")),
+)
+Index("idempotency_keys_age", idempotency_keys.c.created_at)
+
+cache_outbox = Table(
+    "cache_outbox",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("key", Text, nullable=False),
+    Column("stamp", BigInteger, nullable=False),
+    Column("created_at", Time, nullable=False, server_default=text("now()")),
+)
+
+task_counts = Table(
+    "task_counts",
+    metadata,
+    Column("dimension", Text, primary_key=True),
+    Column("value", Text, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+)
+
+task_deltas = Table(
+    "task_deltas",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("dimension", Text, nullable=False),
+    Column("value", Text, nullable=False),
+    Column("number", BigInteger, nullable=False),
+)
 
 task_view = Table(
     "task_view",
     MetaData(),  # a view: kept apart, or Alembic would take it for a missing table
-    *(Column(c.name, c.type, primary_key=c.primary_key) for c in tasks.c if c.name != "status_at"),
+    *(Column(c.name, c.type, primary_key=c.primary_key) for c in tasks.c if c.name not in ("status_at", "stamp")),
     Column("attempt", Integer),
     Column("fence", BigInteger),
     Column("result", JSONB),
@@ -202,5 +400,6 @@ task_view = Table(
     Column("claimed_at", Time),
     Column("cancel_requested_at", Time),
     Column("conversation_count", Integer),
+    Column("stamp", BigInteger),
 )
-"""A task with its derived status, attempt and outcome; see the view in the first migration."""
+"""A task with its derived status, attempt and outcome; see the view in the latest migration."""

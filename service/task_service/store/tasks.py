@@ -1,21 +1,26 @@
 """Tasks: read with their derived status, lock, insert, change, remove. All runs in the caller's transaction."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Insert, Integer, Text, bindparam, case, cast, delete, exists, func, insert, select, update
+from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from task_service.domain.statuses import Status
+from task_service.store.database import raw
 from task_service.store.tables import conversations, queue, runs, task_history, task_view, tasks
+from task_service.telemetry.traces import traced_statement
 
 
-@dataclass(frozen=True, slots=True)
-class TaskRow:
-    """A task as people see it. `priority` is a rank; `payload` and `result` are JSON text, absent in lists."""
+class TaskRow(NamedTuple):
+    """A task as people see it. `priority` is a rank; `payload` and `result` are JSON text, absent in lists.
+
+    A tuple, because lists make fifty at a time.
+    """
 
     id: UUID
     number: int
@@ -43,11 +48,14 @@ class TaskRow:
     cancel_requested_at: datetime | None
     conversation_count: int
     version: int
+    stamp: int
     payload: str | None = None
     result: str | None = None
 
 
-LIST_COLUMNS = tuple(task_view.c[name] for name in tuple(TaskRow.__dataclass_fields__)[:-2])
+STATUS_AT = TaskRow._fields.index("status")
+STATUSES = {str(status): status for status in Status}
+LIST_COLUMNS = tuple(task_view.c[name] for name in TaskRow._fields[:-2])
 COLUMNS = (*LIST_COLUMNS, cast(task_view.c.payload, Text), cast(task_view.c.result, Text))
 
 
@@ -62,15 +70,16 @@ class LockedTask:
 
 def task_row(values: Any) -> TaskRow:
     """Make a row of `COLUMNS` or `LIST_COLUMNS` a TaskRow."""
-    row = TaskRow(*values)
-    object.__setattr__(row, "status", Status(row.status))
-    return row
+    own = list(values)
+    own[STATUS_AT] = STATUSES[own[STATUS_AT]]
+    return TaskRow(*own)
 
 
 # Statements are made once: to build one costs more than to run it.
 LIVE = tasks.c.deleted_at.is_(None)
 BY_ID = select(*COLUMNS).where(task_view.c.id == bindparam("id"))
 LIVE_BY_ID = BY_ID.where(task_view.c.deleted_at.is_(None))
+LIVE_SQL = str(LIVE_BY_ID.compile(dialect=dialect()))  # type: ignore[no-untyped-call]
 AFTER_NUMBER = (
     select(*LIST_COLUMNS)
     .where(task_view.c.number > bindparam("number"), task_view.c.deleted_at.is_(None))
@@ -101,7 +110,9 @@ INSERTION = _insertion()
 
 async def read_task(connection: AsyncConnection, task_id: UUID) -> TaskRow | None:
     """The task with its derived status; None when there is none, or it is deleted."""
-    row = (await connection.execute(LIVE_BY_ID, {"id": task_id})).first()
+    driver = await raw(connection)  # the most frequent statement: SQLAlchemy's part would be half of it
+    with traced_statement(LIVE_SQL):
+        row = await driver.fetchrow(LIVE_SQL, task_id)
     return task_row(row) if row else None
 
 
@@ -119,6 +130,12 @@ async def find_task_id(connection: AsyncConnection, number: int) -> UUID | None:
 async def read_task_number(connection: AsyncConnection, task_id: UUID) -> int | None:
     """The number of a task that is not deleted."""
     return await connection.scalar(NUMBER_OF_ID, {"id": task_id})
+
+
+async def read_numbers(connection: AsyncConnection, task_ids: Collection[UUID]) -> dict[UUID, int]:
+    """The numbers of these tasks, deleted ones too; those that are gone for good are not in it."""
+    rows = await connection.execute(select(tasks.c.id, tasks.c.number).where(tasks.c.id.in_(task_ids)))
+    return {row.id: row.number for row in rows}
 
 
 async def read_after_number(connection: AsyncConnection, number: int, limit: int) -> list[TaskRow]:
@@ -142,16 +159,24 @@ async def insert_task(connection: AsyncConnection, values: Mapping[str, Any], sh
     await connection.execute(INSERTION, {**values, "created_by": actor, "shown_status": shown_status.value})
 
 
-async def update_task(connection: AsyncConnection, task_id: UUID, columns: Mapping[str, Any]) -> None:
-    """Write columns of one task and raise its version."""
+async def update_task(connection: AsyncConnection, task_id: UUID, columns: Mapping[str, Any]) -> int:
+    """Write columns of one task and raise its version and stamp; gives the new stamp."""
     own = {"status_at": func.clock_timestamp()} if "status" in columns else {}
-    values = {**columns, **own, "version": tasks.c.version + 1, "updated_at": func.clock_timestamp()}
-    await connection.execute(update(tasks).where(tasks.c.id == task_id).values(values))
+    counters = {name: tasks.c[name] + 1 for name in ("version", "stamp")}
+    values = {**columns, **own, **counters, "updated_at": func.clock_timestamp()}
+    statement = update(tasks).where(tasks.c.id == task_id).values(values).returning(tasks.c.stamp)
+    return int(await connection.scalar(statement) or 0)
 
 
 async def reopen_runs(connection: AsyncConnection, task_id: UUID) -> None:
     """Let the task's last run no longer decide its status."""
-    await connection.execute(update(runs).where(runs.c.task_id == task_id, runs.c.final).values(final=False))
+    statement = update(runs).where(runs.c.task_id == task_id, runs.c.final)
+    await connection.execute(statement.values(final=False, reopened=True))
+
+
+async def hide_runs(connection: AsyncConnection, task_id: UUID) -> None:
+    """Note that the task was deleted: its final run counts no more."""
+    await connection.execute(update(runs).where(runs.c.task_id == task_id, runs.c.final).values(hidden=True))
 
 
 async def erase_task(connection: AsyncConnection, task_id: UUID) -> None:

@@ -1,1 +1,11 @@
-"""Logs and metrics."""
+"""Logs, metrics and traces; what handlers may say about their spans is here by name."""
+
+from task_service.telemetry.traces import (
+    add_span_attributes,
+    add_span_event,
+    get_tracer,
+    set_span_error,
+    traced_operation,
+)
+
+__all__ = ["add_span_attributes", "add_span_event", "get_tracer", "set_span_error", "traced_operation"]

@@ -9,6 +9,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
+from opentelemetry import trace
 
 from task_service.settings import Settings
 
@@ -21,6 +22,8 @@ def configure_logs(settings: Settings) -> None:
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    if settings.otel_enabled:
+        shared.append(add_trace_ids)
     render: list[Any] = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     if settings.log_format == "json":
         render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
@@ -42,6 +45,18 @@ def configure_logs(settings: Settings) -> None:
     root.setLevel(settings.log_level)
     for name in ("uvicorn.access", "alembic.runtime.plugins"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def add_trace_ids(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Add the ids of the trace and the span that are current; nothing outside of any.
+
+    >>> add_trace_ids(None, "", {"event": "started"})
+    {'event': 'started'}
+    """
+    span = trace.get_current_span().get_span_context()
+    if span.is_valid:
+        event["trace_id"], event["span_id"] = f"{span.trace_id:032x}", f"{span.span_id:016x}"
+    return event
 
 
 def _drop_color_message(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

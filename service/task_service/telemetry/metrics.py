@@ -17,3 +17,42 @@ RUN_SECONDS = Histogram(
     "task_service_task_run_seconds", "From start to end of an attempt.", ["queue", "handler"], buckets=RUN_BUCKETS
 )
 RUNNING = Gauge("task_service_tasks_running", "Attempts running in this process.")
+SPANS_LOST = Counter("task_service_spans_lost", "Spans of traces that no collector took.")
+CACHE_READS = Counter("task_service_cache_reads", "Reads that asked the cache: hit, miss, or passed by.", ["outcome"])
+CACHE_ERRORS = Counter("task_service_cache_errors", "Calls of Redis that failed, by what they were for.", ["call"])
+EVENT_STREAMS = Gauge("task_service_event_streams", "Streams of events that are open in this process.")
+EVENT_LAG_SECONDS = Gauge(
+    "task_service_event_lag_seconds",
+    "How long the oldest event that may not be told yet has waited for older transactions; 0 while nobody listens.",
+)
+TASKS_CREATED = Counter("task_service_tasks_created", "Tasks created.", ["queue", "handler"])
+
+OTHER = "other"
+
+
+class BoundedNames:
+    """The first names that come get a series each; later ones share one, because callers choose them.
+
+    >>> names = BoundedNames(most=2)
+    >>> [names.label(n) for n in ("a", "b", "c", "a")]
+    ['a', 'b', 'other', 'a']
+    """
+
+    def __init__(self, most: int = 100) -> None:
+        self._most = most
+        self._known: set[str] = set()
+
+    def label(self, name: str) -> str:
+        """The label's value for a name."""
+        if name not in self._known and len(self._known) >= self._most:
+            return OTHER
+        self._known.add(name)
+        return name
+
+
+QUEUES, HANDLERS = BoundedNames(), BoundedNames()
+
+
+def count_created(queue: str, handler: str | None, number: int = 1) -> None:
+    """Count created tasks."""
+    TASKS_CREATED.labels(QUEUES.label(queue), HANDLERS.label(handler or "")).inc(number)

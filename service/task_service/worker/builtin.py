@@ -6,6 +6,7 @@ import random
 from task_service.settings import Settings
 from task_service.store.processing import process_conversations
 from task_service.worker.handlers import Context, Handler, handler
+from task_service.worker.webhook import webhook
 
 
 @handler("noop")
@@ -29,4 +30,4 @@ def conversations(settings: Settings) -> Handler:
 
 def builtin_handlers(settings: Settings) -> list[Handler]:
     """Everything that needs no further package."""
-    return [noop, conversations(settings)]
+    return [noop, conversations(settings), webhook(settings)]

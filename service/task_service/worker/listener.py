@@ -8,7 +8,8 @@ from uuid import UUID
 import asyncpg
 import structlog
 
-QUEUE_CHANNEL = "task_service_queue"
+from task_service.queue.wakeups import QUEUE_CHANNEL
+
 WORKER_CHANNEL = "task_service_worker"
 RETRY_SECONDS = 1.0
 log = structlog.get_logger(__name__)

@@ -1,32 +1,45 @@
 """Looking after others: workers whose lease is over, tasks of dead workers, rows that are no longer needed.
 
-Every worker does this; the statements skip what another one is at.
+Every worker does this, and so does every API process without one, since workers may be scaled to none. The statements
+skip what another one is at.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TypeAlias
 
-import asyncpg
 import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from task_service.clocks import machine_seconds
 from task_service.domain.outcomes import Reason
 from task_service.queue import workers
+from task_service.queue.counts import fold
 from task_service.queue.statements import Connection
 from task_service.settings import Settings
-from task_service.store.database import is_unavailable
+from task_service.store import outbox
+from task_service.store.database import is_unavailable, raw
+from task_service.store.idempotency import prune_keys
 from task_service.telemetry import metrics
 
 STRANGERS_EVERY = 20
 PRUNE_EVERY = 1200
 KEEP_DEAD_SECONDS = 7 * 24 * 3600.0
+KEEP_NOTES_SECONDS = 24 * 3600.0
+"""Notes to Redis that are older by this than all that it can hold say nothing any more."""
+Acquire: TypeAlias = Callable[[], AbstractAsyncContextManager[Connection]]
 log = structlog.get_logger(__name__)
 
 
 class Maintenance:
     """The sweep, once per heartbeat."""
 
-    def __init__(self, settings: Settings, pool: asyncpg.Pool, may_judge: Callable[[], bool]) -> None:
-        self._settings, self._pool, self._may_judge = settings, pool, may_judge
+    def __init__(self, settings: Settings, acquire: Acquire, may_judge: Callable[[], bool] | None = None) -> None:
+        """`acquire` lends a connection that is in no transaction; without `may_judge` our own sweeps tell."""
+        self._settings, self._acquire = settings, acquire
+        self._may_judge = may_judge or self._is_steady
+        self._unbroken_since: float | None = None
 
     async def run(self) -> None:
         """Sweep until cancelled."""
@@ -34,16 +47,26 @@ class Maintenance:
         while True:
             await asyncio.sleep(self._settings.heartbeat_seconds)
             try:
-                async with self._pool.acquire() as connection:
+                async with self._acquire() as connection:
                     await self.sweep(connection, strangers=sweeps % STRANGERS_EVERY == 0)
+                    await fold(connection)
                     if sweeps % PRUNE_EVERY == 0:
                         await workers.prune(connection, KEEP_DEAD_SECONDS)
+                        await prune_keys(connection, self._settings.idempotency_hours)
+                        await outbox.prune(connection, KEEP_NOTES_SECONDS + self._settings.cache_ttl_seconds)
                 sweeps += 1
+                self._unbroken_since = self._unbroken_since or machine_seconds()
             except Exception as error:
+                self._unbroken_since = None
                 log.warning("sweep_failed", error=repr(error), exc_info=not is_unavailable(error))
 
+    def _is_steady(self) -> bool:
+        """Whether the database has answered every sweep for a whole lease: after an outage all leases look over."""
+        since = self._unbroken_since
+        return since is not None and machine_seconds() - since >= self._settings.lease_seconds
+
     async def sweep(self, connection: Connection, *, strangers: bool) -> None:
-        """Declare the expired dead (if our own lease is old enough), then release what the dead held."""
+        """Declare the expired dead (if we may judge), then release what the dead held."""
         if self._may_judge():
             for worker_id in await workers.declare_expired(connection):
                 metrics.WORKERS_DEAD.labels(Reason.UNKNOWN).inc()
@@ -59,3 +82,15 @@ class Maintenance:
                     released=done.released,
                     failed=done.failed,
                 )
+
+
+def acquire_from(engine: AsyncEngine) -> Acquire:
+    """Lend the driver's own connections of an engine."""
+    statements = engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    @asynccontextmanager
+    async def acquire() -> AsyncIterator[Connection]:
+        async with statements.connect() as connection:
+            yield await raw(connection)
+
+    return acquire

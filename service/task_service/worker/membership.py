@@ -6,7 +6,6 @@ Dead is final. A process that was declared dead, or could not renew for a lease,
 import asyncio
 import contextlib
 import fcntl
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import IO, Any, Protocol
@@ -15,6 +14,7 @@ from uuid import UUID
 import asyncpg
 import structlog
 
+from task_service.clocks import machine_seconds
 from task_service.domain.ids import new_id
 from task_service.domain.outcomes import Reason
 from task_service.queue import workers
@@ -24,11 +24,6 @@ from task_service.telemetry import metrics
 
 RETRY_SECONDS = 1.0
 log = structlog.get_logger(__name__)
-
-
-def machine_seconds() -> float:
-    """Seconds that pass also while this process or the machine is stopped."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class Slot:

@@ -11,9 +11,13 @@ import asyncpg
 import structlog
 
 from task_service.domain.outcomes import Reason, RetryPolicy
+from task_service.queue.statements import statement
+from task_service.queue.wakeups import Wakeups
+from task_service.services.context import Context
 from task_service.settings import Settings
-from task_service.store.database import connect, create_pool
-from task_service.telemetry import metrics
+from task_service.store.cache import Cache
+from task_service.store.database import connect, create_engine, create_pool
+from task_service.telemetry import get_tracer, metrics
 from task_service.worker.builtin import builtin_handlers
 from task_service.worker.claimer import Claimer
 from task_service.worker.handlers import Handlers, installed_handlers
@@ -22,6 +26,7 @@ from task_service.worker.maintenance import Maintenance
 from task_service.worker.membership import Membership
 from task_service.worker.reports import Reports
 from task_service.worker.runner import Runner
+from task_service.worker.scheduler import Scheduler
 
 POOL_SIZE = 8
 ENFORCE_SECONDS = 0.25
@@ -43,15 +48,21 @@ class Worker:
         s = self.settings
         self.pool = await create_pool(s, POOL_SIZE)
         self.reports = Reports(self.pool)
+        tracer = get_tracer() if s.otel_enabled else None
         policy = RetryPolicy(s.retry_base_seconds, s.retry_cap_seconds)
-        self.runner = Runner(self.handlers, self.reports, policy, s.default_timeout_seconds)
+        self.runner = Runner(self.handlers, self.reports, policy, s.default_timeout_seconds, tracer)
         self.membership = Membership(s, self._own_connection, self)
         self.claimer = Claimer(s, self.pool, self.membership, self.runner, self.reports)
-        self.maintenance = Maintenance(s, self.pool, self.membership.may_judge)
+        self._engine = create_engine(s)
+        self._wakeups = Wakeups(self._notify)
+        self._context = Context(s, self._engine, self._wakeups)
+        self.scheduler = Scheduler(self._context)
+        self.maintenance = Maintenance(s, self.pool.acquire, self.membership.may_judge)
         self.reports.is_busy = lambda: bool(self.runner.running)
         metrics.RUNNING.set_function(lambda: len(self.runner.running))
         loops: list[Coroutine[Any, Any, None]] = [
             self.membership.run(), self.reports.run(), self.claimer.run(), self.maintenance.run(), self._enforce(),
+            self.scheduler.run(),
         ]  # fmt: skip
         if not s.database_pooler:
             listener = Listener(
@@ -71,6 +82,9 @@ class Worker:
         """Which loop has ended before its time, for the liveness probe; None: all go on."""
         ended = [loop.get_name() for loop in self._loops if loop.done()]
         return f"ended: {', '.join(ended)}" if ended and not self.claimer.stopped else None
+
+    async def _notify(self, queues: list[str]) -> None:
+        await self.pool.execute(statement("notify"), queues)
 
     async def _enforce(self) -> None:
         while True:
@@ -112,6 +126,12 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - the lease gives back what we could not
             log.warning("leaving_without_goodbye", error=repr(error))
         await self._end_loops()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self._wakeups.close()
+                if isinstance(self._context.cache, Cache):  # the daily loader has told it
+                    await self._context.cache.link.close()
+                await self._engine.dispose()
         self.pool.terminate()
 
     async def _end_loops(self) -> None:

@@ -5,6 +5,7 @@ ignores its time limit goes on in its slot, and what it returns is thrown away.
 """
 
 import asyncio
+import contextvars
 import random
 import threading
 import time
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
+from opentelemetry.trace import Tracer
 from prometheus_client import Histogram
 
 from task_service.domain.outcomes import Outcome, Reason, RetryPolicy
@@ -22,6 +24,7 @@ from task_service.queue.results import Finished, GivenBack
 from task_service.telemetry import metrics
 from task_service.worker.context import RunContext
 from task_service.worker.handlers import Cancel, Discard, Handler, Handlers, LostClaimError, Retry, Snooze
+from task_service.worker.spans import RunSpan
 from task_service.worker.verdict import Ending, Failed, Released, Returned, Snoozed, Stopped, verdict
 
 INTERRUPT_GRACE_SECONDS = 5.0
@@ -50,6 +53,7 @@ class Run:
         "handler",
         "interrupted_at",
         "reported",
+        "span",
         "started",
         "task",
         "why",
@@ -64,15 +68,21 @@ class Run:
         self.reported = False
         self.why: Ending | None = None  # how it will end if it is interrupted; None: it is not
         self.interrupted_at = 0.0
+        self.span: RunSpan | None = None  # None: traces are off
 
 
 class Runner:
     """The slots of one worker process."""
 
     def __init__(
-        self, handlers: Handlers, reporter: Reporter, policy: RetryPolicy, default_timeout_seconds: float
+        self,
+        handlers: Handlers,
+        reporter: Reporter,
+        policy: RetryPolicy,
+        default_timeout_seconds: float,
+        tracer: Tracer | None = None,
     ) -> None:
-        self.handlers, self.reporter, self.policy = handlers, reporter, policy
+        self.handlers, self.reporter, self.policy, self.tracer = handlers, reporter, policy, tracer
         self.default_timeout_seconds = default_timeout_seconds
         self.running: dict[UUID, Run] = {}
         self.slot_free = asyncio.Event()
@@ -81,6 +91,7 @@ class Runner:
         self.idle.set()
         self.counts = {"completed": 0, "failed": 0}
         self._histograms: dict[tuple[str, str], Histogram] = {}
+        self._variables = contextvars.copy_context()  # what a run starts with, and not those of the run before it
         self._seconds: dict[str, float] = {}  # how long a handler takes, a moving average
 
     # -- starting -----------------------------------------------------------------------------------------------
@@ -99,14 +110,17 @@ class Runner:
         run.context.on_extended = lambda seconds: setattr(run, "deadline", time.monotonic() + seconds)
         self.running[claim.task_id] = run
         self.idle.clear()
+        variables = self._variables.copy()
+        if self.tracer is not None:
+            run.span = RunSpan(self.tracer, claim, worker_id)
+            run.span.enter(variables)
         if handler.is_async:
             coroutine = self._drive(run, handler.function(run.context))
-            run.task = asyncio.Task(coroutine, loop=asyncio.get_running_loop(), **EAGER)
+            run.task = asyncio.Task(coroutine, loop=asyncio.get_running_loop(), context=variables, **EAGER)
         else:
             name = f"handler {claim.handler} {claim.task_id}"
-            threading.Thread(
-                target=self._thread, args=(run, asyncio.get_running_loop()), name=name, daemon=True
-            ).start()
+            arguments = (self._thread, run, asyncio.get_running_loop())
+            threading.Thread(target=variables.run, args=arguments, name=name, daemon=True).start()
 
     async def _drive(self, run: Run, coroutine: Any) -> None:
         try:
@@ -132,6 +146,8 @@ class Runner:
             ending = run.why
         if ending is not None and not run.reported:
             self._report(run, ending)
+        if run.span is not None:
+            run.span.end(None, lost=True)  # unless it was reported
         if self.running.get(run.claim.task_id) is run:
             del self.running[run.claim.task_id]
         self.slot_free.set()
@@ -149,13 +165,16 @@ class Runner:
     def _report(self, run: Run, ending: Ending) -> None:
         run.reported = True
         run.context.end()
+        end = None
         if run.context.completed:  # in the handler's own transaction
             self.counts["completed"] += 1
             metrics.FINISHED.labels(run.claim.queue, run.claim.handler, Outcome.COMPLETED).inc()
         elif not run.context.lost:
-            self._send(run.claim, run.worker_id, ending)
+            end = self._send(run.claim, run.worker_id, ending)
+        if run.span is not None:
+            run.span.end(end, lost=run.context.lost)
 
-    def _send(self, claim: Claim, worker_id: UUID, ending: Ending) -> None:
+    def _send(self, claim: Claim, worker_id: UUID, ending: Ending) -> Finished | GivenBack:
         handler = self.handlers.get(claim.handler)
         policy = handler.retry if handler and handler.retry else self.policy
         end = verdict(claim, ending, policy, random.random())  # noqa: S311 - spreads retries
@@ -170,6 +189,7 @@ class Runner:
                 error=ending.error.rstrip().rsplit("\n", 1)[-1],
             )
         self.reporter.add(worker_id, claim, end)
+        return end
 
     # -- interrupting -------------------------------------------------------------------------------------------
     def interrupt(self, run: Run, why: Ending) -> None:
@@ -177,6 +197,8 @@ class Runner:
         if run.why is None and not run.reported:
             run.why, run.interrupted_at = why, time.monotonic()
             run.context.interrupt()
+            if run.span is not None:
+                run.span.interrupted(why)
             if run.task is not None:
                 run.task.cancel()
 

@@ -9,23 +9,28 @@ import pytest_asyncio
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from task_service.api import background
 from task_service.api.app import create_app
 from task_service.domain.ids import new_id
 from task_service.embedded import EmbeddedPostgres
 from task_service.queue.claims import Bounds, Claim, claim
 from task_service.queue.wakeups import Wakeups
+from task_service.services.cache_watch import CacheWatch, watch_cache
 from task_service.settings import Settings
 from task_service.store.database import create_engine
+from task_service.store.redis import RedisAwayError
 from tests.integration.conftest import settings_for
 from tests.support.crowd import fill
 from tests.support.invariants import check_invariants
+from tests.support.people import KEY, People
 from tests.support.tasks import add_worker, quiet_wakeups
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
 def settings(database: str) -> Settings:
     """The API's settings."""
-    return settings_for(database, db_pool_timeout_seconds=1)
+    return settings_for(database, db_pool_timeout_seconds=1, lease_seconds=15)
 
 
 @pytest_asyncio.fixture
@@ -49,10 +54,41 @@ def app(settings: Settings, engine: AsyncEngine, wakeups: Wakeups) -> FastAPI:
 
 
 @pytest_asyncio.fixture
+async def running_app(app: FastAPI) -> AsyncIterator[FastAPI]:
+    """The public application with what runs beside its requests; a test that takes `client` too gets this one."""
+    async with background.running(app.state.background):
+        yield app
+
+
+@pytest_asyncio.fixture
+async def people(database: str, engine: AsyncEngine, wakeups: Wakeups) -> AsyncIterator[People]:
+    """The people of an application that asks everybody for a token."""
+    settings = settings_for(
+        database, auth_mode="required", secret_key=KEY, rate_limit_login=None, rate_limit_upload=None, lease_seconds=15
+    )
+    app = create_app(settings, engine, wakeups)
+    async with background.running(app.state.background):
+        yield People(app)
+
+
+@pytest_asyncio.fixture
 async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the public application."""
+    """A client of the public application; with TEST_REDIS=1 the cache may be read from its first request on."""
+    watches = watch_cache(app.state.context)
+    for watch in watches:
+        await eventually("a first look at Redis", lambda watch=watch: _looks(watch))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
         yield client
+    for watch in watches:
+        await watch.stop()
+
+
+async def _looks(watch: CacheWatch) -> bool:
+    try:
+        await watch.look()
+    except RedisAwayError:  # a busy machine's may answer late
+        return False
+    return True
 
 
 @pytest_asyncio.fixture

@@ -1,5 +1,6 @@
 """The OpenAPI document: complete, and true to what the service does."""
 
+import re
 from typing import Any
 
 import httpx
@@ -29,7 +30,8 @@ async def test_every_operation_has_a_description_a_tag_an_id_of_its_own_and_its_
         assert "503" in what["responses"], (path, method)
         for status, answer in what["responses"].items():
             if int(status) >= 400:
-                assert list(answer["content"]) == ["application/problem+json"], (path, method, status)
+                kind = "application/json" if "service D" in what["tags"] else "application/problem+json"
+                assert list(answer["content"]) == [kind], (path, method, status)
 
 
 async def test_every_reference_leads_somewhere_and_examples_obey_their_schemas(client: httpx.AsyncClient) -> None:
@@ -58,13 +60,18 @@ async def test_the_documentation_pages_are_served(client: httpx.AsyncClient, app
 
 
 async def test_every_documented_path_exists(client: httpx.AsyncClient) -> None:
-    for path, method, _ in operations((await client.get("/openapi.json")).json()):
-        answer = await client.request(
-            method, path.replace("{task_id}", "x").replace("{conversation_id}", "x"), json=None
-        )
-        assert answer.status_code in (200, 404, 422), (path, method, answer.status_code)
+    for path, method, what in operations((await client.get("/openapi.json")).json()):
+        if path.endswith("/events"):
+            continue  # a stream without an end has tests of its own
+        answer = await client.request(method, re.sub(r"{\w+}", "x", path))
+        assert str(answer.status_code) in what["responses"], (path, method, answer.status_code)
         if answer.status_code == 404:
-            assert "There is nothing at" not in answer.json()["detail"], path
+            assert "There is nothing at" not in answer.text, path
+
+
+async def test_no_two_paths_differ_only_in_the_name_of_a_parameter(client: httpx.AsyncClient) -> None:
+    paths = (await client.get("/openapi.json")).json()["paths"]
+    assert len({re.sub(r"{\w+}", "{}", path) for path in paths}) == len(paths)
 
 
 async def test_the_root_leads_to_the_documentation(client: httpx.AsyncClient) -> None:

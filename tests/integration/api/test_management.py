@@ -114,8 +114,8 @@ async def test_internal_routes_let_in_nobody_but_the_operator(
         refused = await management.request(
             method, f"/internal/{path}", json=body, headers={"authorization": "Bearer x"}
         )
-        check_problem(refused, 401, "unauthorized")
-        assert refused.headers["www-authenticate"] == "Bearer"
+        check_problem(refused, 401, "invalid_token")
+        assert refused.headers["www-authenticate"] == 'Bearer error="invalid_token"'
         check_problem(await management.request(method, f"/internal/{path}", json=body, headers=other), 403, "forbidden")
         check_problem(await closed.request(method, f"/internal/{path}", json=body), 403, "internal_closed")
     await closed.aclose()

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from task_service.api.services.decisions import Decision, OpenTask, QueueAction, decide_change, decide_removal
 from task_service.domain.errors import HeldByWorkerError, InvalidFieldError, TransitionError
 from task_service.domain.ids import new_id
 from task_service.domain.statuses import ALLOWED, Status
 from task_service.queue.entries import QueueRow
+from task_service.services.decisions import Decision, OpenTask, QueueAction, decide_change, decide_removal
 from task_service.store.tasks import TaskRow
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -18,7 +18,7 @@ ROW = TaskRow(
     id=new_id(), number=1, title="a", description=None, status=Status.PENDING, priority=2, assigned_to=None,
     due_date=None, tags=[], handler="noop", queue="default", run_at=None, max_attempts=5, timeout_seconds=None,
     attempt=0, fence=0, outcome=None, error=None, created_by=None, created_at=NOW, updated_at=NOW, processed_at=None,
-    processing_instance_id=None, cancel_requested_at=None, conversation_count=0, version=1, payload='{"a": 1}',
+    processing_instance_id=None, cancel_requested_at=None, conversation_count=0, version=1, stamp=1, payload='{"a": 1}',
 )  # fmt: skip
 ENTRY = QueueRow(
     task_id=ROW.id, queue="default", priority=2, run_at=NOW, state="ready", attempt=0, fence=0, worker_id=None,
@@ -28,15 +28,15 @@ ENTRY = QueueRow(
 
 def queued(state: Any = "ready", **fields: Any) -> OpenTask:
     status = Status.PROCESSING if state == "running" else Status.PENDING
-    return OpenTask(replace(ROW, **({"status": status} | fields)), None, replace(ENTRY, state=state))
+    return OpenTask(ROW._replace(**({"status": status} | fields)), None, replace(ENTRY, state=state))
 
 
 def ended(status: Status, **fields: Any) -> OpenTask:
-    return OpenTask(replace(ROW, status=status, **fields), None, None)
+    return OpenTask(ROW._replace(status=status, **fields), None, None)
 
 
 def set_by_person(status: Status, **fields: Any) -> OpenTask:
-    return OpenTask(replace(ROW, status=status, **fields), status, None)
+    return OpenTask(ROW._replace(status=status, **fields), status, None)
 
 
 def decide(task: OpenTask, wanted: Status | None = None, **given: Any) -> Decision:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from task_service.api.metrics import OTHER, BoundedNames
+from task_service.telemetry.metrics import OTHER, BoundedNames
 
 
 @given(st.lists(st.text()), st.integers(0, 5))

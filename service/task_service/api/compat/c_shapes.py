@@ -6,22 +6,30 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from task_service.api.fields import Description, StatusWord, Title, fragment
-from task_service.api.models import ABSENT, ConversationStatus, Input, NewConversation
 from task_service.domain.statuses import Status
+from task_service.services.fields import Description, StatusWord, Title, fragment
+from task_service.services.inputs import ABSENT, ConversationChange, ConversationStatus, Input, NewConversation
 from task_service.store.conversations import ConversationRow
 from task_service.store.tasks import TaskRow
 
 
-class NewTaskC(Input):
+class NewConversationC(NewConversation, extra="ignore"):
+    """A conversation to add; other fields are ignored."""
+
+
+class ConversationChangeC(ConversationChange, extra="ignore"):
+    """Fields to change; what is left out stays."""
+
+
+class NewTaskC(Input, extra="ignore"):
     """A task to create; the default handler runs it."""
 
     title: Title
     description: Description | None = None
-    conversations: list[NewConversation] = Field(default_factory=list, max_length=1000)
+    conversations: list[NewConversationC] = Field(default_factory=list, max_length=1000)
 
 
-class TaskChangeC(Input):
+class TaskChangeC(Input, extra="ignore"):
     """Fields to change; what is left out stays."""
 
     title: Title = ABSENT

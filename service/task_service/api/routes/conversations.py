@@ -6,16 +6,21 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Path, Query, Response
 
 from task_service.api import answers
-from task_service.api.fields import parse_id
-from task_service.api.models import Conversation, ConversationChange, NewConversation, Page, PageQuery
+from task_service.api.access import MAY_READ, AskFirst, Changer
+from task_service.api.context import Shared
+from task_service.api.models import Conversation, Page, PageQuery
+from task_service.api.once import Posted
 from task_service.api.problems import documented
-from task_service.api.routes.tasks import Id, Shared, require_task
-from task_service.api.services import conversations as service
+from task_service.api.routes.tasks import Id, require_task
 from task_service.domain.errors import NotFoundError
+from task_service.services import conversations as service
+from task_service.services.fields import parse_id
+from task_service.services.inputs import ConversationChange, NewConversation
 from task_service.store import conversations as store
+from task_service.store.conversations import ConversationRow
 
 PREFIX = "/api/v1/conversations"
-router = APIRouter(tags=["conversations"])
+router = APIRouter(route_class=AskFirst, tags=["conversations"])
 
 
 async def conversation_id_of(conversation_id: Annotated[str, Path(description="The conversation's UUID.")]) -> UUID:
@@ -32,13 +37,23 @@ ConversationId = Annotated[UUID, Depends(conversation_id_of)]
     response_model=Conversation,
     responses=documented(400, 404, 413, 415),
 )
-async def create_conversation(context: Shared, task_id: Id, new: NewConversation) -> Response:
+async def create_conversation(
+    context: Shared, caller: Changer, once: Posted, task_id: Id, new: NewConversation
+) -> Response:
     """Add a conversation to a task."""
-    [row] = await service.add_conversations(context, task_id, [new])
-    return answers.answer(answers.conversation(row), 201, {"Location": f"{PREFIX}/{row.id}"})
+
+    def made(rows: list[ConversationRow]) -> Response:
+        return answers.answer(answers.conversation(rows[0]), 201, {"Location": f"{PREFIX}/{rows[0].id}"})
+
+    return await once.write(lambda c: service.add_conversations(context, c, task_id, [new], caller), made)
 
 
-@router.get("/api/v1/tasks/{task_id}/conversations", response_model=Page[Conversation], responses=documented(404))
+@router.get(
+    "/api/v1/tasks/{task_id}/conversations",
+    response_model=Page[Conversation],
+    responses=documented(404),
+    dependencies=[MAY_READ],
+)
 async def list_conversations(context: Shared, task_id: Id, query: Annotated[PageQuery, Query()]) -> Response:
     """One page of a task's conversations, oldest first."""
     async with context.reading() as connection:
@@ -47,7 +62,9 @@ async def list_conversations(context: Shared, task_id: Id, query: Annotated[Page
     return answers.page(map(answers.conversation, rows), cursor)
 
 
-@router.get(PREFIX + "/{conversation_id}", response_model=Conversation, responses=documented(404))
+@router.get(
+    PREFIX + "/{conversation_id}", response_model=Conversation, responses=documented(404), dependencies=[MAY_READ]
+)
 async def read_conversation(context: Shared, conversation_id: ConversationId) -> Response:
     """One conversation."""
     async with context.reading() as connection:
@@ -58,19 +75,24 @@ async def read_conversation(context: Shared, conversation_id: ConversationId) ->
 
 
 @router.patch(PREFIX + "/{conversation_id}", response_model=Conversation, responses=documented(400, 404, 413, 415))
-async def change_conversation(context: Shared, conversation_id: ConversationId, wanted: ConversationChange) -> Response:
+async def change_conversation(
+    context: Shared, caller: Changer, conversation_id: ConversationId, wanted: ConversationChange
+) -> Response:
     """Change a conversation's body or status; what is left out stays."""
-    return answers.answer(answers.conversation(await service.change_conversation(context, conversation_id, wanted)))
+    row = await context.write(lambda c: service.change_conversation(context, c, conversation_id, wanted, caller))
+    return answers.answer(answers.conversation(row))
 
 
 @router.put(PREFIX + "/{conversation_id}", response_model=Conversation, responses=documented(400, 404, 413, 415))
-async def update_conversation(context: Shared, conversation_id: ConversationId, wanted: ConversationChange) -> Response:
+async def update_conversation(
+    context: Shared, caller: Changer, conversation_id: ConversationId, wanted: ConversationChange
+) -> Response:
     """The same as PATCH."""
-    return await change_conversation(context, conversation_id, wanted)
+    return await change_conversation(context, caller, conversation_id, wanted)
 
 
 @router.delete(PREFIX + "/{conversation_id}", status_code=204, response_class=Response, responses=documented(404))
-async def delete_conversation(context: Shared, conversation_id: ConversationId) -> Response:
+async def delete_conversation(context: Shared, caller: Changer, conversation_id: ConversationId) -> Response:
     """Delete a conversation for good."""
-    await service.remove_conversation(context, conversation_id)
+    await context.write(lambda c: service.remove_conversation(context, c, conversation_id, caller))
     return Response(status_code=204)

@@ -1,18 +1,26 @@
-"""`/api/v1/queues` and `/api/v1/workers`: figures to look at."""
+"""`/api/v1/queues` and `/api/v1/workers`: figures, and what operators do with them."""
 
 from datetime import datetime
+from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
 from pydantic import BaseModel, Field
 
+from task_service.api.access import MAY_READ, AskFirst, OperatorRole
 from task_service.api.answers import answer
+from task_service.api.context import Shared
+from task_service.api.once import Posted
 from task_service.api.problems import documented
-from task_service.api.routes.tasks import Shared
-from task_service.queue.figures import list_workers, queue_figures
+from task_service.domain.fields import NAME_PATTERN
+from task_service.domain.outcomes import Reason
+from task_service.queue.figures import list_workers
+from task_service.services import queues as service
+from task_service.services.fields import parse_id
+from task_service.services.inputs import Because, Input
 from task_service.store.database import raw
 
-router = APIRouter(prefix="/api/v1", tags=["queues and workers"])
+router = APIRouter(route_class=AskFirst, prefix="/api/v1", tags=["queues and workers"])
 
 
 class Figures(BaseModel):
@@ -29,20 +37,32 @@ class Queue(Figures):
     """One queue's figures."""
 
     name: str
+    paused: bool = Field(description="Workers claim nothing from it.")
+    paused_reason: str | None
+    paused_by: str | None
+    paused_at: datetime | None
+
+
+class QueueDetail(Queue):
+    """One queue's figures and rates."""
+
+    at: datetime
+    arrivals_per_second: float = Field(description="Tasks made for workers, of the last minute.")
+    completions_per_second: float = Field(description="Tasks that workers ended, of the last minute.")
 
 
 class Queues(Figures):
-    """All queues that have a task to run, and their sums."""
+    """All queues that have a task to run or are paused, and their sums."""
 
     at: datetime
     queues: list[Queue]
 
 
 class Worker(BaseModel):
-    """A worker process: a living one, or one that died within the last hour."""
+    """A worker process."""
 
     id: UUID
-    state: str = Field(description="active, draining or dead")
+    state: Literal["active", "draining", "dead"]
     pod_name: str | None
     pod_uid: str | None
     container: str | None
@@ -60,22 +80,118 @@ class Worker(BaseModel):
     running: int = Field(description="Tasks that it holds.")
 
 
+class WorkerDetail(Worker):
+    """A worker process."""
+
+    expired: bool = Field(description="It is dead, or its lease is over and it soon will be.")
+
+
 class Workers(BaseModel):
-    """The worker processes."""
+    """The worker processes: living ones, and those that died within the last hour."""
 
     at: datetime
     workers: list[Worker]
 
 
-@router.get("/queues", response_model=Queues, responses=documented())
+class Loss(Input):
+    """Why a worker is given up; crash and oom count as attempts of its tasks."""
+
+    reason: Literal["crash", "oom", "eviction", "node", "deleted", "rollout", "drain", "scale_down", "unknown"] = (
+        "unknown"
+    )
+
+
+class Released(BaseModel):
+    """What a release did."""
+
+    worker_id: UUID
+    released: int = Field(description="Tasks that others may claim now.")
+    failed: int = Field(description="Tasks that had no attempt left.")
+    already_dead: bool
+
+
+class Drained(BaseModel):
+    """A worker that was asked to claim no more."""
+
+    worker_id: UUID
+    state: Literal["active", "draining", "dead"]
+
+
+QueueName = Annotated[str, Path(pattern=NAME_PATTERN, description="The queue's name.", examples=["default"])]
+Force = Annotated[bool, Query(description="Also one that lives; what its handlers do meanwhile is thrown away.")]
+
+
+async def worker_id_of(worker_id: Annotated[str, Path(description="The worker's UUID.")]) -> UUID:
+    """The worker's id in the path."""
+    return parse_id("worker", worker_id)
+
+
+WorkerId = Annotated[UUID, Depends(worker_id_of)]
+
+
+@router.get("/queues", response_model=Queues, responses=documented(), dependencies=[MAY_READ])
 async def read_queues(context: Shared) -> Response:
     """How many tasks wait and run, in all and per queue, and how old the oldest is."""
     async with context.reading() as connection:
-        return answer(await queue_figures(await raw(connection)))
+        return answer(await service.read_queues(connection))
 
 
-@router.get("/workers", response_model=Workers, responses=documented())
+@router.get("/queues/{name}", response_model=QueueDetail, responses=documented(), dependencies=[MAY_READ])
+async def read_queue(context: Shared, name: QueueName) -> Response:
+    """One queue's depth, oldest age and rates; zeros for one that nobody uses."""
+    async with context.reading() as connection:
+        return answer(await service.read_queue(connection, name))
+
+
+@router.post("/queues/{name}:pause", response_model=QueueDetail, responses=documented(400, 413, 415))
+async def pause_queue(caller: OperatorRole, once: Posted, name: QueueName, because: Because | None = None) -> Response:
+    """Let workers claim nothing more from a queue. What they hold goes on, and tasks can be added."""
+    reason = because.reason if because else None
+    return await once.write(lambda c: service.pause(c, name, reason, caller), answer)
+
+
+@router.post("/queues/{name}:resume", response_model=QueueDetail, responses=documented())
+async def resume_queue(context: Shared, caller: OperatorRole, once: Posted, name: QueueName) -> Response:
+    """Let workers claim from a queue again, at once."""
+    return await once.write(lambda c: service.resume(context, c, name, caller), answer)
+
+
+@router.get("/workers", response_model=Workers, responses=documented(), dependencies=[MAY_READ])
 async def read_workers(context: Shared) -> Response:
     """The worker processes with their leases and how many tasks each holds."""
     async with context.reading() as connection:
         return answer({"at": context.clock(), "workers": await list_workers(await raw(connection))})
+
+
+@router.get("/workers/{worker_id}", response_model=WorkerDetail, responses=documented(404), dependencies=[MAY_READ])
+async def read_worker(context: Shared, worker_id: WorkerId) -> Response:
+    """One worker process, also one that has been dead for longer."""
+    async with context.reading() as connection:
+        return answer(await service.read_worker(connection, worker_id))
+
+
+@router.post("/workers/{worker_id}:release", response_model=Released, responses=documented(400, 404, 409, 413, 415))
+async def release_worker(
+    caller: OperatorRole, once: Posted, worker_id: WorkerId, loss: Loss | None = None, force: Force = False
+) -> Response:
+    """Give the tasks of a dead worker to others. 409 for one that lives, unless by force. Idempotent."""
+    reason = Reason(loss.reason if loss else "unknown")
+    return await once.write(
+        lambda c: service.release(c, worker_id, reason, caller, force=force),
+        lambda done: answer(
+            {
+                "worker_id": worker_id,
+                "released": done.released,
+                "failed": done.failed,
+                "already_dead": done.already_dead,
+            }
+        ),
+    )
+
+
+@router.post("/workers/{worker_id}:drain", response_model=Drained, responses=documented(404))
+async def drain_worker(caller: OperatorRole, once: Posted, worker_id: WorkerId) -> Response:
+    """Ask a worker to claim no more; what it holds it may finish."""
+    return await once.write(
+        lambda c: service.drain(c, worker_id, caller), lambda state: answer({"worker_id": worker_id, "state": state})
+    )

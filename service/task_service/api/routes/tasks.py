@@ -7,35 +7,27 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from task_service.api import answers
+from task_service.api.access import MAY_READ, AskFirst, Changer, Creator
 from task_service.api.answers import task_answer
-from task_service.api.context import Context, get_context
-from task_service.api.etags import Guard, etag_of, is_unchanged
-from task_service.api.fields import parse_id
-from task_service.api.models import (
-    Because,
-    HistoryEvent,
-    NewTask,
-    Page,
-    PageQuery,
-    Run,
-    Task,
-    TaskChange,
-    TaskItem,
-    TaskQuery,
-)
+from task_service.api.context import Shared
+from task_service.api.models import HistoryEvent, Page, PageQuery, Run, Task, TaskItem, TaskQuery
+from task_service.api.once import Posted
 from task_service.api.problems import documented
-from task_service.api.services import tasks as service
-from task_service.api.services.tasks import Change
 from task_service.domain.errors import NotFoundError
 from task_service.domain.statuses import Status
+from task_service.services import reading
+from task_service.services import tasks as service
+from task_service.services.etags import Guard, etag_of, is_unchanged
+from task_service.services.fields import parse_id
+from task_service.services.inputs import Because, NewTask, TaskChange
+from task_service.services.tasks import Change
 from task_service.store import history
 from task_service.store import tasks as store
 from task_service.store.listing import list_tasks
 
 PREFIX = "/api/v1/tasks"
-router = APIRouter(prefix=PREFIX, tags=["tasks"])
+router = APIRouter(route_class=AskFirst, prefix=PREFIX, tags=["tasks"])
 
-Shared = Annotated[Context, Depends(get_context)]
 TaskId = Annotated[str, Path(description="The task's UUID.", examples=["0195d6a2-8c4f-7a3e-9a51-3f6f2d1c0b4a"])]
 IfMatch = Annotated[str | None, Header(description="An ETag that you have read; 412 when the task has changed since.")]
 IfNoneMatch = Annotated[str | None, Header(description="An ETag that you have; 304 when it still holds.")]
@@ -56,13 +48,15 @@ async def require_task(connection: AsyncConnection, task_id: UUID) -> None:
 
 
 @router.post("", status_code=201, response_model=Task, responses=documented(400, 413, 415))
-async def create_task(context: Shared, new: NewTask) -> Response:
+async def create_task(context: Shared, caller: Creator, once: Posted, new: NewTask) -> Response:
     """Create a task, with conversations if you like. With a handler a worker runs it, without one a person does it."""
-    task = await service.create_task(context, new)
-    return task_answer(task, 201, {"Location": f"{PREFIX}/{task.id}"})
+    return await once.write(
+        lambda connection: service.create_task(context, connection, new, caller),
+        lambda task: task_answer(task, 201, {"Location": f"{PREFIX}/{task.id}"}),
+    )
 
 
-@router.get("", response_model=Page[TaskItem], responses=documented())
+@router.get("", response_model=Page[TaskItem], responses=documented(), dependencies=[MAY_READ])
 async def list_them(context: Shared, query: Annotated[TaskQuery, Query()]) -> Response:
     """One page of tasks, without payload and result. For the next pass `next_cursor` as `cursor`, and the same sort."""
     async with context.reading() as connection:
@@ -70,11 +64,15 @@ async def list_them(context: Shared, query: Annotated[TaskQuery, Query()]) -> Re
     return answers.page(map(answers.task_item, found), cursor)
 
 
-@router.get("/{task_id}", response_model=Task, responses={304: {"description": "Unchanged"}, **documented(404)})
+@router.get(
+    "/{task_id}",
+    response_model=Task,
+    responses={304: {"description": "Unchanged"}, **documented(404)},
+    dependencies=[MAY_READ],
+)
 async def read_task(context: Shared, task_id: Id, if_none_match: IfNoneMatch = None) -> Response:
     """One task. Its ETag guards changes by `If-Match`."""
-    async with context.reading() as connection:
-        task = await store.read_task(connection, task_id)
+    task = await reading.read_task(context, task_id)
     if task is None:
         raise NotFoundError("task", task_id)
     if is_unchanged(if_none_match, etag_of(task)):
@@ -86,24 +84,28 @@ CHANGE_PROBLEMS = documented(400, 404, 409, 412, 413, 415)
 
 
 @router.patch("/{task_id}", response_model=Task, responses=CHANGE_PROBLEMS)
-async def change_task(context: Shared, task_id: Id, wanted: TaskChange, if_match: IfMatch = None) -> Response:
+async def change_task(
+    context: Shared, caller: Changer, task_id: Id, wanted: TaskChange, if_match: IfMatch = None
+) -> Response:
     """Change some fields (a merge patch: what is left out stays, null clears). While a worker holds a task, how it runs
     cannot change (409 `held_by_worker`); its status can only become `cancelled`, which asks that worker.
     """
-    return task_answer(
-        await service.change_task(context, task_id, wanted, Change(Guard(if_match), reason=wanted.reason))
-    )
+    change = Change(caller, Guard(if_match), wanted.reason)
+    return task_answer(await context.write(lambda c: service.change_task(context, c, task_id, wanted, change)))
 
 
 @router.put("/{task_id}", response_model=Task, responses=CHANGE_PROBLEMS)
-async def update_task(context: Shared, task_id: Id, wanted: TaskChange, if_match: IfMatch = None) -> Response:
+async def update_task(
+    context: Shared, caller: Changer, task_id: Id, wanted: TaskChange, if_match: IfMatch = None
+) -> Response:
     """The same as PATCH, for clients that only know PUT: what is left out stays."""
-    return await change_task(context, task_id, wanted, if_match)
+    return await change_task(context, caller, task_id, wanted, if_match)
 
 
 @router.delete("/{task_id}", status_code=204, response_class=Response, responses=documented(404, 409, 412))
 async def delete_task(
     context: Shared,
+    caller: Changer,
     task_id: Id,
     if_match: IfMatch = None,
     hard: Annotated[
@@ -111,30 +113,45 @@ async def delete_task(
     ] = False,
 ) -> Response:
     """Delete a task: an open one is cancelled, and it is hidden from then on."""
-    await service.remove_task(context, task_id, Change(Guard(if_match)), hard=hard)
+    change = Change(caller, Guard(if_match))
+    await context.write(lambda c: service.remove_task(context, c, task_id, change, hard=hard))
     return Response(status_code=204)
 
 
 @router.post("/{task_id}:cancel", response_model=Task, responses=CHANGE_PROBLEMS | {202: {"model": Task}})
 async def cancel_task(
-    context: Shared, task_id: Id, because: Because | None = None, if_match: IfMatch = None
+    context: Shared,
+    caller: Changer,
+    once: Posted,
+    task_id: Id,
+    because: Because | None = None,
+    if_match: IfMatch = None,
 ) -> Response:
     """Cancel a task. 202 when a worker holds it: that worker was asked, and a completion that comes first wins."""
-    change = Change(Guard(if_match), reason=because.reason if because else None)
-    task = await service.set_status(context, task_id, Status.CANCELLED, change)
-    return task_answer(task, 202 if task.status is Status.PROCESSING else 200)
+    change = Change(caller, Guard(if_match), because.reason if because else None)
+    return await once.write(
+        lambda connection: service.set_status(context, connection, task_id, Status.CANCELLED, change),
+        lambda task: task_answer(task, 202 if task.status is Status.PROCESSING else 200),
+    )
 
 
 @router.post("/{task_id}:retry", response_model=Task, responses=CHANGE_PROBLEMS)
 async def retry_task(
-    context: Shared, task_id: Id, because: Because | None = None, if_match: IfMatch = None
+    context: Shared,
+    caller: Changer,
+    once: Posted,
+    task_id: Id,
+    because: Because | None = None,
+    if_match: IfMatch = None,
 ) -> Response:
     """Make an ended or scheduled task pending again, due now, with all its attempts."""
-    change = Change(Guard(if_match), reason=because.reason if because else None)
-    return task_answer(await service.set_status(context, task_id, Status.PENDING, change))
+    change = Change(caller, Guard(if_match), because.reason if because else None)
+    return await once.write(
+        lambda connection: service.set_status(context, connection, task_id, Status.PENDING, change), task_answer
+    )
 
 
-@router.get("/{task_id}/history", response_model=Page[HistoryEvent], responses=documented(404))
+@router.get("/{task_id}/history", response_model=Page[HistoryEvent], responses=documented(404), dependencies=[MAY_READ])
 async def read_history(context: Shared, task_id: Id, query: Annotated[PageQuery, Query()]) -> Response:
     """What happened to a task, oldest first: changes by people, and the ends of workers' attempts."""
     async with context.reading() as connection:
@@ -143,7 +160,7 @@ async def read_history(context: Shared, task_id: Id, query: Annotated[PageQuery,
     return answers.page(map(answers.event, found), cursor)
 
 
-@router.get("/{task_id}/runs", response_model=Page[Run], responses=documented(404))
+@router.get("/{task_id}/runs", response_model=Page[Run], responses=documented(404), dependencies=[MAY_READ])
 async def read_runs(context: Shared, task_id: Id, query: Annotated[PageQuery, Query()]) -> Response:
     """The finished attempts of a task, oldest first: which worker, when, the outcome and its reason."""
     async with context.reading() as connection:

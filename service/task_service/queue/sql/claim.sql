@@ -5,6 +5,7 @@
 --
 -- Our own worker's row is locked first (KEY SHARE: heartbeats pass, a declaration of death waits for us). A worker that
 -- is not active claims nothing. Only queue_ready can serve the inner select; rows that others have locked are skipped.
+-- Lines of paused queues are left out by a list that is read once (a join could change the lines' order).
 WITH me AS MATERIALIZED (
     SELECT id FROM workers WHERE id = $1 AND state = 'active' FOR KEY SHARE
 ),
@@ -22,6 +23,7 @@ candidates AS MATERIALIZED (
         LIMIT $5::integer
         FOR UPDATE SKIP LOCKED
     ) AS candidate
+    WHERE line.queue <> ALL (ARRAY(SELECT name FROM paused_queues))
     LIMIT $5::integer
 ),
 claimed AS (

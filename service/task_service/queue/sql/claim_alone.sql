@@ -1,4 +1,5 @@
 -- Claim one task that must run alone (it may have killed its workers), for worker $1.
+-- Paused queues are left out, see claim.sql.
 --
 -- $2 queues text[]; $3 how long the task must have waited, in seconds: a worker that is busy leaves it to idle ones.
 WITH me AS MATERIALIZED (
@@ -17,6 +18,7 @@ candidates AS MATERIALIZED (
         LIMIT 1
         FOR UPDATE SKIP LOCKED
     ) AS candidate
+    WHERE line.queue <> ALL (ARRAY(SELECT name FROM paused_queues))
     LIMIT 1
 ),
 claimed AS (

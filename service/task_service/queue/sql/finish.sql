@@ -4,11 +4,11 @@
 -- $7 errors. Returns what was ended. A pair that does not come back is a claim that was lost, or an answer that was
 -- (see recorded.sql). LATERAL and = ANY (ARRAY(…)) keep the plan to index look-ups, whatever the statistics say.
 WITH held AS MATERIALIZED (
-    SELECT q.task_id, i.fence, q.attempt, q.claimed_at, i.outcome, i.reason, i.result, i.error
+    SELECT q.task_id, i.fence, q.attempt, q.claimed_at, q.hidden, i.outcome, i.reason, i.result, i.error
     FROM unnest($2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[])
         AS i (task_id, fence, outcome, reason, result, error)
     CROSS JOIN LATERAL (
-        SELECT q.task_id, q.attempt, q.claimed_at
+        SELECT q.task_id, q.attempt, q.claimed_at, q.hidden
         FROM queue AS q
         WHERE q.task_id = i.task_id AND q.worker_id IS NOT DISTINCT FROM $1 AND q.fence = i.fence
         FOR UPDATE
@@ -17,6 +17,6 @@ WITH held AS MATERIALIZED (
 ended AS (
     DELETE FROM queue WHERE task_id = ANY (ARRAY(SELECT task_id FROM held))
 )
-INSERT INTO runs (task_id, fence, attempt, worker_id, claimed_at, outcome, reason, final, result, error)
-SELECT task_id, fence, attempt, $1, claimed_at, outcome, reason, true, result::jsonb, error FROM held
+INSERT INTO runs (task_id, fence, attempt, worker_id, claimed_at, outcome, reason, final, hidden, result, error)
+SELECT task_id, fence, attempt, $1, claimed_at, outcome, reason, true, hidden, result::jsonb, error FROM held
 RETURNING task_id, fence

@@ -15,7 +15,7 @@ WITH mine AS MATERIALIZED (
 ),
 held AS MATERIALIZED (
     SELECT
-        q.task_id, q.fence, q.attempt, q.claimed_at,
+        q.task_id, q.fence, q.attempt, q.claimed_at, q.hidden,
         q.started AND $3 AS counts,
         q.losses + CASE WHEN $5 THEN 1 ELSE 0 END AS losses,
         CASE
@@ -45,9 +45,9 @@ back AS (
 woken AS (
     SELECT pg_notify('task_service_queue', queue) FROM (SELECT DISTINCT queue FROM back) AS queues
 )
-INSERT INTO runs (task_id, fence, attempt, worker_id, claimed_at, outcome, reason, final, error)
+INSERT INTO runs (task_id, fence, attempt, worker_id, claimed_at, outcome, reason, final, hidden, error)
 SELECT
-    task_id, fence, attempt, $1, claimed_at, 'lost', $2, verdict IS NOT NULL,
+    task_id, fence, attempt, $1, claimed_at, 'lost', $2, verdict IS NOT NULL, hidden,
     CASE verdict
         WHEN 'poison' THEN 'Put aside: it was running alone when its worker was lost (' || $2 || '), loss ' || losses || '.'
         WHEN 'exhausted' THEN 'The worker was lost (' || $2 || ') on the last attempt.'

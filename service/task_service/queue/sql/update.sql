@@ -1,7 +1,17 @@
 -- Change how task $1 is to run, unless a worker holds it: $2 queue, $3 priority, $4 run_at (null or past: now), $5
--- max_attempts, $6 timeout, $7 handler; $8 whether to wake the queue. No row: it is held, or not in the queue.
-UPDATE queue
+-- max_attempts, $6 timeout, $7 handler; $8 whether to wake the queue. No row: it is held, or not in the queue. Another
+-- queue is counted here, since updates have no trigger.
+WITH present AS MATERIALIZED (
+    SELECT task_id, queue FROM queue WHERE task_id = $1 AND state <> 'running' FOR UPDATE
+),
+moved AS (
+    INSERT INTO task_deltas (dimension, value, number)
+    SELECT 'queue', name, number FROM present, LATERAL (VALUES (queue, -1), ($2, 1)) AS change (name, number)
+    WHERE queue <> $2
+)
+UPDATE queue AS q
 SET queue = $2, priority = $3, run_at = greatest($4, clock_timestamp()), max_attempts = $5, timeout_seconds = $6,
     handler = $7
-WHERE task_id = $1 AND state <> 'running'
-RETURNING CASE WHEN $8 THEN pg_notify('task_service_queue', queue)::text END AS woken
+FROM present AS p
+WHERE q.task_id = $1 AND p.task_id = q.task_id
+RETURNING CASE WHEN $8 THEN pg_notify('task_service_queue', q.queue)::text END AS woken

@@ -1,0 +1,56 @@
+"""Service A's paths: `/api/python/v1/tasks`. A task reads `{id, title, description, status}`, status in upper case."""
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, Field
+
+from task_service.api.answers import answer
+from task_service.api.compat.common import Route, make_router, stream_array
+from task_service.api.compat.people import PeoplesTasks
+from task_service.api.context import Shared
+from task_service.services.streams import all_tasks
+from task_service.store.tasks import TaskRow
+
+BASE = "/api/python/v1/tasks"
+
+
+class TaskA(BaseModel):
+    """A task in service A's shape."""
+
+    id: UUID
+    title: str
+    description: str | None
+    status: str = Field(examples=["PENDING", "IN_PROGRESS", "COMPLETED"])
+
+
+def show_task(t: TaskRow) -> dict[str, Any]:
+    """A task in A's words."""
+    return {"id": t.id, "title": t.title, "description": t.description, "status": t.status.upper()}
+
+
+def task_answer(t: TaskRow, status: int, headers: Mapping[str, str]) -> Response:
+    """An answer of one task."""
+    return answer(show_task(t), status, headers)
+
+
+async def list_tasks(context: Shared) -> Response:
+    """All tasks, streamed."""
+    return await stream_array(all_tasks(context), show_task)
+
+
+TASKS = PeoplesTasks(task_answer)
+ROUTES = (
+    Route("POST", BASE, TASKS.create_task, TaskA, 201),
+    Route("GET", BASE, list_tasks, list[TaskA]),
+    Route("GET", BASE + "/{task_id}", TASKS.read_task, TaskA),
+    Route("PUT", BASE + "/{task_id}", TASKS.update_task, TaskA),
+    Route("DELETE", BASE + "/{task_id}", TASKS.delete_task, status=204),
+)
+
+
+def routers() -> list[APIRouter]:
+    """At the root and under `/compat/a`."""
+    return [make_router("A", prefix, ROUTES) for prefix in ("", "/compat/a")]

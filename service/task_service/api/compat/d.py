@@ -1,0 +1,171 @@
+"""Service D's paths: integer ids, `active` for every open status, the daily log by date, errors in its own words.
+
+Writing always takes a token, also where AUTH_MODE is open. Tasks are for people unless they name a handler.
+"""
+
+from dataclasses import asdict
+from datetime import date
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from task_service.api import answers
+from task_service.api.access import allow
+from task_service.api.answers import answer, to_json
+from task_service.api.compat.common import NumberOrId, Route, make_router, stream_array
+from task_service.api.compat.d_shapes import (
+    AuditLineD,
+    AuditQueryD,
+    DeletedD,
+    EntryD,
+    ImportedD,
+    ListQueryD,
+    NewTaskD,
+    TaskChangeD,
+    TaskD,
+    TaskPageD,
+    show_change,
+    show_entry,
+    show_task,
+)
+from task_service.api.compat.d_words import documented_d
+from task_service.api.compat.pages import page_answer
+from task_service.api.context import Shared
+from task_service.api.models import Page
+from task_service.api.once import Posted
+from task_service.api.routes import auth
+from task_service.api.routes.audit import MAY_AUDIT
+from task_service.api.uploads import FORM, uploaded_file
+from task_service.domain.errors import NotFoundError
+from task_service.domain.permissions import Permission
+from task_service.domain.principals import Principal
+from task_service.services import tasks as task_service
+from task_service.services.context import Context
+from task_service.services.csv_import import import_csv
+from task_service.services.fields import parse_id, parse_number
+from task_service.services.numbers import find_task
+from task_service.services.reading import read_day
+from task_service.services.streams import all_entries
+from task_service.services.tasks import Change
+from task_service.store import daily_log, tasks
+from task_service.store.audit import AuditFilter, list_audit
+
+CACHED_ENTRIES = 5_000
+CreatorD = Annotated[Principal, Depends(allow(Permission.CREATE_TASKS, always=True))]
+ChangerD = Annotated[Principal, Depends(allow(Permission.CHANGE_OWN_TASKS, always=True))]
+ImporterD = Annotated[Principal, Depends(allow(Permission.IMPORT_TASKS, always=True))]
+
+
+async def create_task(context: Shared, caller: CreatorD, once: Posted, new: NewTaskD) -> Response:
+    """Create a task."""
+    path = once.request.url.path.rstrip("/")
+    return await once.write(
+        lambda connection: task_service.create_task(context, connection, new, caller),
+        lambda task: answer(show_task(task), 201, {"Location": f"{path}/{task.number}"}),
+    )
+
+
+async def update_task(context: Shared, caller: ChangerD, task_id: NumberOrId, wanted: TaskChangeD) -> Response:
+    """Change the given fields of a task; what is left out stays."""
+    key = await find_task(context, task_id)
+    change = Change(caller, reason=wanted.reason, leaves_open=True)
+    return answer(show_task(await context.write(lambda c: task_service.change_task(context, c, key, wanted, change))))
+
+
+async def delete_task(context: Shared, caller: ChangerD, task_id: NumberOrId) -> Response:
+    """Delete a task: it is cancelled when it is open, and hidden."""
+    key = await find_task(context, task_id)
+    await context.write(lambda c: task_service.remove_task(context, c, key, Change(caller)))
+    return answer({"message": "Task soft deleted successfully"})
+
+
+async def list_tasks(context: Shared, query: Annotated[ListQueryD, Query()]) -> Response:
+    """One page of tasks, or with `date` all entries of that day's log."""
+    if query.date is not None:
+        return await _list_day(context, query.date)
+    return await page_answer(context, query, show_task)
+
+
+async def _list_day(context: Context, day: date) -> Response:
+    """A day's log from the cache; one of more than 5,000 entries is streamed from the database."""
+
+    async def make(connection: AsyncConnection) -> bytes:
+        rows, more = await daily_log.list_entries(connection, day, CACHED_ENTRIES)
+        return b"" if more else to_json([show_entry(row) for row in rows])
+
+    cached = await read_day(context, f"d:{day}", make)
+    if cached:
+        return Response(cached, media_type="application/json")
+    return await stream_array(all_entries(context, day), show_entry)
+
+
+async def read_entry(
+    context: Shared, task_id: Annotated[str, Path(description="The entry's number, or its UUID.", examples=["1"])]
+) -> Response:
+    """One entry of the daily log: here the number in the path is a `log_id`, as lists by date tell it."""
+    number = parse_number(task_id)
+    key = parse_id("entry", task_id) if number is None else number
+    async with context.reading() as connection:
+        entry = await daily_log.read_entry(connection, key)
+    if entry is None:
+        raise NotFoundError("entry", task_id[:100])
+    return answer(show_entry(entry))
+
+
+async def upload_csv(request: Request, context: Shared, caller: ImporterD, once: Posted) -> Response:
+    """Import tasks from a CSV file with a header row: all or, when a row is wrong, nothing."""
+    async with uploaded_file(request) as upload:
+        return await once.write(
+            lambda connection: import_csv(context, connection, upload, "all-or-nothing", caller),
+            lambda r: answer(asdict(r) | {"message": f"{r.created} tasks were imported"}, 200 if r.repeated else 201),
+            body_digest=upload.digest,
+        )
+
+
+async def read_audit_log(context: Shared, query: Annotated[AuditQueryD, Query()]) -> Response:
+    """One page of what was changed, by whom, newest first."""
+    async with context.reading() as connection:
+        rows, cursor = await list_audit(connection, AuditFilter(), query.limit, query.cursor)
+        numbers = await tasks.read_numbers(connection, {row.task_id for row in rows})
+    return answers.page((show_change(row, numbers.get(row.task_id)) for row in rows), cursor)
+
+
+async def log_in_by_json(
+    context: Shared, security: auth.Security, wanted: Annotated[auth.PasswordForm, Body()]
+) -> Response:
+    """Log in with user name and password: the same tokens as those of `/api/v1/auth/token`."""
+    return await auth.log_in(context, security, wanted)
+
+
+CHANGES = documented_d(404, 409, 413, 415)
+LOGIN = documented_d(413, 415)
+ALWAYS_AT_ROOT = ("/task", "/upload-csv")
+IMPORTED: dict[int | str, dict[str, Any]] = {200: {"model": ImportedD, "description": "Imported before"}}
+ROUTES = (
+    Route("POST", "/login", log_in_by_json, auth.Tokens, responses=LOGIN, dependencies=auth.ATTEMPT),
+    Route("POST", "/token", auth.log_in, auth.Tokens, responses=LOGIN, dependencies=auth.ATTEMPT),
+    Route("POST", "/task", create_task, TaskD, 201, responses=CHANGES),
+    Route("PUT", "/task/{task_id}", update_task, TaskD, responses=CHANGES),
+    Route("DELETE", "/task/{task_id}", delete_task, DeletedD, responses=documented_d(404, 409)),
+    Route("GET", "/task/{task_id}", read_entry, EntryD, responses=documented_d(404)),
+    Route("GET", "/tasks", list_tasks, TaskPageD | list[EntryD], responses=documented_d()),
+    Route("POST", "/upload-csv", upload_csv, ImportedD, 201, responses=IMPORTED | documented_d(413, 415), extra=FORM),
+    Route("GET", "/audit-log", read_audit_log, Page[AuditLineD], responses=documented_d(), dependencies=[MAY_AUDIT]),
+)
+
+
+def _is_at_root(path: str, *, root: bool) -> bool:
+    return root or f"{path}/".startswith(tuple(f"{p}/" for p in ALWAYS_AT_ROOT))
+
+
+def routers(*, root: bool) -> list[APIRouter]:
+    """Under `/compat/d`; at the root those that collide with nothing, and all when `/tasks` there is D's."""
+    at_root = [r for r in ROUTES if _is_at_root(r.path, root=root)]
+    return [make_router("D", "", at_root), make_router("D", "/compat/d", ROUTES)]
+
+
+def paths(*, root: bool) -> set[str]:
+    """Beginnings of the paths on which errors are in D's words, each with a slash at its end."""
+    firsts = {f"/{r.path.split('/')[1]}" for r in ROUTES}
+    return {f"{p}/" for p in firsts if _is_at_root(p, root=root)} | {"/compat/d/"}

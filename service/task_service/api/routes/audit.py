@@ -1,0 +1,54 @@
+"""`/api/v1/audit-log`: who changed what, of all tasks."""
+
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query, Response
+from pydantic import BaseModel, Field
+
+from task_service.api.access import AskFirst, allow
+from task_service.api.answers import page
+from task_service.api.context import Shared
+from task_service.api.models import Page, PageQuery
+from task_service.api.problems import documented
+from task_service.domain.permissions import Permission
+from task_service.services.fields import Moment, Words
+from task_service.store.audit import AuditFilter, AuditRow, list_audit
+
+router = APIRouter(route_class=AskFirst, tags=["audit log"])
+MAY_AUDIT = Depends(allow(Permission.READ_AUDIT_LOG))
+
+
+class AuditQuery(PageQuery):
+    """Filters that all hold."""
+
+    task_id: UUID | None = None
+    modified_by: Words | None = Field(default=None, description="A person's name, or a worker's id.")
+    since: Moment | None = Field(default=None, alias="from", description="Then or later.")
+    until: Moment | None = Field(default=None, alias="to", description="Before then.")
+
+
+class AuditEntry(BaseModel):
+    """A change by a person, or the end of a worker's attempt."""
+
+    task_id: UUID
+    previous_status: str | None = Field(description="Null: the task was created.")
+    new_status: str = Field(description="A status, or `deleted`.")
+    modified_by: str | None = Field(description="Who: a person's name, or a worker's id.")
+    timestamp: datetime
+    reason: str | None
+    fields: list[str] = Field(description="Which fields were changed.")
+
+
+@router.get("/api/v1/audit-log", response_model=Page[AuditEntry], responses=documented(), dependencies=[MAY_AUDIT])
+async def read_audit_log(context: Shared, query: Annotated[AuditQuery, Query()]) -> Response:
+    """One page of the history of all tasks, deleted ones too, newest first."""
+    wanted = AuditFilter(query.task_id, query.modified_by, query.since, query.until)
+    async with context.reading() as connection:
+        rows, cursor = await list_audit(connection, wanted, query.limit, query.cursor)
+    return page(map(_show, rows), cursor)
+
+
+def _show(row: AuditRow) -> dict[str, object]:
+    return {name: getattr(row, name) for name in AuditEntry.model_fields}

@@ -1,0 +1,116 @@
+"""`/api/v1/auth`: log in, refresh, log out, who am I, one's own password."""
+
+from typing import Annotated, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Form, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from task_service.api.access import AskFirst, Caller
+from task_service.api.answers import answer
+from task_service.api.auth.authenticator import Authenticator, get_authenticator
+from task_service.api.context import Shared
+from task_service.api.problems import documented
+from task_service.domain.permissions import Permission, Role
+from task_service.domain.principals import Principal
+from task_service.services import users as service
+from task_service.services.user_inputs import PasswordChange, RefreshRequest
+from task_service.services.users import Granted
+
+PREFIX = "/api/v1/auth"
+router = APIRouter(route_class=AskFirst, prefix=PREFIX, tags=["users and tokens"])
+
+
+class PasswordForm(BaseModel):
+    """OAuth2's password form (RFC 6749, 4.3); scope and client are not looked at."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    grant_type: Literal["password"] = "password"
+    username: Annotated[str, Field(min_length=1, max_length=200)]
+    password: Annotated[SecretStr, Field(min_length=1, max_length=1000)]
+    scope: str = ""
+    client_id: str | None = None
+    client_secret: SecretStr | None = None
+
+
+class Tokens(BaseModel):
+    """Send `access_token` as `Authorization: Bearer`; use `refresh_token` once for the next pair."""
+
+    access_token: str
+    refresh_token: str
+    token_type: Literal["bearer"]
+    expires_in: int = Field(description="Seconds that the access token is good for.")
+
+
+class Me(BaseModel):
+    """Who the caller is."""
+
+    id: UUID | None = Field(description="Null for callers who are no users of the service itself.")
+    username: str
+    role: Role
+    kind: Literal["anonymous", "user", "issuer", "system"]
+    permissions: list[Permission]
+
+
+async def count_login(request: Request) -> None:
+    """Count an attempt; TooManyRequestsError."""
+    await request.app.state.limits.count_login(request)
+
+
+ATTEMPT = [Depends(count_login)]
+Security = Annotated[Authenticator, Depends(get_authenticator)]
+
+
+def _tokens(granted: Granted) -> Response:
+    content = {
+        "access_token": granted.access_token,
+        "refresh_token": granted.refresh_token,
+        "token_type": "bearer",
+        "expires_in": granted.expires_in_seconds,
+    }
+    return answer(content, headers={"Cache-Control": "no-store", "Pragma": "no-cache"})
+
+
+@router.post("/token", response_model=Tokens, responses=documented(400, 401, 413, 429), dependencies=ATTEMPT)
+async def log_in(context: Shared, security: Security, form: Annotated[PasswordForm, Form()]) -> Response:
+    """Log in with user name and password."""
+    granted = await service.log_in(context, security.credentials, form.username, form.password.get_secret_value())
+    return _tokens(granted)
+
+
+@router.post("/refresh", response_model=Tokens, responses=documented(400, 401, 413, 415, 429), dependencies=ATTEMPT)
+async def refresh(context: Shared, security: Security, wanted: RefreshRequest) -> Response:
+    """The next pair of tokens. A refresh token that was used before ends the whole log-in: somebody has a copy."""
+    return _tokens(await service.refresh(context, security.credentials, wanted.refresh_token.get_secret_value()))
+
+
+@router.post("/logout", status_code=204, response_class=Response, responses=documented())
+async def log_out(request: Request, context: Shared, security: Security, caller: Caller) -> Response:  # noqa: ARG001
+    """End the log-in that the access token comes from, its refresh token with it."""
+    claims = security.login_of(request.headers.get("authorization"))
+    if claims is not None:
+        await service.log_out(context, claims.login_id)
+    return Response(status_code=204)
+
+
+@router.get("/me", response_model=Me, responses=documented())
+async def read_me(caller: Caller) -> Response:
+    """Who the caller is, and what they may do."""
+    return answer(_me(caller))
+
+
+@router.post("/password", response_model=Tokens, responses=documented(400, 409, 413, 415), dependencies=ATTEMPT)
+async def change_password(context: Shared, security: Security, caller: Caller, wanted: PasswordChange) -> Response:
+    """Set one's own password. Every log-in ends; the answer begins a new one."""
+    return _tokens(await service.change_own_password(context, security.credentials, caller, wanted))
+
+
+def _me(caller: Principal) -> dict[str, object]:
+    return {
+        "id": caller.user_id,
+        "username": caller.name,
+        "role": caller.role,
+        "kind": caller.kind,
+        "permissions": [permission for permission in Permission if caller.may(permission)],
+    }

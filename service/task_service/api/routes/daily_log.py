@@ -1,0 +1,90 @@
+"""`/api/v1/daily-log`: the daily snapshot of active tasks."""
+
+from dataclasses import asdict
+from datetime import date, datetime
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Path, Query, Response
+from pydantic import BaseModel, Field
+
+from task_service.api import answers
+from task_service.api.access import MAY_READ, AskFirst, OperatorRole
+from task_service.api.answers import answer
+from task_service.api.context import Shared
+from task_service.api.models import Page, PageQuery
+from task_service.api.once import Posted
+from task_service.api.problems import documented
+from task_service.domain.errors import NotFoundError
+from task_service.services import daily_log as service
+from task_service.services.fields import Day, parse_id, parse_number
+from task_service.services.inputs import Input
+from task_service.store import daily_log as store
+
+PREFIX = "/api/v1/daily-log"
+router = APIRouter(route_class=AskFirst, tags=["daily log"])
+
+
+class Entry(BaseModel):
+    """A task as it was on a day."""
+
+    id: UUID
+    number: int
+    date: date
+    task_id: UUID
+    title: str
+    status: str
+    assigned_to: str | None
+    created_at: datetime
+
+
+class Loaded(BaseModel):
+    """What a run of the loader came to."""
+
+    date: date
+    entries: int = Field(description="Entries that the day has now.")
+    added: int = Field(description="Entries that this run added.")
+
+
+class EntryQuery(PageQuery):
+    """Which page of which day."""
+
+    date: Day | None = Field(default=None, description="A day such as 2026-12-31; none: all, the newest first.")
+
+
+class LoadWanted(Input):
+    """Which day to load."""
+
+    date: Day | None = Field(default=None, description="Today or earlier; null: today.")
+
+
+@router.get(PREFIX, response_model=Page[Entry], responses=documented(), dependencies=[MAY_READ])
+async def list_entries(context: Shared, query: Annotated[EntryQuery, Query()]) -> Response:
+    """One page of the daily log: of one day, or of all days."""
+    async with context.reading() as connection:
+        rows, cursor = await store.list_entries(connection, query.date, query.limit, query.cursor)
+    return answers.page(map(asdict, rows), cursor)
+
+
+@router.get(PREFIX + "/{entry_id}", response_model=Entry, responses=documented(404), dependencies=[MAY_READ])
+async def read_entry(
+    context: Shared, entry_id: Annotated[str, Path(description="The entry's UUID or number.")]
+) -> Response:
+    """One entry of the daily log."""
+    number = parse_number(entry_id)
+    key = parse_id("entry", entry_id) if number is None else number
+    async with context.reading() as connection:
+        row = await store.read_entry(connection, key)
+    if row is None:
+        raise NotFoundError("entry", entry_id[:100])
+    return answer(asdict(row))
+
+
+@router.post(PREFIX + ":run", response_model=Loaded, responses=documented(400, 413, 415))
+async def run_daily_log(context: Shared, _: OperatorRole, once: Posted, wanted: LoadWanted | None = None) -> Response:
+    """Run the daily loader now: each active task gets its entry of the day, unless it has one. Of a day that is past,
+    what was active at its end counts, as far as is known.
+    """
+    return await once.write(
+        lambda c: service.run(context, wanted.date if wanted else None, c), lambda load: answer(asdict(load))
+    )

@@ -1,0 +1,115 @@
+"""`/api/v1/events` and `/api/v1/tasks/{task_id}/events`: what happens to tasks, as it happens (Server-Sent Events)."""
+
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Header, Query, Request
+from pydantic import Field
+
+from task_service.api.access import MAY_READ, AskFirst
+from task_service.api.context import Shared
+from task_service.api.problems import documented
+from task_service.api.routes.tasks import Id, require_task
+from task_service.api.streams import EventStream, Streams, may_read
+from task_service.services.events import Wanted
+from task_service.services.fields import Name, StatusWord
+from task_service.services.inputs import Input
+from task_service.store.events import Position
+
+router = APIRouter(route_class=AskFirst, prefix="/api/v1", tags=["events"])
+
+DELETED = "task.deleted"
+EventName = Literal[
+    "task.created", "task.changed", "task.completed", "task.failed", "task.cancelled", "task.requeued", "task.deleted"
+]
+EXAMPLE = """retry: 2000
+id: 48213
+
+id: 48213.907
+event: task.created
+data: {"event":"task.created","task_id":"0195d6a2-8c4f-7a3e-9a51-3f6f2d1c0b4a","status":"pending",…}
+
+: alive
+id: 48377
+
+"""
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Server-Sent Events, without an end.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": EXAMPLE}},
+    }
+}
+LastEventId = Annotated[
+    str | None,
+    Header(alias="Last-Event-ID", description="The last `id` that you have: what came after it comes first."),
+]
+
+
+class Since(Input):
+    """Where a stream begins, and which events of it."""
+
+    last_event_id: str | None = Field(
+        default=None, description="As the header, which wins; `0`: from the beginning. Without both: from now."
+    )
+    event: list[EventName] = Field(default_factory=list, description="Any of these events.")
+    status: list[StatusWord] = Field(default_factory=list, description="Events that led to any of these statuses.")
+
+
+class EventQuery(Since):
+    """Which events of which tasks; conditions that all hold."""
+
+    task_id: list[UUID] = Field(default_factory=list, max_length=100, description="Any of these tasks.")
+    queue: Name | None = Field(default=None, description="Tasks that are in this queue now.")
+    handler: Name | None = Field(default=None, description="Tasks that this handler runs.")
+
+
+@router.get(
+    "/events",
+    status_code=200,
+    response_class=EventStream,
+    responses=STREAM | documented(),
+    dependencies=[MAY_READ],
+    name="stream_events",
+)
+async def stream_events(
+    request: Request, events: Streams, query: Annotated[EventQuery, Query()], last_event_id: LastEventId = None
+) -> EventStream:
+    """What happens to all tasks: each change by a person, and each end of a worker's attempt, in one order.
+
+    Connect again with the last `id`, and nothing is missed and nothing comes twice. `event: reset` says that the
+    database was restored to a time before that id: read anew what you show. See docs/events.md.
+    """
+    wanted = Wanted(
+        frozenset(query.task_id), frozenset(query.event), frozenset(query.status), query.queue, query.handler
+    )
+    return EventStream(events, await events.open(wanted, _after(query, last_event_id)), may_read(request))
+
+
+@router.get(
+    "/tasks/{task_id}/events",
+    status_code=200,
+    response_class=EventStream,
+    responses=STREAM | documented(404),
+    dependencies=[MAY_READ],
+)
+async def stream_task_events(
+    request: Request,
+    context: Shared,
+    events: Streams,
+    task_id: Id,
+    query: Annotated[Since, Query()],
+    last_event_id: LastEventId = None,
+) -> EventStream:
+    """What happens to one task, until it is deleted."""
+    async with context.reading() as connection:
+        await require_task(connection, task_id)
+    wanted = Wanted(frozenset({task_id}), frozenset(query.event), frozenset(query.status))
+    stream = await events.open(wanted, _after(query, last_event_id))
+    return EventStream(events, stream, may_read(request), last=DELETED)
+
+
+def _after(query: Since, header: str | None) -> Position | None:
+    """The place where the stream goes on; None: now. InvalidFieldError names the one that is wrong."""
+    if header:
+        return Position.parse(header)
+    return Position.parse(query.last_event_id, "last_event_id") if query.last_event_id else None

@@ -1,0 +1,133 @@
+"""`/api/v1/schedules`: cron expressions and the tasks that they make."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Path, Query, Response
+from pydantic import BaseModel, Field
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from task_service.api import answers
+from task_service.api.access import MAY_READ, AskFirst, OperatorRole
+from task_service.api.answers import answer
+from task_service.api.context import Shared
+from task_service.api.models import Page, PageQuery
+from task_service.api.once import Posted
+from task_service.api.problems import documented
+from task_service.api.routes.tasks import IfMatch, IfNoneMatch
+from task_service.services import daily_log
+from task_service.services import schedules as service
+from task_service.services.etags import Guard, is_unchanged
+from task_service.services.fields import CatchUp, fragment, parse_id
+from task_service.services.inputs import NewSchedule, ScheduleChange
+from task_service.services.schedules import etag_of_schedule
+from task_service.store import schedules as store
+from task_service.store.schedules import ScheduleRow
+
+PREFIX = "/api/v1/schedules"
+router = APIRouter(route_class=AskFirst, prefix=PREFIX, tags=["schedules"])
+
+
+class Schedule(BaseModel):
+    """A schedule. The product's own (`action` is not `task`) has no template."""
+
+    id: UUID
+    name: str
+    cron: str
+    time_zone: str
+    action: Literal["task", "daily_log"]
+    template: dict[str, Any] | None
+    catch_up: CatchUp
+    enabled: bool
+    next_run_at: datetime | None = Field(description="Null while it is disabled.")
+    last_run_at: datetime | None
+    last_task_id: UUID | None = Field(description="The last task that it made.")
+    last_error: str | None = Field(description="Why the last run made no task; null when it did.")
+    version: int
+    created_by: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+async def schedule_id_of(schedule_id: Annotated[str, Path(description="The schedule's UUID.")]) -> UUID:
+    """The schedule's id in the path."""
+    return parse_id("schedule", schedule_id)
+
+
+ScheduleId = Annotated[UUID, Depends(schedule_id_of)]
+
+
+def schedule_item(row: ScheduleRow) -> dict[str, Any]:
+    """A schedule (`Schedule`)."""
+    return {name: getattr(row, name) for name in Schedule.model_fields} | {"template": fragment(row.template)}
+
+
+def schedule_answer(row: ScheduleRow, status: int = 200) -> Response:
+    """An answer of one schedule with its ETag."""
+    headers = {"ETag": etag_of_schedule(row)}
+    if status == 201:
+        headers["Location"] = f"{PREFIX}/{row.id}"
+    return answer(schedule_item(row), status, headers)
+
+
+@router.post("", status_code=201, response_model=Schedule, responses=documented(400, 409, 413, 415))
+async def create_schedule(caller: OperatorRole, once: Posted, new: NewSchedule) -> Response:
+    """Make a schedule. Each task's payload says for which time it is (`scheduled_for`), if it is an object or null."""
+    return await once.write(lambda c: service.create_schedule(c, new, caller), lambda row: schedule_answer(row, 201))
+
+
+@router.get("", response_model=Page[Schedule], responses=documented(), dependencies=[MAY_READ])
+async def list_schedules(context: Shared, query: Annotated[PageQuery, Query()]) -> Response:
+    """One page of schedules in the order of their names."""
+    async with context.reading() as connection:
+        rows, cursor = await store.list_schedules(connection, query.limit, query.cursor)
+    return answers.page(map(schedule_item, rows), cursor)
+
+
+@router.get(
+    "/{schedule_id}",
+    response_model=Schedule,
+    responses={304: {"description": "Unchanged"}, **documented(404)},
+    dependencies=[MAY_READ],
+)
+async def read_schedule(context: Shared, schedule_id: ScheduleId, if_none_match: IfNoneMatch = None) -> Response:
+    """One schedule. Its ETag guards changes by `If-Match`; a run does not make it stale."""
+    async with context.reading() as connection:
+        row = await service.read_schedule(connection, schedule_id)
+    if is_unchanged(if_none_match, etag_of_schedule(row)):
+        return Response(status_code=304, headers={"ETag": etag_of_schedule(row)})
+    return schedule_answer(row)
+
+
+@router.patch("/{schedule_id}", response_model=Schedule, responses=documented(400, 404, 409, 412, 413, 415))
+async def change_schedule(
+    context: Shared, caller: OperatorRole, schedule_id: ScheduleId, wanted: ScheduleChange, if_match: IfMatch = None
+) -> Response:
+    """Change some fields; what is left out stays. A template is replaced as a whole."""
+    guard = Guard(if_match)
+    row = await context.write(lambda c: service.change_schedule(c, schedule_id, wanted, caller, guard))
+    return schedule_answer(row)
+
+
+@router.delete("/{schedule_id}", status_code=204, response_class=Response, responses=documented(404, 409, 412))
+async def delete_schedule(
+    context: Shared, caller: OperatorRole, schedule_id: ScheduleId, if_match: IfMatch = None
+) -> Response:
+    """Delete a schedule; the tasks that it made stay."""
+    await context.write(lambda c: service.remove_schedule(c, schedule_id, caller, Guard(if_match)))
+    return Response(status_code=204)
+
+
+@router.post("/{schedule_id}:run", response_model=Schedule, responses=documented(404))
+async def run_schedule(context: Shared, _: OperatorRole, once: Posted, schedule_id: ScheduleId) -> Response:
+    """Run a schedule at once, also a disabled one; its next time stays."""
+
+    async def run(connection: AsyncConnection) -> ScheduleRow:
+        row = await service.read_schedule(connection, schedule_id)
+        if row.action == "task":
+            return await service.run_now(context, connection, schedule_id)
+        await daily_log.run(context, waiting=connection)  # in transactions of its own, see there
+        return await service.note_own_run(connection, row)
+
+    return await once.write(run, schedule_answer)

@@ -1,0 +1,36 @@
+"""`/api/v1/tasks/stats/summary`."""
+
+from datetime import datetime
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, Field
+
+from task_service.api.access import MAY_READ, AskFirst
+from task_service.api.answers import answer
+from task_service.api.context import Shared
+from task_service.api.problems import documented
+from task_service.domain.priorities import Priority
+from task_service.domain.statuses import Status
+from task_service.services.counts import summarize
+
+router = APIRouter(route_class=AskFirst, prefix="/api/v1/tasks/stats", tags=["tasks"])
+
+
+class Summary(BaseModel):
+    """Numbers of tasks; deleted ones are left out."""
+
+    total: int
+    by_status: dict[Status, int] = Field(description="Every status, also those that no task has.")
+    by_priority: dict[Priority, int]
+    at: datetime
+
+
+@router.get("/summary", response_model=Summary, responses=documented(), dependencies=[MAY_READ])
+async def read_summary(context: Shared) -> Response:
+    """How many tasks there are, by status and by priority. Quick however many there are."""
+    found = await summarize(context.engine)
+    numbers = {
+        "by_status": {str(status): number for status, number in found.by_status.items()},
+        "by_priority": {str(priority): number for priority, number in found.by_priority.items()},
+    }
+    return answer({"total": found.total, **numbers, "at": context.clock()})

@@ -1,0 +1,89 @@
+"""Puts authentication, limits, headers and their documentation around the public application."""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+
+from task_service.api.auth.authenticator import Authenticator
+from task_service.api.auth.keys import SigningKeys
+from task_service.api.auth.start import FirstAdmin
+from task_service.api.headers import SecurityHeaders, allow_origins
+from task_service.api.limits import Limits
+from task_service.api.problems import documented
+from task_service.api.trust import Trust
+from task_service.domain.permissions import GRANTS, Permission
+from task_service.services.context import Context
+from task_service.services.passwords import Passwords
+from task_service.services.tokens import Tokens
+from task_service.services.users import Credentials
+from task_service.settings import Settings
+from task_service.store.users import LookUps
+
+
+class Connections:
+    """Closes what authentication and limits hold open; a request that comes later opens it again."""
+
+    def __init__(self, look_ups: LookUps, limits: Limits) -> None:
+        self._look_ups, self._limits = look_ups, limits
+
+    async def start(self) -> None:
+        """Nothing: the first request connects."""
+
+    async def stop(self) -> None:
+        """Close connections."""
+        await self._look_ups.close()
+        await self._limits.close()
+
+
+def install_security(app: FastAPI, settings: Settings) -> None:
+    """Give the app its authenticator, limits and headers. Raises NoKeyError when there is no secret to sign with."""
+    context: Context = app.state.context
+    credentials = Credentials(Tokens(settings, SigningKeys(settings), context.clock), Passwords())
+    look_ups, limits = LookUps(settings), Limits(settings)
+    trust = Trust(settings.trusted_issuers_file)
+    app.state.authenticator = Authenticator(credentials, trust, look_ups, settings.auth_mode == "open")
+    app.state.limits = limits
+    app.state.connections = Connections(look_ups, limits)
+    app.state.background += [app.state.connections, FirstAdmin(context, credentials)]
+    if settings.cors_origins:
+        app.add_middleware(partial(allow_origins, origins=settings.cors_origins))
+    app.add_middleware(SecurityHeaders, https_only=settings.environment == "production")
+
+
+def document_security(schema: dict[str, Any], routers: Iterable[APIRouter], *, is_open: bool) -> None:
+    """Say in the OpenAPI document which role each operation takes; while the mode is open, a token may be left out."""
+    for router in routers:
+        for route in router.routes:
+            if isinstance(route, APIRoute) and route.include_in_schema:
+                for method in route.methods or ():
+                    operation = schema["paths"].get(route.path_format, {}).get(method.lower())
+                    if operation is not None:
+                        _document(operation, route.dependant, is_open=is_open)
+
+
+def _document(operation: dict[str, Any], dependant: Dependant, *, is_open: bool) -> None:
+    if "security" not in operation:
+        return
+    rules = list(rules_of(dependant))
+    roles = {GRANTS[permission].role for permission, _ in rules}
+    given, every = operation["responses"], documented()
+    for status in (401, 429, *([403] if roles else [])):
+        given.setdefault(str(status), every[status])
+    if roles:
+        role = max(roles, key=list(type(next(iter(roles)))).index)
+        operation["description"] = f"{operation.get('description', '')}\n\nTakes the role `{role}`.".strip()
+    if is_open and not any(always for _, always in rules):
+        operation["security"] = [*operation["security"], {}]
+
+
+def rules_of(dependant: Dependant) -> Iterator[tuple[Permission, bool]]:
+    """The permissions that an endpoint's dependencies ask for, and whether they always ask for a token."""
+    for inner in dependant.dependencies:
+        permission = getattr(inner.call, "permission", None)
+        if permission is not None:
+            yield permission, getattr(inner.call, "always", False)
+        yield from rules_of(inner)

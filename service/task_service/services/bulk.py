@@ -1,0 +1,135 @@
+"""Enter many tasks in few statements, in the caller's transaction: what batches, files and schedules have in common."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from itertools import islice
+from typing import TypeAlias, TypeVar
+from uuid import UUID
+
+import orjson
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from task_service.domain.fields import check_due
+from task_service.domain.ids import new_id
+from task_service.domain.principals import Principal
+from task_service.domain.statuses import Status
+from task_service.queue import entries
+from task_service.queue.entries import Entry
+from task_service.queue.statements import Connection
+from task_service.services.context import Context
+from task_service.services.inputs import NewTask
+from task_service.store.bulk import FirstLine, NewConversationRow, NewRow, copy_rows
+from task_service.store.database import raw
+from task_service.telemetry.metrics import count_created
+from task_service.telemetry.traces import current_trace_context
+
+CHUNK = 1_000
+"""Tasks that are prepared at a time; the event loop serves others in between."""
+Kind: TypeAlias = tuple[str, str | None]
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+
+async def enter_tasks(
+    context: Context, connection: AsyncConnection | Connection, drafts: Sequence[NewTask], caller: Principal
+) -> list[UUID]:
+    """Insert tasks with history, conversations and places in the queue; return their ids in the drafts' order.
+
+    One draft or 10,000. Runs in the caller's transaction, on SQLAlchemy's connection or the driver's own. Due dates are
+    not checked here: see `past_due`.
+    """
+    driver = await raw(connection) if isinstance(connection, AsyncConnection) else connection
+    ids: list[UUID] = []
+    for chunk in chunks(drafts):
+        ids += await insert_drafts(context, driver, chunk, caller)
+    count_kinds(Counter(map(kind_of, drafts)))
+    log.info("tasks_created", number=len(ids), by=caller.name)
+    return ids
+
+
+def kind_of(draft: NewTask) -> Kind:
+    """What metrics tell tasks apart by."""
+    return draft.queue, draft.handler
+
+
+def count_kinds(kinds: Mapping[Kind, int]) -> None:
+    """Count tasks that were created, for the metrics."""
+    for (queue, handler), number in kinds.items():
+        count_created(queue, handler, number)
+
+
+def past_due(draft: NewTask, now: datetime) -> str | None:
+    """What is wrong with the draft's due date; None when nothing is."""
+    if draft.due_date is None:
+        return None
+    try:
+        check_due(draft.due_date, now)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def chunks(items: Iterable[T]) -> Iterator[list[T]]:
+    """The items in lists of at most `CHUNK`."""
+    rest = iter(items)
+    while chunk := list(islice(rest, CHUNK)):
+        yield chunk
+
+
+async def insert_drafts(
+    context: Context, connection: Connection, drafts: Sequence[NewTask], caller: Principal
+) -> list[UUID]:
+    """`enter_tasks` for one chunk, on the driver's connection; counts and logs nothing."""
+    now, attempts = context.clock(), context.settings.default_max_attempts
+    rows = [_row(draft, now, attempts, caller) for draft in drafts]
+    pairs = list(zip(rows, drafts, strict=True))
+    await copy_rows(connection, rows)
+    await copy_rows(connection, [FirstLine(r.id, _shown(d, now), caller.name) for r, d in pairs])
+    bodies = [NewConversationRow(new_id(), r.id, _json(c.body)) for r, d in pairs for c in d.conversations]
+    await copy_rows(connection, bodies)
+    trace = current_trace_context()
+    waiting = [
+        Entry(r.id, r.queue, r.priority, r.run_at, r.max_attempts, r.timeout_seconds, r.handler, trace_context=trace)
+        for r in rows
+        if r.status is None and r.handler is not None
+    ]
+    await entries.enqueue(connection, waiting, context.wakeups)
+    return [row.id for row in rows]
+
+
+def _row(draft: NewTask, now: datetime, default_attempts: int, caller: Principal) -> NewRow:
+    queued = draft.handler is not None and draft.status is Status.PENDING
+    return NewRow(
+        id=new_id(),
+        title=draft.title,
+        description=draft.description,
+        status=None if queued else draft.status.value,
+        status_at=None if queued else now,
+        priority=draft.priority.rank,
+        assigned_to=draft.assigned_to,
+        due_date=draft.due_date,
+        tags=draft.tags,
+        handler=draft.handler,
+        payload=None if draft.payload is None else _json(draft.payload),
+        queue=draft.queue,
+        run_at=draft.run_at,
+        max_attempts=draft.max_attempts or default_attempts,
+        timeout_seconds=draft.timeout_seconds,
+        created_by=caller.name,
+    )
+
+
+def _shown(draft: NewTask, now: datetime) -> str:
+    """The first status that people see."""
+    later = draft.status is Status.PENDING and draft.run_at is not None and draft.run_at > now
+    return (Status.SCHEDULED if later else draft.status).value
+
+
+def _json(value: object) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:  # integers beyond 64 bits
+        return json.dumps(value, ensure_ascii=False)

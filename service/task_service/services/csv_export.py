@@ -1,0 +1,35 @@
+"""Export tasks as CSV: a stream of pages, none of which keeps a transaction or a connection."""
+
+import csv
+import io
+from collections.abc import AsyncIterator
+
+from task_service.services.context import Context
+from task_service.services.csv_format import COLUMNS, MADE_HERE, write_cells
+from task_service.store.bulk import read_payloads
+from task_service.store.filters import TaskFilter
+from task_service.store.listing import list_tasks
+
+PAGE = 200
+"""Tasks of one page; each may have a payload of 256 KiB, and a page is held in memory."""
+
+
+async def export_csv(context: Context, where: TaskFilter) -> AsyncIterator[bytes]:
+    """The tasks that match, oldest first, as pieces of a CSV file (UTF-8, CRLF), the header with the first page.
+
+    A task that is created meanwhile comes at the end; one that is changed is told as it is when its page is read.
+    """
+    header, cursor = True, None
+    while header or cursor is not None:
+        async with context.reading() as connection:
+            page, cursor = await list_tasks(connection, where, "created_at", PAGE, cursor)
+            payloads = await read_payloads(connection, [task.id for task in page])
+        rows = [write_cells(task, payloads.get(task.id)) for task in page]
+        yield _csv([[*COLUMNS, *MADE_HERE], *rows] if header else rows)
+        header = False
+
+
+def _csv(rows: list[list[str]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode()

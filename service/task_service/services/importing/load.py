@@ -1,0 +1,95 @@
+"""Write rows into our tables, and note what became of each."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+
+from task_service.services.importing.convert import BadRowError, Conversion
+from task_service.services.importing.report import Summary
+from task_service.services.importing.streams import Row
+from task_service.store import importing as store
+
+Pair = tuple[Row, Row]
+"""A row as it was, and as it will be."""
+Made = Mapping[str, int | None]
+"""Ids of new rows, and their numbers."""
+REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
+"""What the contents of a single row can cause."""
+REASONS = {
+    "users": "somebody else has this username here",
+    "daily_log": "its task is not here, or has an entry of that day",
+}
+"""Why a row without a fault of its own is left out; of the other tables: its task is not here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """How rows come over: read in the order of a column, converted, and written by a statement with more arguments."""
+
+    name: str
+    order: str
+    convert: Callable[[Mapping[str, Any], Conversion], Row]
+    statement: str
+    more: tuple[Any, ...] = ()
+
+
+class Loader:
+    """Writes on one connection, in the caller's transaction, and counts into a summary."""
+
+    def __init__(self, target: asyncpg.Connection, how: Conversion, summary: Summary) -> None:
+        self._target = target
+        self._how = how
+        self._summary = summary
+
+    def convert(self, table: Table, rows: Sequence[Row]) -> list[Pair]:
+        """The rows that can come over; the others are noted."""
+        pairs = []
+        self._summary.of(table.name).read += len(rows)
+        for row in rows:
+            try:
+                pairs.append((row, table.convert(row, self._how)))
+            except BadRowError as error:
+                self._summary.leave_out(table.name, _key(row), str(error))
+        return pairs
+
+    async def insert(self, table: Table, pairs: Sequence[Pair]) -> Made:
+        """Insert rows that are not there yet; one that the database refuses is found by halving, and noted."""
+        if not pairs:
+            return {}
+        rows = [new | {"place": place} for place, (_, new) in enumerate(pairs)]
+        try:
+            async with self._target.transaction():
+                made = await store.insert_rows(self._target, table.statement, rows, *table.more)
+        except REFUSED as error:
+            if len(pairs) == 1:
+                self._summary.leave_out(table.name, _key(pairs[0][0]), str(error))
+                return {}
+            half = len(pairs) // 2
+            return {**await self.insert(table, pairs[:half]), **await self.insert(table, pairs[half:])}
+        await self._note_fates(table, pairs, made)
+        return made
+
+    async def _note_fates(self, table: Table, pairs: Sequence[Pair], made: Made) -> None:
+        """A row is new, or there already, or left out because of what it refers to."""
+        orphans = await self._orphans(table, pairs)
+        for old in orphans:
+            self._summary.leave_out(table.name, _key(old), REASONS.get(table.name, "its task is not here"))
+        figures = self._summary.of(table.name)
+        figures.made += len(made)
+        figures.known += len(pairs) - len(orphans) - len(made)
+        wanted = {str(new["id"]): new["number"] for _, new in pairs if new.get("number")}
+        self._summary.renumbered += sum(made[key] != number for key, number in wanted.items() if key in made)
+
+    async def _orphans(self, table: Table, pairs: Sequence[Pair]) -> list[Row]:
+        if table.name == "settings":
+            return []
+        # The lines of an audit log have no ids of their own: theirs are missing when their tasks are.
+        where, by = ("tasks", "task_id") if table.name == "audit_log" else (table.name, "id")
+        known = await store.known_ids(self._target, where, [new[by] for _, new in pairs])
+        return [old for old, new in pairs if str(new[by]) not in known]
+
+
+def _key(row: Mapping[str, Any]) -> object:
+    return row.get("id", row.get("key", row.get("task_id")))

@@ -1,0 +1,158 @@
+"""Bring a service's tables over, chunk by chunk, each in a transaction of its own.
+
+A run that was broken off, or a second one, goes through everything again and makes nothing twice: ids are derived from
+the services' own. A task comes with its conversations and its place in the queue in one transaction, so that no worker
+sees half of it.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import asyncpg
+import structlog
+
+from task_service.queue.entries import Entry, enqueue
+from task_service.queue.wakeups import Wakeups
+from task_service.services.context import utc_now
+from task_service.services.importing import convert
+from task_service.services.importing.convert import Conversion
+from task_service.services.importing.load import Loader, Table
+from task_service.services.importing.report import Summary
+from task_service.services.importing.schemas import SOURCES, Found, Letter, find
+from task_service.services.importing.streams import Children, Row, chunks, slices
+from task_service.settings import Settings
+from task_service.store import importing as store
+from task_service.store import sources
+from task_service.store.database import connect
+
+ACTOR = "import"
+"""Whom the history names."""
+USERS = Table("users", "id", convert.convert_user, store.USERS, (ACTOR,))
+SETTINGS = Table("settings", "key", convert.convert_setting, store.SETTINGS, (ACTOR,))
+CONVERSATIONS = Table("conversations", "id", convert.convert_conversation, store.CONVERSATIONS)
+HISTORY = Table("audit_log", "timestamp", convert.convert_history, store.HISTORY)
+DAILY_LOG = Table("daily_log", "id", convert.convert_log_entry, store.DAILY_LOG)
+log = structlog.get_logger(__name__)
+
+
+async def run_import(settings: Settings, letter: Letter, url: str, *, dry_run: bool = False) -> Summary:
+    """Import from the database at `url` into ours; with `dry_run` everything is undone in the end.
+
+    Raises SchemaError, ValueError for a bad address, asyncpg's errors and OSError when a database cannot be reached.
+    """
+    summary = Summary()
+    how = Conversion(SOURCES[letter], settings.default_handler or None, utc_now(), summary.notes.add)
+    async with AsyncExitStack() as stack:
+        source = await stack.enter_async_context(sources.open_source(url))
+        found = find(how.source, await sources.read_columns(source))
+        target = await connect(settings)
+        stack.push_async_callback(target.close)
+        if dry_run:
+            await stack.enter_async_context(_undone(target))
+        elif how.source.keeps_numbers:
+            await _raise_numbers(source, target, found)
+        await _Import(settings, source, target, found, how, summary).run()
+    return summary
+
+
+@asynccontextmanager
+async def _undone(target: asyncpg.Connection) -> AsyncIterator[None]:
+    """A transaction that is never committed, however long it takes."""
+    transaction = target.transaction()
+    await transaction.start()
+    await target.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+    try:
+        yield
+    finally:
+        await transaction.rollback()
+
+
+async def _raise_numbers(source: asyncpg.Connection, target: asyncpg.Connection, found: Found) -> None:
+    """Let tasks that are created meanwhile have numbers above those that come over."""
+    for table in ("tasks", "conversations", "daily_log"):
+        reading = found.readings.get(table)
+        highest = await sources.highest_number(source, reading, convert.NUMBER_MAX) if reading else None
+        if highest and highest > 0:
+            await store.raise_numbers(target, table, highest)
+
+
+async def _unsent(_: list[str]) -> None:
+    """Workers find what is not announced within a second."""
+
+
+class _Import:
+    """One run."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: asyncpg.Connection,
+        target: asyncpg.Connection,
+        found: Found,
+        how: Conversion,
+        summary: Summary,
+    ) -> None:
+        self._attempts = settings.default_max_attempts
+        self._source = source
+        self._target = target
+        self._readings = found.readings
+        self._notes = found.notes
+        self._summary = summary
+        self._loader = Loader(target, how, summary)
+        self._wakeups = Wakeups(_unsent)
+
+    async def run(self) -> None:
+        """Bring everything over, what others refer to first."""
+        for note in self._notes:
+            self._summary.notes.add(note)
+        await self._bring(USERS)
+        await self._bring(SETTINGS)
+        await self._bring_tasks()
+        await self._bring(HISTORY)
+        await self._bring(DAILY_LOG)
+
+    async def _bring(self, table: Table) -> None:
+        reading = self._readings.get(table.name)
+        if reading is None:
+            return
+        self._summary.of(table.name)
+        async for chunk in chunks(sources.read_rows(self._source, reading, table.order)):
+            pairs = self._loader.convert(table, chunk)
+            async with self._target.transaction():
+                await store.one_at_a_time(self._target)
+                await self._loader.insert(table, pairs)
+            self._tell(table)
+
+    async def _bring_tasks(self) -> None:
+        table = Table("tasks", "id", convert.convert_task, store.TASKS, (self._attempts, ACTOR))
+        tasks, conversations = self._readings["tasks"], self._readings.get("conversations")
+        children = Children(sources.read_children(self._source, conversations, tasks)) if conversations else None
+        async for chunk in chunks(sources.read_rows(self._source, tasks, "id")):
+            pairs = self._loader.convert(table, chunk)
+            theirs = await children.of({str(row["id"]) for row in chunk}) if children else []
+            bodies = self._loader.convert(CONVERSATIONS, theirs) if theirs else []
+            async with self._target.transaction():
+                await store.one_at_a_time(self._target)
+                made = await self._loader.insert(table, pairs)
+                for some in slices(bodies):
+                    await self._loader.insert(CONVERSATIONS, some)
+                await self._enqueue([new for _, new in pairs if new["queued"] and str(new["id"]) in made])
+            self._tell(table)
+        if conversations:
+            await self._count_orphans()
+
+    async def _count_orphans(self) -> None:
+        """Conversations whose task is not there are not even read: say how many there are."""
+        figures = self._summary.of(CONVERSATIONS.name)
+        everything = await sources.count_rows(self._source, self._readings[CONVERSATIONS.name])
+        if orphans := everything - figures.read:
+            figures.read = everything
+            figures.left_out += orphans
+            self._summary.left_out.add(f"conversations: {orphans:,} belong to no task")
+
+    async def _enqueue(self, rows: list[Row]) -> None:
+        waiting = [Entry(r["id"], "default", r["priority"], None, self._attempts, None, r["handler"]) for r in rows]
+        await enqueue(self._target, waiting, self._wakeups)
+
+    def _tell(self, table: Table) -> None:
+        log.info("import_progress", table=table.name, read=self._summary.of(table.name).read)

@@ -1,0 +1,190 @@
+"""What people may say of tasks and conversations: the forms that requests, files and schedules are checked by.
+
+They refuse fields that they do not know.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, field_validator
+
+from task_service.domain.priorities import Priority
+from task_service.domain.statuses import Status
+from task_service.services.fields import (
+    Attempts,
+    CatchUp,
+    Cron,
+    Description,
+    Json,
+    Moment,
+    Name,
+    Person,
+    PriorityWord,
+    SettingJson,
+    StatusWord,
+    Tags,
+    TimeoutSeconds,
+    Title,
+    Why,
+    Zone,
+)
+
+ConversationStatus = Literal["pending", "processed"]
+ABSENT: Any = Field(default_factory=lambda: None)
+"""The default of a field that may be left out, but not be null."""
+CREATABLE = {Status.PENDING, Status.IN_PROGRESS, Status.COMPLETED, Status.FAILED, Status.CANCELLED}
+
+
+class Input(BaseModel):
+    """A request's body or parameters."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def _not_null(value: Any) -> Any:
+    if value is None:
+        raise ValueError("may be any JSON but null")
+    return value
+
+
+Body = Annotated[
+    Json,
+    AfterValidator(_not_null),
+    Field(
+        description="Any JSON but null, at most 256 KiB.",
+        json_schema_extra={"type": ["object", "array", "string", "number", "boolean"]},
+    ),
+]
+
+
+class NewConversation(Input):
+    """A conversation to add to a task."""
+
+    body: Body = Field(examples=[{"text": "hello"}])
+
+
+class ConversationChange(Input):
+    """Fields to change; those left out stay."""
+
+    body: Body = ABSENT
+    status: ConversationStatus = ABSENT
+
+
+class TaskTemplate(Input):
+    """What a schedule makes its tasks of: a new task, but for its time."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"title": "Water the plants", "tags": ["home"]}]})
+
+    title: Title
+    description: Description | None = None
+    status: StatusWord = Field(default=Status.PENDING, description="`scheduled` and `processing` cannot be set.")
+    priority: PriorityWord = Priority.MEDIUM
+    assigned_to: Person | None = None
+    due_date: Moment | None = Field(default=None, description="In the future. A time without a zone is UTC.")
+    tags: Tags = Field(default_factory=list)
+    handler: Name | None = Field(default=None, description="Who runs it; null: a person.", examples=["conversations"])
+    payload: Json | None = Field(default=None, description="JSON for the handler, at most 256 KiB.")
+    queue: Name = "default"
+    max_attempts: Attempts | None = Field(default=None, description="Null: the service's default.")
+    timeout_seconds: TimeoutSeconds | None = Field(
+        default=None, description="For one attempt; null: the handler's own."
+    )
+    conversations: list[NewConversation] = Field(default_factory=list, max_length=1000)
+
+    @field_validator("status")
+    @classmethod
+    def _status_can_be_set(cls, status: Status) -> Status:
+        if status not in CREATABLE:
+            raise ValueError(f"a new task cannot be {status}: give run_at to schedule it; only workers set processing")
+        return status
+
+
+class NewTask(TaskTemplate):
+    """A task to create. With a handler a worker runs it; without one it is for a person."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"title": "Ring Ada", "priority": "high", "tags": ["phone"]},
+                {"title": "Answer", "handler": "conversations", "conversations": [{"body": {"text": "hello"}}]},
+            ]
+        }
+    )
+
+    run_at: Moment | None = Field(default=None, description="Not before; null or past: now.")
+
+
+class TaskChange(Input):
+    """Fields to change (a JSON merge patch): those left out stay, null clears those that may be empty."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "completed"}, {"assigned_to": None}]})
+
+    title: Title = ABSENT
+    description: Description | None = None
+    status: StatusWord = ABSENT
+    priority: PriorityWord = ABSENT
+    assigned_to: Person | None = None
+    due_date: Moment | None = None
+    tags: Tags | None = Field(
+        default=None, description="Replaces all (at most 10, each of at most 50 characters); null: none."
+    )
+    handler: Name | None = None
+    payload: Json | None = None
+    queue: Name = ABSENT
+    run_at: Moment | None = None
+    max_attempts: Attempts = ABSENT
+    timeout_seconds: TimeoutSeconds | None = None
+    reason: Why | None = Field(default=None, description="Why, for the history.")
+
+    def columns(self) -> dict[str, Any]:
+        """The given fields as columns of `tasks`; status and reason apart."""
+        given = {name: getattr(self, name) for name in self.model_fields_set - {"status", "reason"}}
+        if "priority" in given:
+            given["priority"] = self.priority.rank
+        if "tags" in given:
+            given["tags"] = self.tags or []
+        return given
+
+
+class Because(Input):
+    """Why something is done, for the history."""
+
+    reason: Why | None = None
+
+
+class SettingValue(Input):
+    """An application setting as it shall be."""
+
+    value: SettingJson = Field(description="Any JSON, at most 64 KiB.", examples=[{"colour": "green"}])
+    description: Description | None = None
+
+
+class NewSchedule(Input):
+    """A cron expression and the task that it makes each time."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"name": "plants", "cron": "0 8 * * MON-FRI", "template": {"title": "Water the plants"}},
+            ]
+        }
+    )
+
+    name: Name
+    cron: Cron
+    time_zone: Zone = "UTC"
+    template: TaskTemplate
+    catch_up: CatchUp = Field(default="last", description="Of the times that were missed in an outage: how many run.")
+    enabled: StrictBool = True
+
+
+class ScheduleChange(Input):
+    """Fields to change; those left out stay. The product's own schedules can only be enabled and disabled."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"enabled": False}]})
+
+    name: Name = ABSENT
+    cron: Cron = ABSENT
+    time_zone: Zone = ABSENT
+    template: TaskTemplate = ABSENT
+    catch_up: CatchUp = ABSENT
+    enabled: StrictBool = ABSENT

@@ -1,0 +1,116 @@
+"""Which tasks a list shows, and in which order: plain values, and which of them one index serves."""
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, Literal
+from uuid import UUID
+
+from sqlalchemy import ColumnElement
+
+from task_service.domain.priorities import Priority
+from task_service.domain.statuses import Status
+from task_service.store.tables import tasks
+
+Sort = Literal[
+    "created_at", "-created_at", "due_date", "-due_date", "priority", "-priority", "updated_at", "-updated_at"
+]
+RANGES = {"created_at": "created", "due_date": "due", "priority": "priorities"}
+"""Which filter picks a range of a sort key."""
+SET_BY_PEOPLE = frozenset({Status.IN_PROGRESS})
+"""Statuses that only people set."""
+SOME_TIME = datetime(2000, 1, 1, tzinfo=UTC)
+TIMES = ("created_after", "created_before", "due_after", "due_before")
+WORDS = ("assigned_to", "handler", "queue", "text")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFilter:
+    """Conditions that all hold; an empty one does not filter. Ranges take in their beginning, not their end."""
+
+    statuses: tuple[Status, ...] = ()
+    priorities: tuple[Priority, ...] = ()
+    assigned_to: str | None = None
+    tags: tuple[str, ...] = ()
+    handler: str | None = None
+    queue: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    due_after: datetime | None = None
+    due_before: datetime | None = None
+    text: str | None = None
+
+    def given(self) -> set[str]:
+        """What it filters by; ranges without their end's name."""
+        return {
+            n.removesuffix("_after").removesuffix("_before")
+            for n in self.__slots__
+            if getattr(self, n) not in (None, ())
+        }
+
+    def shape(self) -> "TaskFilter":
+        """The same for all filters whose statement is the same: values that become parameters are left out.
+
+        Statuses and priorities stay, since partial indexes and statistics need to see them; so does whether the queue
+        is `default`, which has no index of its own.
+
+        >>> TaskFilter(assigned_to="ada", text="tea").shape() == TaskFilter(assigned_to="bob", text="milk").shape()
+        True
+        """
+        if self == TaskFilter():
+            return self
+        some: dict[str, Any] = {n: "" for n in WORDS if getattr(self, n) is not None}
+        some |= {n: SOME_TIME for n in TIMES if getattr(self, n) is not None}
+        if self.queue == "default":
+            some["queue"] = self.queue
+        if self.tags:
+            some["tags"] = ("",)
+        statuses, priorities = tuple(sorted(set(self.statuses))), tuple(sorted(set(self.priorities)))
+        return replace(self, statuses=statuses, priorities=priorities, **some)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A sort key and its direction. Priorities sort by urgency; their ranks (0 is urgent) run the other way."""
+
+    name: str
+    column: ColumnElement[Any]
+    kind: type
+    descending: bool
+    nullable: bool = False
+
+    def directions(self, *columns: ColumnElement[Any]) -> list[ColumnElement[Any]]:
+        """These columns in this direction."""
+        return [c.desc() if self.descending else c.asc() for c in columns]
+
+
+@lru_cache
+def order_of(sort: Sort) -> Order:
+    """Read a sort such as `-due_date`."""
+    name = sort.lstrip("-")
+    descending = sort.startswith("-") != (name == "priority")
+    return Order(name, tasks.c[name], int if name == "priority" else datetime, descending, nullable=name == "due_date")
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """The last row of a page: its segment, sort key and id. Tasks without the key are the second segment."""
+
+    segment: int
+    key: Any
+    id: UUID | None
+
+
+START = Position(0, None, None)
+
+
+def is_served(where: TaskFilter, order: Order) -> bool:
+    """Whether one index has the filter and the order, so that the plain statement reads only what it shows."""
+    given = where.given()
+    if not given or given == {RANGES.get(order.name)}:
+        return len(where.priorities) <= 1
+    if order.name != "created_at":
+        return False
+    if given == {"statuses"}:
+        return set(where.statuses) <= SET_BY_PEOPLE
+    return given - {"created"} in ({"assigned_to"}, {"handler"}) or (given == {"queue"} and where.queue != "default")

@@ -1,0 +1,53 @@
+"""Schedules that are due, and the daily loader: every process looks for them, and each time is run once.
+
+API processes do it too, since workers may be scaled to none.
+"""
+
+import asyncio
+
+import structlog
+
+from task_service.services import daily_log, schedules
+from task_service.services.context import Context
+from task_service.store import schedules as store
+from task_service.store.database import is_unavailable
+
+log = structlog.get_logger(__name__)
+
+
+class Scheduler:
+    """The loop. It asks the database what is due and what time it is: pods' clocks do not count."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        prepared = False
+        while True:
+            try:
+                if not prepared:
+                    await self._context.write(lambda c: schedules.ensure_own(c, self._context.settings))
+                    prepared = True
+                await self.look()
+            except Exception as error:
+                log.warning("scheduler_failed", error=repr(error), exc_info=not is_unavailable(error))
+            await asyncio.sleep(self._context.settings.schedule_poll_seconds)
+
+    async def look(self) -> None:
+        """Run everything that is due at this moment."""
+        async with self._context.reading() as connection:
+            due = await store.due_actions(connection)
+        if "task" in due:
+            while await self._context.write(lambda c: schedules.fire_next(self._context, c)):
+                pass
+        if schedules.OWN in due:
+            await self._load()
+
+    async def _load(self) -> None:
+        """Run the daily loader, then write that it has run: if this process dies in between, another one does both."""
+        async with self._context.reading() as connection:
+            row = await store.read_due(connection, schedules.OWN)
+        if row is not None:
+            await daily_log.catch_up(self._context)
+            await self._context.write(lambda c: schedules.note_own_run(c, row, moves_on=True))

@@ -1,0 +1,99 @@
+"""Which service's paths are at the root for each ROOT_COMPATIBILITY, with and without a slash at their end."""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from tests.conformance.checks import NOT_THERE, is_error, is_problem, json_of
+from tests.conformance.conftest import ROOTS
+from tests.conformance.product import Product
+
+
+@pytest.fixture(params=ROOTS)
+def at(request: pytest.FixtureRequest, product_of: Callable[[str], Product]) -> Product:
+    """A product with each ROOT_COMPATIBILITY."""
+    return product_of(request.param)
+
+
+def shape_of(listed: Any) -> str:
+    """Whose list of tasks this is."""
+    if isinstance(listed, list):
+        return "c" if {"conversation_count", "processing_instance_id"} <= set(listed[0]) else "?"
+    return "d" if set(listed["items"][0]) == {"id", "title", "status", "created_by"} else "e"
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_tasks_at_the_root_are_those_of_the_service_that_has_it(at: Product, slash: str) -> None:
+    with at.client() as client:
+        json_of(client.post("/api/v1/tasks", json={"title": "a"}), 201)
+        assert shape_of(json_of(client.get(f"/tasks{slash}"))) == at.root
+        for service in ROOTS:
+            assert shape_of(json_of(client.get(f"/compat/{service}/tasks{slash}"))) == service
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_paths_that_collide_with_nothing_are_at_every_root(at: Product, slash: str) -> None:
+    with at.client() as client:
+        a = json_of(client.post(f"/api/python/v1/tasks{slash}", json={"title": "a"}), 201)
+        assert json_of(client.get(f"/api/python/v1/tasks/{a['id']}{slash}")) == a
+        b = json_of(client.post(f"/api/tasks{slash}", json={"title": "b"}), 201)
+        assert json_of(client.get(f"/api/tasks/{b['id']}{slash}")) == b
+        assert isinstance(json_of(client.get(f"/api/settings{slash}")), list)
+        assert json_of(client.get(f"/health{slash}"))["status"] == "healthy"
+        assert "workers" in json_of(client.get(f"/status{slash}"))
+        new = {"title": "c", "conversations": [{"body": 1}]}
+        [conversation] = json_of(client.post(f"/compat/c/tasks{slash}", json=new), 201)["conversations"]
+        assert json_of(client.put(f"/conversations/{conversation['id']}{slash}", json={"body": 2}))["body"] == 2
+        d = json_of(client.post(f"/task{slash}", json={"title": "d"}), 201)
+        assert json_of(client.put(f"/task/{d['id']}{slash}", json={"title": "D"}))["title"] == "D"
+        assert json_of(client.delete(f"/task/{d['id']}{slash}")) == {"message": "Task soft deleted successfully"}
+        file = {"file": ("x.csv", f"title\n{uuid4().hex}\n", "text/csv")}
+        assert json_of(client.post(f"/upload-csv{slash}", files=file), 201)["created"] == 1
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_ds_other_paths_are_at_the_root_where_it_is_ds(at: Product, slash: str) -> None:
+    name, password = at.admin
+    with at.client() as client:
+        for prefix, is_there in (("", at.root == "d"), ("/compat/d", True)):
+            answers = [
+                client.post(f"{prefix}/login{slash}", json={"username": name, "password": password}),
+                client.post(f"{prefix}/token{slash}", data={"username": name, "password": password}),
+                client.get(f"{prefix}/audit-log{slash}"),
+            ]
+            for answer in answers:
+                if is_there:
+                    json_of(answer)
+                else:
+                    is_problem(answer, 404, "not_found")
+
+
+def test_errors_are_in_the_words_of_the_service_whose_path_it_is(at: Product) -> None:
+    with at.client() as client:
+        for path in ("/task", "/compat/d/task"):
+            is_error(client.post(path, json={}), 400, "Field 'title' is required")
+        for path in ("/api/python/v1/tasks", "/api/tasks", "/compat/c/tasks", "/compat/e/tasks", "/api/v1/tasks"):
+            assert is_problem(client.post(path, json={}), 422, "invalid_field")["errors"][0]["field"] == "title"
+        answer = client.get("/tasks", params={"cursor": "x", "date": "x"})
+        if at.root == "d":
+            is_error(answer, 422)
+        elif at.root == "e":
+            is_problem(answer, 422, "invalid_field")
+        else:
+            json_of(answer)  # C's list takes no parameters, and ignores them
+
+
+def test_c_and_d_show_numbers_and_a_and_e_show_uuids_of_the_same_task(at: Product) -> None:
+    with at.client() as client:
+        made = json_of(client.post("/api/v1/tasks", json={"title": uuid4().hex}), 201)
+        for path in ("/compat/e/tasks", "/api/python/v1/tasks", "/api/tasks"):
+            assert UUID(json_of(client.get(f"{path}/{made['id']}"))["id"]) == UUID(made["id"])
+        number = json_of(client.get(f"/compat/c/tasks/{made['id']}"))["id"]
+        assert isinstance(number, int)
+        for key in (number, made["id"]):
+            assert json_of(client.put(f"/compat/d/task/{key}", json={"title": "d"}))["id"] == number
+            assert json_of(client.get(f"/compat/c/tasks/{key}"))["title"] == "d"
+        is_problem(client.get(f"/compat/e/tasks/{number}"), 404, "not_found")
+        is_problem(client.get(f"/compat/c/tasks/{NOT_THERE}"), 404, "not_found")

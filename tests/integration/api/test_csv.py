@@ -1,0 +1,480 @@
+"""Tasks from CSV and to CSV."""
+
+import asyncio
+import csv
+import io
+import json
+from collections.abc import AsyncIterator, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from fastapi import FastAPI
+from hypothesis import HealthCheck, given
+from hypothesis import settings as profile
+from hypothesis import strategies as st
+
+from task_service.api.routes.csv import ImportReport
+from task_service.domain.fields import clean_tags
+from task_service.services.csv_format import COLUMNS, MADE_HERE, guard, join_tags, split_tags, unguard
+from task_service.settings import Settings
+from tests.integration.api.test_bad_input import check_problem
+from tests.integration.api.test_tasks import TASKS, create
+from tests.integration.conftest import settings_for
+
+IMPORT, EXPORT = f"{TASKS}:import", f"{TASKS}:export"
+LATER = (datetime.now(UTC) + timedelta(days=30)).replace(microsecond=0)
+
+
+async def upload(client: httpx.AsyncClient, content: str | bytes, **more: Any) -> httpx.Response:
+    content = content.encode() if isinstance(content, str) else content
+    return await client.post(IMPORT, files={"file": ("tasks.csv", content, "text/csv")}, **more)
+
+
+async def report_of(client: httpx.AsyncClient, content: str | bytes, mode: str = "skip-invalid") -> ImportReport:
+    answer = await upload(client, content, params={"mode": mode})
+    assert answer.status_code == 201, answer.text
+    return ImportReport.model_validate_json(answer.content)
+
+
+async def errors_of(client: httpx.AsyncClient, content: str | bytes) -> list[tuple[int, str | None, str]]:
+    """The errors that a file gets when a row that is wrong keeps all out."""
+    problem = check_problem(await upload(client, content), 422, "invalid_file")
+    assert problem["error_count"] >= len(problem["errors"])
+    assert f"line {problem['errors'][0]['line']}" in problem["detail"]
+    return [(e["line"], e["column"], e["message"]) for e in problem["errors"]]
+
+
+async def number_of(connection: asyncpg.Connection, table: str = "tasks") -> int:
+    return int(await connection.fetchval(f"SELECT count(*) FROM {table}"))
+
+
+class TestImport:
+    """What comes in."""
+
+    async def test_every_column_becomes_a_field(
+        self, client: httpx.AsyncClient, connection: asyncpg.Connection
+    ) -> None:
+        content = (
+            "\ufeffTitle,description,Status,priority,Assigned To,due-date,tags,handler,payload,queue,run_at,"
+            "max_attempts,timeout_seconds\r\n"
+            f'"Ring ""Ada""","two\r\nlines, one cell",,HIGH,ada,{LATER.isoformat()},home; garden|Home,noop,'
+            '"{""a"": [1]}",mail,,3,60\r\n'
+            "plain,,completed,,,,,,,,,,\r\n"
+        )
+        report = await report_of(client, content, "all-or-nothing")
+        assert (report.rows, report.created, report.skipped, report.errors) == (2, 2, 0, [])
+        one, two = [dict(r) for r in await connection.fetch("SELECT * FROM task_view ORDER BY number")]
+        expected = {
+            "title": 'Ring "Ada"', "description": "two\r\nlines, one cell", "status": "pending", "priority": 1,
+            "assigned_to": "ada", "due_date": LATER, "tags": ["home", "garden"], "handler": "noop", "queue": "mail",
+            "max_attempts": 3, "timeout_seconds": 60, "created_by": "anonymous",
+        }  # fmt: skip
+        assert {name: one[name] for name in expected} == expected
+        assert json.loads(one["payload"]) == {"a": [1]}
+        assert (two["title"], two["status"], two["handler"], two["max_attempts"]) == ("plain", "completed", None, 5)
+        assert (await number_of(connection, "queue"), await number_of(connection, "task_history")) == (1, 2)
+
+    async def test_semicolons_empty_lines_and_a_missing_last_newline_are_fine(
+        self, client: httpx.AsyncClient, connection: asyncpg.Connection
+    ) -> None:
+        report = await report_of(client, 'title;tags\n\n"a";"x;y"\nb;z\n\nc;')
+        assert (report.rows, report.created) == (3, 3)
+        rows = await connection.fetch("SELECT title, tags FROM tasks ORDER BY number")
+        assert [tuple(r) for r in rows] == [("a", ["x", "y"]), ("b", ["z"]), ("c", [])]
+
+    async def test_a_header_alone_imports_nothing_and_is_no_error(self, client: httpx.AsyncClient) -> None:
+        assert (await report_of(client, "title\n", "all-or-nothing")).rows == 0
+
+    async def test_the_same_file_is_imported_once_for_each_mode(
+        self, client: httpx.AsyncClient, connection: asyncpg.Connection
+    ) -> None:
+        content = "title,max_attempts\ngood,1\nbad,0\n"
+        first = await upload(client, content, params={"mode": "skip-invalid"})
+        again = await upload(client, content, params={"mode": "skip-invalid"})
+        assert (first.status_code, again.status_code) == (201, 200)
+        assert again.json() == first.json() | {"repeated": True}
+        assert await number_of(connection) == 1
+        assert [e[:2] for e in await errors_of(client, content)] == [(3, "max_attempts")]
+        assert await number_of(connection, "imports") == 1
+
+    async def test_of_many_at_once_with_the_same_file_one_imports_it(
+        self, client: httpx.AsyncClient, connection: asyncpg.Connection
+    ) -> None:
+        content = "title\n" + "x\n" * 2000
+        answers = await asyncio.gather(*(upload(client, content) for _ in range(8)))
+        assert sorted(a.status_code for a in answers) == [200] * 7 + [201]
+        assert await number_of(connection) == 2000
+
+    async def test_an_idempotency_key_works_for_files_too(
+        self, client: httpx.AsyncClient, connection: asyncpg.Connection
+    ) -> None:
+        key = {"Idempotency-Key": "one"}
+        first, again = [await upload(client, "title\nx\n", headers=key) for _ in range(2)]
+        assert (first.status_code, again.status_code, again.json()) == (201, 201, first.json())
+        check_problem(await upload(client, "title\ny\n", headers=key), 422, "idempotency_conflict")
+        assert await number_of(connection) == 1
+
+
+TITLE = "title,description\n"
+HEADERS: list[tuple[str | bytes, str | None, str]] = [
+    ("", None, "the file is empty; its first line must name the columns"),
+    ("\n\n", None, "the file is empty; its first line must name the columns"),
+    ("title,colour\nx,red\n", "colour", "there is no such column; known: title, description, status"),
+    ("description\nx\n", "title", "the column is missing"),
+    ("title,priority,Title\nx,low,y\n", "title", "the column is there twice"),
+    ("title,\nx,\n", "", "there is no such column"),
+    ('"title\nx\n', None, "the first line must name the columns: the quoting is broken"),
+    (b"\xff\xfet\x00i\x00t\x00l\x00e\x00\n\x00", None, "the first line must name the columns: is not UTF-8"),
+    ("ti\x00tle\nx\n", "title", "the column is missing"),
+]
+ROWS: list[tuple[str | bytes, str | None, str]] = [
+    ("bad", None, "the row has 1 cells, the header 2"),
+    ("bad,x,y", None, "the row has 3 cells, the header 2"),
+    (",x", "title", "must have 1 to 200 characters"),
+    ("   ,x", "title", "must have 1 to 200 characters"),
+    ("x" * 201 + ",x", "title", "must have 1 to 200 characters"),
+    ("x," + "y" * 2001, "description", "must have 0 to 2000 characters"),
+    ("x,a\x00b", "description", "must not contain a NUL character"),
+    (b"x,a\xffb", "description", "is not UTF-8"),
+    (b"\xc3\x28,b", "title", "is not UTF-8"),
+    ('x,"a"b', "description", "the quoting is broken"),
+    ('"x"y,z', "title", "the quoting is broken"),
+    ("x," + "y" * 1_100_000, None, "the row is longer than 1048576 bytes"),
+    ("," * 999_999, None, "the row has 1000000 cells, the header 2"),
+    ("," * 2_000_000, None, "the row is longer than 1048576 bytes"),
+]
+CELLS: list[tuple[str, str, str]] = [
+    ("status", "finished", "unknown status 'finished'"),
+    ("priority", "huge", "unknown priority 'huge'"),
+    ("due_date", "2020-01-01T00:00:00Z", "must be in the future"),
+    ("due_date", "2027-02-30", "Input should be a valid datetime"),
+    ("tags", ";".join(f"tag {n}" for n in range(11)), "a task has at most 10 tags"),
+    ("tags", "x" * 51, "a tag has at most 50 characters"),
+    ("handler", "two words", "String should match pattern"),
+    ("payload", "{", "must be JSON"),
+    ("payload", '"' + "x" * 270_000 + '"', "must be at most 262144 bytes of JSON"),
+    ("payload", "[" * 200 + "]" * 200, "must not be nested more than 100 levels deep"),
+    ("payload", "[" * 100_000, "is nested too deeply"),
+    ("payload", "9" * 5000, "must be JSON"),
+    ("queue", "ä", "String should match pattern"),
+    ("run_at", "soon", "Input should be a valid datetime"),
+    ("max_attempts", "0", "greater than or equal to 1"),
+    ("max_attempts", "many", "valid integer"),
+    ("timeout_seconds", "1.5", "valid integer"),
+    ("created_at", "once", "must be a time"),
+]
+
+
+def line_of(*cells: str) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerow(cells)
+    return text.getvalue()
+
+
+class TestBadFiles:
+    """What is wrong with a file is told by line and column, and nothing is half imported."""
+
+    @pytest.mark.parametrize(("content", "column", "message"), HEADERS)
+    @pytest.mark.parametrize("mode", ["all-or-nothing", "skip-invalid"])
+    async def test_a_wrong_header_is_refused_in_either_mode(
+        self, client: httpx.AsyncClient, content: str | bytes, column: str | None, message: str, mode: str
+    ) -> None:
+        problem = check_problem(await upload(client, content, params={"mode": mode}), 422, "invalid_file")
+        assert (problem["errors"][0]["line"], problem["errors"][0]["column"]) == (1, column)
+        assert problem["errors"][0]["message"].startswith(message)
+
+    @pytest.mark.parametrize(("row", "column", "message"), ROWS)
+    async def test_a_wrong_row_keeps_all_out_or_is_skipped(
+        self,
+        client: httpx.AsyncClient,
+        connection: asyncpg.Connection,
+        row: str | bytes,
+        column: str | None,
+        message: str,
+    ) -> None:
+        wrong = row.encode() if isinstance(row, str) else row
+        content = b'title,description\nfirst,"two\nlines"\n' + wrong + b"\nlast,\n"
+        [(line, named, told)] = await errors_of(client, content)
+        assert (line, named) == (4, column)
+        assert told.startswith(message)
+        assert await number_of(connection) == 0
+        report = await report_of(client, content)
+        assert (report.rows, report.created, report.skipped, report.error_count) == (3, 2, 1, 1)
+        assert (report.errors[0].line, report.errors[0].column) == (4, column)
+        assert [r[0] for r in await connection.fetch("SELECT title FROM tasks ORDER BY number")] == ["first", "last"]
+
+    @pytest.mark.parametrize(("column", "cell", "message"), CELLS)
+    async def test_a_cell_that_breaks_its_rule_is_named(
+        self, client: httpx.AsyncClient, connection: asyncpg.Connection, column: str, cell: str, message: str
+    ) -> None:
+        due = [] if column == "due_date" else ["due_date"]
+        header = line_of("title", column, *due)
+        content = header + line_of("x", cell, *(LATER.isoformat() for _ in due))
+        [(line, named, told)] = await errors_of(client, content)
+        assert (line, named) == (2, column)
+        assert message in told
+        assert await number_of(connection) == 0
+
+    async def test_a_million_columns_are_refused_in_the_header(self, client: httpx.AsyncClient) -> None:
+        assert len(await errors_of(client, "title" + ",x" * 400_000 + "\n")) <= 101
+        [error] = await errors_of(client, "title" + ",x" * 1_000_000 + "\n")
+        assert error == (1, None, "the first line must name the columns: the row is longer than 1048576 bytes")
+
+    async def test_a_quote_that_is_never_closed_is_told_with_the_lines_that_it_swallowed(
+        self, client: httpx.AsyncClient
+    ) -> None:
+        content = 'title\nfirst\n"open\n' + "x\n" * 100
+        assert await errors_of(client, content) == [
+            (3, "title", "the quoting is broken; reading goes on after line 103")
+        ]
+
+    async def test_row_73_211_of_100_000_is_named_and_nothing_is_imported_or_all_but_it(
+        self, client: httpx.AsyncClient, connection: asyncpg.Connection
+    ) -> None:
+        rows = [f"task {n},low" for n in range(1, 100_001)]
+        rows[73_210] = "task 73211,lowest"
+        content = "title,priority\n" + "\n".join(rows) + "\n"
+        message = "unknown priority 'lowest': use low, medium, high, urgent"
+        assert await errors_of(client, content) == [(73_212, "priority", message)]
+        assert await number_of(connection) == 0
+        report = await report_of(client, content)
+        assert (report.rows, report.created, report.skipped) == (100_000, 99_999, 1)
+        assert [(e.line, e.column, e.message) for e in report.errors] == [(73_212, "priority", message)]
+        assert await number_of(connection) == 99_999
+
+    async def test_the_first_thousand_errors_are_told_and_all_are_counted(
+        self, client: httpx.AsyncClient, connection: asyncpg.Connection
+    ) -> None:
+        content = "title,priority\n" + ",huge\n" * 1500 + "good,low\n"
+        problem = check_problem(await upload(client, content), 422, "invalid_file")
+        assert (len(problem["errors"]), problem["error_count"]) == (1000, 3000)
+        report = await report_of(client, content)
+        assert (report.rows, report.created, report.skipped) == (1501, 1, 1500)
+        assert (len(report.errors), report.error_count) == (1000, 3000)
+
+    async def test_a_form_without_a_file_is_refused(self, client: httpx.AsyncClient) -> None:
+        check_problem(await client.post(IMPORT, files={"other": ("x.csv", b"title\n")}), 422, "invalid_field")
+        check_problem(
+            await client.post(IMPORT, content=b"title\nx\n", headers={"Content-Type": "text/csv"}),
+            415,
+            "unsupported_media_type",
+        )
+        broken = {"Content-Type": "multipart/form-data"}
+        check_problem(await client.post(IMPORT, content=b"title\nx\n", headers=broken), 400, "bad_request")
+        check_problem(await upload(client, "title\n", params={"mode": "some"}), 422, "invalid_field")
+
+    async def test_a_client_that_leaves_half_way_imports_nothing(
+        self, app: FastAPI, connection: asyncpg.Connection
+    ) -> None:
+        body = (
+            b'--x\r\nContent-Disposition: form-data; name="file"; filename="t.csv"\r\n\r\ntitle\r\n' + b"row\r\n" * 1000
+        )
+        parts: list[dict[str, Any]] = [
+            {"type": "http.request", "body": body, "more_body": True},
+            {"type": "http.disconnect"},
+        ]
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            return parts.pop(0)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        headers = [(b"content-type", b"multipart/form-data; boundary=x"), (b"host", b"service")]
+        scope = {
+            "type": "http", "method": "POST", "path": IMPORT, "raw_path": IMPORT.encode(), "query_string": b"",
+            "headers": headers, "scheme": "http", "server": ("service", 80), "client": ("127.0.0.1", 1),
+            "http_version": "1.1", "root_path": "", "asgi": {"version": "3.0"},
+        }  # fmt: skip
+        await app(scope, receive, send)
+        assert sent[0]["status"] == 400
+        assert (await number_of(connection), await number_of(connection, "imports")) == (0, 0)
+
+    class TestLimits:
+        """The bound of uploads."""
+
+        @pytest.fixture
+        def settings(self, database: str) -> Settings:
+            """Small limits."""
+            return settings_for(database, max_body_bytes=2000, max_upload_bytes=20_000)
+
+        async def test_a_file_may_be_larger_than_other_bodies_but_not_without_bounds(
+            self, client: httpx.AsyncClient
+        ) -> None:
+            assert (await upload(client, "title\n" + "x\n" * 5_000)).status_code == 201
+            check_problem(await upload(client, "title\n" + "x\n" * 12_000), 413, "body_too_large")
+
+            async def unannounced() -> AsyncIterator[bytes]:
+                yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="t"\r\n\r\ntitle\r\n'
+                for _ in range(30):
+                    yield b"x\n" * 500
+
+            headers = {"Content-Type": "multipart/form-data; boundary=x"}
+            check_problem(await client.post(IMPORT, content=unannounced(), headers=headers), 413, "body_too_large")
+
+
+async def exported(client: httpx.AsyncClient, **filters: Any) -> tuple[bytes, list[dict[str, str]]]:
+    answer = await client.get(EXPORT, params=filters)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    assert answer.headers["content-disposition"] == 'attachment; filename="tasks.csv"'
+    return answer.content, list(csv.DictReader(io.StringIO(answer.content.decode(), newline="")))
+
+
+class TestExport:
+    """What goes out."""
+
+    async def test_an_export_has_every_column_and_the_tasks_that_match(self, client: httpx.AsyncClient) -> None:
+        task = await create(client, title="one", tags=["a", "b"], payload={"n": 1}, priority="urgent")
+        await create(client, title="two", tags=["b"])
+        content, rows = await exported(client, tag="a")
+        assert content.splitlines()[0].decode() == ",".join((*COLUMNS, *MADE_HERE))
+        [row] = rows
+        assert (row["id"], row["title"], row["tags"], row["priority"]) == (task["id"], "one", "a;b", "urgent")
+        assert (json.loads(row["payload"]), row["created_at"], row["due_date"]) == ({"n": 1}, task["created_at"], "")
+        check_problem(await client.get(EXPORT, params={"tags": "a"}), 422, "invalid_field")
+
+    async def test_an_empty_export_is_a_header(self, client: httpx.AsyncClient) -> None:
+        content, rows = await exported(client)
+        assert (len(content.splitlines()), rows) == (1, [])
+
+    async def test_pages_follow_each_other_without_gaps(
+        self, client: httpx.AsyncClient, connection: asyncpg.Connection
+    ) -> None:
+        await report_of(client, "title\n" + "\n".join(f"task {n}" for n in range(1050)))
+        _, rows = await exported(client)
+        assert sorted(row["title"] for row in rows) == sorted(f"task {n}" for n in range(1050))
+        assert len({row["id"] for row in rows}) == 1050
+
+    async def test_no_cell_is_a_formula(self, client: httpx.AsyncClient) -> None:
+        for title in ("=1+1", "+1", "-1", "@x", "'=1", "\uff1d1"):
+            await create(client, title=title, description=title)
+        _, rows = await exported(client)
+        assert [row["title"] for row in rows] == ["'=1+1", "'+1", "'-1", "'@x", "''=1", "'\uff1d1"]
+        assert [row["description"] for row in rows] == [row["title"] for row in rows]
+
+    async def test_an_export_can_be_imported_again_whatever_state_its_tasks_are_in(
+        self, client: httpx.AsyncClient, connection: asyncpg.Connection
+    ) -> None:
+        await create(client, title="waits", handler="noop", run_at=LATER.isoformat())
+        await create(client, title="done", status="completed", handler="noop")
+        await create(client, title="late", due_date=LATER.isoformat())
+        moved = (
+            "UPDATE tasks SET due_date = due_date - interval '60 days', created_at = created_at - interval '60 days'"
+        )
+        await connection.execute(f"{moved} WHERE title = 'late'")
+        content, before = await exported(client)
+        await connection.execute("TRUNCATE tasks, queue, conversations CASCADE")
+        assert (await report_of(client, content, "all-or-nothing")).created == 3
+        _, after = await exported(client)
+        assert {row["title"]: [row[c] for c in COLUMNS] for row in after} == {
+            row["title"]: [row[c] for c in COLUMNS] for row in before
+        }
+
+    async def test_what_came_over_longer_than_people_may_write_comes_back_too(
+        self, client: httpx.AsyncClient, connection: asyncpg.Connection
+    ) -> None:
+        tags = [f"tag {n} {'x' * 60}" for n in range(12)]
+        await connection.execute(
+            "INSERT INTO tasks (id, status, title, description, tags) "
+            "VALUES (gen_random_uuid(), 'pending', $1, $2, $3)",
+            title := "t" * 5_000, description := "d" * 9_000, tags,
+        )  # fmt: skip
+        content, _ = await exported(client)
+        await connection.execute("TRUNCATE tasks CASCADE")
+        assert (await report_of(client, content, "all-or-nothing")).created == 1
+        row = await connection.fetchrow("SELECT title, description, tags FROM tasks")
+        assert row is not None and tuple(row) == (title, description, tags)
+        plain = io.StringIO()
+        csv.writer(plain).writerows([("title", "tags"), (title, ";".join(tags))])
+        assert [e[:2] for e in await errors_of(client, plain.getvalue())] == [(2, "title"), (2, "tags")]
+
+    async def test_a_client_that_leaves_stops_the_export(
+        self, app: FastAPI, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await report_of(client, "title\n" + "x\n" * 1000)
+        begun: list[int] = []
+        real = app.state.context.__class__.reading
+
+        def counted(context: Any) -> Any:
+            begun.append(1)
+            return real(context)
+
+        monkeypatch.setattr(app.state.context.__class__, "reading", counted)
+        left, asked = asyncio.Event(), False
+
+        async def receive() -> dict[str, Any]:
+            nonlocal asked
+            if asked:
+                await left.wait()
+                return {"type": "http.disconnect"}
+            asked = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.body":
+                left.set()
+                await asyncio.sleep(0)  # a real server's send lets others run, too
+
+        scope = {
+            "type": "http", "method": "GET", "path": EXPORT, "raw_path": EXPORT.encode(), "query_string": b"",
+            "headers": [(b"host", b"service")], "scheme": "http", "server": ("service", 80), "client": ("127.0.0.1", 1),
+            "http_version": "1.1", "root_path": "", "asgi": {"version": "3.0", "spec_version": "2.3"},
+        }  # fmt: skip
+        await app(scope, receive, send)
+        assert len(begun) < 5
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=30)
+CSV_TEXT = st.one_of(TEXT, st.text("=+-@\"',;|[]\r\n\t a", max_size=12))
+TITLES = CSV_TEXT.filter(str.strip)
+TASK = st.fixed_dictionaries(
+    {
+        "title": TITLES,
+        "description": CSV_TEXT,
+        "assigned_to": st.none() | TITLES,
+        "tags": st.lists(CSV_TEXT, max_size=4),
+        "payload": st.none()
+        | CSV_TEXT
+        | st.recursive(st.integers() | st.booleans() | CSV_TEXT, st.lists, max_leaves=4),
+        "priority": st.sampled_from(["low", "medium", "high", "urgent"]),
+    }
+)
+FIELDS = ("title", "description", "assigned_to", "tags", "payload", "priority", "status", "created_by")
+
+
+def shown(tasks: Iterable[dict[str, Any]]) -> list[list[Any]]:
+    """The tasks as they can come back: an empty description is none."""
+    return [[task[field] or None for field in FIELDS] for task in tasks]
+
+
+@profile(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(TASK, min_size=1, max_size=6))
+async def test_whatever_is_exported_comes_back_the_same(
+    client: httpx.AsyncClient, connection: asyncpg.Connection, tasks: list[dict[str, Any]]
+) -> None:
+    await connection.execute("TRUNCATE tasks, queue, conversations, imports CASCADE")
+    made = await client.post(f"{TASKS}:batch", json={"tasks": tasks})
+    assert made.status_code == 201, made.text
+    before = [(await client.get(f"{TASKS}/{t['id']}")).json() for t in made.json()["items"]]
+    content, _ = await exported(client)
+    await connection.execute("TRUNCATE tasks CASCADE")
+    await report_of(client, content, "all-or-nothing")
+    listed = (await client.get(TASKS, params={"sort": "created_at", "limit": 200})).json()["items"]
+    after = [(await client.get(f"{TASKS}/{t['id']}")).json() for t in listed]
+    assert sorted(map(repr, shown(after))) == sorted(map(repr, shown(before)))
+
+
+@given(CSV_TEXT)
+def test_a_guarded_cell_is_no_formula_and_can_be_read_again(cell: str) -> None:
+    assert unguard(guard(cell)) == cell
+    assert not guard(cell).startswith(("=", "+", "-", "@", "\t", "\r"))
+
+
+@given(st.lists(CSV_TEXT, max_size=4).map(clean_tags))
+def test_tags_in_a_cell_can_be_read_again(tags: list[str]) -> None:
+    assert clean_tags(split_tags(join_tags(tags))) == tags

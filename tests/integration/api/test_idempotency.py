@@ -1,0 +1,248 @@
+"""Idempotency-Key: the same request twice is done once, and answered twice."""
+
+import asyncio
+from collections import Counter
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import httpx
+import pytest
+from fastapi import FastAPI, Request, Response
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from task_service.api.app import create_app
+from task_service.api.once import Once, Posted
+from task_service.domain.permissions import Role
+from task_service.domain.principals import ANONYMOUS, Principal
+from task_service.queue.wakeups import Wakeups
+from task_service.services.context import Context
+from task_service.settings import Settings
+from task_service.store.database import create_engine
+from task_service.store.idempotency import prune_keys
+from tests.integration.api.test_bad_input import check_problem
+from tests.integration.api.test_sockets import listening
+from tests.integration.api.test_tasks import TASKS, create
+from tests.support.tasks import quiet_wakeups
+
+pytestmark = pytest.mark.asyncio
+KEYS = "SELECT count(*) FROM idempotency_keys"
+
+
+def key(name: str | None = None) -> dict[str, str]:
+    """The header, with a name of its own unless one is given."""
+    return {"Idempotency-Key": name or uuid4().hex}
+
+
+async def tasks_in(connection: asyncpg.Connection) -> int:
+    """How many tasks there are."""
+    return int(await connection.fetchval("SELECT count(*) FROM tasks"))
+
+
+async def test_the_same_request_again_gives_the_first_answer_again(
+    client: httpx.AsyncClient, connection: asyncpg.Connection
+) -> None:
+    name = key()
+    first = await client.post(TASKS, json={"title": "a", "tags": ["ü"]}, headers=name)
+    again = await client.post(TASKS, json={"title": "a", "tags": ["ü"]}, headers=name)
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert again.content == first.content
+    for header in ("location", "etag", "content-type"):
+        assert again.headers[header] == first.headers[header]
+    assert "idempotency-replayed" not in first.headers
+    assert again.headers["idempotency-replayed"] == "true"
+    assert await tasks_in(connection) == 1
+
+
+async def test_the_first_answer_comes_again_also_after_the_task_has_changed(client: httpx.AsyncClient) -> None:
+    name = key()
+    first = await client.post(TASKS, json={"title": "a"}, headers=name)
+    await client.patch(first.headers["location"], json={"title": "b"})
+    again = await client.post(TASKS, json={"title": "a"}, headers=name)
+    assert again.json()["title"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [(TASKS, {"title": "b"}), (TASKS, {"title": "a", "tags": []})],
+    ids=["another title", "the same meaning in other words"],
+)
+async def test_another_request_with_the_same_key_answers_422(
+    client: httpx.AsyncClient, connection: asyncpg.Connection, path: str, body: dict[str, Any]
+) -> None:
+    name = key()
+    await client.post(TASKS, json={"title": "a"}, headers=name)
+    check_problem(await client.post(path, json=body, headers=name), 422, "idempotency_conflict")
+    assert await tasks_in(connection) == 1
+
+
+async def test_the_same_key_for_another_task_answers_422(client: httpx.AsyncClient) -> None:
+    name, one, other = key(), await create(client), await create(client)
+    assert (await client.post(f"{TASKS}/{one['id']}:cancel", headers=name)).status_code == 200
+    check_problem(await client.post(f"{TASKS}/{other['id']}:cancel", headers=name), 422, "idempotency_conflict")
+    assert (await client.get(f"{TASKS}/{other['id']}")).json()["status"] == "pending"
+
+
+async def test_a_key_belongs_to_its_route(client: httpx.AsyncClient) -> None:
+    name, task = key(), await create(client)
+    assert (await client.post(TASKS, json={"title": "a"}, headers=name)).status_code == 201
+    cancelled = await client.post(f"{TASKS}/{task['id']}:cancel", headers=name)
+    retried = await client.post(f"{TASKS}/{task['id']}:retry", headers=name)
+    assert (cancelled.json()["status"], retried.json()["status"]) == ("cancelled", "pending")
+    assert "idempotency-replayed" not in retried.headers
+    again = await client.post(f"{TASKS}/{task['id']}:cancel", headers=name)
+    assert again.json()["status"] == "cancelled"
+    assert (await client.get(f"{TASKS}/{task['id']}")).json()["status"] == "pending"
+
+
+async def test_a_failed_request_leaves_no_key(client: httpx.AsyncClient, connection: asyncpg.Connection) -> None:
+    name, task = key(), await create(client, status="completed")
+    path = f"{TASKS}/{task['id']}:cancel"
+    check_problem(await client.post(path, headers=name), 409, "invalid_transition")
+    check_problem(await client.post(TASKS, json={"title": ""}, headers=name), 422, "invalid_field")
+    assert await connection.fetchval(KEYS) == 0
+    assert (await client.patch(f"{TASKS}/{task['id']}", json={"status": "pending"})).status_code == 200
+    assert (await client.post(path, headers=name)).json()["status"] == "cancelled"
+
+
+async def test_an_answer_that_is_a_refusal_leaves_no_key(
+    app: FastAPI, client: httpx.AsyncClient, connection: asyncpg.Connection
+) -> None:
+    @app.post("/refusing")
+    async def refuse(once: Posted) -> Response:
+        return await once.write(nothing, lambda _: Response(status_code=409))
+
+    assert (await client.post("/refusing", headers=key())).status_code == 409
+    assert await connection.fetchval(KEYS) == 0
+
+
+@pytest.mark.parametrize("name", ["", "x" * 256, "two words", "tab\there", "é"])
+async def test_a_key_that_is_none_answers_422_and_names_the_header(client: httpx.AsyncClient, name: str) -> None:
+    headers = [(b"idempotency-key", name.encode("latin-1"))]
+    answer = await client.post(TASKS, json={"title": "a"}, headers=headers)
+    problem = check_problem(answer, 422, "invalid_field")
+    assert [error["field"] for error in problem["errors"]] == ["idempotency-key"]
+
+
+@pytest.mark.parametrize("name", ["x", "!~" * 127 + "~"])
+async def test_a_key_has_up_to_255_visible_characters(client: httpx.AsyncClient, name: str) -> None:
+    assert (await client.post(TASKS, json={"title": "a"}, headers=key(name))).status_code == 201
+
+
+def once_of(context: Context, caller: Principal, name: str) -> Once:
+    """A request of somebody, as the routes get it."""
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"the same"}
+
+    scope = {"type": "http", "path": "/x", "query_string": b"", "headers": [], "route": None}
+    return Once(context, caller, Request(scope, receive), name)
+
+
+async def nothing(_: AsyncConnection) -> None:
+    """A change of nothing."""
+
+
+async def test_a_key_belongs_to_its_caller(settings: Settings, engine: AsyncEngine, wakeups: Wakeups) -> None:
+    context = Context(settings, engine, wakeups)
+    ada, bob = Principal("ada", Role.EDITOR, "user", uuid4()), Principal("bob", Role.EDITOR, "user", uuid4())
+    renamed = Principal("countess", Role.EDITOR, "user", ada.user_id)
+    foreign = Principal("ada", Role.EDITOR, "issuer")
+    seen = []
+    for caller in (ada, bob, foreign, ANONYMOUS, renamed, ANONYMOUS):
+        answer = await once_of(context, caller, "k").write(nothing, lambda _, who=caller: Response(who.name))
+        seen.append((answer.body, "idempotency-replayed" in answer.headers))
+    assert seen == [
+        (b"ada", False), (b"bob", False), (b"ada", False), (b"anonymous", False), (b"ada", True), (b"anonymous", True)
+    ]  # fmt: skip
+
+
+async def test_a_key_is_forgotten_after_its_hours_and_maintenance_removes_it(
+    client: httpx.AsyncClient, connection: asyncpg.Connection
+) -> None:
+    name = key()
+    first = await client.post(TASKS, json={"title": "a"}, headers=name)
+    await connection.execute("UPDATE idempotency_keys SET created_at = now() - interval '23 h 59 min'")
+    assert (await client.post(TASKS, json={"title": "a"}, headers=name)).json() == first.json()
+    await connection.execute("UPDATE idempotency_keys SET created_at = now() - interval '24 h 1 s'")
+    later = await client.post(TASKS, json={"title": "b"}, headers=name)
+    assert (later.status_code, await tasks_in(connection)) == (201, 2)
+    old = "SELECT 'a', 'b', n::text, 'd', now() - interval '25 h' FROM generate_series(1, 2500) AS n"
+    await connection.execute(f"INSERT INTO idempotency_keys (caller, route, key, digest, created_at) {old}")
+    assert await prune_keys(connection, 24) == 2500
+    assert await connection.fetchval(KEYS) == 1
+
+
+async def test_what_is_rolled_back_leaves_neither_task_nor_key(
+    client: httpx.AsyncClient, connection: asyncpg.Connection
+) -> None:
+    name = key()
+    async with connection.transaction():  # holds up the change: the request has claimed its key, and made its task
+        await connection.execute("LOCK TABLE task_history IN ACCESS EXCLUSIVE MODE")
+        hanging = asyncio.create_task(client.post(TASKS, json={"title": "a"}, headers=name))
+        while not (victim := await connection.fetchval(WAITING)):
+            await asyncio.sleep(0)
+        await connection.execute("SELECT pg_terminate_backend($1)", victim)
+        check_problem(await hanging, 503, "unavailable")
+    assert (await tasks_in(connection), await connection.fetchval(KEYS)) == (0, 0)
+    again = await client.post(TASKS, json={"title": "a"}, headers=name)
+    assert (again.status_code, "idempotency-replayed" in again.headers) == (201, False)
+
+
+WAITING = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = 'task_history'::regclass"
+
+
+async def test_a_thousand_parallel_creates_with_one_key_in_two_processes_make_one_task(
+    settings: Settings, connection: asyncpg.Connection
+) -> None:
+    patient = settings.model_copy(update={"db_pool_timeout_seconds": 60, "db_statement_timeout_seconds": 60})
+    engines = [create_engine(patient) for _ in range(2)]
+    apps = [create_app(patient, engine, quiet_wakeups()) for engine in engines]
+    for engine in engines:
+        async with engine.connect():  # before a thousand sockets keep the loop busy
+            pass
+    async with listening(apps[0]) as one, listening(apps[1]) as other:
+        ports = [server.config.port for server in (one, other)]
+        answers = await asyncio.gather(*(send_create(ports[n % 2], "the-key") for n in range(1000)))
+    for engine in engines:
+        await engine.dispose()
+    assert Counter(answer.status_code for answer in answers) == {201: 1000}
+    assert len({answer.content for answer in answers}) == 1
+    assert len({(answer.headers["location"], answer.headers["etag"]) for answer in answers}) == 1
+    assert sum("idempotency-replayed" not in answer.headers for answer in answers) == 1
+    assert (await tasks_in(connection), await connection.fetchval(KEYS)) == (1, 1)
+
+
+async def send_create(port: int, name: str) -> httpx.Response:
+    """One request over a connection of its own; httpx's client takes minutes to queue a thousand."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = f"POST {TASKS} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nidempotency-key: {name}\r\n"
+    writer.write(head.encode() + b'content-length: 13\r\n\r\n{"title":"a"}')
+    answer, body = (await reader.read()).split(b"\r\n\r\n", 1)
+    writer.close()
+    first, *lines = answer.decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines)
+    return httpx.Response(int(first.split()[1]), headers=headers, content=body)
+
+
+async def test_those_who_wait_in_the_database_get_the_first_answer(
+    settings: Settings, connection: asyncpg.Connection
+) -> None:
+    engines = [create_engine(settings) for _ in range(8)]
+    contexts = [Context(settings, engine, quiet_wakeups()) for engine in engines]
+    release = asyncio.Event()
+
+    async def change(_: AsyncConnection) -> str:
+        await release.wait()
+        return uuid4().hex
+
+    sent = [asyncio.create_task(once_of(c, ANONYMOUS, "k").write(change, Response)) for c in contexts]
+    waiting = (
+        "SELECT count(*) = 7 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    while not await connection.fetchval(waiting):
+        await asyncio.sleep(0)
+    release.set()
+    assert len({bytes(answer.body) for answer in await asyncio.gather(*sent)}) == 1
+    for engine in engines:
+        await engine.dispose()

@@ -1,0 +1,193 @@
+"""Users: registered, listed, changed, disabled; and what that does to their tokens."""
+
+import asyncio
+
+import asyncpg
+import httpx
+import pytest
+
+from task_service.api.auth.start import FirstAdmin
+from task_service.domain.ids import new_id
+from task_service.domain.permissions import Role
+from task_service.services.context import Context
+from tests.integration.api.test_auth import ME, check_refused
+from tests.integration.api.test_bad_input import check_problem
+from tests.integration.conftest import settings_for
+from tests.support.people import KEY, PASSWORD, People, bearer, log_in
+
+pytestmark = pytest.mark.asyncio
+USERS = "/api/v1/users"
+
+
+async def test_an_administrator_registers_a_user_who_logs_in(people: People) -> None:
+    root = await people.register("root", "admin")
+    async with people.speaking(people.token(root)) as admin:
+        answer = await admin.post(USERS, json={"username": "Ada.L", "password": PASSWORD, "role": "operator"})
+        assert answer.status_code == 201, answer.text
+        made = answer.json()
+        assert answer.headers["location"] == f"{USERS}/{made['id']}"
+        assert set(made) == {
+            "id", "username", "role", "disabled", "disabled_at", "created_by", "created_at", "updated_at",
+            "last_login_at",
+        }  # fmt: skip
+        assert (made["username"], made["role"], made["disabled"], made["created_by"]) == (
+            "Ada.L", "operator", False, "root",
+        )  # fmt: skip
+        assert (await admin.get(answer.headers["location"])).json() == made
+        assert (await log_in(admin, "ada.l")).status_code == 200
+        check_problem(await admin.post(USERS, json={"username": "ADA.L", "password": PASSWORD}), 409, "conflict")
+        plain = await admin.post(USERS, json={"username": "eve", "password": PASSWORD})
+        assert plain.json()["role"] == "viewer"
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"username": "", "password": PASSWORD}, "username"),
+        ({"username": "a b", "password": PASSWORD}, "username"),
+        ({"username": "a\n", "password": PASSWORD}, "username"),
+        ({"username": "x" * 101, "password": PASSWORD}, "username"),
+        ({"username": "Anonymous", "password": PASSWORD}, "username"),
+        ({"username": "system", "password": PASSWORD}, "username"),
+        ({"username": "oidc:ada", "password": PASSWORD}, "username"),
+        ({"username": "ada", "password": "short"}, "password"),
+        ({"username": "ada", "password": "x" * 129}, "password"),
+        ({"username": "ada", "password": "Password"}, "password"),
+        ({"username": "ada", "password": "aaaaaaaaaa"}, "password"),
+        ({"username": "adaadaada", "password": "AdaAdaAda"}, "password"),
+        ({"username": "ada", "password": "a\u0000bcdefgh"}, "password"),
+        ({"username": "ada", "password": None}, "password"),
+        ({"username": "ada"}, "password"),
+        ({"username": "ada", "password": PASSWORD, "role": "king"}, "role"),
+        ({"username": "ada", "password": PASSWORD, "admin": True}, "admin"),
+    ],
+    ids=str,
+)
+async def test_bad_users_are_refused_by_field_and_their_passwords_not_repeated(
+    people: People, body: dict[str, object], field: str
+) -> None:
+    root = await people.register("root", "admin")
+    async with people.speaking(people.token(root)) as admin:
+        answer = await admin.post(USERS, json=body)
+    check_problem(answer, 422, "invalid_field")
+    assert [e["field"] for e in answer.json()["errors"]] == [field]
+    if body.get("password"):
+        assert str(body["password"]) not in answer.text
+
+
+async def test_users_are_listed_in_pages(people: People) -> None:
+    names = ["root", "b", "a", "c"]
+    users = [await people.register(name, Role.ADMIN) for name in names]
+    async with people.speaking(people.token(users[0])) as admin:
+        first = (await admin.get(USERS, params={"limit": 3})).json()
+        rest = (await admin.get(USERS, params={"limit": 3, "cursor": first["next_cursor"]})).json()
+        assert [u["username"] for u in first["items"] + rest["items"]] == names
+        assert rest["next_cursor"] is None
+        assert "password" not in str(first)
+        check_problem(await admin.get(USERS, params={"cursor": "x"}), 422, "invalid_field")
+        for key in (str(new_id()), "x"):
+            check_problem(await admin.get(f"{USERS}/{key}"), 404, "not_found")
+            check_problem(await admin.patch(f"{USERS}/{key}", json={"role": "admin"}), 404, "not_found")
+
+
+@pytest.mark.parametrize("change", [{"role": "viewer"}, {"disabled": True}, {"password": "another horse battery"}])
+async def test_what_an_administrator_changes_ends_the_users_log_ins_at_once(
+    people: People, change: dict[str, object]
+) -> None:
+    root, ada = await people.register("root", "admin"), await people.register("ada", "editor")
+    async with people.speaking(people.token(root)) as admin, people.speaking() as client:
+        tokens = (await log_in(client, "ada")).json()
+        assert (await client.get(ME, headers=bearer(tokens["access_token"]))).status_code == 200
+        answer = await admin.patch(f"{USERS}/{ada.id}", json=change)
+        assert answer.status_code == 200, answer.text
+        check_refused(await client.get(ME, headers=bearer(tokens["access_token"])))
+        check_refused(await client.post("/api/v1/auth/refresh", json={"refresh_token": tokens["refresh_token"]}))
+        again = await log_in(client, "ada", str(change.get("password", PASSWORD)))
+        assert again.status_code == (401 if "disabled" in change else 200)
+        if "role" in change:
+            assert (await client.get(ME, headers=bearer(again.json()["access_token"]))).json()["role"] == "viewer"
+
+
+async def test_a_user_who_is_let_in_again_needs_a_new_log_in_and_no_change_ends_nothing(people: People) -> None:
+    root, ada = await people.register("root", "admin"), await people.register("ada")
+    async with people.speaking(people.token(root)) as admin, people.speaking() as client:
+        tokens = (await log_in(client, "ada")).json()
+        same = await admin.patch(f"{USERS}/{ada.id}", json={"role": "editor", "disabled": False})
+        assert same.status_code == 200
+        assert (await client.get(ME, headers=bearer(tokens["access_token"]))).status_code == 200
+        await admin.patch(f"{USERS}/{ada.id}", json={"disabled": True})
+        shown = (await admin.patch(f"{USERS}/{ada.id}", json={"disabled": False})).json()
+        assert (shown["disabled"], shown["disabled_at"]) == (False, None)
+        check_refused(await client.get(ME, headers=bearer(tokens["access_token"])))
+        assert (await log_in(client, "ada")).status_code == 200
+        for body in ({"disabled": "yes"}, {"disabled": None}, {"role": None}, {"username": "x"}):
+            check_problem(await admin.patch(f"{USERS}/{ada.id}", json=body), 422, "invalid_field")
+
+
+async def test_the_last_administrator_can_be_neither_disabled_nor_demoted(people: People) -> None:
+    root = await people.register("root", "admin")
+    async with people.speaking(people.token(root)) as admin:
+        for change in ({"disabled": True}, {"role": "operator"}):
+            check_problem(await admin.patch(f"{USERS}/{root.id}", json=change), 409, "conflict")
+        other = (await admin.post(USERS, json={"username": "b", "password": PASSWORD, "role": "admin"})).json()
+        await admin.patch(f"{USERS}/{other['id']}", json={"disabled": True})
+        check_problem(await admin.patch(f"{USERS}/{root.id}", json={"role": "viewer"}), 409, "conflict")
+        changed = await admin.patch(f"{USERS}/{root.id}", json={"password": "another horse battery"})
+        assert changed.status_code == 200
+
+
+async def test_administrators_who_demote_each_other_at_once_leave_one(
+    people: People, connection: asyncpg.Connection
+) -> None:
+    for round_ in range(5):
+        await connection.execute("DELETE FROM users")
+        a, b = await people.register(f"a{round_}", "admin"), await people.register(f"b{round_}", "admin")
+        async with people.speaking(people.token(a)) as one, people.speaking(people.token(b)) as two:
+            answers = await asyncio.gather(
+                one.patch(f"{USERS}/{b.id}", json={"role": "viewer"}),
+                two.patch(f"{USERS}/{a.id}", json={"disabled": True}),
+            )
+        assert 200 in [answer.status_code for answer in answers]
+        active = "SELECT count(*) FROM users WHERE role = 'admin' AND disabled_at IS NULL"
+        assert await connection.fetchval(active) == 1
+
+
+async def test_the_first_administrator_is_made_once_by_many_instances_and_only_while_there_is_none(
+    people: People, database: str, connection: asyncpg.Connection
+) -> None:
+    given = {"admin_username": "Root", "admin_password": PASSWORD, "secret_key": KEY, "auth_mode": "required"}
+    shared: Context = people.app.state.context
+    credentials = people.app.state.authenticator.credentials
+
+    def instance(**more: object) -> FirstAdmin:
+        context = Context(settings_for(database, **{**given, **more}), shared.engine, shared.wakeups)
+        return FirstAdmin(context, credentials)
+
+    instances = [instance(admin_username=name) for name in ("root", "Root", "boss", "chief")]
+    await asyncio.gather(*(one.start() for one in instances))
+    await asyncio.gather(*(one.done() for one in instances))
+    [made] = await connection.fetch("SELECT username, role FROM users")
+    assert made["role"] == "admin"
+    later = instance(admin_username="late", admin_password="another horse battery")
+    await later.start()
+    await later.done()
+    assert await connection.fetchval("SELECT count(*) FROM users") == 1
+    async with people.speaking() as client:
+        assert (await log_in(client, made["username"])).status_code == 200
+    none = instance(admin_username=None, admin_password=None)
+    await none.start()
+    await none.stop()
+    for one in instances:
+        await one.stop()
+
+
+async def test_the_look_up_goes_by_the_present_role_not_by_the_tokens(
+    people: People, connection: asyncpg.Connection
+) -> None:
+    ada = await people.register("ada", "admin")
+    token = people.token(ada)
+    await connection.execute("UPDATE users SET role = 'viewer'")  # as if by hand: the version stays
+    async with people.speaking(token) as client:
+        answer: httpx.Response = await client.get(USERS)
+    check_problem(answer, 403, "forbidden")
+    assert (answer.json()["needs"], answer.json()["role"]) == ("admin", "viewer")

@@ -1,0 +1,290 @@
+"""What the cache holds, and what it must not: the interleavings in which an old version could come back, one by one."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from task_service.domain.principals import ANONYMOUS
+from task_service.queue.claims import Bounds, claim
+from task_service.services import conversations, reading
+from task_service.services.context import Context
+from task_service.services.inputs import NewConversation, TaskChange
+from task_service.services.tasks import Change, change_task
+from task_service.settings import Settings
+from task_service.store import tasks as store
+from task_service.store.cache import Cache, Missing, NoCache
+from task_service.store.database import create_engine
+from tests.integration.cache.conftest import Instance, Start
+from tests.integration.conftest import settings_for
+from tests.support.redis import RedisServer
+from tests.support.tasks import add_worker, quiet_wakeups
+
+pytestmark = pytest.mark.asyncio
+
+
+async def missing(instance: Instance, task_id: UUID) -> Missing:
+    """What a reader gets that finds nothing."""
+    found = await instance.cache.read(task_id)
+    assert isinstance(found, Missing)
+    return found
+
+
+async def from_database(instance: Instance, task_id: UUID) -> store.TaskRow:
+    """What a reader then reads."""
+    async with instance.context.reading() as connection:
+        row = await store.read_task(connection, task_id)
+    assert row is not None
+    return row
+
+
+async def test_the_first_read_fills_the_key_for_its_time_and_later_reads_need_no_database(
+    start: Start, keys: Redis, connection: asyncpg.Connection
+) -> None:
+    instance = await start()
+    due = datetime.now(UTC) + timedelta(days=1)
+    task = await instance.create(description="ü", payload={"n": 2**70}, tags=["a"], due_date=due, assigned_to="ada")
+    first = await instance.read(task)
+    assert 595_000 < await keys.pttl(f"tasks::{task}") <= 600_000
+    kept = json.loads(await keys.get(f"tasks::{task}"))
+    assert (kept["stamp"], kept["task"]["title"]) == (1, "0")
+    await connection.execute("UPDATE tasks SET title = 'behind its back'")
+    assert await instance.read(task) == first
+
+
+async def test_update_and_delete_remove_the_key_and_are_seen_at_once_by_every_process(
+    start: Start, keys: Redis
+) -> None:
+    one, other = await start(), await start()
+    task = await one.create()
+    for change in ("1", "2", "3"):
+        assert await other.read(task) is not None
+        await one.update(task, title=change)
+        assert not await keys.exists(f"tasks::{task}")
+        assert await other.title(task) == change
+    await one.remove(task)
+    assert await other.read(task) is None
+    erased = await one.create()
+    await other.title(erased)
+    await one.remove(erased, hard=True)
+    assert await other.read(erased) is None
+    assert not await keys.exists(f"tasks::{task}", f"tasks::{erased}")
+
+
+async def test_the_number_of_conversations_is_never_old(start: Start) -> None:
+    one, other = await start(), await start()
+    task = await one.create()
+    before = await other.read(task)
+    new = [NewConversation(body="hello")]
+    await one.context.write(lambda c: conversations.add_conversations(one.context, c, task, new, ANONYMOUS))
+    after = await other.read(task)
+    assert before is not None
+    assert after is not None
+    assert (before.conversation_count, after.conversation_count) == (0, 1)
+
+
+async def test_what_a_worker_or_time_alone_changes_is_not_kept(
+    start: Start, keys: Redis, connection: asyncpg.Connection
+) -> None:
+    instance = await start()
+    worker = await add_worker(connection)
+    task = await instance.create()
+    later = await instance.create(run_at=datetime.now(UTC) + timedelta(hours=1))
+    await instance.read(task)
+    await instance.update(task, handler="noop")
+    for one in (task, later):
+        await instance.read(one)
+        assert not await keys.exists(f"tasks::{one}")
+    assert await claim(connection, worker, Bounds(["default"]), 1, start_at_once=True)
+    held = await instance.read(task)
+    assert held is not None
+    assert held.status == "processing"
+
+
+async def test_a_task_that_comes_back_to_a_person_is_kept_again(start: Start, keys: Redis) -> None:
+    instance = await start()
+    task = await instance.create(handler="noop")
+    await instance.read(task)
+    await instance.update(task, handler=None)
+    first = await instance.read(task)
+    assert await keys.exists(f"tasks::{task}")
+    assert first == await instance.read(task) == await from_database(instance, task)
+
+
+@pytest.mark.parametrize("evicted", [[], ["tasks::{}::stamp"], ["tasks::{}", "tasks::{}::stamp"]])
+async def test_a_slow_reader_does_not_bring_back_what_it_read_before_an_update(
+    start: Start, keys: Redis, evicted: list[str]
+) -> None:
+    slow, writer = await start(), await start()
+    task = await slow.create()
+    found, old = await missing(slow, task), await from_database(slow, task)
+    await writer.update(task, title="new")
+    for key in evicted:
+        await keys.delete(key.format(task))
+    await slow.cache.fill(found, task, old)
+    assert await writer.title(task) == "new"
+    await slow.cache.fill(found, task, old)
+    assert await slow.title(task) == "new"
+
+
+async def test_a_reader_that_is_slower_than_its_mark_fills_nothing(start: Start, keys: Redis) -> None:
+    slow = await start()
+    task = await slow.create()
+    found, row = await missing(slow, task), await from_database(slow, task)
+    assert 0 < await keys.pttl(f"tasks::{task}::stamp") <= 10_000
+    await keys.delete(f"tasks::{task}::stamp")  # as its end of life does
+    await slow.cache.fill(found, task, row)
+    assert not await keys.exists(f"tasks::{task}")
+
+
+async def test_between_tombstone_and_commit_the_old_version_is_read_but_not_kept(start: Start, keys: Redis) -> None:
+    writer, reader = await start(), await start()
+    task = await writer.create()
+    await reader.title(task)
+
+    async def change(connection: AsyncConnection) -> None:
+        await changed(writer.context, connection, task)
+        assert await reader.title(task) == "0"
+        assert not await keys.exists(f"tasks::{task}")
+
+    await writer.context.write(change)
+    assert await reader.title(task) == "new"
+
+
+async def changed(context: Context, connection: AsyncConnection, task_id: UUID) -> None:
+    """Change the title in an open transaction."""
+    await change_task(context, connection, task_id, TaskChange(title="new"), Change(ANONYMOUS))
+
+
+@pytest.mark.parametrize("fills", ["before the commit", "after the commit"])
+async def test_a_tombstone_that_is_evicted_before_the_commit_lets_nothing_old_stay(
+    start: Start, keys: Redis, fills: str
+) -> None:
+    writer, reader = await start(), await start()
+    task = await writer.create()
+    seen: list[tuple[Missing, store.TaskRow]] = []
+
+    async def change(connection: AsyncConnection) -> None:
+        await changed(writer.context, connection, task)
+        await keys.flushall()
+        seen.append((await missing(reader, task), await from_database(reader, task)))
+        if fills == "before the commit":
+            await reader.cache.fill(*_filling(seen[0], task))
+            assert await keys.exists(f"tasks::{task}")
+
+    await writer.context.write(change)
+    if fills == "after the commit":
+        await reader.cache.fill(*_filling(seen[0], task))
+    assert await reader.title(task) == "new"
+
+
+def _filling(seen: tuple[Missing, store.TaskRow], task: UUID) -> tuple[Missing, UUID, store.TaskRow]:
+    return seen[0], task, seen[1]
+
+
+async def test_a_writer_that_dies_right_after_its_commit_leaves_nothing_old(start: Start) -> None:
+    writer, reader = await start(), await start()
+    task = await writer.create()
+    assert await reader.title(task) == "0"
+    async with writer.context.engine.begin() as connection:
+        await changed(writer.context, connection, task)  # and `Context.write` has no chance to tell Redis again
+    assert await reader.title(task) == "new"
+
+
+async def test_a_change_that_is_rolled_back_leaves_the_old_version_to_be_read(start: Start) -> None:
+    writer, reader = await start(), await start()
+    task = await writer.create()
+    await reader.title(task)
+
+    async def change(connection: AsyncConnection) -> None:
+        await changed(writer.context, connection, task)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await writer.context.write(change)
+    assert await reader.title(task) == "0"
+    await writer.update(task, title="1")
+    assert await reader.title(task) == "1"
+
+
+async def test_a_tombstone_never_goes_down(start: Start, keys: Redis) -> None:
+    instance = await start()
+    task = await instance.create()
+    for stamp in (9, 5):
+        async with instance.context.engine.begin() as connection:
+            await instance.cache.forget(connection, task, stamp)
+    assert (await keys.get(f"tasks::{task}::stamp")).startswith(b"gone:9:")
+    found = await missing(instance, task)
+    await instance.cache.fill(found, task, await from_database(instance, task))
+    assert not await keys.exists(f"tasks::{task}")
+
+
+async def test_a_day_of_the_log_is_kept_until_the_log_changes(start: Start, connection: asyncpg.Connection) -> None:
+    one, other = await start(), await start()
+    task = await one.create()
+    insertion = "INSERT INTO daily_log (id, date, task_id, title, status) VALUES ($1, '2026-01-01', $1, 'a', 'pending')"
+    await connection.execute(insertion, task)
+    reads = 0
+
+    async def make(reader: AsyncConnection) -> bytes:
+        nonlocal reads
+        reads += 1
+        found = await reader.exec_driver_sql("SELECT count(*) FROM daily_log WHERE date = '2026-01-01'")
+        return str(found.scalar()).encode()
+
+    async def read() -> list[bytes]:
+        return [await reading.read_day(instance.context, "2026-01-01", make) for instance in (one, other, one)]
+
+    assert (await read(), reads) == ([b"1"] * 3, 1)
+    await other.remove(task, hard=True)
+    assert (await read(), reads) == ([b"0"] * 3, 2)
+
+
+async def test_a_day_that_was_read_before_a_load_is_not_kept_after_it(start: Start) -> None:
+    loader, reader = await start(), await start()
+
+    async def load(connection: AsyncConnection) -> None:
+        await loader.cache.forget_daily_log(connection)
+        inside = await reader.cache.read_day("d")
+        assert isinstance(inside, Missing)
+        await reader.cache.fill_day(inside, "d", b"old")
+        assert isinstance(await reader.cache.read_day("d"), Missing)
+
+    before = await reader.cache.read_day("d")
+    assert isinstance(before, Missing)
+    await loader.context.write(load)
+    await reader.cache.fill_day(before, "d", b"old")
+    after = await reader.cache.read_day("d")
+    assert isinstance(after, Missing)
+    await reader.cache.fill_day(after, "d", b"new")
+    assert await loader.cache.read_day("d") == b"new"
+
+
+async def test_credentials_are_read_again_when_the_server_asks_for_others(
+    start: Start, redis: RedisServer, keys: Redis, tmp_path: Path
+) -> None:
+    file = tmp_path / "redis_url"
+    file.write_text(redis.url)
+    instance = await start(redis_url=None, redis_url_file=file)
+    task = await instance.create()
+    await keys.config_set("requirepass", "secret")
+    file.write_text(redis.url.replace("//", "//:secret@"))
+    await keys.execute_command("AUTH", "secret")
+    await keys.client_kill_filter(_type="normal", skipme=True)
+    await instance.trusted()
+    await instance.title(task)
+    assert await keys.exists(f"tasks::{task}")
+
+
+async def test_without_redis_in_the_settings_there_is_no_cache(database: str) -> None:
+    settings: Settings = settings_for(database)
+    engine = create_engine(settings)
+    context = Context(settings, engine, quiet_wakeups())
+    assert isinstance(context.cache, NoCache)
+    assert not isinstance(context.cache, Cache)
+    await engine.dispose()

@@ -1,0 +1,71 @@
+"""Service A's tasks: UUIDs and statuses in upper case."""
+
+from datetime import UTC, datetime
+
+import asyncpg
+
+from task_service.domain.ids import new_id
+from task_service.embedded import EmbeddedPostgres
+from task_service.services.importing.run import run_import
+from tests.integration.conftest import settings_for
+from tests.support.invariants import check_invariants
+from tests.support.predecessors import A, counts, predecessor
+
+STATUSES = ("PENDING", "IN_PROGRESS", "COMPLETED", "FAILED", "CANCELLED")
+
+
+async def test_tasks_keep_their_ids_times_and_long_titles_and_belong_to_people(
+    postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
+) -> None:
+    ids = [new_id() for _ in STATUSES]
+    made = datetime(2023, 5, 1, 12, tzinfo=UTC)
+    async with predecessor(postgres, A) as (url, theirs):
+        await theirs.executemany(
+            "INSERT INTO tasks (id, title, status, created_at, updated_at) VALUES ($1, $2, $3, $4, $4)",
+            [(i, f"{status} " + "x" * 300, status, made) for i, status in zip(ids, STATUSES, strict=True)],
+        )
+        summary = await run_import(settings_for(database), "a", url)
+    assert (summary.of("tasks").made, summary.left_out.count) == (5, 0)
+    rows = await connection.fetch(
+        "SELECT id, title, status, handler, created_at, updated_at, processed_at FROM task_view ORDER BY id"
+    )
+    assert [row["id"] for row in rows] == ids
+    assert [row["status"] for row in rows] == [status.lower() for status in STATUSES]
+    assert {len(row["title"]) > 300 for row in rows} == {True}
+    assert {(row["handler"], row["created_at"], row["updated_at"]) for row in rows} == {(None, made, made)}
+    assert [row["processed_at"] for row in rows] == [None, None, made, made, made]
+    [line] = await connection.fetch("SELECT * FROM task_history WHERE task_id = $1", ids[1])
+    assert (line["new_status"], line["changed_by"]) == ("in_progress", "import")
+    assert line["reason"] == f"imported from service A, id {ids[1]}"
+    await check_invariants(connection)
+
+
+async def test_a_second_run_makes_nothing_twice_and_brings_what_is_new(
+    postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
+) -> None:
+    async with predecessor(postgres, A) as (url, theirs):
+        await theirs.execute(
+            "INSERT INTO tasks (id, title) SELECT gen_random_uuid(), 'task ' || n FROM generate_series(1, 2500) n"
+        )
+        await run_import(settings_for(database), "a", url)
+        before = await counts(connection)
+        await theirs.execute("INSERT INTO tasks (id, title) VALUES (gen_random_uuid(), 'new')")
+        again = await run_import(settings_for(database), "a", url)
+    assert (before["tasks"], before["task_history"]) == (2500, 2500)
+    figures = again.of("tasks")
+    assert (figures.read, figures.made, figures.known, figures.left_out) == (2501, 1, 2500, 0)
+    assert await counts(connection) == before | {"tasks": 2501, "task_history": 2501}
+
+
+async def test_a_rehearsal_tells_what_would_come_and_writes_nothing(
+    postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
+) -> None:
+    async with predecessor(postgres, A) as (url, theirs):
+        await theirs.execute(
+            "INSERT INTO tasks (id, title) VALUES (gen_random_uuid(), 'one'), (gen_random_uuid(), ' ')"
+        )
+        before = await counts(connection)
+        summary = await run_import(settings_for(database), "a", url, dry_run=True)
+    assert (summary.of("tasks").made, summary.of("tasks").left_out) == (1, 1)
+    assert summary.render(dry_run=True).startswith("Nothing was written")
+    assert await counts(connection) == before

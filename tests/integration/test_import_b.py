@@ -1,0 +1,52 @@
+"""Service B's tasks and settings: integer ids, dates, times without a zone."""
+
+import json
+from datetime import UTC, datetime
+from uuid import UUID
+
+import asyncpg
+
+from task_service.embedded import EmbeddedPostgres
+from task_service.services.importing.run import run_import
+from tests.integration.conftest import settings_for
+from tests.support.invariants import check_invariants
+from tests.support.predecessors import B, counts, predecessor
+
+
+async def test_tasks_and_settings_come_over_and_their_new_ids_stay_the_same(
+    postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
+) -> None:
+    async with predecessor(postgres, B) as (url, theirs):
+        await theirs.execute("""
+            INSERT INTO tasks (title, status, priority, due_date, created_at) VALUES
+                ('one', 'done', 'HIGH', '2020-02-29', '2020-01-02 03:04:05'), ('two', NULL, 'whatever', NULL, now());
+            INSERT INTO settings VALUES ('theme', 'dark', 'colours'), ('', 'x', NULL), ('nothing', NULL, NULL)
+        """)
+        summary = await run_import(settings_for(database), "b", url)
+        before = await counts(connection)
+        await run_import(settings_for(database), "b", url)
+    one, two = await connection.fetch("SELECT * FROM task_view ORDER BY title")
+    assert one["id"] == UUID("86d6bec2-0de1-52e2-b719-518005301e05")
+    assert (one["status"], one["priority"], one["created_at"]) == (
+        "completed", 1, datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC),
+    )  # fmt: skip
+    assert one["due_date"] == datetime(2020, 2, 29, tzinfo=UTC)
+    assert (two["status"], two["priority"]) == ("pending", 2)
+    assert [json.loads(row[0]) for row in await connection.fetch("SELECT value FROM settings")] == ["dark"]
+    assert summary.left_out.first == ["settings : the key is empty", "settings nothing: the value is empty"]
+    assert summary.notes.first == ["task 2: the priority 'whatever' is not known here, so it is medium"]
+    assert await counts(connection) == before
+    await check_invariants(connection)
+
+
+async def test_a_database_without_settings_still_brings_its_tasks(
+    postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
+) -> None:
+    async with predecessor(postgres, 'CREATE TABLE "Task" (id uuid, name text, completed boolean, colour text)') as (
+        url,
+        theirs,
+    ):
+        await theirs.execute("""INSERT INTO "Task" VALUES (gen_random_uuid(), 'x', true, 'red')""")
+        summary = await run_import(settings_for(database), "b", url)
+    assert summary.notes.first == ["Task.colour is not read", "there is no table settings: nothing of it comes over"]
+    assert await connection.fetchval("SELECT status FROM task_view") == "completed"

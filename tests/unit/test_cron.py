@@ -1,0 +1,110 @@
+"""Cron expressions in time zones: what they mean where clocks change, and which are refused."""
+
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from task_service.domain.cron import check_cron, latest_until, next_after, parse_zone, times_after
+
+BERLIN = "Europe/Berlin"
+GAP = datetime(2026, 3, 29, tzinfo=UTC)  # at 01:00 UTC, 02:00 becomes 03:00
+OVERLAP = datetime(2026, 10, 25, tzinfo=UTC)  # at 01:00 UTC, 03:00 becomes 02:00
+
+
+def local(cron: str, after: datetime, count: int, zone: str = BERLIN) -> list[str]:
+    times = islice(times_after(cron, zone, after), count)
+    return [t.astimezone(parse_zone(zone)).strftime("%d %H:%M %z") for t in times]
+
+
+def test_a_fixed_time_within_the_gap_runs_once_at_its_end() -> None:
+    assert local("30 2 * * *", GAP - timedelta(days=1), 3) == ["28 02:30 +0100", "29 03:00 +0200", "30 02:30 +0200"]
+    assert local("0,30 2 * * *", GAP, 2) == ["29 03:00 +0200", "30 02:00 +0200"]
+
+
+def test_a_fixed_time_within_the_overlap_runs_once_the_first_time() -> None:
+    assert local("30 2 * * *", OVERLAP - timedelta(days=1), 3) == ["24 02:30 +0200", "25 02:30 +0200", "26 02:30 +0100"]
+    second_pass = datetime(2026, 10, 25, 1, 10, tzinfo=UTC)  # 02:10 for the second time
+    assert local("30 2 * * *", second_pass, 1) == ["26 02:30 +0100"]
+
+
+def test_jobs_of_a_finer_grain_follow_the_time_that_passes() -> None:
+    """None in the gap; every pass of the overlap."""
+    gap = local("*/30 * * * *", GAP + timedelta(minutes=29), 3)
+    assert gap == ["29 01:30 +0100", "29 03:00 +0200", "29 03:30 +0200"]
+    overlap = local("*/30 * * * *", OVERLAP - timedelta(minutes=1), 5)
+    assert overlap == ["25 02:00 +0200", "25 02:30 +0200", "25 02:00 +0100", "25 02:30 +0100", "25 03:00 +0100"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("0 0 30 2 *", "never fires"),
+        ("0 0 31 2,4,6 *", "never fires"),
+        ("0 0 */31 * 6#5", "never fires"),
+        ("* * * * * *", "has 6 fields"),
+        ("", "has 0 fields"),
+        ("61 * * * *", "minute is wrong: '61'"),
+        ("* 24 * * *", "hour is wrong: '24'"),
+        ("* * 0 * *", "day-of-month is wrong"),
+        ("* * * 13 *", "month is wrong"),
+        ("* * * * FOO", "day-of-week is wrong: 'FOO'"),
+        ("*/0 * * * *", "minute is wrong"),
+        ("5-1 * * * *", "minute is wrong"),
+        ("@reboot", "unknown nickname"),
+        ("\u0661 * * * *", "character"),
+        ("* * * * \x00", "character"),
+        ("1" * 5000 + " * * * *", "at most 200"),
+        ("1,2, * * *", "has 4 fields"),
+    ],
+)
+def test_a_wrong_expression_is_told_what_is_wrong(text: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        check_cron(text)
+
+
+def test_nicknames_are_what_cron_says() -> None:
+    after = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
+    found = {name: str(next_after(name, "UTC", after)) for name in ("@hourly", "@daily", "@weekly", "@monthly")}
+    assert found == {
+        "@hourly": "2026-02-03 05:00:00+00:00",
+        "@daily": "2026-02-04 00:00:00+00:00",
+        "@weekly": "2026-02-08 00:00:00+00:00",
+        "@monthly": "2026-03-01 00:00:00+00:00",
+    }
+    assert str(next_after("@yearly", "UTC", after)) == "2027-01-01 00:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    "name", ["", "Mars/Olympus", "../../etc/passwd", "America", "europe/berlin", "UTC\n", "x" * 999]
+)
+def test_an_unknown_zone_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="there is no time zone"):
+        parse_zone(name)
+
+
+@given(
+    minute=st.sampled_from(["*", "*/7", "30", "0,45"]),
+    hour=st.sampled_from(["*", "*/2", "2", "1-3"]),
+    day=st.sampled_from(["*", "*/2", "15", "25,29"]),
+    zone=st.sampled_from([BERLIN, "America/New_York", "Australia/Lord_Howe", "Africa/Casablanca", "UTC"]),
+    hours=st.integers(0, 2 * 366 * 24),
+    minutes=st.integers(0, 7 * 24 * 60),
+    most=st.sampled_from([1, 5, 100]),
+)
+def test_the_latest_times_are_the_end_of_all_times(
+    minute: str, hour: str, day: str, zone: str, hours: int, minutes: int, most: int
+) -> None:
+    begin = datetime(2025, 1, 1, tzinfo=UTC) + timedelta(hours=hours)
+    cron, now = f"{minute} {hour} {day} * *", begin + timedelta(minutes=minutes)
+    first = next_after(cron, zone, begin)
+    assert first is not None and first > begin
+    every = []
+    for time in times_after(cron, zone, begin):
+        if time > now:
+            break
+        assert not every or time > every[-1], "they rise"
+        every.append(time)
+    assert latest_until(cron, zone, first, now, most) == every[-most:]

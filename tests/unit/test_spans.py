@@ -1,0 +1,104 @@
+"""What the helpers of `task_service.telemetry` put into spans."""
+
+import asyncio
+import subprocess
+import sys
+from uuid import UUID
+
+import pytest
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision
+from opentelemetry.trace import SpanKind, StatusCode
+
+from task_service.settings import Settings
+from task_service.telemetry import add_span_attributes, add_span_event, get_tracer, set_span_error, traced_operation
+from task_service.telemetry.traces import context_of, current_trace_context
+from tests.support.spans import ended, span_memory
+
+
+@pytest.fixture(autouse=True)
+def _on() -> None:
+    span_memory().clear()
+
+
+def test_a_decorated_function_is_a_span_for_each_call_with_what_is_added_inside() -> None:
+    @traced_operation("resize", {"kind": "picture"}, width=2)
+    def resize(name: str) -> str:
+        add_span_attributes(name=name, owner=UUID(int=1))
+        add_span_event("read", {"bytes": 5})
+        return name.upper()
+
+    assert [resize("a"), resize("b")] == ["A", "B"]
+    first, second = ended("resize")
+    assert dict(first.attributes or {}) == {"kind": "picture", "width": 2, "name": "a", "owner": str(UUID(int=1))}
+    assert [(event.name, dict(event.attributes or {})) for event in second.events] == [("read", {"bytes": 5})]
+    assert resize.__name__ == "resize"
+
+
+async def test_a_decorated_coroutine_is_a_span_while_it_runs_also_beside_others() -> None:
+    @traced_operation("fetch")
+    async def fetch(number: int) -> str | None:
+        await asyncio.sleep(0)
+        add_span_attributes(number=number)
+        return current_trace_context()
+
+    contexts = await asyncio.gather(fetch(1), fetch(2))
+    assert len(set(contexts)) == 2
+    assert [(span.attributes or {})["number"] for span in ended("fetch")] == [1, 2]
+
+
+def test_what_is_raised_marks_the_span_as_failed() -> None:
+    with pytest.raises(ValueError, match="broken"), traced_operation("fail"):
+        raise ValueError("broken")
+    [span] = ended("fail")
+    assert span.status.status_code is StatusCode.ERROR
+    assert [event.name for event in span.events] == ["exception"]
+
+
+def test_an_error_can_be_said_without_being_raised() -> None:
+    with get_tracer().start_as_current_span("said"):
+        set_span_error("no such picture")
+    with get_tracer().start_as_current_span("caught"):
+        set_span_error(KeyError("x"))
+    assert ended("said")[0].status.description == "no such picture"
+    assert ended("caught")[0].events[0].name == "exception"
+
+
+def test_a_trace_context_goes_on_where_it_is_taken_up() -> None:
+    with traced_operation("request") as span:
+        carried = current_trace_context()
+    continued = get_tracer().start_span("run", context=context_of(carried))
+    assert continued.get_span_context().trace_id == span.get_span_context().trace_id
+    assert current_trace_context() is None
+
+
+def test_statements_and_calls_of_background_loops_start_no_trace() -> None:
+    from task_service.telemetry.tracing import Roots
+
+    roots = Roots(ALWAYS_ON)
+    decisions = {kind: roots.should_sample(None, 1, "x", kind).decision for kind in (SpanKind.CLIENT, SpanKind.SERVER)}
+    assert decisions == {SpanKind.CLIENT: Decision.DROP, SpanKind.SERVER: Decision.RECORD_AND_SAMPLE}
+
+
+def test_the_resource_names_service_version_and_pod() -> None:
+    from task_service.telemetry.tracing import resource_of
+
+    given = {"app_name": "tasks", "version": "1.2.3", "pod_name": "api-1", "pod_namespace": "shop", "node_name": "n1"}
+    found = resource_of(Settings(_env_file=None, **given)).attributes  # type: ignore[call-arg,arg-type]
+    expected = {
+        "service.name": "tasks", "service.version": "1.2.3", "k8s.pod.name": "api-1", "k8s.namespace.name": "shop",
+        "k8s.node.name": "n1",
+    }  # fmt: skip
+    assert expected.items() <= dict(found).items()
+
+
+def test_nothing_but_the_bare_interface_is_imported_when_traces_are_off() -> None:
+    code = (
+        "import sys, task_service.server\n"
+        "from task_service.settings import Settings\n"
+        "from task_service.telemetry import traces\n"
+        "assert traces.start(Settings(_env_file=None)) is None\n"
+        "print([m for m in sys.modules if m.startswith(('opentelemetry.sdk.trace', 'opentelemetry.instrumentation',"
+        " 'opentelemetry.exporter')) or m == 'task_service.telemetry.tracing'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,87 @@
+"""The workflows do nothing that a make target does not do, and what they publish is tagged as documented."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scripts.image_tags import chart_version, tags_of
+from tests.support import go_tools
+from tests.support.jaeger import require_tool
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yaml"))
+SHA = "0123456789abcdef"
+SETTING_UP = ("sudo apt-get", "pipx install", "echo ")
+
+
+def workflow(path: Path) -> dict[Any, Any]:
+    return dict(yaml.safe_load(path.read_text()))
+
+
+def steps() -> list[dict[str, Any]]:
+    jobs = [job for path in WORKFLOWS for job in workflow(path)["jobs"].values()]
+    return [step for job in jobs for step in job.get("steps", [])]
+
+
+def test_what_workflows_run_are_make_targets_that_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    commands = [step["run"] for step in steps() if "run" in step and not step["run"].startswith(SETTING_UP)]
+    called = [re.match(r"make ([a-z-]+)", command) for command in commands]
+    assert len(commands) > 8
+    assert all(called), commands
+    assert {found[1] for found in called if found} <= targets
+
+
+def test_actions_are_pinned_to_exact_versions() -> None:
+    used = [step["uses"] for step in steps() if "uses" in step]
+    assert not [action for action in used if not re.search(r"@(v?\d+\.\d+\.\d+|[0-9a-f]{40})$", action)]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_may_read_only_unless_a_job_says_more_and_does_not_run_twice(path: Path) -> None:
+    found = workflow(path)
+    assert found["permissions"] == {"contents": "read"}
+    assert found["concurrency"]["group"]
+    assert all("timeout-minutes" in job for job in found["jobs"].values() if "steps" in job)
+
+
+def test_images_are_published_from_main_and_from_version_tags_only() -> None:
+    publishing = {path.stem for path in WORKFLOWS if "make push" in path.read_text()}
+    assert publishing == {"release"}
+    on = workflow(ROOT / ".github/workflows/release.yaml")[True]  # YAML 1.1 reads `on` as a truth value
+    assert on == {"push": {"branches": ["main"], "tags": ["v*.*.*"]}}
+    assert not re.search(r"\b[a-z0-9-]+\.(io|com|dev)/", "".join(path.read_text() for path in WORKFLOWS))
+
+
+def test_tags_are_those_that_are_documented() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    for ref, shown in {"refs/heads/main": "on main", "refs/tags/v1.2.3": "tag `v1.2.3`"}.items():
+        names = ", ".join(f"`{tag}`" for tag in tags_of(ref, SHA) if tag != SHA[:7])
+        assert f"| {shown} | {names}, the short SHA |" in page
+
+
+def test_a_tag_that_contradicts_the_version_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"bump the version"):
+        chart_version("refs/tags/v1.2.4", SHA, "1.2.3")
+
+
+@pytest.mark.parametrize("step", ["scan", "sbom", "sign", "push", "dependency-scan"])
+def test_a_step_without_its_tool_says_what_it_needs(step: str, tmp_path: Path) -> None:
+    for name in ("bash", "dirname", "mkdir", "tr", "env"):
+        (tmp_path / name).symlink_to(f"/usr/bin/{name}")
+    done = subprocess.run(
+        ["/usr/bin/env", "bash", ROOT / "scripts/pipeline", step], env={"PATH": str(tmp_path)}, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert f"{step.replace('-', '_')} needs" in done.stderr or f"{step} needs" in done.stderr
+
+
+@pytest.mark.timeout(600)
+def test_actionlint_finds_nothing() -> None:
+    done = subprocess.run([require_tool(go_tools.ACTIONLINT), *WORKFLOWS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
