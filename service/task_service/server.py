@@ -6,6 +6,7 @@ lets its handlers finish. The management port answers until the very end.
 
 import asyncio
 import contextlib
+import gc
 import os
 import select
 import signal
@@ -137,6 +138,8 @@ async def serve(settings: Settings, *, api: bool, worker: bool, started: asyncio
     if started is not None:
         await asyncio.gather(*(server.listening.wait() for server in servers))
         started.set()
+    gc.freeze()  # what there is now lives as long as the process: no collection need look through it again
+    gc.enable()
     ended = asyncio.create_task(stop.wait())
     await asyncio.wait([ended, *tasks.values()], return_when=asyncio.FIRST_COMPLETED)
     log.info("stopping", drain_seconds=settings.drain_seconds if api else 0)
