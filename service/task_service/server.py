@@ -123,6 +123,7 @@ async def serve(settings: Settings, *, api: bool, worker: bool, started: asyncio
         address = (settings.host, settings.port)
         public = _listening(app, address, settings.shutdown_seconds, settings.trusted_proxies)
         servers[public] = app
+        management.state.why_not_ready = app.state.first_admin.why_not_done
         if running is None:
             # Somebody must do these also while workers are scaled to none.
             maintenance = Maintenance(settings, acquire_from(engine))

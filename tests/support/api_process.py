@@ -33,6 +33,10 @@ class ApiProcess:
         with self._log.open("w") as log:
             self.process = subprocess.Popen(ARGV, env=environment | addresses, cwd=folder, stdout=log, stderr=log)
 
+    def probe(self, name: str) -> str:
+        """The address of a probe."""
+        return f"{self._probes}/{name}"
+
     def wait_until(self, probe: str) -> None:
         """Return when this probe is well; AssertionError with the log when it will not be."""
         deadline = time.monotonic() + START_SECONDS
@@ -40,7 +44,7 @@ class ApiProcess:
             assert self.process.poll() is None, self.log()
             assert time.monotonic() < deadline, self.log()
             with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"{self._probes}/{probe}").status_code == 200:
+                if httpx.get(self.probe(probe)).status_code == 200:
                     return
             time.sleep(0.05)
 

@@ -4,6 +4,7 @@ Windows follow the clock (600/minute: from second 0 to 59), so one increment tel
 While Redis is away each process counts for itself.
 """
 
+import asyncio
 import time
 from collections.abc import Callable
 from hashlib import sha256
@@ -108,7 +109,8 @@ class Limits:
             return None
         try:
             self._redis = self._redis or self._connect()
-            used = await self._redis.incr(key, seconds)
+            async with asyncio.timeout(self._settings.redis_timeout_seconds):
+                used = await self._redis.incr(key, seconds)
         except (RedisError, OSError, TimeoutError, ValueError) as error:  # the last: an address that is none
             self._away_until = time.monotonic() + AWAY_SECONDS
             if self._is_shared:
@@ -125,7 +127,8 @@ class Limits:
         scheme, _, rest = (self._settings.read_redis_url() or "").partition("://")
         scheme = {"unix": "redis+unix", "valkey": "redis", "valkeys": "rediss"}.get(scheme, scheme)
         wait = self._settings.redis_timeout_seconds
-        options = {"socket_timeout": wait, "socket_connect_timeout": wait, "retry": Retry(NoBackoff(), 0)}
+        # No bound of redis-py's own on reading: it loses cancellations on Python 3.11.
+        options = {"socket_timeout": None, "socket_connect_timeout": wait, "retry": Retry(NoBackoff(), 0)}
         return RedisStorage(f"async+{scheme}://{rest}", implementation="redispy", key_prefix=PREFIX, **options)  # type: ignore[arg-type]
 
 

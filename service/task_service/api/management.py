@@ -76,7 +76,7 @@ def create_management_app(
     app.include_router(internal, dependencies=[Depends(operator_only)])
     app.state.routers = [probes, internal]
     install_problems(app)
-    app.state.draining = False
+    app.state.draining, app.state.why_not_ready = False, lambda: None
     app.add_middleware(Edge, max_body_bytes=MAX_BODY_BYTES)
     return app
 
@@ -94,7 +94,8 @@ def _probes(health: Health, figures_of: AsyncEngine | None) -> APIRouter:
 
     @router.get("/readyz")
     async def readyz(request: Request) -> Response:
-        return _probe("draining" if request.app.state.draining else await health.why_not_started())
+        state = request.app.state
+        return _probe("draining" if state.draining else state.why_not_ready() or await health.why_not_started())
 
     @router.get("/startupz")
     async def startupz() -> Response:

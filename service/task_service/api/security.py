@@ -48,7 +48,8 @@ def install_security(app: FastAPI, settings: Settings) -> None:
     app.state.authenticator = Authenticator(credentials, trust, look_ups, settings.auth_mode == "open")
     app.state.limits = limits
     app.state.connections = Connections(look_ups, limits)
-    app.state.background += [app.state.connections, FirstAdmin(context, credentials)]
+    app.state.first_admin = FirstAdmin(context, credentials)
+    app.state.background += [app.state.connections, app.state.first_admin]
     if settings.cors_origins:
         app.add_middleware(partial(allow_origins, origins=settings.cors_origins))
     app.add_middleware(SecurityHeaders, https_only=settings.environment == "production")

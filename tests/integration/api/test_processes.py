@@ -4,9 +4,11 @@ import asyncio
 import json
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 
+from task_service.store.users import ADMIN_LOCK
 from tests.support.api_process import ApiProcess, api_processes
 from tests.support.people import KEY, PASSWORD
 from tests.support.redis import redis_server
@@ -23,13 +25,25 @@ def settings_of(database: str, **given: object) -> dict[str, object]:
 
 
 def log_in(process: ApiProcess) -> dict[str, Any]:
-    """Tokens of the first administrator, as soon as there is one."""
+    """Tokens of the first administrator, who is there once the process is ready."""
+    answer = httpx.post(process.url + LOGIN, data=MINE)
+    assert answer.status_code == 200, answer.text
+    tokens: dict[str, Any] = answer.json()
+    return tokens
 
-    async def tokens() -> dict[str, Any] | None:
-        answer = await asyncio.to_thread(httpx.post, process.url + LOGIN, data=MINE)
-        return answer.json() if answer.status_code == 200 else None
 
-    return asyncio.run(eventually("an administrator", tokens))
+def test_it_is_ready_only_when_its_first_administrator_can_log_in(database: str) -> None:
+    async def while_others_make_one() -> None:
+        other = await asyncpg.connect(database)
+        await other.execute("SELECT pg_advisory_lock($1)", ADMIN_LOCK)
+        with api_processes(1, "startupz", **settings_of(database)) as [process]:
+            unready = httpx.get(process.probe("readyz"))
+            assert (unready.status_code, unready.json()["reason"]) == (503, "the first administrator is not made yet")
+            await other.close()
+            process.wait_until("readyz")
+            log_in(process)
+
+    asyncio.run(while_others_make_one())
 
 
 def test_two_processes_share_limits_through_redis_and_count_alone_while_it_is_away(database: str) -> None:

@@ -69,12 +69,19 @@ class FirstAdmin:
     def __init__(self, context: Context, credentials: Credentials) -> None:
         self._context, self._credentials = context, credentials
         self._task: asyncio.Task[None] | None = None
+        self._is_done = False
+
+    def why_not_done(self) -> str | None:
+        """Why nobody can log in yet, in words; None when an administrator is made, or none is to be."""
+        return None if self._is_done else "the first administrator is not made yet"
 
     async def start(self) -> None:
         """Begin, when an administrator is named."""
         wanted = first_admin(self._context.settings)
         if wanted is not None:
             self._task = asyncio.create_task(self._make(*wanted))
+        else:
+            self._is_done = True
 
     async def stop(self) -> None:
         """Give up."""
@@ -92,6 +99,7 @@ class FirstAdmin:
         while True:
             try:
                 await ensure_admin(self._context, self._credentials, username, password)
+                self._is_done = True
                 return
             except (OSError, DBAPIError, DomainError) as error:
                 if not said:
