@@ -10,9 +10,9 @@ does not change as wall time would. Prints a table and writes bench/results/requ
 Where the rest goes, by profile. Bare: the chain of dependencies (caller, permission, limits, idempotency) and of layers
 (request id, body limit, headers, metrics), SQLAlchemy's switch between coroutine and greenlet for each call, and on a
 create the second statement of the history and the log line. Full, on top: the look-up of the user, so that a token is
-refused at once when it is revoked (a tenth), the call of Redis by redis-py (a tenth), three spans and sending them (a
-fifth). What was cut: pings of pooled connections (three round trips), statements made anew for each list, signatures of
-tokens checked again, OpenTelemetry's own instrumentations.
+refused at once when it is revoked, the call of Redis by redis-py, three spans and sending them. What was cut: pings of
+pooled connections (three round trips), statements made anew for each list, signatures of tokens checked again,
+OpenTelemetry's own instrumentations.
 """
 
 import argparse

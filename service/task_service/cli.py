@@ -81,7 +81,7 @@ def settings() -> None:
 
 def _serve(*, api: bool, worker: bool) -> None:
     leave_at_sigterm()
-    gc.disable()  # until it has started: what the imports make is not garbage, and looking through it is a sixth of the start
+    gc.disable()  # until it has started: looking through what the imports make is a sixth of the start
     import uvloop
 
     from task_service.server import serve as run

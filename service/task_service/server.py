@@ -119,15 +119,11 @@ async def serve(settings: Settings, *, api: bool, worker: bool, started: asyncio
     servers = {_listening(management, (settings.management_host, settings.management_port), 1): management}
     public = None
     if api:
-        app = create_app(settings, engine, wakeups, worker=running)
+        app = _create_api(settings, engine, wakeups, running)
         address = (settings.host, settings.port)
         public = _listening(app, address, settings.shutdown_seconds, settings.trusted_proxies)
         servers[public] = app
         management.state.why_not_ready = app.state.first_admin.why_not_done
-        if running is None:
-            # Somebody must do these also while workers are scaled to none.
-            maintenance = Maintenance(settings, acquire_from(engine))
-            app.state.background += [Loop(Scheduler(app.state.context).run), Loop(maintenance.run)]
     if tracing is not None:
         tracing.observe(engine, servers[public] if public else None)
     stop = _stop_signal()
@@ -139,8 +135,7 @@ async def serve(settings: Settings, *, api: bool, worker: bool, started: asyncio
     if started is not None:
         await asyncio.gather(*(server.listening.wait() for server in servers))
         started.set()
-    gc.freeze()  # what there is now lives as long as the process: no collection need look through it again
-    gc.enable()
+    _collect_only_what_comes()
     ended = asyncio.create_task(stop.wait())
     await asyncio.wait([ended, *tasks.values()], return_when=asyncio.FIRST_COMPLETED)
     log.info("stopping", drain_seconds=settings.drain_seconds if api else 0)
@@ -158,6 +153,24 @@ async def serve(settings: Settings, *, api: bool, worker: bool, started: asyncio
     if tracing is not None:
         await tracing.stop()
     log.info("stopped")
+
+
+def _create_api(settings: Settings, engine: AsyncEngine, wakeups: Wakeups, worker: Worker | None) -> FastAPI:
+    app = create_app(settings, engine, wakeups, worker=worker)
+    if worker is None:
+        # Somebody must do these also while workers are scaled to none.
+        maintenance = Maintenance(settings, acquire_from(engine))
+        app.state.background += [Loop(Scheduler(app.state.context).run), Loop(maintenance.run)]
+    return app
+
+
+def _collect_only_what_comes() -> None:
+    """Begin to collect garbage, and never look through what there is now: it lives as long as the process.
+
+    A full collection would look through all of it, 50 ms in which requests wait.
+    """
+    gc.freeze()
+    gc.enable()
 
 
 async def _stop_api(settings: Settings, server: Listening, task: "asyncio.Task[None]", app: FastAPI) -> None:

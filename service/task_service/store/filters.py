@@ -15,8 +15,6 @@ from task_service.store.tables import tasks
 Sort = Literal[
     "created_at", "-created_at", "due_date", "-due_date", "priority", "-priority", "updated_at", "-updated_at"
 ]
-RANGES = {"created_at": "created", "due_date": "due", "priority": "priorities"}
-"""Which filter picks a range of a sort key."""
 SET_BY_PEOPLE = frozenset({Status.IN_PROGRESS})
 """Statuses that only people set."""
 SOME_TIME = datetime(2000, 1, 1, tzinfo=UTC)
@@ -104,13 +102,30 @@ class Position:
 START = Position(0, None, None)
 
 
+def walkable(where: TaskFilter, order: Order) -> TaskFilter:
+    """The part of a filter that one index has together with the order: to walk within it reads past nothing else.
+
+    A range of the sort key; and before `created_at` there is an index for each of the filters that people use most.
+
+    >>> walkable(TaskFilter(handler="mail", tags=("red",)), order_of("-created_at")) == TaskFilter(handler="mail")
+    True
+    """
+    names = {"created_at": TIMES[:2], "due_date": TIMES[2:]}.get(order.name, ())
+    indexed = {
+        "assigned_to": where.assigned_to is not None,
+        "handler": where.handler is not None,
+        "queue": where.queue not in (None, "default"),
+    }
+    first = next((name for name, there in indexed.items() if there), None)
+    if order.name == "created_at" and first is not None:
+        names = (*names, first)
+    elif order.name == "priority" and len(where.priorities) == 1:
+        names = (*names, "priorities")
+    return TaskFilter(**{name: getattr(where, name) for name in names})
+
+
 def is_served(where: TaskFilter, order: Order) -> bool:
     """Whether one index has the filter and the order, so that the plain statement reads only what it shows."""
-    given = where.given()
-    if not given or given == {RANGES.get(order.name)}:
-        return len(where.priorities) <= 1
-    if order.name != "created_at":
-        return False
-    if given == {"statuses"}:
+    if order.name == "created_at" and where.given() == {"statuses"}:
         return set(where.statuses) <= SET_BY_PEOPLE
-    return given - {"created"} in ({"assigned_to"}, {"handler"}) or (given == {"queue"} and where.queue != "default")
+    return walkable(where, order) == where

@@ -106,7 +106,7 @@ async def _find(
 
     if is_served(where, order_of(sort)):
         return await run(None)
-    for step in steps_of(where):
+    for step in steps_of(where, order_of(sort)):
         found = await run(step)
         total = max((row["total"] for row in found), default=0) if not step.walks else 0
         found = [row for row in found if row["id"] is not None]

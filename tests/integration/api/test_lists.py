@@ -189,13 +189,45 @@ async def test_what_is_gathered_comes_from_the_indexes_of_its_filter(
     crowded: asyncpg.Connection, where: TaskFilter, indexes: set[str], sort: Sort
 ) -> None:
     """Bounded, which is what decides: the last step may read all, since then that is what matches."""
-    for step in steps_of(where):
+    for step in steps_of(where, order_of(sort)):
         used = await plan_of(crowded, where, sort, step)
         if step.walks:
-            assert f"tasks_{sort.lstrip('-')}" in used and "tasks_words" not in used, (step, used)
+            within = "tasks_assigned_to" if where.assigned_to and sort == "-created_at" else f"tasks_{sort.lstrip('-')}"
+            assert within in used and "tasks_words" not in used, (step, used)
             assert not {n for n in used if n.startswith("Seq Scan")}, (step, used)
-        elif step.bound is not None:
+        elif step.bound is not None or where.text is None:
             assert indexes <= used, (step, used)
+
+
+@pytest.mark.parametrize(
+    ("where", "sort", "index"),
+    [
+        (TaskFilter(assigned_to="person 3", tags=("tag 70",)), "-created_at", "tasks_assigned_to"),
+        (TaskFilter(handler="noop3", statuses=(Status.FAILED,)), "created_at", "tasks_handler"),
+        (TaskFilter(queue="mail", statuses=(Status.PENDING,)), "-created_at", "tasks_queue"),
+        (TaskFilter(priorities=(Priority.LOW,), statuses=(Status.FAILED,)), "-created_at", "tasks_created_at"),
+        (TaskFilter(priorities=(Priority.LOW,), statuses=(Status.FAILED,)), "-priority", "tasks_priority"),
+        (TaskFilter(created_before=SOON, tags=("tag 70",)), "-created_at", "tasks_created_at"),
+        (TaskFilter(due_before=SOON, statuses=(Status.FAILED,)), "due_date", "tasks_due_date"),
+    ],
+)
+async def test_a_walk_is_within_what_the_index_has_of_the_filter(
+    crowded: asyncpg.Connection, where: TaskFilter, sort: Sort, index: str
+) -> None:
+    walks = [step for step in steps_of(where, order_of(sort)) if step.walks]
+    assert walks
+    for step in walks:
+        used = await plan_of(crowded, where, sort, step)
+        assert used & set(INDEXES) == {index}, (step, used)
+        assert not {n for n in used if n.startswith("Seq Scan")}, (step, used)
+
+
+async def test_words_of_what_runs_are_looked_for_among_what_runs(crowded: asyncpg.Connection) -> None:
+    where = TaskFilter(text="task", statuses=(Status.PROCESSING,))
+    [step] = steps_of(where, order_of("-created_at"))
+    used = await plan_of(crowded, where, "-created_at", step)
+    assert "queue_running" in used
+    assert "tasks_words" not in used
 
 
 @pytest.mark.parametrize("statistics", ["empty", "full"])
@@ -206,7 +238,7 @@ async def test_a_walk_follows_its_index_whatever_the_statistics(
     for table in ("tasks", "queue", "runs"):
         await connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
         await connection.execute(f"VACUUM ANALYZE {table}")
-    await fill(connection, 5000, analyse=statistics == "full")
+    await fill(connection, 10_000, analyse=statistics == "full")
     for where in (
         TaskFilter(text="task"),
         TaskFilter(text="4321"),
@@ -214,7 +246,8 @@ async def test_a_walk_follows_its_index_whatever_the_statistics(
         TaskFilter(tags=("all",), statuses=(Status.FAILED,)),
     ):
         for sort in ("-created_at", "-updated_at", "-priority"):
-            walk, gathering = steps_of(where)[:2]
+            steps = steps_of(where, order_of(sort))
+            walk, gathering = steps[0], next(step for step in steps if not step.walks)
             used = await plan_of(connection, where, sort, walk)
             assert f"tasks_{sort.removeprefix('-')}" in used, (where, used)
             if where.text:

@@ -37,11 +37,11 @@ def test_it_is_ready_only_when_its_first_administrator_can_log_in(database: str)
         other = await asyncpg.connect(database)
         await other.execute("SELECT pg_advisory_lock($1)", ADMIN_LOCK)
         with api_processes(1, "startupz", **settings_of(database)) as [process]:
-            unready = httpx.get(process.probe("readyz"))
+            unready = await asyncio.to_thread(httpx.get, process.probe("readyz"))
             assert (unready.status_code, unready.json()["reason"]) == (503, "the first administrator is not made yet")
             await other.close()
-            process.wait_until("readyz")
-            log_in(process)
+            await asyncio.to_thread(process.wait_until, "readyz")
+            await asyncio.to_thread(log_in, process)
 
     asyncio.run(while_others_make_one())
 
