@@ -41,7 +41,11 @@ def test_the_chart_installs_upgrades_to_required_tokens_and_tests_itself_without
     kube.helm("test", "plain", "--timeout=60s")
     release("upgrade", "2", *TOKENS_REQUIRED)
     installation = Installation(stage, kube, "plain", "")
-    assert installation.http.get("/api/v1/tasks").status_code == httpx.codes.UNAUTHORIZED
+
+    def asks_for_a_token() -> bool:
+        return installation.http.get("/api/v1/tasks").status_code == httpx.codes.UNAUTHORIZED
+
+    poll("the old pod, which is open, serves no more", asks_for_a_token)
     log_in(installation)
     (task,) = installation.create(1, "noop")
     poll("it runs", lambda: installation.http.get(f"/api/v1/tasks/{task}").json()["status"] == "completed")
