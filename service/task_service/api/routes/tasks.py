@@ -21,9 +21,8 @@ from task_service.services.etags import Guard, etag_of, is_unchanged
 from task_service.services.fields import parse_id
 from task_service.services.inputs import Because, NewTask, TaskChange
 from task_service.services.tasks import Change
-from task_service.store import history
+from task_service.store import history, listing
 from task_service.store import tasks as store
-from task_service.store.listing import list_tasks
 
 PREFIX = "/api/v1/tasks"
 router = APIRouter(route_class=AskFirst, prefix=PREFIX, tags=["tasks"])
@@ -57,10 +56,10 @@ async def create_task(context: Shared, caller: Creator, once: Posted, new: NewTa
 
 
 @router.get("", response_model=Page[TaskItem], responses=documented(), dependencies=[MAY_READ])
-async def list_them(context: Shared, query: Annotated[TaskQuery, Query()]) -> Response:
+async def list_tasks(context: Shared, query: Annotated[TaskQuery, Query()]) -> Response:
     """One page of tasks, without payload and result. For the next pass `next_cursor` as `cursor`, and the same sort."""
     async with context.reading() as connection:
-        found, cursor = await list_tasks(connection, query.conditions(), query.sort, query.limit, query.cursor)
+        found, cursor = await listing.list_tasks(connection, query.conditions(), query.sort, query.limit, query.cursor)
     return answers.page(map(answers.task_item, found), cursor)
 
 
