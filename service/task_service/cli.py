@@ -38,8 +38,11 @@ def serve() -> None:
 def migrate() -> None:
     """Bring the database to this version's schema; a newer compatible one is left alone."""
     from task_service.migrations.command import run_migrate
+    from task_service.telemetry.logs import configure_logs
 
-    raise SystemExit(asyncio.run(run_migrate(_settings())))
+    given = _settings()
+    configure_logs(given)
+    raise SystemExit(asyncio.run(run_migrate(given)))
 
 
 @app.command()

@@ -109,8 +109,6 @@ def _listening(
 
 async def serve(settings: Settings, *, api: bool, worker: bool, started: asyncio.Event | None = None) -> None:
     """Run until SIGTERM or SIGINT; a second signal ends at once. OSError when a port is in use."""
-    for contradiction in settings.contradictions():
-        log.warning("settings_contradict", meaning=contradiction)
     tracing = traces.start(settings)
     engine = create_engine(settings)
     wakeups = Wakeups(lambda queues: _notify(engine, queues))

@@ -8,8 +8,8 @@ import socket
 from functools import cached_property
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal
-from urllib.parse import quote
+from typing import Annotated, Any, Literal
+from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -316,6 +316,9 @@ class Settings(BaseSettings):
         ['DB_HOST wins over POSTGRES_HOST']
         """
         found = []
+        if self.database_url and self.database_url_file:
+            found.append("DATABASE_URL_FILE wins over DATABASE_URL")
+        used = self._parts_of_url()
         for part, old in (
             ("host", "host"),
             ("port", "port"),
@@ -323,13 +326,25 @@ class Settings(BaseSettings):
             ("user", "user"),
             ("password", "password"),
         ):
-            strong, weak = getattr(self, f"db_{part}"), getattr(self, f"postgres_{old}")
-            if strong is not None and f"postgres_{old}" in self.model_fields_set and strong != weak:
-                found.append(f"DB_{part.upper()} wins over POSTGRES_{old.upper()}")
-        parts = {"db_host", "db_port", "db_name", "db_user", "db_password"} & self.model_fields_set
-        if parts and (self.database_url or self.database_url_file):
-            found.append(f"DATABASE_URL wins over {', '.join(sorted(p.upper() for p in parts))}")
+            strong, weak = f"db_{part}", f"postgres_{old}"
+            given = [n for n in (strong, weak) if n in self.model_fields_set and getattr(self, n) is not None]
+            if used is not None:
+                found += [f"DATABASE_URL wins over {n.upper()}" for n in given if getattr(self, n) != used[part]]
+            elif len(given) == 2 and getattr(self, strong) != getattr(self, weak):
+                found.append(f"{strong.upper()} wins over {weak.upper()}")
         return found
+
+    def _parts_of_url(self) -> dict[str, Any] | None:
+        """What DATABASE_URL or its file says of each part, None for what it leaves out; None when neither is given."""
+        if not (self.database_url or self.database_url_file):
+            return None
+        try:
+            url = urlsplit(self.read_database_url())
+            port = url.port
+        except (OSError, ValueError):  # said elsewhere
+            return None
+        texts = {"host": url.hostname, "name": url.path.lstrip("/"), "user": url.username, "password": url.password}
+        return {part: unquote(text) if text else None for part, text in texts.items()} | {"port": port or 5432}
 
 
 def load_settings(**given: object) -> Settings:

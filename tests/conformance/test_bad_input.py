@@ -106,6 +106,7 @@ def cursor_of(*values: object) -> str:
 
 CURSORS = [
     "", "x", "=", "%00", "a" * 400, "a" * 401, cursor_of(), cursor_of(10**30), cursor_of(None), cursor_of("\x00"),
+    cursor_of("\ud800"), cursor_of("-priority", 0, 99999, "7b2fd675-7ff3-4204-8b8a-2a3b4a34a9fe"),
     cursor_of(10**30, "x"), cursor_of("2030-02-30T00:00:00Z", "x"), cursor_of([]), cursor_of({"a": 1}),
     base64.urlsafe_b64encode(b"\xff\xfe").decode(), base64.urlsafe_b64encode(b"[" * 200).decode(),
     base64.urlsafe_b64encode(b"[" + b"9" * 250 + b"]").decode(), base64.urlsafe_b64encode(b"[1e400]").decode(),
@@ -115,8 +116,9 @@ CURSORS = [
 @pytest.mark.parametrize("cursor", CURSORS)
 @pytest.mark.parametrize(
     "path",
-    ["/api/v1/tasks", "/api/v1/users", "/api/v1/settings", "/api/v1/schedules", "/api/v1/daily-log?date=2026-01-01",
-     "/api/v1/audit-log", "/compat/e/tasks", "/compat/d/tasks", "/compat/d/audit-log"],
+    ["/api/v1/tasks", "/api/v1/tasks?sort=-priority", "/api/v1/users", "/api/v1/settings", "/api/v1/schedules",
+     "/api/v1/daily-log?date=2026-01-01", "/api/v1/audit-log", "/compat/e/tasks", "/compat/d/tasks",
+     "/compat/d/audit-log"],
 )  # fmt: skip
 def test_cursors_that_were_never_given_are_refused_by_name(client: httpx.Client, path: str, cursor: str) -> None:
     answer = client.get(path + ("&" if "?" in path else "?") + urlencode({"cursor": cursor}))

@@ -90,6 +90,17 @@ def test_what_was_read_may_be_sent_back(client: httpx.Client) -> None:
     assert json_of(client.put(f"/conversations/{own['id']}", json=own))["body"] == 1
 
 
+def test_a_waiting_task_that_is_sent_back_as_it_was_read_waits_on(
+    client: httpx.Client, canonical: httpx.Client, task: dict[str, Any]
+) -> None:
+    """C reads `pending` for what others call `scheduled`."""
+    assert task["status"] == "pending"
+    title = f"Sent back {task['id']}"
+    json_of(client.put(f"/tasks/{task['id']}", json=task | {"title": title}))
+    waiting = json_of(canonical.get("/tasks", params={"status": "scheduled", "limit": 200}))["items"]
+    assert [t["run_at"] for t in waiting if t["title"] == title] == ["2100-01-01T00:00:00Z"]
+
+
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_deleting_a_task_deletes_its_conversations(client: httpx.Client, task: dict[str, Any], slash: str) -> None:
     json_of(client.delete(f"/tasks/{task['id']}{slash}"), 204)

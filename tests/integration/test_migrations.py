@@ -11,9 +11,10 @@ from sqlalchemy import Connection, select
 
 from task_service import migrations
 from task_service.embedded import EmbeddedPostgres
-from task_service.migrations import SchemaState, code_revision, runner
+from task_service.migrations import SchemaState, code_revision, command, runner
 from task_service.migrations.command import run_migrate
 from task_service.migrations.runner import Migrated, MigrationError, migrate
+from task_service.settings import Settings
 from task_service.store.database import create_engine, raw
 from task_service.store.schema import read_state
 from task_service.store.tables import metadata, task_view
@@ -120,8 +121,9 @@ async def test_a_migration_waits_for_a_lock_instead_of_queueing_everybody_behind
     assert (await migrating).after == code_revision()
 
 
-async def test_a_missing_database_is_made_when_the_role_may(postgres: EmbeddedPostgres) -> None:
-    assert await run_migrate(settings_for(postgres.url("made by migrate"))) == 0
+@pytest.mark.parametrize("name", ["made by migrate", "made%20by%20migrate"])
+async def test_a_missing_database_is_made_when_the_role_may(postgres: EmbeddedPostgres, name: str) -> None:
+    assert await run_migrate(settings_for(postgres.url(name))) == 0
     assert await state_of(postgres.url("made by migrate")) == SchemaState(code_revision(), 1)
     admin = await asyncpg.connect(postgres.url())
     await admin.execute('DROP DATABASE "made by migrate" WITH (FORCE)')
@@ -135,8 +137,29 @@ async def test_a_missing_database_that_the_role_may_not_make_is_said_so(
     await admin.execute("CREATE ROLE humble LOGIN")
     settings = settings_for(postgres.url("forbidden").replace("postgres@", "humble@"))
     assert await run_migrate(settings) == 1
+    said = capsys.readouterr().err
+    assert "may not create it" in said
+    assert 'CREATE DATABASE "forbidden" OWNER "humble"' in said
+    await admin.execute("REVOKE CONNECT ON DATABASE postgres FROM PUBLIC")
+    assert await run_migrate(settings) == 1
     assert "may not create it" in capsys.readouterr().err
+    await admin.execute("GRANT CONNECT ON DATABASE postgres TO PUBLIC")
     await admin.close()
+
+
+async def test_a_database_that_starts_late_is_waited_for(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reached, pauses = command.ensure_database, []
+
+    async def late(settings: Settings) -> None:
+        pauses.append(1)
+        if len(pauses) < 4:
+            raise ConnectionRefusedError
+        await reached(settings)
+
+    monkeypatch.setattr(command, "ensure_database", late)
+    monkeypatch.setattr(command, "WAIT_PAUSES_SECONDS", (0.001, 0.002))
+    assert await run_migrate(settings_for(database, database_wait_seconds=60)) == 0
+    assert len(pauses) == 4
 
 
 async def test_a_database_that_never_answers_is_an_error_after_the_wait(capsys: pytest.CaptureFixture[str]) -> None:

@@ -146,10 +146,14 @@ def field_name(location: Sequence[int | str]) -> str:
     return ".".join(str(part) for part in (location[1:] or location))
 
 
+MOST_PROBLEMS = 1_000
+"""So many are told at once."""
+
+
 def field_problems(errors: Sequence[Any]) -> list[dict[str, str]]:
     """Turn a validator's errors into fields and messages; the input itself is not repeated."""
     found: dict[str, str] = {}
-    for error in errors:
+    for error in errors[:MOST_PROBLEMS]:
         message = str(error["msg"]).removeprefix("Value error, ")
         if error["type"] == "extra_forbidden":
             message = "there is no such field here" if error["loc"][0] == "body" else "there is no such parameter here"
@@ -160,6 +164,11 @@ def field_problems(errors: Sequence[Any]) -> list[dict[str, str]]:
 def _has_json(request: Request) -> bool:
     media = request.headers.get("content-type", "").split(";")[0].strip().lower()
     return media == "application/json" or (media.startswith("application/") and media.endswith("+json"))
+
+
+def _has_form(request: Request) -> bool:
+    """Its body is read already, field by field, and cannot be read again."""
+    return request.headers.get("content-type", "").strip().lower().startswith(("multipart/", "application/x-www-form"))
 
 
 async def _on_domain_error(_: Request, error: Exception) -> Response:
@@ -188,7 +197,7 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 async def _on_http_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
-    if error.status_code == 400 and isinstance(error.__cause__, UNREADABLE):
+    if error.status_code == 400 and isinstance(error.__cause__, UNREADABLE) and not _has_form(request):
         return await _on_invalid(request, unreadable(error.__cause__, await request.body()))
     code, headers = CODES.get(error.status_code, "error"), dict(error.headers or {})
     detail = str(error.detail)

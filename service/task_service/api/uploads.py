@@ -43,10 +43,15 @@ async def uploaded_file(request: Request) -> AsyncIterator[Upload]:
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "multipart/form-data":
         raise HTTPException(415, "Send the file as multipart/form-data, in the field file.")
     try:
-        async with request.form(max_files=1, max_fields=MOST_FIELDS) as form:
-            file = form.get("file")
-            if not isinstance(file, UploadFile):
-                raise InvalidFieldError("file", MISSING if file is None else "must be a file")
-            yield Upload(file.file, file.filename, await asyncio.to_thread(digest_of, file.file))
+        form = await request.form(max_files=1, max_fields=MOST_FIELDS)
     except ClientDisconnect:
         raise HTTPException(400, "The client left before the file was here.") from None
+    except UnicodeError:
+        raise HTTPException(400, "The form cannot be read in the charset that its Content-Type names.") from None
+    try:
+        file = form.get("file")
+        if not isinstance(file, UploadFile):
+            raise InvalidFieldError("file", MISSING if file is None else "must be a file")
+        yield Upload(file.file, file.filename, await asyncio.to_thread(digest_of, file.file))
+    finally:
+        await form.close()

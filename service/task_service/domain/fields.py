@@ -59,6 +59,22 @@ def clean_tags(tags: list[str], *, most: int = TAGS_MAX, longest: int = TAG_MAX)
     return list(kept.values())
 
 
+def check_length(name: str, value: Any) -> None:
+    """ValueError for a title, a description or tags beyond the bounds. What came by import may be, until it is changed.
+
+    >>> check_length("title", "x" * 201)
+    Traceback (most recent call last):
+    ValueError: must have 1 to 200 characters, blanks at the ends not counted
+    """
+    bounds = {"title": (1, TITLE_MAX), "description": (0, DESCRIPTION_MAX)}
+    if name == "tags":
+        clean_tags(value)
+    elif name in bounds and value is not None:
+        least, most = bounds[name]
+        if not least <= len(value) <= most:
+            raise ValueError(f"must have {least} to {most} characters, blanks at the ends not counted")
+
+
 def check_payload(payload: Any, *, most_bytes: int = PAYLOAD_MAX_BYTES) -> Any:
     """Return the payload when it is JSON that PostgreSQL can keep, of at most 256 KiB.
 

@@ -5,7 +5,7 @@ import re
 import sys
 import time
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import asyncpg
 import structlog
@@ -15,7 +15,8 @@ from task_service.settings import Settings
 from task_service.store.database import CONNECT_SECONDS, create_engine, is_unavailable
 
 REASON_MAX = 1000
-WAIT_PAUSE_SECONDS = 1.0
+WAIT_PAUSES_SECONDS = (0.1, 2.0)
+"""Between two attempts to connect: at first, doubled each time, and at most."""
 log = structlog.get_logger(__name__)
 
 
@@ -38,6 +39,7 @@ async def run_migrate(settings: Settings) -> int:
 async def _wait_for_database(settings: Settings) -> None:
     """Try again while the database does not answer: it may be starting beside us."""
     deadline = time.monotonic() + settings.database_wait_seconds
+    pause, longest = WAIT_PAUSES_SECONDS
     while True:
         try:
             return await ensure_database(settings)
@@ -45,7 +47,8 @@ async def _wait_for_database(settings: Settings) -> None:
             if isinstance(error, MigrationError) or not is_unavailable(error) or time.monotonic() > deadline:
                 raise
             log.info("waiting_for_database", error=why(error))
-            await asyncio.sleep(WAIT_PAUSE_SECONDS)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, longest)
 
 
 async def ensure_database(settings: Settings) -> None:
@@ -55,20 +58,32 @@ async def ensure_database(settings: Settings) -> None:
         connection = await asyncpg.connect(url, timeout=CONNECT_SECONDS)
     except asyncpg.InvalidCatalogNameError:
         parts = urlsplit(url)
-        name = parts.path.lstrip("/")
-        admin = await asyncpg.connect(urlunsplit(parts._replace(path="/postgres")), timeout=CONNECT_SECONDS)
-        try:
-            quoted = await admin.fetchval("SELECT quote_ident($1)", name)
-            await admin.execute(f"CREATE DATABASE {quoted}")
-        except asyncpg.InsufficientPrivilegeError as error:
-            message = f"the database {name} does not exist and the role may not create it: have it created"
-            raise MigrationError(message) from error
-        except asyncpg.DuplicateDatabaseError:
-            log.info("database_created_meanwhile", database=name)
-        finally:
-            await admin.close()
+        await _create_database(urlunsplit(parts._replace(path="/postgres")), unquote(parts.path.lstrip("/")))
     else:
         await connection.close()
+
+
+async def _create_database(beside: str, name: str) -> None:
+    """Create it by way of a database that is there. Raises MigrationError when the role may not; it says what to do."""
+    quoted = '"' + name.replace('"', '""') + '"'
+    try:
+        admin = await asyncpg.connect(beside, timeout=CONNECT_SECONDS)
+        try:
+            await admin.execute(f"CREATE DATABASE {quoted}")
+        finally:
+            await admin.close()
+    except asyncpg.DuplicateDatabaseError:
+        log.info("database_created_meanwhile", database=name)
+    except (
+        asyncpg.InsufficientPrivilegeError,
+        asyncpg.InvalidAuthorizationSpecificationError,
+        asyncpg.InvalidCatalogNameError,
+    ) as error:
+        role = unquote(urlsplit(beside).username or "ROLE").replace('"', '""')
+        raise MigrationError(
+            f"the database {name} does not exist and the role may not create it; somebody who may: "
+            f'CREATE DATABASE {quoted} OWNER "{role}"'
+        ) from error
 
 
 def why(error: BaseException) -> str:

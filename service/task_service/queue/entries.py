@@ -94,8 +94,11 @@ async def remove(connection: Connection, task_id: UUID) -> None:
     await connection.execute(statement("remove"), task_id)
 
 
-async def update(connection: Connection, entry: Entry, wakeups: Wakeups) -> bool:
-    """Change how a waiting task is to run (all but its fence); False when it is held or not in the queue."""
+async def update(connection: Connection, entry: Entry, wakeups: Wakeups, *, anew: bool = False) -> bool:
+    """Change how a waiting task is to run (all but its fence); False when it is held or not in the queue.
+
+    A time that it has already it keeps, its place in the queue with it; `anew`: it gets all its attempts back.
+    """
     row = await connection.fetchrow(
         statement("update"),
         entry.task_id,
@@ -106,5 +109,6 @@ async def update(connection: Connection, entry: Entry, wakeups: Wakeups) -> bool
         entry.timeout_seconds,
         entry.handler,
         bool(wakeups.inside([entry.queue])),
+        anew,
     )
     return row is not None

@@ -17,7 +17,8 @@ PAGE = 200
 async def export_csv(context: Context, where: TaskFilter) -> AsyncIterator[bytes]:
     """The tasks that match, oldest first, as pieces of a CSV file (UTF-8, CRLF), the header with the first page.
 
-    A task that is created meanwhile comes at the end; one that is changed is told as it is when its page is read.
+    A task that is changed meanwhile is told as it is when its page is read. One that is created meanwhile may be there,
+    at the end, or not: what was there when the export began is complete.
     """
     header, cursor = True, None
     while header or cursor is not None:

@@ -8,7 +8,7 @@ from enum import Enum, auto
 from typing import Any
 
 from task_service.domain.errors import HeldByWorkerError, InvalidFieldError
-from task_service.domain.fields import check_due
+from task_service.domain.fields import check_due, check_length
 from task_service.domain.statuses import OPEN, Status, check_change
 from task_service.queue.entries import QueueRow
 from task_service.store.tasks import TaskRow
@@ -24,6 +24,7 @@ class QueueAction(Enum):
     LEAVE = auto()
     ENQUEUE = auto()
     UPDATE = auto()
+    RESTART = auto()  # due anew, with all its attempts
     WITHDRAW = auto()
     CANCEL = auto()  # a worker holds it: ask that worker
 
@@ -64,14 +65,17 @@ class Decision:
 def decide_change(task: OpenTask, given: Mapping[str, Any], wanted: Status | None, now: datetime) -> Decision:
     """Decide a change of fields (columns of `tasks`) and of the status (None: leave it).
 
-    Raises InvalidFieldError (a due date that is set anew and past), HeldByWorkerError, TransitionError.
+    Raises InvalidFieldError (what is set anew: a due date that is past, a text that is too long), HeldByWorkerError,
+    TransitionError.
     """
-    changed = {name: value for name, value in given.items() if value != _present(task.row, name)}
-    if changed.get("due_date"):
+    changed = {name: value for name, value in given.items() if _differs(task.row, name, value)}
+    for name, value in changed.items():
         try:
-            check_due(changed["due_date"], now)
+            check_length(name, value)
+            if name == "due_date" and value:
+                check_due(value, now)
         except ValueError as error:
-            raise InvalidFieldError("due_date", str(error)) from None
+            raise InvalidFieldError(name, str(error)) from None
     moves = wanted is not None and check_change(task.row.status, wanted)
     if task.held:
         if changed.keys() & FIXED_WHILE_HELD:
@@ -105,7 +109,7 @@ def _open_again(task: OpenTask, changed: dict[str, Any], *, asks_time: bool) -> 
     if columns.get("handler", task.row.handler) is None:
         action = QueueAction.WITHDRAW if task.entry else QueueAction.LEAVE
         return Decision(columns | {"status": Status.PENDING}, action, reopens=task.ended_by_run)
-    action = QueueAction.UPDATE if task.entry else QueueAction.ENQUEUE
+    action = QueueAction.RESTART if task.entry else QueueAction.ENQUEUE
     return Decision(columns | {"status": None}, action, reopens=task.ended_by_run)
 
 
@@ -121,7 +125,9 @@ def _adjust(task: OpenTask, changed: dict[str, Any]) -> Decision:
     return Decision(changed)
 
 
-def _present(row: TaskRow, name: str) -> Any:
+def _differs(row: TaskRow, name: str, value: Any) -> bool:
+    """JSON is compared as text: to Python 0, 0.0 and False are equal."""
     if name == "payload":
-        return json.loads(row.payload) if row.payload else None
-    return getattr(row, name)
+        present = json.loads(row.payload) if row.payload else None
+        return json.dumps(value, sort_keys=True) != json.dumps(present, sort_keys=True)
+    return bool(value != getattr(row, name))

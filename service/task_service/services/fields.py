@@ -76,6 +76,15 @@ def _bounded(least: int, most: int) -> Any:
     return AfterValidator(check)
 
 
+def _not_endless(value: Any) -> Any:
+    """Before an error is made for each element."""
+    if isinstance(value, list) and len(value) > KEPT_TAGS_MAX:
+        raise ValueError(f"a task has at most {fields.TAGS_MAX} tags")
+    return value
+
+
+KEPT_TITLE_MAX, KEPT_TEXT_MAX, KEPT_TAGS_MAX, KEPT_TAG_MAX = 10_000, 100_000, 1_000, 500
+"""What came over from another service may be longer than what people may write here."""
 Title = Annotated[
     str,
     _bounded(1, fields.TITLE_MAX),
@@ -91,13 +100,25 @@ Why = Annotated[str, _bounded(0, 500), Field(json_schema_extra={"maxLength": 500
 Words = Annotated[str, _bounded(1, 200), Field(json_schema_extra={"minLength": 1, "maxLength": 200})]
 Tags = Annotated[
     list[str],
+    BeforeValidator(_not_endless),
     AfterValidator(fields.clean_tags),
     Field(examples=[["home"]], description="At most 10 that differ in more than case, each of at most 50 characters."),
 ]
-KeptText = Annotated[str, _bounded(0, 1_000_000)]
-KeptTitle = Annotated[str, _bounded(1, 1_000_000)]
-KeptTags = Annotated[list[str], AfterValidator(partial(fields.clean_tags, most=1_000, longest=500))]
-"""What came over from another service may be longer than what people may write here."""
+ChangedTitle = Annotated[
+    str, _bounded(1, KEPT_TITLE_MAX), Field(json_schema_extra={"minLength": 1, "maxLength": fields.TITLE_MAX})
+]
+ChangedDescription = Annotated[
+    str, _bounded(0, KEPT_TEXT_MAX), Field(json_schema_extra={"maxLength": fields.DESCRIPTION_MAX})
+]
+KeptTags = Annotated[
+    list[str],
+    BeforeValidator(_not_endless),
+    AfterValidator(partial(fields.clean_tags, most=KEPT_TAGS_MAX, longest=KEPT_TAG_MAX)),
+]
+ChangedTags = KeptTags
+"""In a change what came by import may be sent back as it is; what differs is held to the bounds by `decide_change`."""
+KeptText = Annotated[str, _bounded(0, KEPT_TEXT_MAX)]
+KeptTitle = Annotated[str, _bounded(1, KEPT_TITLE_MAX)]
 Tag = Annotated[str, _bounded(1, fields.TAG_MAX), Field(json_schema_extra={"maxLength": fields.TAG_MAX})]
 Name = Annotated[str, StringConstraints(pattern=fields.NAME_PATTERN), Field(examples=["default"])]
 Json = Annotated[Any, AfterValidator(fields.check_payload)]

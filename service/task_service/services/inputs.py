@@ -5,13 +5,16 @@ They refuse fields that they do not know.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, field_validator, model_validator
 
 from task_service.domain.priorities import Priority
 from task_service.domain.statuses import Status
 from task_service.services.fields import (
     Attempts,
     CatchUp,
+    ChangedDescription,
+    ChangedTags,
+    ChangedTitle,
     Cron,
     Description,
     Json,
@@ -31,6 +34,7 @@ from task_service.services.fields import (
 ConversationStatus = Literal["pending", "processed"]
 ABSENT: Any = Field(default_factory=lambda: None)
 """The default of a field that may be left out, but not be null."""
+FIELDS_MAX = 50
 CREATABLE = {Status.PENDING, Status.IN_PROGRESS, Status.COMPLETED, Status.FAILED, Status.CANCELLED}
 
 
@@ -38,6 +42,14 @@ class Input(BaseModel):
     """A request's body or parameters."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_fields(cls, given: Any) -> Any:
+        """Before an error is made for each field that is not known: a body of megabytes has millions."""
+        if isinstance(given, dict) and len(given) > FIELDS_MAX:
+            raise ValueError(f"must have at most {FIELDS_MAX} fields")
+        return given
 
 
 def _not_null(value: Any) -> Any:
@@ -118,13 +130,13 @@ class TaskChange(Input):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"status": "completed"}, {"assigned_to": None}]})
 
-    title: Title = ABSENT
-    description: Description | None = None
+    title: ChangedTitle = ABSENT
+    description: ChangedDescription | None = None
     status: StatusWord = ABSENT
     priority: PriorityWord = ABSENT
     assigned_to: Person | None = None
     due_date: Moment | None = None
-    tags: Tags | None = Field(
+    tags: ChangedTags | None = Field(
         default=None, description="Replaces all (at most 10, each of at most 50 characters); null: none."
     )
     handler: Name | None = None

@@ -13,7 +13,7 @@ from task_service.domain.fields import check_due
 from task_service.domain.ids import new_id
 from task_service.domain.permissions import Permission
 from task_service.domain.principals import Principal
-from task_service.domain.statuses import OPEN, Status
+from task_service.domain.statuses import Status
 from task_service.queue import entries
 from task_service.queue.entries import Entry
 from task_service.services.context import Context, MovedOnError
@@ -43,8 +43,8 @@ class Change:
     caller: Principal
     guard: Guard = field(default_factory=Guard)
     reason: str | None = None
-    leaves_open: bool = False
-    """Status `pending` asks only that the task is open: one that is already stays as it is."""
+    pending_means: frozenset[Status] = frozenset()
+    """The statuses that `pending` stands for in the caller's words: a task that has one of them keeps it."""
 
 
 async def create_task(context: Context, connection: AsyncConnection, new: NewTask, caller: Principal) -> TaskRow:
@@ -121,7 +121,7 @@ async def _change(
     status: Status | None,
 ) -> TaskRow:
     task = await _open(connection, task_id, change)
-    if change.leaves_open and status is Status.PENDING and task.row.status in OPEN:
+    if status is Status.PENDING and task.row.status in change.pending_means:
         status = None
     decision = decide_change(task, columns, status, context.clock())
     if decision.is_nothing:
@@ -167,8 +167,9 @@ async def _carry_out(context: Context, connection: AsyncConnection, task: OpenTa
             await entries.withdraw(queue, task_id)
         case QueueAction.ENQUEUE:
             await entries.enqueue(queue, [_entry(task, decision)], context.wakeups)
-        case QueueAction.UPDATE:
-            await entries.update(queue, _entry(task, decision), context.wakeups)
+        case QueueAction.UPDATE | QueueAction.RESTART:
+            anew = decision.queue is QueueAction.RESTART
+            await entries.update(queue, _entry(task, decision), context.wakeups, anew=anew)
         case QueueAction.LEAVE:
             pass
     if decision.reopens:

@@ -54,5 +54,6 @@ def _part(value: Any, kind: type | None) -> Any:
     if kind is int and isinstance(value, int) and not isinstance(value, bool) and abs(value) <= BIGINT_MAX:
         return value
     if kind is str and isinstance(value, str) and "\x00" not in value:
+        value.encode()  # a lone surrogate
         return value
     raise ValueError("another type")

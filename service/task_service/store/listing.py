@@ -16,6 +16,7 @@ from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from task_service.domain.errors import InvalidFieldError
+from task_service.domain.priorities import Priority
 from task_service.store.cursors import NOT_OURS, decode_cursor, encode_cursor
 from task_service.store.database import raw
 from task_service.store.filters import START, Order, Position, Sort, TaskFilter, is_served, order_of
@@ -79,6 +80,8 @@ def read_position(order: Order, sort: Sort, cursor: str | None) -> Position:
         try:
             given, at, key, task_id = decode_cursor(cursor, str, int, kind, UUID)
         except InvalidFieldError:
+            continue
+        if kind is int and not 0 <= key < len(Priority):
             continue
         if (given, at) == (sort, segment):
             return Position(segment, key, task_id)

@@ -13,9 +13,11 @@ from opentelemetry import trace
 
 from task_service.settings import Settings
 
+log = structlog.get_logger(__name__)
+
 
 def configure_logs(settings: Settings) -> None:
-    """Set up structlog and the standard library's logging; once per process."""
+    """Set up structlog and the standard library's logging, once per process, and say which settings contradict."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -45,6 +47,8 @@ def configure_logs(settings: Settings) -> None:
     root.setLevel(settings.log_level)
     for name in ("uvicorn.access", "alembic.runtime.plugins"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    for contradiction in settings.contradictions():
+        log.warning("settings_contradict", meaning=contradiction)
 
 
 def add_trace_ids(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -1,5 +1,7 @@
 """What the API refuses, and how it says so: always problem+json, always naming what is wrong."""
 
+import json
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -9,6 +11,7 @@ from task_service.domain.ids import new_id
 from tests.integration.api.test_tasks import TASKS, create
 
 pytestmark = pytest.mark.asyncio
+JSON = {"content-type": "application/json"}
 DEEP: Any = "[" * 900 + "]" * 900
 
 
@@ -135,6 +138,48 @@ async def test_the_deepest_payload_that_is_taken_can_be_read(client: httpx.Async
         payload = [payload]
     task = await create(client, payload=payload)
     assert (await client.get(f"{TASKS}/{task['id']}")).json()["payload"] == payload
+
+
+@pytest.mark.parametrize(
+    ("path", "wrap"), [(TASKS, lambda task: task), (f"{TASKS}:batch", lambda task: {"tasks": [task]})]
+)
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"tags": [1] * 100_000}, "tags"),
+        ({"conversations": [1] * 100_000}, "conversations"),
+        ({f"field {n}": n for n in range(20_000)}, ""),
+    ],
+)
+async def test_what_has_too_many_parts_is_refused_in_one_line(
+    client: httpx.AsyncClient, path: str, wrap: Callable[[Any], Any], given: dict[str, Any], field: str
+) -> None:
+    """An error for each part would take gigabytes."""
+    answer = await client.post(path, json=wrap({"title": "a"} | given))
+    errors = check_problem(answer, 422, "invalid_field")["errors"]
+    assert len(errors) == 1
+    assert errors[0]["field"].endswith(field)
+
+
+async def test_a_thousand_problems_are_told_and_no_more(client: httpx.AsyncClient) -> None:
+    batch: dict[str, Any] = {"tasks": [{"title": "a"}]} | {f"field {n}": n for n in range(2_000)}
+    answer = await client.post(f"{TASKS}:batch", json=batch)
+    assert len(check_problem(answer, 422, "invalid_field")["errors"]) == 1_000
+    named = json.dumps({"tasks": [{"title": "a"}], "\ud800": 1})
+    check_problem(await client.post(f"{TASKS}:batch", content=named, headers=JSON), 422, "invalid_field")
+
+
+@pytest.mark.parametrize("charset", ["undefined", "idna", "no-such"])
+@pytest.mark.parametrize("path", ["/api/v1/auth/token", f"{TASKS}:import"])
+async def test_a_form_in_a_charset_that_cannot_be_read_is_no_fault_of_ours(
+    client: httpx.AsyncClient, path: str, charset: str
+) -> None:
+    form = '--x\r\nContent-Disposition: form-data; name="username"\r\n\r\n\xff..a\r\n--x--\r\n'.encode("latin-1")
+    answer = await client.post(
+        path, content=form, headers={"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
+    )
+    assert 400 <= answer.status_code < 500, answer.text
+    assert answer.json()["code"]
 
 
 async def test_a_form_is_an_unsupported_media_type(client: httpx.AsyncClient) -> None:

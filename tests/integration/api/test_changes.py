@@ -1,6 +1,7 @@
 """Changing tasks: fields, statuses, ETags, held tasks, and many clients at once."""
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -42,6 +43,62 @@ async def test_a_change_that_changes_nothing_leaves_version_and_history(client: 
     same = {"title": "a task", "status": "PENDING", "priority": "medium", "due_date": task["due_date"], "payload": None}
     assert (await client.put(url, json=same)).json() == task
     assert len((await client.get(f"{url}/history")).json()["items"]) == 1
+
+
+@pytest.mark.parametrize(("before", "after"), [({"a": [0]}, {"a": [False]}), ({"a": 1}, {"a": 1.5}), (True, 1)])
+async def test_a_payload_that_python_takes_for_equal_is_another_one(
+    client: httpx.AsyncClient, before: Any, after: Any
+) -> None:
+    task = await create(client, payload=before)
+    answer = await client.patch(f"{TASKS}/{task['id']}", json={"payload": after})
+    assert json.dumps(answer.json()["payload"]) == json.dumps(after)
+    assert answer.json()["version"] == task["version"] + 1
+
+
+async def test_a_change_of_a_task_that_waits_leaves_it_its_place(
+    client: httpx.AsyncClient, connection: asyncpg.Connection
+) -> None:
+    task = await create(client, handler="noop")
+    await connection.execute("UPDATE queue SET run_at = run_at - interval '10 minutes'")
+    since = await connection.fetchval("SELECT run_at FROM queue")
+    answer = await client.patch(f"{TASKS}/{task['id']}", json={"timeout_seconds": 60, "priority": "low"})
+    assert answer.status_code == 200
+    assert await connection.fetchval("SELECT run_at FROM queue") == since
+    await client.patch(f"{TASKS}/{task['id']}", json={"run_at": None})
+    assert await connection.fetchval("SELECT run_at FROM queue") > since
+
+
+async def test_a_retry_of_a_task_that_waits_for_its_next_attempt_gives_it_all_back(
+    client: httpx.AsyncClient, connection: asyncpg.Connection
+) -> None:
+    task = await create(client, handler="noop")
+    await connection.execute(
+        "UPDATE queue SET attempt = 4, losses = 2, alone = true, run_at = now() + interval '1 hour'"
+    )
+    answer = await client.post(f"{TASKS}/{task['id']}:retry")
+    assert (answer.status_code, answer.json()["status"], answer.json()["attempt"]) == (200, "pending", 0)
+    row = await connection.fetchrow("SELECT attempt, losses, alone, run_at <= clock_timestamp() FROM queue")
+    assert tuple(row) == (0, 0, False, True)
+
+
+@pytest.mark.parametrize(
+    ("field", "kept", "new"),
+    [
+        ("title", "x" * 300, "y" * 300),
+        ("description", "x" * 3000, "y" * 3000),
+        ("tags", [f"tag {n}" for n in range(20)], [f"tag {n}" for n in range(11)]),
+        ("tags", ["x" * 60], ["y" * 60]),
+    ],
+)
+async def test_what_an_import_brought_may_be_sent_back_but_not_be_set(
+    client: httpx.AsyncClient, connection: asyncpg.Connection, field: str, kept: Any, new: Any
+) -> None:
+    task = await create(client)
+    await connection.execute(f"UPDATE tasks SET {field} = $1 WHERE id = $2", kept, UUID(task["id"]))
+    answer = await client.patch(f"{TASKS}/{task['id']}", json={field: kept, "priority": "urgent"})
+    assert (answer.status_code, answer.json()[field], answer.json()["priority"]) == (200, kept, "urgent")
+    refused = await client.patch(f"{TASKS}/{task['id']}", json={field: new})
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, field)
 
 
 async def test_a_due_date_that_has_passed_may_stay_but_not_be_set(

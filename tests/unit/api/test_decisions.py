@@ -82,7 +82,7 @@ def test_a_time_given_with_pending_is_kept() -> None:
 
 def test_a_scheduled_task_becomes_due_at_once() -> None:
     task = queued(status=Status.SCHEDULED, run_at=NOW + timedelta(days=1))
-    assert decide(task, Status.PENDING) == Decision({"run_at": None, "status": None}, QueueAction.UPDATE)
+    assert decide(task, Status.PENDING) == Decision({"run_at": None, "status": None}, QueueAction.RESTART)
 
 
 def test_a_run_no_longer_decides_when_a_person_does() -> None:

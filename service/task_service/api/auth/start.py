@@ -14,7 +14,8 @@ from task_service.services.user_inputs import check_username
 from task_service.services.users import Credentials, ensure_admin
 from task_service.settings import Settings
 
-PAUSE_SECONDS = 1.0
+PAUSES_SECONDS = (0.1, 5.0)
+"""Between two attempts: at first, doubled each time, and at most."""
 log = structlog.get_logger(__name__)
 
 
@@ -96,6 +97,7 @@ class FirstAdmin:
 
     async def _make(self, username: str, password: str) -> None:
         said = False
+        pause, longest = PAUSES_SECONDS
         while True:
             try:
                 await ensure_admin(self._context, self._credentials, username, password)
@@ -105,4 +107,5 @@ class FirstAdmin:
                 if not said:
                     log.warning("first_admin_waits", error=type(error).__name__)
                     said = True
-                await asyncio.sleep(PAUSE_SECONDS)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, longest)

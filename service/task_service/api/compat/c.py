@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from task_service.api.access import Changer, Creator
 from task_service.api.answers import answer
 from task_service.api.compat.c_shapes import (
+    SHOWN_AS_PENDING,
     ConversationC,
     ConversationChangeC,
     HealthC,
@@ -86,7 +87,7 @@ async def update_task(context: Shared, caller: Changer, task_id: NumberOrId, wan
     """Change title, description or status."""
     key = await find_task(context, task_id)
     given = TaskChange.model_construct(wanted.model_fields_set, **wanted.model_dump(exclude_unset=True))
-    change = Change(caller)
+    change = Change(caller, pending_means=SHOWN_AS_PENDING)
     return answer(show_task(await context.write(lambda c: task_service.change_task(context, c, key, given, change))))
 
 

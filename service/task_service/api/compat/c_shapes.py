@@ -7,10 +7,13 @@ from uuid import UUID
 from pydantic import BaseModel, Field
 
 from task_service.domain.statuses import Status
-from task_service.services.fields import Description, StatusWord, Title, fragment
+from task_service.services.fields import ChangedDescription, ChangedTitle, Description, StatusWord, Title, fragment
 from task_service.services.inputs import ABSENT, ConversationChange, ConversationStatus, Input, NewConversation
 from task_service.store.conversations import ConversationRow
 from task_service.store.tasks import TaskRow
+
+SHOWN_AS_PENDING = frozenset({Status.SCHEDULED})
+"""C has no word for them."""
 
 
 class NewConversationC(NewConversation, extra="ignore"):
@@ -32,8 +35,8 @@ class NewTaskC(Input, extra="ignore"):
 class TaskChangeC(Input, extra="ignore"):
     """Fields to change; what is left out stays."""
 
-    title: Title = ABSENT
-    description: Description | None = None
+    title: ChangedTitle = ABSENT
+    description: ChangedDescription | None = None
     status: StatusWord = ABSENT
 
 
@@ -98,7 +101,7 @@ def show_task(t: TaskRow, own: list[ConversationRow] | None = None) -> dict[str,
         "id": t.number,
         "title": t.title,
         "description": t.description,
-        "status": Status.PENDING if t.status is Status.SCHEDULED else t.status,
+        "status": Status.PENDING if t.status in SHOWN_AS_PENDING else t.status,
         "created_at": t.created_at,
         "updated_at": t.updated_at,
         "processed_at": t.processed_at,

@@ -40,6 +40,7 @@ from task_service.api.uploads import FORM, uploaded_file
 from task_service.domain.errors import NotFoundError
 from task_service.domain.permissions import Permission
 from task_service.domain.principals import Principal
+from task_service.domain.statuses import OPEN
 from task_service.services import tasks as task_service
 from task_service.services.context import Context
 from task_service.services.csv_import import import_csv
@@ -69,7 +70,7 @@ async def create_task(context: Shared, caller: CreatorD, once: Posted, new: NewT
 async def update_task(context: Shared, caller: ChangerD, task_id: NumberOrId, wanted: TaskChangeD) -> Response:
     """Change the given fields of a task; what is left out stays."""
     key = await find_task(context, task_id)
-    change = Change(caller, reason=wanted.reason, leaves_open=True)
+    change = Change(caller, reason=wanted.reason, pending_means=OPEN)
     return answer(show_task(await context.write(lambda c: task_service.change_task(context, c, key, wanted, change))))
 
 

@@ -94,7 +94,8 @@ def _parse(body: bytes) -> list[NewTask]:
         raise unreadable(error, body) from None
     if not isinstance(content, dict):
         _refuse("dict_type", (), "must be an object with the field tasks")
-    unknown = [_error("extra_forbidden", (str(name)[:100],), "") for name in content if name != "tasks"]
+    others = [str(name)[:100].encode(errors="replace").decode() for name in content if name != "tasks"]
+    unknown = [_error("extra_forbidden", (name,), "") for name in others[:MOST_ERRORS]]
     tasks = content.get("tasks")
     if not isinstance(tasks, list) or not 1 <= len(tasks) <= MOST_TASKS:
         raise RequestValidationError(

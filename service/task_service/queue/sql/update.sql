@@ -1,6 +1,6 @@
--- Change how task $1 is to run, unless a worker holds it: $2 queue, $3 priority, $4 run_at (null or past: now), $5
--- max_attempts, $6 timeout, $7 handler; $8 whether to wake the queue. No row: it is held, or not in the queue. Another
--- queue is counted here, since updates have no trigger.
+-- Change how task $1 is to run, unless a worker holds it: $2 queue, $3 priority, $4 run_at (null or past: now; the one it
+-- has: it keeps its place), $5 max_attempts, $6 timeout, $7 handler; $8 whether to wake the queue, $9 whether it gets all
+-- its attempts back. No row: it is held, or not in the queue. Another queue is counted here, since updates have no trigger.
 WITH present AS MATERIALIZED (
     SELECT task_id, queue FROM queue WHERE task_id = $1 AND state <> 'running' FOR UPDATE
 ),
@@ -10,8 +10,11 @@ moved AS (
     WHERE queue <> $2
 )
 UPDATE queue AS q
-SET queue = $2, priority = $3, run_at = greatest($4, clock_timestamp()), max_attempts = $5, timeout_seconds = $6,
-    handler = $7
+SET queue = $2, priority = $3, max_attempts = $5, timeout_seconds = $6, handler = $7,
+    run_at = CASE WHEN q.run_at = $4 THEN q.run_at ELSE greatest($4, clock_timestamp()) END,
+    attempt = CASE WHEN $9 THEN 0 ELSE q.attempt END,
+    losses = CASE WHEN $9 THEN 0 ELSE q.losses END,
+    alone = q.alone AND NOT $9
 FROM present AS p
 WHERE q.task_id = $1 AND p.task_id = q.task_id
 RETURNING CASE WHEN $8 THEN pg_notify('task_service_queue', q.queue)::text END AS woken
