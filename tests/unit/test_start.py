@@ -1,5 +1,6 @@
 """What the API refuses to start with: each reason names its setting and what to do."""
 
+import json
 import re
 import subprocess
 import sys
@@ -10,12 +11,25 @@ import pytest
 
 from task_service.api.auth.start import StartRefusedError, refuse_bad_start
 from task_service.settings import Settings
-from tests.support.api_process import environment_of
+from tests.support.api_process import api_processes, environment_of
 from tests.support.people import KEY, PASSWORD
 
 MAKE = "Make one with: openssl rand -base64 48"
 TUTORIAL = "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7"
 ADMIN = {"admin_username": "root", "admin_password": PASSWORD}
+NOWHERE = "postgresql://ada@127.0.0.1:1/x"
+LEVELS = ["debug", "info", "warning", "error"]
+LOGS = f"""
+import logging, structlog
+from task_service.settings import load_settings
+from task_service.telemetry.logs import configure_logs
+
+configure_logs(load_settings())
+for level in {LEVELS}:
+    getattr(structlog.get_logger(), level)("ours")
+for level in {LEVELS}:
+    getattr(logging.getLogger("library"), level)("a library's")
+"""
 Given = dict[str, Any]
 
 
@@ -137,3 +151,27 @@ def test_the_process_ends_at_once_and_says_which_settings(
     assert [re.split("[: =]", line)[0] for line in said] == names
     assert "horse7battery" not in ended.stderr
     assert given.get("SECRET_KEY", "-none-") not in ended.stderr
+
+
+def lines_of(log: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log.splitlines()]
+
+
+def test_a_process_says_at_its_start_which_of_two_addresses_it_takes() -> None:
+    given = {"database_url": NOWHERE, "db_host": "elsewhere", "auth_mode": "open", "log_level": "WARNING"}
+    with api_processes(1, "livez", **given) as [process]:
+        lines = lines_of(process.log())
+    said = [line["meaning"] for line in lines if line["event"] == "settings_contradict"]
+    assert said == ["DATABASE_URL wins over DB_HOST"]
+    assert {line["level"] for line in lines} == {"warning"}, "LOG_LEVEL holds for the whole process"
+
+
+@pytest.mark.parametrize(("level", "seen"), [("DEBUG", 4), ("INFO", 3), ("WARNING", 2), ("ERROR", 1)])
+def test_lines_of_the_log_level_and_above_are_logged_ours_and_those_of_libraries(
+    tmp_path: Path, level: str, seen: int
+) -> None:
+    environment = environment_of(tmp_path, {"LOG_LEVEL": level})
+    argv = [sys.executable, "-c", LOGS]
+    ended = subprocess.run(argv, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    logged = [(line["event"], line["level"]) for line in lines_of(ended.stderr)]
+    assert logged == [(who, name) for who in ("ours", "a library's") for name in LEVELS[-seen:]]

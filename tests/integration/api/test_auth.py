@@ -10,10 +10,14 @@ import httpx
 import jwt
 import pytest
 from argon2 import PasswordHasher, extract_parameters
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from task_service.api.app import create_app
 from task_service.domain.ids import new_id
+from task_service.queue.wakeups import Wakeups
 from task_service.services.passwords import MEMORY_KIB, PARALLELISM, TIME_COST
 from tests.integration.api.test_bad_input import check_problem
+from tests.integration.conftest import settings_for
 from tests.support.people import KEY, PASSWORD, People, bearer, log_in
 
 pytestmark = pytest.mark.asyncio
@@ -48,6 +52,27 @@ async def test_who_logs_in_gets_tokens_and_is_known_by_them(people: People, conn
     )  # fmt: skip
     assert claims["exp"] - claims["iat"] == 1800
     assert await connection.fetchval("SELECT last_login_at IS NOT NULL FROM users")
+
+
+@pytest.mark.parametrize(("algorithm", "minutes"), [("HS384", 5), ("HS512", 1440)])
+async def test_tokens_are_signed_and_live_as_the_settings_say(
+    database: str, engine: AsyncEngine, wakeups: Wakeups, algorithm: str, minutes: int
+) -> None:
+    given: Any = {"secret_key": KEY + KEY, "algorithm": algorithm, "access_token_expire_minutes": minutes}
+    people = People(create_app(settings_for(database, auth_mode="required", **given), engine, wakeups))
+    ada = await people.register("ada")
+    async with people.speaking() as client:
+        first = (await log_in(client, "ada")).json()
+        second = (await client.post("/api/v1/auth/refresh", json={"refresh_token": first["refresh_token"]})).json()
+        for tokens in (first, second):
+            assert tokens["expires_in"] == minutes * 60
+            claims = jwt.decode(tokens["access_token"], KEY + KEY, [algorithm], audience="task-service")
+            assert claims["exp"] - claims["iat"] == minutes * 60
+            for kind in ("access_token", "refresh_token"):
+                assert jwt.get_unverified_header(tokens[kind])["alg"] == algorithm
+            assert (await client.get(ME, headers=bearer(tokens["access_token"]))).status_code == 200
+        check_refused(await client.get(ME, headers=bearer(jwt.encode(good_claims(people, ada.id), KEY + KEY, "HS256"))))
+    await people.app.state.connections.stop()
 
 
 async def test_a_task_is_its_creators(people: People) -> None:

@@ -1,5 +1,7 @@
 """Service C's paths, at the root and under /compat/c."""
 
+import sys
+import threading
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +18,10 @@ from task_service.settings import Settings
 from tests.integration.api.test_bad_input import check_problem
 from tests.integration.api.test_tasks import TASKS, create
 from tests.integration.conftest import settings_for
+from tests.support import api_process
+from tests.support.receiver import Answer, receiver
 from tests.support.tasks import add_worker, quiet_wakeups
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -144,6 +149,38 @@ async def test_status_tells_of_the_worker_in_this_process_and_of_all_others(
         "failed": 1,
     }
     assert [w["id"] for w in status["workers"]] == [str(other)]
+
+
+async def test_status_of_api_and_worker_in_one_process_tells_what_runs_and_counts_what_has_ended(
+    database: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api_process, "ARGV", [sys.executable, "-m", "task_service.cli", "serve"])
+    given: dict[str, Any] = {"database_url": database, "auth_mode": "open", "webhook_allow_private": True}
+    may_end = threading.Event()
+    with receiver() as target, api_process.api_processes(1, **given) as [process]:
+        target.answers += [Answer(hold=may_end), Answer(404), Answer(404)]
+        async with httpx.AsyncClient(base_url=process.url) as client:
+
+            async def told(**expected: Any) -> Any:
+                async def probe() -> Any:
+                    worker = (await client.get("/status")).json()["worker"]
+                    return worker if expected.items() <= worker.items() else None
+
+                return await eventually(f"/status with {expected}", probe)
+
+            async def call() -> str:
+                return str((await create(client, handler="webhook", payload={"url": target.url}))["id"])
+
+            idle = await told(current_task=None, current_tasks=[], completed=0, failed=0)
+            held = await call()
+            assert await told(current_task=held) == idle | {"current_task": held, "current_tasks": [held]} | {
+                "instance_id": str(await connection.fetchval("SELECT id FROM workers"))
+            }
+            may_end.set()
+            await told(current_task=None, completed=1, failed=0)
+            await call()
+            await call()
+            await told(current_task=None, completed=1, failed=2)
 
 
 async def test_answers_have_exactly_the_documented_fields(

@@ -23,10 +23,21 @@ from task_service.store.idempotency import prune_keys
 from tests.integration.api.test_bad_input import check_problem
 from tests.integration.api.test_sockets import listening
 from tests.integration.api.test_tasks import TASKS, create
+from tests.support.people import People
 from tests.support.tasks import quiet_wakeups
 
 pytestmark = pytest.mark.asyncio
 KEYS = "SELECT count(*) FROM idempotency_keys"
+CHANGES = (
+    ":cancel", ":retry", ":pause", ":resume", ":release", ":drain", "daily-log:run",
+    "/auth/token", "/auth/refresh", "/auth/logout", "/auth/password", "/compat/d/token", "/compat/d/login",
+)  # fmt: skip
+"""Ends of the POST paths that make nothing by which a second one would be told."""
+BY_NAME = "/users"
+"""Takes no key: there is one user of a name, and the second request answers 409."""
+MADE = "SELECT " + " + ".join(
+    f"(SELECT count(*) FROM {table})" for table in ("tasks", "conversations", "settings", "schedules", "imports")
+)
 
 
 def key(name: str | None = None) -> dict[str, str]:
@@ -246,3 +257,38 @@ async def test_those_who_wait_in_the_database_get_the_first_answer(
     assert len({bytes(answer.body) for answer in await asyncio.gather(*sent)}) == 1
     for engine in engines:
         await engine.dispose()
+
+
+async def make_as(client: httpx.AsyncClient, path: str, name: str) -> httpx.Response:
+    """Ask the route of this path for one thing of its kind, under this key, which is part of what is asked for."""
+    plain = path.rstrip("/")
+    if plain.endswith(("upload-csv", ":import")):
+        return await client.post(path, files={"file": ("t.csv", f"title\n{name}\n", "text/csv")}, headers=key(name))
+    bodies: dict[str, Any] = {
+        ":batch": {"tasks": [{"title": name}, {"title": name}]}, ":run": None, "/conversations": {"body": name},
+        "/settings": {"key": name, "value": 1},
+        "/schedules": {"name": name, "cron": "0 8 * * *", "template": {"title": name}},
+    }  # fmt: skip
+    body = next((body for end, body in bodies.items() if plain.endswith(end)), {"title": name})
+    return await client.post(path, json=body, headers=key(name))
+
+
+async def test_on_every_route_that_makes_something_the_same_key_makes_one_and_gives_the_first_answer(
+    people: People, connection: asyncpg.Connection
+) -> None:
+    paths = [r.path for router in people.app.state.routers for r in router.routes if "POST" in r.methods]
+    makers = [path for path in paths if not path.rstrip("/").endswith((*CHANGES, BY_NAME))]
+    assert len(makers) >= 30
+    async with people.speaking(people.token(await people.register("root", Role.ADMIN))) as client:
+        schedule = (await make_as(client, "/api/v1/schedules", "a-schedule")).json()["id"]
+        ids = {"task_id": (await create(client))["id"], "schedule_id": schedule}
+        for number, path in enumerate(makers):
+            before, answers, counts = await connection.fetchval(MADE), [], []
+            for _ in range(2):
+                answers.append(await make_as(client, path.format(**ids), f"key-{number}"))
+                counts.append(await connection.fetchval(MADE))
+            first, again = answers
+            assert first.is_success, (path, first.text)
+            assert before < counts[0] == counts[1], path
+            assert (again.status_code, again.content) == (first.status_code, first.content), path
+            assert again.headers.get("idempotency-replayed") == "true", path

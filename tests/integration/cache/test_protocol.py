@@ -1,18 +1,22 @@
 """What the cache holds, and what it must not: the interleavings in which an old version could come back, one by one."""
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import asyncpg
+import httpx
 import pytest
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from task_service.api.app import create_app
+from task_service.api.compat import d
 from task_service.domain.principals import ANONYMOUS
 from task_service.queue.claims import Bounds, claim
-from task_service.services import conversations, reading
+from task_service.services import conversations, reading, streams
 from task_service.services.context import Context
 from task_service.services.inputs import NewConversation, TaskChange
 from task_service.services.tasks import Change, change_task
@@ -263,6 +267,73 @@ async def test_a_day_that_was_read_before_a_load_is_not_kept_after_it(start: Sta
     assert isinstance(after, Missing)
     await reader.cache.fill_day(after, "d", b"new")
     assert await loader.cache.read_day("d") == b"new"
+
+
+def client_of(instance: Instance) -> httpx.AsyncClient:
+    """A client of an application with this instance's context, and so with its cache."""
+    app = create_app(instance.context.settings, instance.context.engine, quiet_wakeups())
+    app.state.context = instance.context
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service")
+
+
+FILL_DAY = """
+    WITH made AS (
+        INSERT INTO tasks (id, title, status) SELECT gen_random_uuid(), 'task ' || n, 'pending'
+        FROM generate_series(1, $2::integer) AS n RETURNING id, title
+    )
+    INSERT INTO daily_log (id, date, task_id, title, status)
+    SELECT id, $1, id, title, 'pending' FROM made ORDER BY title
+"""
+
+
+async def titles_of(client: httpx.AsyncClient, day: date) -> list[str]:
+    """What service D lists of a day."""
+    answer = await client.get("/compat/d/tasks", params={"date": str(day)})
+    assert answer.status_code == 200, answer.text
+    return [entry["title"] for entry in answer.json()]
+
+
+async def test_a_day_that_service_d_has_listed_is_read_from_the_cache(
+    start: Start, connection: asyncpg.Connection
+) -> None:
+    day, other = date(2026, 1, 1), date(2026, 1, 2)
+    async with client_of(await start()) as one, client_of(await start()) as two:
+        await connection.execute(FILL_DAY, day, 2)
+        assert await titles_of(one, day) == ["task 1", "task 2"]
+        await connection.execute("UPDATE daily_log SET title = 'behind its back'")
+        for client in (one, two):
+            assert await titles_of(client, day) == ["task 1", "task 2"]
+        await connection.execute(FILL_DAY, other, 1)
+        assert await titles_of(two, other) == ["task 1"]
+
+
+@pytest.mark.parametrize("count", [0, 3, 4, 5, 9])
+async def test_a_day_is_listed_whole_also_when_it_is_too_long_to_be_kept(
+    start: Start, keys: Redis, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr(d, "CACHED_ENTRIES", 4)
+    monkeypatch.setattr(streams, "CHUNK", 2)
+    day = date(2026, 1, 1)
+    await connection.execute(FILL_DAY, day, count)
+    expected = [f"task {n}" for n in range(1, count + 1)]
+    async with client_of(await start()) as client:
+        for _ in range(2):
+            assert await titles_of(client, day) == expected
+    kept: Any = await keys.get(f"daily_log::d:{day}")
+    assert (b"task 1" in kept) == (0 < count <= 4)
+
+
+async def test_host_and_port_alone_are_a_redis_to_cache_limits_and_status(
+    start: Start, redis: RedisServer, keys: Redis
+) -> None:
+    where = {"redis_url": None, "redis_host": "127.0.0.1", "redis_port": redis.port}
+    instance = await start(rate_limit_read="100/hour", **where)
+    task = await instance.create()
+    await instance.title(task)
+    assert await keys.exists(f"tasks::{task}")
+    async with client_of(instance) as client:
+        assert (await client.get("/status")).json()["cache"] == "configured"
+    assert await keys.keys("*task-service:limits*")
 
 
 async def test_credentials_are_read_again_when_the_server_asks_for_others(
