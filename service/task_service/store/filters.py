@@ -115,6 +115,8 @@ def walkable(where: TaskFilter, order: Order) -> TaskFilter:
         "assigned_to": where.assigned_to is not None,
         "handler": where.handler is not None,
         "queue": where.queue not in (None, "default"),
+        "statuses": bool(where.statuses) and set(where.statuses) <= SET_BY_PEOPLE,
+        "priorities": len(where.priorities) == 1,
     }
     first = next((name for name, there in indexed.items() if there), None)
     if order.name == "created_at" and first is not None:
@@ -126,6 +128,4 @@ def walkable(where: TaskFilter, order: Order) -> TaskFilter:
 
 def is_served(where: TaskFilter, order: Order) -> bool:
     """Whether one index has the filter and the order, so that the plain statement reads only what it shows."""
-    if order.name == "created_at" and where.given() == {"statuses"}:
-        return set(where.statuses) <= SET_BY_PEOPLE
     return walkable(where, order) == where

@@ -93,7 +93,7 @@ def plain(where: TaskFilter, order: Order, at: At) -> Select[Any]:
     """Ids and keys in order; for a filter that `is_served`."""
     query = _columns(tasks, order).where(*_here(order, at), *_conditions(where, tasks))
     if where.statuses:
-        query = query.where(tasks.c.status.is_not(None), _own(set(where.statuses), tasks))
+        query = query.where(*_set_by_people(where))
     return query.order_by(*order.directions(*_keys(order, at))).limit(MOST)
 
 
@@ -103,7 +103,10 @@ def walked(where: TaskFilter, order: Order, at: At, step: Step) -> Select[Any]:
     Fewer than `most`: unknown.
     """
     keys = order.directions(*_keys(order, at))
-    here = (*_here(order, at), *_conditions(walkable(where, order), tasks))
+    within = walkable(where, order)
+    here = [*_here(order, at), *_conditions(within, tasks)]
+    if within.statuses:
+        here += _set_by_people(within)
     near = select(tasks).where(*here).order_by(*keys).limit(_constant(step.bound)).subquery("near")
     query = _columns(near, order).where(*_conditions(where, near))
     if where.statuses:
@@ -189,6 +192,10 @@ def _here(order: Order, at: At, table: FromClause = tasks, *, in_order: bool = T
     return found
 
 
+def _set_by_people(where: TaskFilter) -> list[ColumnElement[bool]]:
+    return [tasks.c.status.is_not(None), _own(set(where.statuses), tasks)]
+
+
 def _branches(where: TaskFilter, order: Order, at: At) -> list[Select[Any]]:
     base = _columns(tasks, order).where(*_here(order, at, in_order=False), *_conditions(where, tasks, with_words=True))
     if not where.statuses:
@@ -201,7 +208,7 @@ def _branches(where: TaskFilter, order: Order, at: At) -> list[Select[Any]]:
         final = and_(runs.c.task_id == tasks.c.id, runs.c.final)
         branches.append(base.join(runs, final).where(runs.c.outcome.in_(outcomes)))
     if _has_own(wanted):
-        branches.append(base.where(tasks.c.status.is_not(None), _own(wanted, tasks)))
+        branches.append(base.where(*_set_by_people(where)))
     return branches
 
 

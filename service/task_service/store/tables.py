@@ -27,6 +27,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import UserDefinedType
 
+from task_service.domain.priorities import Priority
+
 metadata = MetaData()
 Time = DateTime(timezone=True)
 
@@ -90,7 +92,13 @@ Index(
 Index("tasks_due_date", tasks.c.due_date, tasks.c.id, postgresql_where=text(f"due_date IS NOT NULL AND {LIVE}"))
 Index("tasks_updated_at", tasks.c.updated_at, tasks.c.id, postgresql_where=text(LIVE))
 Index("tasks_created_at", tasks.c.created_at, tasks.c.id, postgresql_where=text(LIVE))
-Index("tasks_status_priority", tasks.c.status, tasks.c.priority, tasks.c.id, postgresql_where=text(SET_BY_PERSON))
+for _priority in Priority:
+    Index(
+        f"tasks_{_priority}",
+        tasks.c.created_at,
+        tasks.c.id,
+        postgresql_where=text(f"priority = {_priority.rank} AND {LIVE}"),
+    )
 Index(
     "tasks_handler",
     tasks.c.handler,

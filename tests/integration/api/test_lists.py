@@ -134,7 +134,8 @@ SOON = datetime.now(UTC) + timedelta(hours=1)
 
 INDEXES = (
     "tasks_created_at", "tasks_due_date", "tasks_priority", "tasks_updated_at", "tasks_status", "tasks_assigned_to",
-    "tasks_handler", "tasks_queue", "tasks_words", "tasks_tags",
+    "tasks_handler", "tasks_queue", "tasks_words", "tasks_tags", "tasks_urgent", "tasks_high", "tasks_medium",
+    "tasks_low",
 )  # fmt: skip
 
 
@@ -158,6 +159,8 @@ async def plan_of(connection: asyncpg.Connection, where: TaskFilter, sort: Sort,
         (TaskFilter(assigned_to="person 3"), "-created_at", "tasks_assigned_to"),
         (TaskFilter(handler="noop3"), "-created_at", "tasks_handler"),
         (TaskFilter(queue="mail"), "-created_at", "tasks_queue"),
+        (TaskFilter(priorities=(Priority.URGENT,)), "-created_at", "tasks_urgent"),
+        (TaskFilter(priorities=(Priority.LOW,), created_before=SOON), "created_at", "tasks_low"),
         (TaskFilter(created_after=SOON), "-created_at", "tasks_created_at"),
         (TaskFilter(due_before=SOON), "due_date", "tasks_due_date"),
         (TaskFilter(priorities=(Priority.URGENT,)), "-priority", "tasks_priority"),
@@ -205,8 +208,8 @@ async def test_what_is_gathered_comes_from_the_indexes_of_its_filter(
         (TaskFilter(assigned_to="person 3", tags=("tag 70",)), "-created_at", "tasks_assigned_to"),
         (TaskFilter(handler="noop3", statuses=(Status.FAILED,)), "created_at", "tasks_handler"),
         (TaskFilter(queue="mail", statuses=(Status.PENDING,)), "-created_at", "tasks_queue"),
-        (TaskFilter(priorities=(Priority.LOW,), statuses=(Status.FAILED,)), "-created_at", "tasks_created_at"),
-        (TaskFilter(priorities=(Priority.LOW,), statuses=(Status.FAILED,)), "-priority", "tasks_priority"),
+        (TaskFilter(priorities=(Priority.LOW,), statuses=(Status.FAILED,)), "-created_at", "tasks_low"),
+        (TaskFilter(statuses=(Status.IN_PROGRESS,), tags=("tag 70",)), "-created_at", "tasks_status"),
         (TaskFilter(created_before=SOON, tags=("tag 70",)), "-created_at", "tasks_created_at"),
         (TaskFilter(due_before=SOON, statuses=(Status.FAILED,)), "due_date", "tasks_due_date"),
     ],

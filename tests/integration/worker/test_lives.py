@@ -127,7 +127,7 @@ async def test_sigterm_lets_handlers_finish_and_releases_the_rest_uncounted(
     connection: asyncpg.Connection, spawn_worker: Spawn
 ) -> None:
     await connection.execute(CREATE_EFFECTS)
-    worker, worker_id = spawn_worker(shutdown_seconds=1.5)
+    worker, worker_id = spawn_worker(shutdown_seconds=5, lease_seconds=15)
     [short] = await add_tasks(connection, handler="sleep", payload=0.8)
     [long] = await add_tasks(connection, handler="sleep", payload=60)
     [blocked] = await add_tasks(connection, handler="block", payload=60)

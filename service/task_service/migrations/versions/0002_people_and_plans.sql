@@ -286,12 +286,18 @@ $$;
 CREATE INDEX tasks_words ON tasks USING gin (task_words(title, description))
 WITH (fastupdate = on, gin_pending_list_limit = 256) WHERE deleted_at IS NULL;
 
--- One person's, one handler's, one status's and another queue's tasks, in the order of the list that people look at.
-DROP INDEX tasks_assigned_to, tasks_handler, tasks_status;
+-- One person's, one handler's, one status's, one priority's and another queue's tasks, in the order of the list that people
+-- look at; other filters beside these are looked for along them. An index for each priority: one that begins with the
+-- priority would also be taken for the order by priority, and a quarter of all tasks sorted by it.
+DROP INDEX tasks_assigned_to, tasks_handler, tasks_status, tasks_status_priority;
 CREATE INDEX tasks_assigned_to ON tasks (assigned_to, created_at, id)
 WHERE assigned_to IS NOT NULL AND deleted_at IS NULL;
 CREATE INDEX tasks_handler ON tasks (handler, created_at, id) WHERE handler IS NOT NULL AND deleted_at IS NULL;
 CREATE INDEX tasks_status ON tasks (status, created_at, id) WHERE status IS NOT NULL AND deleted_at IS NULL;
+CREATE INDEX tasks_urgent ON tasks (created_at, id) WHERE priority = 0 AND deleted_at IS NULL;
+CREATE INDEX tasks_high ON tasks (created_at, id) WHERE priority = 1 AND deleted_at IS NULL;
+CREATE INDEX tasks_medium ON tasks (created_at, id) WHERE priority = 2 AND deleted_at IS NULL;
+CREATE INDEX tasks_low ON tasks (created_at, id) WHERE priority = 3 AND deleted_at IS NULL;
 CREATE INDEX tasks_queue ON tasks (queue, created_at, id) WHERE queue <> 'default' AND deleted_at IS NULL;
 -- The end of the list by due date: those that have none.
 CREATE INDEX tasks_without_due_date ON tasks (id) WHERE due_date IS NULL AND deleted_at IS NULL;
