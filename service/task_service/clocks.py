@@ -1,8 +1,21 @@
-"""Clocks that are not the wall's."""
+"""Clocks that are not the wall's, and pauses."""
 
 import time
+from collections.abc import Iterator
 
 
 def machine_seconds() -> float:
     """Seconds that pass also while this process or the machine is stopped."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def growing_pauses(first: float, longest: float) -> Iterator[float]:
+    """Seconds between attempts: doubled each time, up to the longest.
+
+    >>> pauses = growing_pauses(0.5, 1.5)
+    >>> next(pauses), next(pauses), next(pauses), next(pauses)
+    (0.5, 1.0, 1.5, 1.5)
+    """
+    while True:
+        yield first
+        first = min(2 * first, longest)

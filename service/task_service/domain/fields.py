@@ -7,6 +7,7 @@ from typing import Any
 
 TITLE_MAX = 200
 DESCRIPTION_MAX = 2_000
+BOUNDS = {"title": (1, TITLE_MAX), "description": (0, DESCRIPTION_MAX)}
 TAGS_MAX = 10
 TAG_MAX = 50
 PAYLOAD_MAX_BYTES = 256 * 1024
@@ -38,6 +39,14 @@ def clean_text(text: str) -> str:
     return text.strip()
 
 
+def clean_bounded(text: str, least: int, most: int) -> str:
+    """Clean the text, then count its characters."""
+    text = clean_text(text)
+    if not least <= len(text) <= most:
+        raise ValueError(f"must have {least} to {most} characters, blanks at the ends not counted")
+    return text
+
+
 def clean_tags(tags: list[str], *, most: int = TAGS_MAX, longest: int = TAG_MAX) -> list[str]:
     """Strip, drop empty ones, and de-duplicate without regard to case; the first spelling stays.
 
@@ -66,13 +75,10 @@ def check_length(name: str, value: Any) -> None:
     Traceback (most recent call last):
     ValueError: must have 1 to 200 characters, blanks at the ends not counted
     """
-    bounds = {"title": (1, TITLE_MAX), "description": (0, DESCRIPTION_MAX)}
     if name == "tags":
         clean_tags(value)
-    elif name in bounds and value is not None:
-        least, most = bounds[name]
-        if not least <= len(value) <= most:
-            raise ValueError(f"must have {least} to {most} characters, blanks at the ends not counted")
+    elif name in BOUNDS and value is not None:
+        clean_bounded(value, *BOUNDS[name])
 
 
 def check_payload(payload: Any, *, most_bytes: int = PAYLOAD_MAX_BYTES) -> Any:

@@ -10,13 +10,14 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import asyncpg
 import structlog
 
+from task_service.clocks import growing_pauses
 from task_service.migrations.runner import MigrationError, migrate
 from task_service.settings import Settings
 from task_service.store.database import CONNECT_SECONDS, create_engine, is_unavailable
 
 REASON_MAX = 1000
 WAIT_PAUSES_SECONDS = (0.1, 2.0)
-"""Between two attempts to connect: at first, doubled each time, and at most."""
+"""Between two attempts to connect: at first, and at most."""
 log = structlog.get_logger(__name__)
 
 
@@ -39,7 +40,7 @@ async def run_migrate(settings: Settings) -> int:
 async def _wait_for_database(settings: Settings) -> None:
     """Try again while the database does not answer: it may be starting beside us."""
     deadline = time.monotonic() + settings.database_wait_seconds
-    pause, longest = WAIT_PAUSES_SECONDS
+    pauses = growing_pauses(*WAIT_PAUSES_SECONDS)
     while True:
         try:
             return await ensure_database(settings)
@@ -47,8 +48,7 @@ async def _wait_for_database(settings: Settings) -> None:
             if isinstance(error, MigrationError) or not is_unavailable(error) or time.monotonic() > deadline:
                 raise
             log.info("waiting_for_database", error=why(error))
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, longest)
+            await asyncio.sleep(next(pauses))
 
 
 async def ensure_database(settings: Settings) -> None:

@@ -12,8 +12,9 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from task_service.domain.cron import parse_zone
-from task_service.domain.errors import InvalidFieldError
+from task_service.domain.errors import InvalidFieldError, NotFoundError
 from task_service.services.context import Context
+from task_service.services.fields import parse_id, parse_number
 from task_service.store import daily_log as store
 from task_service.store.database import ping
 from task_service.store.schedules import database_time
@@ -29,6 +30,17 @@ class Load:
     date: date
     entries: int
     added: int
+
+
+async def find_entry(context: Context, key: str) -> store.EntryRow:
+    """The entry with this number or id. Raises NotFoundError."""
+    number = parse_number(key)
+    wanted = parse_id("entry", key) if number is None else number
+    async with context.reading() as connection:
+        entry = await store.read_entry(connection, wanted)
+    if entry is None:
+        raise NotFoundError("entry", key[:100])
+    return entry
 
 
 async def present_day(context: Context) -> date:

@@ -65,15 +65,8 @@ def _word(parse: Any) -> Any:
 
 
 def _bounded(least: int, most: int) -> Any:
-    """Clean the text first, then count its characters (the schema states the bounds)."""
-
-    def check(text: str) -> str:
-        text = fields.clean_text(text)
-        if not least <= len(text) <= most:
-            raise ValueError(f"must have {least} to {most} characters, blanks at the ends not counted")
-        return text
-
-    return AfterValidator(check)
+    """A text of so many characters, cleaned first (the schema states the bounds)."""
+    return AfterValidator(partial(fields.clean_bounded, least=least, most=most))
 
 
 def _not_endless(value: Any) -> Any:
@@ -115,7 +108,6 @@ KeptTags = Annotated[
     BeforeValidator(_not_endless),
     AfterValidator(partial(fields.clean_tags, most=KEPT_TAGS_MAX, longest=KEPT_TAG_MAX)),
 ]
-ChangedTags = KeptTags
 """In a change what came by import may be sent back as it is; what differs is held to the bounds by `decide_change`."""
 KeptText = Annotated[str, _bounded(0, KEPT_TEXT_MAX)]
 KeptTitle = Annotated[str, _bounded(1, KEPT_TITLE_MAX)]

@@ -13,11 +13,11 @@ from task_service.services.fields import (
     Attempts,
     CatchUp,
     ChangedDescription,
-    ChangedTags,
     ChangedTitle,
     Cron,
     Description,
     Json,
+    KeptTags,
     Moment,
     Name,
     Person,
@@ -136,7 +136,7 @@ class TaskChange(Input):
     priority: PriorityWord = ABSENT
     assigned_to: Person | None = None
     due_date: Moment | None = None
-    tags: ChangedTags | None = Field(
+    tags: KeptTags | None = Field(
         default=None, description="Replaces all (at most 10, each of at most 50 characters); null: none."
     )
     handler: Name | None = None

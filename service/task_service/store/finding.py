@@ -82,7 +82,7 @@ ALL_STEPS = (Step(False, None),)
 def steps_of(where: TaskFilter, order: Order) -> tuple[Step, ...]:
     """What to try, in this order."""
     if where.text is not None:
-        return ALL_STEPS if set(where.statuses) == {Status.PROCESSING} else TEXT_STEPS
+        return ALL_STEPS if _is_of_what_runs(where) else TEXT_STEPS
     if not where.statuses:
         return STEPS
     # What has a tag is gathered by the tags' index, status or not.
@@ -122,7 +122,7 @@ def walked(where: TaskFilter, order: Order, at: At, step: Step) -> Select[Any]:
 def gathered(where: TaskFilter, order: Order, at: At, step: Step) -> Select[Any]:
     """The first of all that match: ids, keys, and how many were gathered; more than the bound: it is not all."""
     most = None if step.bound is None else _constant(step.bound + 1)
-    if where.text is not None and set(where.statuses) == {Status.PROCESSING}:
+    if where.text is not None and _is_of_what_runs(where):
         f = _running_with_words(where, order, at)
     elif where.text is not None and (most is not None or where.statuses):
         return _gathered_by_words(where, order, at, most)
@@ -135,6 +135,10 @@ def _gathered_plainly(where: TaskFilter, order: Order, at: At, most: ColumnEleme
     parts = [b.limit(most) for b in _branches(where, order, at)]
     found = (union_all(*(select(p.subquery()) for p in parts)) if len(parts) > 1 else parts[0]).cte("gathered")
     return found.prefix_with("MATERIALIZED").c
+
+
+def _is_of_what_runs(where: TaskFilter) -> bool:
+    return set(where.statuses) == {Status.PROCESSING}
 
 
 def _running_with_words(where: TaskFilter, order: Order, at: At) -> Any:

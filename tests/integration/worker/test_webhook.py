@@ -1,5 +1,6 @@
 """The handler `webhook`: what it sends, what it makes of answers, and where it does not go."""
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -204,48 +205,41 @@ async def test_a_refused_address_is_not_tried_again(deliver: Deliver, target: Re
     assert "WEBHOOK_ALLOW_PRIVATE" in end["error"]
 
 
-async def test_a_name_is_resolved_once_and_its_checked_address_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    import asyncio
+async def addresses_called(monkeypatch: pytest.MonkeyPatch, name: str, resolve: Callable[..., Any]) -> list[str]:
+    """The addresses that are tried for a name, which `resolve` resolves; none of them answers."""
+    called = []
 
+    class Recorder(httpcore.AnyIOBackend):
+        async def connect_tcp(self, host: str, *_: Any, **__: Any) -> Any:
+            called.append(host)
+            raise httpcore.ConnectError("recorded")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+    backend = CheckedBackend()
+    backend._backend = Recorder()
+    with pytest.raises(httpcore.ConnectError):
+        await backend.connect_tcp(name, 443)
+    return called
+
+
+async def test_a_name_is_resolved_once_and_its_checked_address_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter(["93.184.215.14", "127.0.0.1"])  # what an attacker's name server says, one after the other
-    asked, called = [], []
+    asked = []
 
     async def resolve(host: str, port: int, **_: Any) -> list[Any]:
         asked.append(host)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (next(answers), port))]
 
-    class Recorder(httpcore.AnyIOBackend):
-        async def connect_tcp(self, host: str, *_: Any, **__: Any) -> Any:
-            called.append(host)
-            raise httpcore.ConnectError("recorded")
-
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
-    backend = CheckedBackend()
-    backend._backend = Recorder()
-    with pytest.raises(httpcore.ConnectError):
-        await backend.connect_tcp("rebinding.example.org", 443)
+    called = await addresses_called(monkeypatch, "rebinding.example.org", resolve)
     assert (asked, called) == (["rebinding.example.org"], ["93.184.215.14"])
 
 
 async def test_of_a_name_with_several_addresses_only_public_ones_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    import asyncio
-
-    called = []
-
     async def resolve(_: str, port: int, **__: Any) -> list[Any]:
         found = ["10.0.0.1", "93.184.215.14", "::1", "93.184.215.15"]
         return [(socket.AF_UNSPEC, socket.SOCK_STREAM, 6, "", (address, port)) for address in found]
 
-    class Recorder(httpcore.AnyIOBackend):
-        async def connect_tcp(self, host: str, *_: Any, **__: Any) -> Any:
-            called.append(host)
-            raise httpcore.ConnectError("recorded")
-
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
-    backend = CheckedBackend()
-    backend._backend = Recorder()
-    with pytest.raises(httpcore.ConnectError):
-        await backend.connect_tcp("both.example.org", 443)
+    called = await addresses_called(monkeypatch, "both.example.org", resolve)
     assert called == ["93.184.215.14", "93.184.215.15"]
 
 

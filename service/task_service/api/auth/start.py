@@ -7,6 +7,7 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from task_service.api.auth.keys import NoKeyError, SigningKeys
+from task_service.clocks import growing_pauses
 from task_service.domain.errors import DomainError
 from task_service.services.context import Context
 from task_service.services.passwords import check_password
@@ -15,7 +16,7 @@ from task_service.services.users import Credentials, ensure_admin
 from task_service.settings import Settings
 
 PAUSES_SECONDS = (0.1, 5.0)
-"""Between two attempts: at first, doubled each time, and at most."""
+"""Between two attempts: at first, and at most."""
 log = structlog.get_logger(__name__)
 
 
@@ -97,7 +98,7 @@ class FirstAdmin:
 
     async def _make(self, username: str, password: str) -> None:
         said = False
-        pause, longest = PAUSES_SECONDS
+        pauses = growing_pauses(*PAUSES_SECONDS)
         while True:
             try:
                 await ensure_admin(self._context, self._credentials, username, password)
@@ -107,5 +108,4 @@ class FirstAdmin:
                 if not said:
                     log.warning("first_admin_waits", error=type(error).__name__)
                     said = True
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, longest)
+                await asyncio.sleep(next(pauses))

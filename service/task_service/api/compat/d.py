@@ -37,14 +37,13 @@ from task_service.api.once import Posted
 from task_service.api.routes import auth
 from task_service.api.routes.audit import MAY_AUDIT
 from task_service.api.uploads import FORM, uploaded_file
-from task_service.domain.errors import NotFoundError
 from task_service.domain.permissions import Permission
 from task_service.domain.principals import Principal
 from task_service.domain.statuses import OPEN
 from task_service.services import tasks as task_service
 from task_service.services.context import Context
 from task_service.services.csv_import import import_csv
-from task_service.services.fields import parse_id, parse_number
+from task_service.services.daily_log import find_entry
 from task_service.services.numbers import find_task
 from task_service.services.reading import read_day
 from task_service.services.streams import all_entries
@@ -105,13 +104,7 @@ async def read_entry(
     context: Shared, task_id: Annotated[str, Path(description="The entry's number, or its UUID.", examples=["1"])]
 ) -> Response:
     """One entry of the daily log: here the number in the path is a `log_id`, as lists by date tell it."""
-    number = parse_number(task_id)
-    key = parse_id("entry", task_id) if number is None else number
-    async with context.reading() as connection:
-        entry = await daily_log.read_entry(connection, key)
-    if entry is None:
-        raise NotFoundError("entry", task_id[:100])
-    return answer(show_entry(entry))
+    return answer(show_entry(await find_entry(context, task_id)))
 
 
 async def upload_csv(request: Request, context: Shared, caller: ImporterD, once: Posted) -> Response:

@@ -15,9 +15,8 @@ from task_service.api.context import Shared
 from task_service.api.models import Page, PageQuery
 from task_service.api.once import Posted
 from task_service.api.problems import documented
-from task_service.domain.errors import NotFoundError
 from task_service.services import daily_log as service
-from task_service.services.fields import Day, parse_id, parse_number
+from task_service.services.fields import Day
 from task_service.services.inputs import Input
 from task_service.store import daily_log as store
 
@@ -71,13 +70,7 @@ async def read_entry(
     context: Shared, entry_id: Annotated[str, Path(description="The entry's UUID or number.")]
 ) -> Response:
     """One entry of the daily log."""
-    number = parse_number(entry_id)
-    key = parse_id("entry", entry_id) if number is None else number
-    async with context.reading() as connection:
-        row = await store.read_entry(connection, key)
-    if row is None:
-        raise NotFoundError("entry", entry_id[:100])
-    return answer(asdict(row))
+    return answer(asdict(await service.find_entry(context, entry_id)))
 
 
 @router.post(PREFIX + ":run", response_model=Loaded, responses=documented(400, 413, 415))
