@@ -76,6 +76,11 @@ async def recorded(connection: Connection, worker_id: UUID, attempts: Sequence[A
     return {(row[0], row[1]) for row in rows}
 
 
+async def held(connection: Connection, worker_id: UUID) -> set[Attempt]:
+    """Every attempt that this worker holds as far as the database knows."""
+    return {(row[0], row[1]) for row in await connection.fetch(statement("held"), worker_id)}
+
+
 async def hold(connection: Connection, worker_id: UUID, attempt: Attempt) -> bool:
     """Lock the attempt's queue row for the caller's transaction; False when the claim is lost."""
     return bool(await connection.fetchval(statement("hold"), attempt[0], worker_id, attempt[1]))

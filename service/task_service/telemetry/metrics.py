@@ -9,7 +9,11 @@ FINISHED = Counter("task_service_attempts_finished", "Attempts that ended here."
 CLAIMS_LOST = Counter(
     "task_service_claims_lost", "Attempts whose claim was lost to another worker; their results were discarded."
 )
-RELEASED = Counter("task_service_tasks_released", "Tasks taken from dead workers by this process.", ["reason"])
+RELEASED = Counter(
+    "task_service_tasks_released",
+    "Tasks taken by this process from dead workers, or from its own claims that it never heard of.",
+    ["reason"],
+)
 WORKERS_DEAD = Counter("task_service_workers_declared_dead", "Workers that this process declared dead.", ["reason"])
 HEARTBEATS_FAILED = Counter("task_service_heartbeats_failed", "Heartbeats that the database did not acknowledge.")
 WAIT_SECONDS = Histogram("task_service_task_wait_seconds", "From run_at to the claim.", ["queue"], buckets=RUN_BUCKETS)

@@ -1,4 +1,8 @@
-"""The claim loop: as many tasks as there are free slots, a few more when tasks are quick, again when woken."""
+"""The claim loop: as many tasks as there are free slots, a few more when tasks are quick, again when woken.
+
+The answer to a claim can be lost after its commit. The tasks are then ours, and nobody would ever take them from a
+worker that lives: now and then, and after each failure, what we hold without knowing of it is given back.
+"""
 
 import asyncio
 import contextlib
@@ -10,6 +14,7 @@ import asyncpg
 import structlog
 
 from task_service.domain.outcomes import Outcome, Reason
+from task_service.queue import results
 from task_service.queue.claims import ALONE_AFTER_SECONDS, Bounds, Claim, claim, claim_alone
 from task_service.queue.results import GivenBack
 from task_service.settings import Settings
@@ -44,7 +49,7 @@ class Claimer:
         self._alone: tuple[UUID, Claim] | None = None
         self._bounds = Bounds(settings.worker_queues)
         self._clock: Callable[[], float] = asyncio.get_running_loop().time
-        self._forget_at = self._look_for_alone_at = 0.0
+        self._forget_at = self._look_for_alone_at = self._look_for_strays_at = 0.0
         self._starting = False
         runner.on_slot_free = self.start_waiting
 
@@ -55,6 +60,7 @@ class Claimer:
                 drained = await self._once()
             except Exception as error:
                 log.warning("claim_failed", error=repr(error), exc_info=not is_unavailable(error))
+                self._look_for_strays_at = 0.0
                 drained = True
             if drained:
                 with contextlib.suppress(TimeoutError):
@@ -73,7 +79,7 @@ class Claimer:
 
     def give_back_waiting(self, reason: Reason) -> None:
         """Return claimed tasks that have not started, uncounted."""
-        waiting = [*self._waiting, *([self._alone] if self._alone else [])]
+        waiting = self._unstarted()
         self.drop()
         for worker_id, c in waiting:
             self.reports.add(worker_id, c, GivenBack(c.task_id, c.fence, Outcome.RELEASED, reason, counts=False))
@@ -81,7 +87,11 @@ class Claimer:
     async def _once(self) -> bool:
         """One claim, if there is room for it. True: there is nothing to do until something happens."""
         self.start_waiting()
-        if self.stopped or not self.membership.may_start():
+        if not self.membership.may_start():
+            return True
+        if self._clock() >= self._look_for_strays_at:
+            await self._give_back_strays()
+        if self.stopped:
             return True
         if self._alone is not None or any(run.claim.alone for run in self.runner.running.values()):
             return await self._until_slot_free()
@@ -149,6 +159,25 @@ class Claimer:
             self._alone = (worker_id, found)
             self.start_waiting()
         return found is not None
+
+    async def _give_back_strays(self) -> None:
+        """Give back, uncounted, what the database says we hold and we never heard of; next time what commits late."""
+        worker_id = self.membership.worker_id
+        if worker_id is None:
+            return
+        async with self.pool.acquire() as connection:
+            held = await results.held(connection, worker_id)
+            claims = [c for _, c in self._unstarted()] + [run.claim for run in self.runner.running.values()]
+            known = {(c.task_id, c.fence) for c in claims} | self.reports.attempts()
+            strays = [GivenBack(*a, Outcome.RELEASED, Reason.OUTAGE, counts=False) for a in held - known]
+            if strays:
+                given = await results.give_back(connection, worker_id, strays)
+                metrics.RELEASED.labels(Reason.OUTAGE).inc(len(given))
+                log.warning("strays_given_back", worker_id=str(worker_id), tasks=len(given))
+        self._look_for_strays_at = self._clock() + self.settings.lease_seconds
+
+    def _unstarted(self) -> list[tuple[UUID, Claim]]:
+        return [*self._waiting, *([self._alone] if self._alone else [])]
 
     async def _until_slot_free(self) -> bool:
         self.runner.slot_free.clear()

@@ -52,6 +52,7 @@ class Reports:
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
         self._waiting: list[Report] = []
+        self._sending: list[Report] = []
         self._arrived = asyncio.Event()
         self._sent = asyncio.Event()
         self._sent.set()
@@ -69,12 +70,17 @@ class Reports:
             await self._arrived.wait()
             if len(self._waiting) < BATCH and self.is_busy():
                 await asyncio.sleep(WINDOW_SECONDS)
-            batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+            self._sending, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
             if not self._waiting:
                 self._arrived.clear()
-            await self._send_surely(batch)
+            await self._send_surely(self._sending)
+            self._sending = []
             if not self._waiting:
                 self._sent.set()
+
+    def attempts(self) -> set[Attempt]:
+        """Those whose results are on their way."""
+        return {report.attempt for report in (*self._waiting, *self._sending)}
 
     async def flushed(self) -> None:
         """Wait until everything reported so far is in the database, or discarded."""

@@ -30,6 +30,7 @@ TYPES = {
     "claim": "uuid, text[], smallint[], timestamptz[], integer, boolean",
     "finish": "uuid, uuid[], bigint[], text[], text[], text[], text[]",
     "give_back": "uuid, uuid[], bigint[], text[], text[], text[], float8[], boolean[]",
+    "held": "uuid",
     "release": "uuid, text, boolean, integer, boolean, integer, integer",
 }
 IDS = "'{{" + ",".join(str(new_id()) for _ in range(100)) + "}}'"  # braces twice: see VALUES
@@ -39,12 +40,14 @@ VALUES = {
     "claim": "'{worker}', '{{default,default}}', '{{0,2}}', '{{2000-01-01,2000-01-01}}', 100, false",
     "finish": f"'{{worker}}', {IDS}, {FENCES}, {TEXTS}, {TEXTS}, {TEXTS}, {TEXTS}",
     "give_back": f"'{{worker}}', {IDS}, {FENCES}, {TEXTS}, {TEXTS}, {TEXTS}, {DELAYS}, {COUNTS}",
+    "held": "'{worker}'",
     "release": "'{worker}', 'crash', true, 1000, true, 2, 3",
 }
 INDEXES = {
     "claim": {"queue_ready", "queue_pkey"},
     "finish": {"queue_pkey"},
     "give_back": {"queue_pkey"},
+    "held": {"queue_running"},
     "release": {"queue_running", "queue_pkey"},
 }
 

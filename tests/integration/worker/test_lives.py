@@ -4,6 +4,7 @@ import asyncio
 import signal
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from task_service.store.database import create_engine
 from task_service.worker.process import Worker
 from tests.integration.conftest import settings_for
 from tests.integration.worker.conftest import StartWorker
+from tests.support.deaf_proxy import DeafProxy
 from tests.support.tasks import add_tasks, statuses
 from tests.support.waiting import eventually
 from tests.support.worker_process import CREATE_EFFECTS, sleep, spawn
@@ -230,3 +232,38 @@ async def test_tasks_wait_while_the_database_is_restarted_and_nothing_is_lost(st
         assert await connection.fetchval("SELECT count(*) FROM effects") == 30
         assert await connection.fetchval("SELECT count(*) FROM runs WHERE final") == 30
         await connection.close()
+
+
+CLAIMS_WAIT = """
+CREATE FUNCTION wait_for_test() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NEW; END';
+CREATE TRIGGER wait BEFORE UPDATE ON queue FOR EACH ROW WHEN (NEW.state = 'running') EXECUTE FUNCTION wait_for_test()
+"""
+
+
+async def test_a_claim_whose_answer_was_lost_does_not_stay_with_a_worker_that_lives(
+    connection: asyncpg.Connection, database: str, start_worker: StartWorker
+) -> None:
+    """The claim is committed, the worker never hears of it, and goes on renewing its lease."""
+
+    async def claim_waits() -> bool:
+        return bool(await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted AND objid = 1"))
+
+    await connection.execute(CREATE_EFFECTS)
+    await connection.execute(CLAIMS_WAIT)
+    async with DeafProxy(database) as proxy:
+        worker = await start_worker(sleep, database_url=proxy.url, lease_seconds=10)
+        await connection.execute("SELECT pg_advisory_lock(1)")
+        tasks = await add_tasks(connection, 3, handler="sleep", payload=0)
+        await eventually("a claim", claim_waits)
+        worker_id = worker.instance_id
+        proxy.deaf = True
+        await connection.execute("SELECT pg_advisory_unlock(1)")
+        await running_on(connection, str(worker_id), 3)
+        proxy.cut()
+        await all_completed(connection, tasks)
+        assert worker.instance_id == worker_id
+        runs = await connection.fetch("SELECT outcome, reason, attempt FROM runs WHERE task_id = ANY ($1)", tasks)
+        ended = Counter((r["outcome"], r["reason"], r["attempt"]) for r in runs)
+        assert ended == {("released", "outage", 1): 3, ("completed", None, 1): 3}
+        assert await connection.fetchval("SELECT count(*) FROM effects") == 3
