@@ -37,13 +37,15 @@ from task_service.store.database import create_engine
 from tests.support.tasks import add_worker
 
 LIMITS = {
-    "get": 20.0, "list": 20.0, "list by other sorts": 250.0, "statistics": 10.0, "text up to 1,000": 50.0,
-    "text": 250.0,
+    "get": 20.0, "list": 20.0, "list by other sorts": 250.0, "list by tag and derived status": 250.0,
+    "statistics": 10.0, "text up to 1,000": 50.0, "text": 250.0,
 }  # fmt: skip
 """Milliseconds at the 99th percentile, by group."""
 SLOWEST = 1000.0
 """No single request may take longer."""
 SORTS = ("-created_at", "created_at", "due_date", "-priority", "-updated_at")
+DERIVED = ("pending", "processing", "failed")
+"""Statuses that no index has beside a tag."""
 MANY = 6
 """So many frequent words are combined with all else."""
 TASKS_PATH = "/api/v1/tasks"
@@ -198,6 +200,9 @@ async def measure_all(
     groups = {
         "list": sorted_by(filters, SORTS[:1]) | sorted_by({"every sort": [{}]}, SORTS),
         "list by other sorts": sorted_by(filters, SORTS[1:]),
+        "list by tag and derived status": {
+            f"tag, {s}": [{"tag": f"tag {n}", "status": s} for n in (0, 3, 10, 100, 9999)] for s in DERIVED
+        },
         "text up to 1,000": small,
         "text": large,
     }
@@ -230,6 +235,16 @@ async def check_counts(client: Client, connection: asyncpg.Connection) -> None:
             raise RuntimeError(f"{kind}: shown {shown[kind]}, counted {counted}")
 
 
+async def settled(connection: asyncpg.Connection) -> None:
+    """What filling left to do is done: else the server's own work is measured, on the same processors."""
+    await connection.execute("CHECKPOINT")
+    busy = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'autovacuum worker'"
+    quiet = 0
+    while quiet < 3:
+        await asyncio.sleep(1)
+        quiet = 0 if await connection.fetchval(busy) else quiet + 1
+
+
 @contextlib.contextmanager
 def folder_of(given: Path | None) -> Iterator[Path]:
     """The given folder, which stays, or one that goes."""
@@ -253,6 +268,7 @@ async def run(tasks: int, count: int, folder: Path) -> dict[str, object]:
         await connection.execute("SET work_mem = '512MB'")  # for the counts below
         await fold(connection)
         await connection.execute("VACUUM (ANALYZE) task_counts, task_deltas")
+        await settled(connection)
         ports = free_port(), free_port()
         environment = {
             "DATABASE_URL": server.url(), "HOST": LOCAL, "PORT": str(ports[0]), "MANAGEMENT_HOST": LOCAL,
@@ -283,7 +299,7 @@ def main() -> None:
         for name, found in sorted(cases.items(), key=lambda case: -case[1]["cpu p99"]):
             missed = [k for k in ("wall", "cpu") if found[f"{k} p99"] > LIMITS[group] or found[f"{k} max"] > SLOWEST]
             shown = "  ".join(f"{k} {found[k]:7.1f}" for k in found)
-            print(f"{group:19} {name:40} {shown} ms{'  MISSED: ' + ', '.join(missed) if missed else ''}")
+            print(f"{group:30} {name:40} {shown} ms{'  MISSED: ' + ', '.join(missed) if missed else ''}")
     RESULTS.mkdir(exist_ok=True)
     kept = {"tasks": arguments.tasks, **figures}
     (RESULTS / "million.json").write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")

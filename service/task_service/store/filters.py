@@ -115,8 +115,7 @@ def walkable(where: TaskFilter, order: Order) -> TaskFilter:
         "assigned_to": where.assigned_to is not None,
         "handler": where.handler is not None,
         "queue": where.queue not in (None, "default"),
-        # Beside tags it does not pay: what one status has lies scattered, and the tags have an index of their own.
-        "statuses": bool(where.statuses) and set(where.statuses) <= SET_BY_PEOPLE and not where.tags,
+        "statuses": bool(where.statuses) and set(where.statuses) <= SET_BY_PEOPLE,
         "priorities": len(where.priorities) == 1,
     }
     first = next((name for name, there in indexed.items() if there), None)
