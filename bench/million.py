@@ -1,6 +1,6 @@
 """How long requests take with a million tasks in the database: get, lists by every filter, statistics, text search.
 
-    python -m bench.million [--tasks 1000000] [--requests 100] [--folder FOLDER]
+    python -m bench.million [--tasks 1000000] [--requests 200] [--folder FOLDER]
 
 A real API process with its default pool, authentication open, on a durable PostgreSQL; one client, one request after
 the other. What is filtered by varies: frequent, rare, absent (`bench.fill`). `wall` is the time from the first byte
@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import math
 import random
 import sys
 import tempfile
@@ -160,8 +161,8 @@ def _days_ago(days: int) -> str:
 
 
 def percentile(values: list[float], part: float) -> float:
-    """The value below which this part of them lies."""
-    return sorted(values)[min(len(values) - 1, int(len(values) * part))]
+    """The least value that this part of them does not exceed (nearest rank)."""
+    return sorted(values)[math.ceil(len(values) * part) - 1]
 
 
 async def measure(client: Client, targets: list[str], count: int) -> dict[str, float]:
@@ -289,7 +290,7 @@ def main() -> None:
     """Run, print, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tasks", type=int, default=1_000_000)
-    parser.add_argument("--requests", type=int, default=100)
+    parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
     with folder_of(arguments.folder) as folder:
