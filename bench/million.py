@@ -198,7 +198,7 @@ async def measure_all(
         },
     }
     filters = lists(draw)
-    groups = {
+    groups: dict[str, Queries] = {
         "list": sorted_by(filters, SORTS[:1]) | sorted_by({"every sort": [{}]}, SORTS),
         "list by other sorts": sorted_by(filters, SORTS[1:]),
         "list by tag and derived status": {
