@@ -17,6 +17,7 @@ from sqlalchemy.pool import NullPool
 from task_service.settings import Settings
 
 CONNECT_SECONDS = 5.0
+SHORTEST_LIMIT_SECONDS = 3.0
 IDLE_SECONDS = 1.0
 """A pooled connection that was used more recently is handed out unasked: a ping is three round trips."""
 AWAY = (
@@ -54,8 +55,8 @@ async def connect(settings: Settings, **options: Any) -> asyncpg.Connection:
 
 
 def server_settings(settings: Settings) -> dict[str, str]:
-    """Limits that the server keeps for a session: in milliseconds, each below the lease."""
-    below_lease = str(int(settings.lease_seconds * 1000 * 2 / 3))
+    """Limits that the server keeps for a session, in milliseconds: below the lease, above a pause of a busy machine."""
+    below_lease = str(int(max(settings.lease_seconds * 2 / 3, SHORTEST_LIMIT_SECONDS) * 1000))
     return {
         "application_name": f"task-service {settings.pod_name or ''}".strip(),
         "idle_in_transaction_session_timeout": below_lease,
