@@ -2,9 +2,8 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -18,8 +17,7 @@ ALONE_AFTER_SECONDS = 5.0
 """A task that must run alone waits so long for an idle worker before a busy one empties itself for it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A task that this worker holds, under this fence, until it reports or is declared dead."""
 
     task_id: UUID
@@ -89,4 +87,4 @@ async def claim_alone(
 
 def _claim(row: asyncpg.Record) -> Claim:
     *rest, payload = row
-    return Claim(*rest, None if payload is None else json.loads(payload))  # type: ignore[call-arg]
+    return Claim._make((*rest, None if payload is None else json.loads(payload)))

@@ -1,7 +1,7 @@
 """Reporting how attempts ended. Everything matches task, worker and fence: a claim that was lost changes nothing."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 from uuid import UUID
 
 from task_service.domain.outcomes import Outcome, Reason
@@ -11,8 +11,7 @@ Attempt = tuple[UUID, int]
 """A task and the fence under which it was claimed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(NamedTuple):
     """An attempt that ends its task. `result` is JSON text."""
 
     task_id: UUID
@@ -23,8 +22,7 @@ class Finished:
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class GivenBack:
+class GivenBack(NamedTuple):
     """An attempt after which the task waits for another one."""
 
     task_id: UUID

@@ -1,7 +1,9 @@
 """The context of one run, as a handler sees it (see `handlers.Context`)."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from uuid import UUID
@@ -51,7 +53,7 @@ class RunContext:
         self.worker_id = worker_id
         self.completed = False
         self.lost = False
-        self.on_extended: Callable[[float], None] = lambda _: None
+        self.deadline = math.inf  # when the run is interrupted, by time.monotonic()
         self._pool = pool
         self._interrupted = False
         self._ended = False
@@ -109,7 +111,7 @@ class RunContext:
         async with self._pool.acquire() as connection:
             if not await results.extend(connection, self.worker_id, (self.task_id, self.fence), seconds):
                 self._lose()
-        self.on_extended(seconds)
+        self.deadline = time.monotonic() + seconds
 
     def wait(self, awaitable: Awaitable[T]) -> T:
         """See `handlers.Context.wait`."""

@@ -7,8 +7,7 @@ was lost) or is a lost claim, whose result is discarded, counted and logged.
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -29,8 +28,7 @@ RETRY_SECONDS = 0.5
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """What one attempt came to, and under which worker id it was claimed."""
 
     worker_id: UUID

@@ -49,7 +49,6 @@ class Run:
     __slots__ = (
         "claim",
         "context",
-        "deadline",
         "handler",
         "interrupted_at",
         "reported",
@@ -60,10 +59,9 @@ class Run:
         "worker_id",
     )
 
-    def __init__(self, claim: Claim, worker_id: UUID, handler: Handler, context: RunContext, deadline: float) -> None:
+    def __init__(self, claim: Claim, worker_id: UUID, handler: Handler, context: RunContext) -> None:
         self.claim, self.worker_id, self.handler, self.context = claim, worker_id, handler, context
         self.started = time.monotonic()
-        self.deadline = deadline
         self.task: asyncio.Task[None] | None = None
         self.reported = False
         self.why: Ending | None = None  # how it will end if it is interrupted; None: it is not
@@ -106,8 +104,8 @@ class Runner:
             self._send(claim, worker_id, Stopped(Outcome.CANCELLED))
             return
         limit = claim.timeout_seconds or handler.timeout_seconds or self.default_timeout_seconds
-        run = Run(claim, worker_id, handler, make_context(claim, worker_id), time.monotonic() + limit)
-        run.context.on_extended = lambda seconds: setattr(run, "deadline", time.monotonic() + seconds)
+        run = Run(claim, worker_id, handler, make_context(claim, worker_id))
+        run.context.deadline = run.started + limit
         self.running[claim.task_id] = run
         self.idle.clear()
         variables = self._variables.copy()
@@ -211,7 +209,7 @@ class Runner:
         """Interrupt runs that are over their time, and report those that did not heed an interruption."""
         now = time.monotonic()
         for run in list(self.running.values()):
-            if run.why is None and now > run.deadline:
+            if run.why is None and now > run.context.deadline:
                 seconds = now - run.started
                 timed_out = Failed(f"ran out of time after {seconds:.1f} s", Outcome.TIMED_OUT)
                 self.interrupt(run, timed_out)
