@@ -75,7 +75,7 @@ async def test_a_failed_migration_changes_nothing_and_says_why_without_the_passw
     for file in migrations.VERSIONS.glob("0*"):
         (versions / file.name).write_bytes(file.read_bytes())
     (versions / "9001_broken.py").write_text(
-        'from alembic import op\nrevision, down_revision, oldest_code = "9001", "0002", 1\n'
+        f'from alembic import op\nrevision, down_revision, oldest_code = "9001", "{code_revision():04}", 1\n'
         "def upgrade() -> None:\n"
         '    op.execute("CREATE TABLE half_done ()")\n'
         '    op.execute("ALTER TABLE no_such_table ADD COLUMN x int")\n'
@@ -116,7 +116,7 @@ async def test_a_migration_waits_for_a_lock_instead_of_queueing_everybody_behind
     await connection.execute("LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE")
     migrating = asyncio.create_task(migrate(create_engine(settings_for(database), pooled=False)))
     await asyncio.wait_for(waited.wait(), 10)
-    await connection.execute("INSERT INTO alembic_version VALUES ('0002')")
+    await connection.execute("INSERT INTO alembic_version VALUES ($1)", f"{code_revision():04}")
     await holder.commit()
     assert (await migrating).after == code_revision()
 

@@ -1,0 +1,180 @@
+"""Tasks that somebody enters in a transaction of their own, through every kind of connection."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import psycopg2  # type: ignore[import-untyped]
+import pytest
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+
+from task_service.enqueue import enqueue, enqueue_async
+from task_service.queue.statements import statement
+from task_service.worker.handlers import Context, handler
+from tests.integration.worker.conftest import StartWorker
+from tests.support.tasks import statuses
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.asyncio
+OPTIONS: dict[str, Any] = {
+    "title": " Write to Ada ", "queue": "mail", "priority": "High", "max_attempts": 3, "timeout_seconds": 60,
+    "tags": ["a", "B", " b "], "created_by": "shop", "wake": False, "run_at": datetime(2040, 1, 2, tzinfo=UTC),
+}  # fmt: skip
+PAYLOAD = {"order": 7, "name": "Zoë ☃", "lines": [1.5, None, "%s :x $1"]}
+
+
+class Way:
+    """One kind of connection: enter a task in a transaction that is then committed or rolled back."""
+
+    def __init__(self, name: str, database: str) -> None:
+        self.name, self.database = name, database
+        self.sync: Engine = create_engine(database.replace("postgresql://", "postgresql+psycopg2://"))
+        self.other: AsyncEngine = create_async_engine(database.replace("postgresql://", "postgresql+asyncpg://"))
+
+    async def enter(self, *arguments: Any, commits: bool = True, **options: Any) -> UUID:
+        """Enter a task, then end the transaction."""
+        return await getattr(self, f"_{self.name}")(arguments, options, commits=commits)
+
+    async def _asyncpg(self, arguments: Any, options: Any, *, commits: bool) -> UUID:
+        connection = await asyncpg.connect(self.database)
+        transaction = connection.transaction()
+        await transaction.start()
+        try:
+            task = await enqueue_async(connection, *arguments, **options)
+            await (transaction.commit() if commits else transaction.rollback())
+            return task
+        finally:
+            await connection.close()
+
+    async def _psycopg2(self, arguments: Any, options: Any, *, commits: bool) -> UUID:
+        connection = psycopg2.connect(self.database)
+        try:
+            task = enqueue(connection, *arguments, **options)
+            connection.commit() if commits else connection.rollback()
+            return task
+        finally:
+            connection.close()
+
+    async def _session(self, arguments: Any, options: Any, *, commits: bool) -> UUID:
+        with Session(self.sync) as session:
+            task = enqueue(session, *arguments, **options)
+            session.commit() if commits else session.rollback()
+        self.sync.dispose()
+        return task
+
+    async def _connection(self, arguments: Any, options: Any, *, commits: bool) -> UUID:
+        with self.sync.connect() as connection:
+            task = enqueue(connection, *arguments, **options)
+            connection.commit() if commits else connection.rollback()
+        self.sync.dispose()
+        return task
+
+    async def _async_session(self, arguments: Any, options: Any, *, commits: bool) -> UUID:
+        async with AsyncSession(self.other) as session:
+            task = await enqueue_async(session, *arguments, **options)
+            await (session.commit() if commits else session.rollback())
+        await self.other.dispose()
+        return task
+
+
+@pytest.fixture(params=["asyncpg", "psycopg2", "session", "connection", "async_session"])
+def way(request: pytest.FixtureRequest, database: str) -> Way:
+    return Way(request.param, database)
+
+
+async def test_a_task_is_there_with_its_transaction_or_not_at_all(way: Way, connection: asyncpg.Connection) -> None:
+    gone = await way.enter("mail", PAYLOAD, commits=False)
+    task = await way.enter("mail", PAYLOAD, **OPTIONS)
+    assert gone != task
+    for table in ("tasks", "queue", "task_history"):
+        assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 1
+    row = await connection.fetchrow("SELECT * FROM task_view WHERE id = $1", task)
+    assert row is not None
+    told = {name: row[name] for name in ("title", "queue", "priority", "max_attempts", "timeout_seconds", "created_by")}
+    assert told == {
+        "title": "Write to Ada", "queue": "mail", "priority": 1, "max_attempts": 3, "timeout_seconds": 60,
+        "created_by": "shop",
+    }  # fmt: skip
+    assert (row["status"], row["tags"], row["run_at"]) == ("scheduled", ["a", "B"], OPTIONS["run_at"])
+    assert await connection.fetchval("SELECT payload = $2::jsonb FROM tasks WHERE id = $1", task, json.dumps(PAYLOAD))
+    [line] = await connection.fetch("SELECT new_status, changed_by FROM task_history WHERE task_id = $1", task)
+    assert tuple(line) == ("scheduled", "shop")
+
+
+async def test_a_worker_is_woken_and_runs_it(
+    way: Way, start_worker: StartWorker, connection: asyncpg.Connection
+) -> None:
+    seen: list[Any] = []
+
+    @handler("mail")
+    async def mail(context: Context) -> str:
+        seen.append(context.payload)
+        return "sent"
+
+    await start_worker(mail)
+    task = await way.enter("mail", PAYLOAD)
+
+    async def done() -> bool:
+        return await statuses(connection, [task]) == ["completed"]
+
+    await eventually("the run", done)
+    assert seen == [PAYLOAD]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("queue", "no name!"), ("queue", None), ("title", " "), ("title", "x" * 201), ("priority", "soon"),
+        ("max_attempts", 0), ("max_attempts", 101), ("timeout_seconds", 0), ("tags", ["x"] * 11), ("tags", ["x" * 51]),
+        ("tags", [None]), ("created_by", "x" * 101), ("handler", ""), ("handler", "ä"), ("payload", "x" * 262_144),
+    ],
+)  # fmt: skip
+async def test_a_bad_value_is_named(connection: asyncpg.Connection, field: str, value: Any) -> None:
+    given = {"handler": "mail", field: value}
+    with pytest.raises(asyncpg.InvalidParameterValueError, match=f"^{field}: "):
+        await enqueue_async(connection, **given)
+    assert await connection.fetchval("SELECT count(*) FROM tasks") == 0
+
+
+async def test_an_unknown_option_and_what_is_no_json_are_refused(connection: asyncpg.Connection) -> None:
+    with pytest.raises(TypeError, match="no option colour"):
+        await enqueue_async(connection, "mail", colour="red")  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="JSON"):
+        await enqueue_async(connection, "mail", float("nan"))
+    with pytest.raises(TypeError, match="set"):
+        await enqueue_async(connection, "mail", {1})
+
+
+async def test_ids_are_of_their_time_and_of_version_seven(connection: asyncpg.Connection) -> None:
+    before = datetime.now(UTC)
+    ids = [await enqueue_async(connection, "mail") for _ in range(50)]
+    assert len(set(ids)) == 50
+    for task in ids:
+        assert (task.version, task.variant) == (7, "specified in RFC 4122")
+        made = datetime.fromtimestamp((task.int >> 80) / 1000, UTC)
+        assert abs(made - before) < timedelta(minutes=1)
+
+
+async def test_it_is_counted_and_claimed_like_any_other(connection: asyncpg.Connection) -> None:
+    await enqueue_async(connection, "mail", queue="mail")
+    figures = await connection.fetch(statement("figures"), 1000)
+    assert [(row["name"], row["ready"]) for row in figures] == [("mail", 1)]
+    counted = "SELECT sum(number) FROM task_deltas WHERE dimension = 'priority' AND value = '2'"
+    assert await connection.fetchval(counted) == 1
+
+
+async def test_a_role_needs_no_more_than_to_insert(connection: asyncpg.Connection) -> None:
+    """The grants that the handbook names."""
+    await connection.execute("DROP ROLE IF EXISTS shop")
+    await connection.execute("CREATE ROLE shop")
+    await connection.execute("GRANT INSERT ON tasks, task_history, queue, task_deltas TO shop")
+    async with connection.transaction():
+        await connection.execute("SET LOCAL ROLE shop")
+        await enqueue_async(connection, "mail", {"order": 7})
+    assert await connection.fetchval("SELECT created_by FROM tasks") == "shop"
+    await connection.execute("DROP OWNED BY shop")
+    await connection.execute("DROP ROLE shop")
