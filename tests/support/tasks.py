@@ -33,8 +33,9 @@ async def add_tasks(
     text = None if payload is None else orjson.dumps(payload).decode()
     async with connection.transaction():
         await connection.execute(
-            "INSERT INTO tasks (id, title, handler, payload) SELECT unnest($1::uuid[]), 'a task', $2, $3::jsonb",
-            ids, handler, text,
+            "INSERT INTO tasks (id, title, handler, payload, queue) "
+            "SELECT unnest($1::uuid[]), 'a task', $2, $3::jsonb, $4",
+            ids, handler, text, entry.get("queue", "default"),
         )  # fmt: skip
         entries = [_entry(i, handler, entry) for i in ids]
         await enqueue(connection, entries, quiet_wakeups())

@@ -19,6 +19,7 @@ from task_service.api.routes import (
     daily_log,
     events,
     queues,
+    redrive,
     schedules,
     stats,
     tasks,
@@ -27,8 +28,8 @@ from task_service.api.routes import (
 from task_service.api.routes import settings as application_settings
 
 OWN = (
-    stats, tasks, batch, csv, events, conversations, queues, schedules, daily_log, application_settings, auth, users,
-    audit,
+    stats, tasks, batch, redrive, csv, events, conversations, queues, schedules, daily_log, application_settings, auth,
+    users, audit,
 )  # fmt: skip
 """Which is asked first matters: `/tasks/stats/summary` comes before `/tasks/{id}`."""
 

@@ -35,6 +35,7 @@ ConversationStatus = Literal["pending", "processed"]
 ABSENT: Any = Field(default_factory=lambda: None)
 """The default of a field that may be left out, but not be null."""
 FIELDS_MAX = 50
+REDRIVE_MAX = 10_000
 CREATABLE = {Status.PENDING, Status.IN_PROGRESS, Status.COMPLETED, Status.FAILED, Status.CANCELLED}
 
 
@@ -161,6 +162,18 @@ class Because(Input):
     """Why something is done, for the history."""
 
     reason: Why | None = None
+
+
+class Redrive(Because):
+    """Which failed tasks are to run again; times are of their last attempt's end."""
+
+    handler: Name | None = None
+    queue: Name | None = None
+    failed_after: Moment | None = None
+    failed_before: Moment | None = None
+    limit: Annotated[int, Field(strict=True, ge=1, le=REDRIVE_MAX)] = Field(
+        default=1_000, description="At most so many, the oldest first; call again while `more`."
+    )
 
 
 class SettingValue(Input):

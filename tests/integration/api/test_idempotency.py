@@ -29,7 +29,7 @@ from tests.support.tasks import quiet_wakeups
 pytestmark = pytest.mark.asyncio
 KEYS = "SELECT count(*) FROM idempotency_keys"
 CHANGES = (
-    ":cancel", ":retry", ":pause", ":resume", ":release", ":drain", "daily-log:run",
+    ":cancel", ":retry", ":redrive", ":pause", ":resume", ":release", ":drain", "daily-log:run",
     "/auth/token", "/auth/refresh", "/auth/logout", "/auth/password", "/compat/d/token", "/compat/d/login",
 )  # fmt: skip
 """Ends of the POST paths that make nothing by which a second one would be told."""

@@ -1,0 +1,33 @@
+"""`/api/v1/tasks:redrive`: dead letters are run again."""
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, Field
+
+from task_service.api.access import AskFirst, OperatorRole
+from task_service.api.answers import answer
+from task_service.api.context import Shared
+from task_service.api.once import Posted
+from task_service.api.problems import documented
+from task_service.services import redrive as service
+from task_service.services.inputs import Redrive
+from task_service.store.redrive import DeadLetters
+
+router = APIRouter(route_class=AskFirst, prefix="/api/v1/tasks", tags=["tasks"])
+
+
+class Redriven(BaseModel):
+    """What a redrive did."""
+
+    redriven: int = Field(description="Tasks that are pending again.")
+    more: bool = Field(description="Whether there may be more: as many as asked for were found.")
+
+
+@router.post(":redrive", response_model=Redriven, responses=documented(400, 413, 415))
+async def redrive_tasks(context: Shared, caller: OperatorRole, once: Posted, wanted: Redrive | None = None) -> Response:
+    """Make failed tasks of workers pending again, due now, with all their attempts: the oldest first."""
+    wanted = wanted or Redrive()
+    which = DeadLetters(wanted.handler, wanted.queue, wanted.failed_after, wanted.failed_before)
+    return await once.write(
+        lambda connection: service.redrive(context, connection, which, wanted.limit, caller, wanted.reason),
+        lambda number: answer({"redriven": number, "more": number == wanted.limit}),
+    )
