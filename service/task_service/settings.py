@@ -172,6 +172,13 @@ class Settings(BaseSettings):
     default_timeout_seconds: int = Field(
         3600, ge=1, description="Time limit of a task that names none and whose handler has none."
     )
+    keep_done_days: Annotated[float, Field(ge=0)] = Field(
+        0,
+        description="Tasks that workers completed, or that were cancelled, are forgotten so many days later; 0: never.",
+    )
+    keep_failed_days: Annotated[float, Field(ge=0)] = Field(
+        0, description="Tasks that failed at workers are forgotten so many days later; 0: never."
+    )
     retry_base_seconds: Seconds = Field(1, description="Wait before the second attempt; doubles with each further one.")
     retry_cap_seconds: Seconds = Field(300, description="Longest wait between two attempts.")
     conversations_min_seconds: Annotated[float, Field(ge=0)] = Field(

@@ -5,7 +5,7 @@ Every connect reads the credentials afresh, so a rotated password needs no resta
 
 import socket
 import time
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import asyncpg
 from sqlalchemy import event, text
@@ -36,6 +36,14 @@ AWAY = (
     asyncpg.exceptions.IdleInTransactionSessionTimeoutError,
     PoolTimeoutError,
 )
+
+
+class Executes(Protocol):
+    """An asyncpg connection, or its pool's stand-in for one."""
+
+    async def execute(self, query: str, /, *args: Any) -> str:
+        """Run one statement."""
+        ...
 
 
 async def connect(settings: Settings, **options: Any) -> asyncpg.Connection:

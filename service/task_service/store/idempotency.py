@@ -1,13 +1,13 @@
 """Answers that are given again to whoever sends a request again, by caller, route and key."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 from sqlalchemy import LargeBinary, SmallInteger, Text, bindparam, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from task_service.domain.errors import UnavailableError
+from task_service.store.database import Executes
 from task_service.store.tables import idempotency_keys
 
 PRUNE_BATCH = 1000
@@ -65,14 +65,6 @@ class Kept:
     status: int
     headers: dict[str, str]
     body: bytes
-
-
-class Executes(Protocol):
-    """An asyncpg connection, or its pool's stand-in for one."""
-
-    async def execute(self, query: str, /, *args: Any) -> str:
-        """Run one statement."""
-        ...
 
 
 async def claim(connection: AsyncConnection, name: KeyName, digest: str, hours: int) -> Kept | None:

@@ -21,6 +21,7 @@ from task_service.settings import Settings
 from task_service.store import outbox
 from task_service.store.database import is_unavailable, raw
 from task_service.store.idempotency import prune_keys
+from task_service.store.retention import DONE, FAILED, forget_tasks
 from task_service.telemetry import metrics
 
 STRANGERS_EVERY = 20
@@ -50,6 +51,7 @@ class Maintenance:
                 async with self._acquire() as connection:
                     await self.sweep(connection, strangers=sweeps % STRANGERS_EVERY == 0)
                     await fold(connection)
+                    await self._forget(connection)
                     if sweeps % PRUNE_EVERY == 0:
                         await workers.prune(connection, KEEP_DEAD_SECONDS)
                         await prune_keys(connection, self._settings.idempotency_hours)
@@ -59,6 +61,12 @@ class Maintenance:
             except Exception as error:
                 self._unbroken_since = None
                 log.warning("sweep_failed", error=repr(error), exc_info=not is_unavailable(error))
+
+    async def _forget(self, connection: Connection) -> None:
+        keep = self._settings
+        for outcomes, days in ((DONE, keep.keep_done_days), (FAILED, keep.keep_failed_days)):
+            if forgotten := await forget_tasks(connection, outcomes, days):
+                log.info("tasks_forgotten", number=forgotten, days=days)
 
     def _is_steady(self) -> bool:
         """Whether the database has answered every sweep for a whole lease: after an outage all leases look over."""
