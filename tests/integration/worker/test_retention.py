@@ -48,7 +48,7 @@ async def ended(connection: asyncpg.Connection, outcome: Outcome, days: float, c
         "UPDATE runs SET finished_at = now() - make_interval(secs => $1) WHERE task_id = ANY ($2)", days * 86_400, old
     )
     await connection.execute(
-        "INSERT INTO conversations (id, task_id, body) SELECT gen_random_uuid(), id, '{}' FROM unnest($1::uuid[]) AS id",
+        "INSERT INTO conversations (id, task_id, body) SELECT gen_random_uuid(), i, '{}' FROM unnest($1::uuid[]) AS i",
         old,
     )
     await connection.execute(
