@@ -3,10 +3,12 @@
 import time
 from collections.abc import Iterator
 
+ALSO_WHILE_STOPPED = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
 
 def machine_seconds() -> float:
     """Seconds that pass also while this process or the machine is stopped."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    return time.clock_gettime(ALSO_WHILE_STOPPED)
 
 
 def growing_pauses(first: float, longest: float) -> Iterator[float]:

@@ -1,8 +1,65 @@
 """The metrics of queue and worker; base units, few labels. What the database knows is read at scrape time."""
 
-from prometheus_client import Counter, Gauge, Histogram
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+
+from prometheus_client import REGISTRY, Counter, Gauge
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
 
 RUN_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
+
+
+class Observed:
+    """One series of a `QuickHistogram`."""
+
+    __slots__ = ("_bounds", "counts", "seconds")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.seconds = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one."""
+        self.counts[bisect_left(self._bounds, seconds)] += 1
+        self.seconds += seconds
+
+
+class QuickHistogram(Collector):
+    """A histogram for what one thread observes tens of thousands of times a second: without the library's locks.
+
+    >>> waits = QuickHistogram("wait_seconds", "How long.", ["queue"], (1, 5))
+    >>> for seconds in (0.5, 1, 7):
+    ...     waits.labels("mail").observe(seconds)
+    >>> [(s.name, s.labels["le"], s.value) for s in list(waits.collect())[0].samples[:3]]
+    [('wait_seconds_bucket', '1.0', 2), ('wait_seconds_bucket', '5.0', 2), ('wait_seconds_bucket', '+Inf', 3)]
+    """
+
+    def __init__(self, name: str, documentation: str, labels: Sequence[str], buckets: Sequence[float]) -> None:
+        self._name, self._documentation, self._labels, self._buckets = name, documentation, labels, buckets
+        self._series: dict[tuple[str, ...], Observed] = {}
+
+    def labels(self, *values: str) -> Observed:
+        """The series of these labels."""
+        if values not in self._series:
+            self._series[values] = Observed(self._buckets)
+        return self._series[values]
+
+    def describe(self) -> Iterator[HistogramMetricFamily]:
+        """The name alone, for the registry."""
+        yield HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """All series, as Prometheus scrapes them."""
+        family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
+        names = [*(str(float(bound)) for bound in self._buckets), "+Inf"]
+        for values, series in list(self._series.items()):
+            buckets = list(zip(names, accumulate(series.counts), strict=True))
+            family.add_metric(values, buckets, series.seconds)
+        yield family
+
 
 CLAIMED = Counter("task_service_tasks_claimed", "Tasks claimed by this worker.", ["queue"])
 FINISHED = Counter("task_service_attempts_finished", "Attempts that ended here.", ["queue", "handler", "outcome"])
@@ -16,10 +73,12 @@ RELEASED = Counter(
 )
 WORKERS_DEAD = Counter("task_service_workers_declared_dead", "Workers that this process declared dead.", ["reason"])
 HEARTBEATS_FAILED = Counter("task_service_heartbeats_failed", "Heartbeats that the database did not acknowledge.")
-WAIT_SECONDS = Histogram("task_service_task_wait_seconds", "From run_at to the claim.", ["queue"], buckets=RUN_BUCKETS)
-RUN_SECONDS = Histogram(
-    "task_service_task_run_seconds", "From start to end of an attempt.", ["queue", "handler"], buckets=RUN_BUCKETS
+WAIT_SECONDS = QuickHistogram("task_service_task_wait_seconds", "From run_at to the claim.", ["queue"], RUN_BUCKETS)
+RUN_SECONDS = QuickHistogram(
+    "task_service_task_run_seconds", "From start to end of an attempt.", ["queue", "handler"], RUN_BUCKETS
 )
+REGISTRY.register(WAIT_SECONDS)
+REGISTRY.register(RUN_SECONDS)
 RUNNING = Gauge("task_service_tasks_running", "Attempts running in this process.")
 SPANS_LOST = Counter("task_service_spans_lost", "Spans of traces that no collector took.")
 CACHE_READS = Counter("task_service_cache_reads", "Reads that asked the cache: hit, miss, or passed by.", ["outcome"])

@@ -16,7 +16,6 @@ from uuid import UUID
 
 import structlog
 from opentelemetry.trace import Tracer
-from prometheus_client import Histogram
 
 from task_service.domain.outcomes import Outcome, Reason, RetryPolicy
 from task_service.queue.claims import Claim
@@ -88,7 +87,6 @@ class Runner:
         self.idle = asyncio.Event()
         self.idle.set()
         self.counts = {"completed": 0, "failed": 0}
-        self._histograms: dict[tuple[str, str], Histogram] = {}
         self._variables = contextvars.copy_context()  # what a run starts with, and not those of the run before it
         self._seconds: dict[str, float] = {}  # how long a handler takes, a moving average
 
@@ -139,7 +137,7 @@ class Runner:
         seconds = time.monotonic() - run.started
         name = run.claim.handler
         self._seconds[name] = seconds + 0.8 * (self._seconds.get(name, seconds) - seconds)
-        self._run_seconds(run.claim.queue, name).observe(seconds)
+        metrics.RUN_SECONDS.labels(run.claim.queue, name).observe(seconds)
         if run.why is not None and not isinstance(ending, Returned):
             ending = run.why
         if ending is not None and not run.reported:
@@ -152,13 +150,6 @@ class Runner:
         self.on_slot_free()
         if not self.running:
             self.idle.set()
-
-    def _run_seconds(self, queue: str, name: str) -> Histogram:
-        """The histogram of a queue and handler; to look it up by labels costs more than to observe."""
-        key = (queue, name)
-        if key not in self._histograms:
-            self._histograms[key] = metrics.RUN_SECONDS.labels(queue, name)
-        return self._histograms[key]
 
     def _report(self, run: Run, ending: Ending) -> None:
         run.reported = True

@@ -1,7 +1,7 @@
 -- End attempts that worker $1 holds: delete the queue rows and record the final runs.
 --
--- Arrays of one length, sorted by task id: $2 task ids, $3 fences, $4 outcomes, $5 reasons, $6 results (jsonb as text),
--- $7 errors. Returns what was ended. A pair that does not come back is a claim that was lost, or an answer that was
+-- Arrays, sorted by task id: $2 task ids, $3 fences, $4 outcomes, $5 reasons, $6 results (jsonb as text), $7 errors; the
+-- last three may be empty, for nulls. Returns what was ended. A pair that does not come back is a claim that was lost, or an answer that was
 -- (see recorded.sql). LATERAL and = ANY (ARRAY(…)) keep the plan to index look-ups, whatever the statistics say.
 WITH held AS MATERIALIZED (
     SELECT q.task_id, i.fence, q.attempt, q.claimed_at, q.hidden, i.outcome, i.reason, i.result, i.error
