@@ -18,6 +18,9 @@ NODES ?= 2
 EXTRAS := service operator dev
 COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 	--custom-compile-command "make lock"
+# What the bench compares with; Oban wants a newer Python than we do.
+PEERS := $(wildcard bench/rivals/requirements/*.in)
+COMPILE_PEER = $(if $(findstring oban,$(1)),$(subst 3.11,3.12,$(COMPILE)),$(COMPILE))
 
 .PHONY: help run test check demo generate lock images machine cluster-up cluster-down clean \
 	sast dependency-scan image scan sbom push sign kind-test test-services
@@ -44,6 +47,7 @@ generate: $(VENV)  ## Write the generated files: CRD, values schema, reference p
 lock: $(VENV)  ## Renew the locks in requirements/
 	$(foreach extra,$(EXTRAS),$(BIN)/$(COMPILE) --extra $(extra) -o requirements/$(extra).txt pyproject.toml &&) true
 	$(foreach name,build go tools,$(BIN)/$(COMPILE) -c requirements/dev.txt -o requirements/$(name).txt requirements/$(name).in &&) true
+	$(foreach peer,$(PEERS),$(BIN)/$(call COMPILE_PEER,$(peer)) -o $(peer:.in=.txt) $(peer) &&) true
 
 images: machine  ## Build the images and print their archives
 	@$(PYTHON) -m tests.support.images build

@@ -1,0 +1,1 @@
+"""This product beside other task queues, on one machine, in one run: see bench/README.md."""

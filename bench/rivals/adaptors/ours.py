@@ -1,0 +1,102 @@
+"""This product: tasks through its service layer, and its own worker process with default settings."""
+
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import uvloop
+
+from bench.rivals.adaptors import Start
+from task_service.domain.principals import SYSTEM
+from task_service.embedded import free_port
+from task_service.migrations.runner import migrate
+from task_service.queue.statements import statement
+from task_service.queue.wakeups import Wakeups
+from task_service.server import serve
+from task_service.services.bulk import enter_tasks
+from task_service.services.context import Context
+from task_service.services.inputs import NewTask
+from task_service.services.tasks import create_task
+from task_service.settings import Settings
+from task_service.store.database import create_engine, raw
+from task_service.telemetry.logs import configure_logs
+from task_service.worker.handlers import ENTRY_POINTS, handler
+from task_service.worker.handlers import Context as Run
+
+CHUNK = 10_000
+"""Tasks in a transaction: the most that one request may bring."""
+run = uvloop.run
+starts: list[Start] = []
+
+
+def settings_of(url: str, **given: object) -> Settings:
+    """Defaults but for the database and the log."""
+    return Settings(_env_file=None, database_url=url, log_level="WARNING", **given)  # type: ignore[arg-type,call-arg]
+
+
+async def prepare(url: str) -> None:
+    """Migrate."""
+    await migrate(create_engine(settings_of(url), pooled=False))
+
+
+class Service:
+    """What the API does with a request, without HTTP."""
+
+    def __init__(self, context: Context, queue: str) -> None:
+        self._context, self._queue = context, queue
+
+    def _draft(self, number: int) -> NewTask:
+        return NewTask(title="a task", handler="bench", queue=self._queue, payload=number)
+
+    async def one(self, number: int) -> None:
+        """A transaction of its own, as for a POST."""
+        await self._context.write(lambda c: create_task(self._context, c, self._draft(number), SYSTEM))
+
+    async def many(self, numbers: Sequence[int]) -> None:
+        """Transactions of `CHUNK`, as for a batch."""
+        for at in range(0, len(numbers), CHUNK):
+            drafts = [self._draft(number) for number in numbers[at : at + CHUNK]]
+            await self._context.write(lambda c, d=drafts: enter_tasks(self._context, c, d, SYSTEM))  # type: ignore[misc]
+
+
+@asynccontextmanager
+async def producer(url: str, queue: str) -> AsyncIterator[Service]:
+    """The service layer with its pool and its wake-ups, as an API process has it."""
+    configure_logs(settings := settings_of(url))
+    engine = create_engine(settings)
+
+    async def notify(queues: list[str]) -> None:
+        async with engine.begin() as connection:
+            await (await raw(connection)).execute(statement("notify"), queues)
+
+    wakeups = Wakeups(notify)
+    yield Service(Context(settings, engine, wakeups), queue)
+    await wakeups.close()
+    await engine.dispose()
+
+
+@handler("bench")
+async def bench(context: Run) -> None:
+    """What the worker runs, found as the handlers of any package are."""
+    starts[0](context.payload)
+
+
+async def work(url: str, queue: str, start: Start) -> None:
+    """A worker process, `task-service worker`, until SIGTERM."""
+    starts[:] = [start]
+    with tempfile.TemporaryDirectory(prefix="task-service-bench-") as name:
+        offer(folder := Path(name))
+        given = {"management_host": "127.0.0.1", "management_port": free_port(), "runtime_dir": folder}
+        configure_logs(settings := settings_of(url, worker_queues=[queue], **given))
+        await serve(settings, api=False, worker=True)
+
+
+def offer(folder: Path) -> None:
+    """Say that the handler is there, as an installed package would."""
+    about = folder / "bench-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: bench\nVersion: 1\n")
+    (about / "entry_points.txt").write_text(f"[{ENTRY_POINTS}]\nbench = {__name__}:bench\n")
+    sys.path.append(str(folder))
