@@ -2,12 +2,11 @@
 
     python -m bench.rivals [--section drain …] [--only pgqueuer …] [--rounds 5] [--tasks 100000]
 
-Prints a table, puts the sections that were run into bench/results/rivals.json and draws docs/rivals.svg from all that
-is there. bench/README.md says what is measured and how.
+After each section it prints a table, puts the figures into bench/results/rivals.json beside those of other sections and
+draws docs/rivals.svg. bench/README.md says what is measured and how.
 """
 
 import argparse
-import contextlib
 import importlib
 import os
 import platform
@@ -24,7 +23,6 @@ from bench.rivals.catalogue import CEILING, OURS, PRODUCTS, Product
 from bench.rivals.environments import MissingError, versions_of
 from bench.rivals.figures import Figures, Measures
 from bench.rivals.plot import draw
-from bench.rivals.processes import BenchError
 from bench.rivals.servers import OPTIONS, ROOT, Servers
 
 SECTIONS = ("drain", "enqueue", "latency", "flatness", "held", "crowd", "http")
@@ -33,21 +31,24 @@ PLOT = ROOT / "docs" / "rivals.svg"
 NAMES = [product.name for product in PRODUCTS]
 
 
-def run(bench: Bench, sections: Sequence[str], products: Sequence[Product], *, named: bool) -> Figures:
-    """Measure these sections one after the other. `named`: these products and no others were asked for."""
-    found = Figures()
+def prepared(servers: Servers, products: Sequence[Product]) -> list[Product]:
+    """Those that can be measured on this machine."""
     ready = []
     for product in products:
         try:
-            bench.servers.prepare(product)
+            servers.prepare(product)
             ready.append(product)
         except MissingError as error:
             say(f"{product.name} is left out: {error}")
-    for name in sections:
-        section = importlib.import_module(f"bench.rivals.sections.{name}")
-        chosen = ready if section.EVERYONE or named else [OURS]
-        interleave(name, {product: section.rounds(bench, product) for product in chosen}, found)
-    return found
+    return ready
+
+
+def measured(bench: Bench, name: str, products: Sequence[Product], *, named: bool) -> dict[str, Any]:
+    """The summary of one section. `named`: these products and no others were asked for."""
+    section = importlib.import_module(f"bench.rivals.sections.{name}")
+    chosen = [p for p in products if section.EVERYONE or named or p is OURS]
+    interleave(name, {product: section.rounds(bench, product) for product in chosen}, found := Figures())
+    return found.summary()
 
 
 def interleave(name: str, rounds: dict[Product, Iterator[Measures]], found: Figures) -> None:
@@ -60,21 +61,18 @@ def interleave(name: str, rounds: dict[Product, Iterator[Measures]], found: Figu
                 say(f"{name}: {product.name}, {time.monotonic() - began:.0f} s")
             except StopIteration:
                 del rounds[product]
-            except (BenchError, OSError) as error:
-                say(f"{name}: {product.name} failed: {error}")
-                found.fail(name, product.name, str(error))
+            except Exception as error:  # noqa: BLE001 - one product's failure must not cost an hour's figures
+                say(f"{name}: {product.name} failed: {error!r}")
+                found.fail(name, product.name, repr(error))
                 del rounds[product]
 
 
-def about(bench: Bench, products: Sequence[Product]) -> dict[str, Any]:
+def about(servers: Servers, options: Options, products: Sequence[Product]) -> dict[str, Any]:
     """What the figures depend on."""
-    versions: dict[str, Any] = {}
-    for product in products:
-        with contextlib.suppress(MissingError):
-            versions[product.name] = versions_of(product) | {"durable": product.durable}
     return {
         "at": datetime.now(UTC).isoformat(timespec="minutes"), "cores": os.cpu_count(), "kernel": platform.release(),
-        "postgresql": bench.servers.version(), "server": OPTIONS, "options": vars(bench.options), "products": versions,
+        **servers.versions(), "server": OPTIONS, "options": vars(options),
+        "products": {p.name: versions_of(p) | {"durable": p.durable} for p in products},
     }  # fmt: skip
 
 
@@ -110,11 +108,13 @@ def main() -> None:
         servers = Servers(Path(folder))
         bench = Bench(options, servers, Path(folder))
         with servers.running():
-            found = run(bench, given.section, products, named=given.only is not None).summary()
-            whole = figures.write(given.results, about(bench, products), found)
-    for line in figures.lines(found, OURS.name):
-        print(line)
-    draw(whole["sections"], given.plot, OURS.name, CEILING.name)
+            products = prepared(servers, products)
+            on = about(servers, options, products)
+            for name in given.section:
+                found = measured(bench, name, products, named=given.only is not None)
+                for line in figures.lines(found, OURS.name):
+                    print(line, flush=True)
+                draw(figures.write(given.results, on, found)["sections"], given.plot, OURS.name, CEILING.name)
     say(f"in {time.monotonic() - began:.0f} s")
 
 

@@ -47,7 +47,7 @@ def draw(sections: Mapping[str, Any], path: Path, ours: str, ceiling: str) -> No
         parts += _waits(latency.get(name, {}))
         parts.append("</g>")
     machine = f"{about['cores']} cores, PostgreSQL {about['postgresql']} with fsync, {about['at'][:10]}"
-    foot = f"{machine}. * Redis: not durable."
+    foot = f"{machine}. {ceiling}: our statements without our Python. * Redis: not durable."
     parts.append(f'<text class="small" x="12" y="{height - 10}">{escape(foot)}</text></svg>')
     path.write_text("\n".join(parts) + "\n")
 

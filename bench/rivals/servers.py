@@ -132,11 +132,16 @@ class Servers:
             place.connection.close()
             self._administer(f'DROP DATABASE "{database}" WITH (FORCE)')
 
-    def version(self) -> str:
-        """PostgreSQL's."""
+    def versions(self) -> dict[str, str]:
+        """Of the servers that run."""
         with contextlib.closing(psycopg2.connect(self.postgres.url())) as connection, connection.cursor() as cursor:
             cursor.execute("SHOW server_version")
-            return str(cursor.fetchone()[0])
+            found = {"postgresql": str(cursor.fetchone()[0])}
+        if self._redis is not None:
+            with Redis.from_url(self._redis.url) as redis:
+                about = redis.info("server")
+                found["redis"] = f"{about.get('server_name', 'redis')} {about['redis_version']}"
+        return found
 
     def _administer(self, sql: str) -> None:
         with contextlib.closing(psycopg2.connect(self.postgres.url())) as connection:

@@ -26,7 +26,7 @@ class Stage:
 
     def fill(self, count: int, how: str = "many") -> float:
         """Enter so many tasks by one producer, numbered from 0; tasks per second."""
-        Board.create(self._path, count).close()
+        self.board(count).close()
         with self._producer(QUEUE) as producer:
             return count / producer.ask(f"{how} 0 {count}", LIMIT_SECONDS)
 
@@ -35,7 +35,7 @@ class Stage:
 
         From the first handler's begin until all have ended in the store. Raises BenchError when one has not run.
         """
-        board = Board.create(self._path, count)
+        board = self.board(count)
         with self.workers(workers):
             self.until(lambda: board.started() >= count)
             self.until(lambda: self.place.unfinished() == 0)
@@ -48,7 +48,7 @@ class Stage:
 
     def drain_some(self, count: int, backlog: int) -> float:
         """Run so many of a backlog whose tasks have numbers below `backlog`; tasks begun per second."""
-        board = Board.create(self._path, backlog)
+        board = self.board(backlog)
         with self.workers(1):
             self.until(lambda: board.started() > 0)
             began, first = time.monotonic_ns(), board.started()
@@ -59,7 +59,7 @@ class Stage:
 
     def idle_waits(self, samples: int, queue: str = QUEUE) -> list[float]:
         """Milliseconds from commit to begin of single tasks that find the worker idle."""
-        board = Board.create(self._path, WARM_UP + samples)
+        board = self.board(WARM_UP + samples)
         with self.workers(1, queue), self._producer(queue) as producer:
             least, most = PAUSE_SECONDS
             for first, count in ((0, WARM_UP), (WARM_UP, samples)):
@@ -72,7 +72,7 @@ class Stage:
     def load_waits(self, rate: float, seconds: float) -> tuple[list[float], float]:
         """The same while tasks come at a steady rate per second; and the rate that the producer reached."""
         count = int(rate * seconds)
-        board = Board.create(self._path, WARM_UP + count)
+        board = self.board(WARM_UP + count)
         with self.workers(1), self._producer(QUEUE) as producer:
             producer.ask(f"spaced 0 {WARM_UP} 0.01 0.01", LIMIT_SECONDS)
             taken = producer.ask(f"load {WARM_UP} {count} {rate}", LIMIT_SECONDS)
@@ -80,6 +80,10 @@ class Stage:
             waits = board.waits(WARM_UP, count)
         board.close()
         return waits, count / taken
+
+    def board(self, tasks: int) -> Board:
+        """A new board for what is started next."""
+        return Board.create(self._path, tasks)
 
     @contextmanager
     def _producer(self, queue: str) -> Iterator[Child]:
@@ -89,7 +93,7 @@ class Stage:
 
     @contextmanager
     def workers(self, number: int, queue: str = QUEUE) -> Iterator[None]:
-        """Start them all, and let them begin at the same moment. They write on the board that was made last."""
+        """Start them all, and let them begin at the same moment."""
         started = [Child(self.place, "work", queue, self._path, slot) for slot in range(number)]
         with children(started):
             for child in started:

@@ -74,12 +74,13 @@ class TestRounds:
                 yield {"rate": float(turn)}
 
         by_name = {product.name: product for product in PRODUCTS}
-        chosen: dict[Product, Iterator[Measures]] = {by_name[n]: rounds(n, 3) for n in ("oban", "rq")}
+        numbers = {"celery": 1, "oban": 3, "rq": 3}
+        chosen: dict[Product, Iterator[Measures]] = {by_name[n]: rounds(n, number) for n, number in numbers.items()}
         interleave("drain", chosen, found := Figures())
-        assert turns == ["oban0", "rq0", "oban1", "rq1", "oban2"]
+        assert turns == ["celery0", "oban0", "rq0", "oban1", "rq1", "oban2"]
         summary = found.summary()["drain"]
         assert summary["oban"]["rate"]["values"] == [0.0, 1.0, 2.0]
-        assert summary["rq"] == {"rate": summarised([0.0]), "failed": "it hangs"}
+        assert summary["rq"] == {"rate": summarised([0.0]), "failed": "BenchError('it hangs')"}
 
 
 class TestPlot:

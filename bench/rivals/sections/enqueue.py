@@ -10,7 +10,7 @@ EVERYONE = True
 
 
 def rounds(bench: Bench, product: Product) -> Iterator[Measures]:
-    """A new place for each round; the single ones come first, and warm the producer's connection."""
+    """A new place for each round."""
     options = bench.options
     bulk = product.bulk_tasks(options.tasks)
     for _ in range(options.rounds):

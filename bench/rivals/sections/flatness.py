@@ -42,7 +42,8 @@ def rounds(bench: Bench, product: Product) -> Iterator[Measures]:
 
 def _measured(bench: Bench, stage: Stage, count: int, backlog: int = 0) -> tuple[float, list[float]]:
     """Tasks per second, and milliseconds of single ones."""
+    samples = max(1, bench.options.samples // bench.options.rounds)
     stage.fill(count)
     stage.place.settle()
     rate = stage.drain_some(count, backlog + count) if backlog else stage.drain(count)
-    return rate, stage.idle_waits(bench.options.samples // bench.options.rounds, OTHER_QUEUE if backlog else QUEUE)
+    return rate, stage.idle_waits(samples, OTHER_QUEUE if backlog else QUEUE)

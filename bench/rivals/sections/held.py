@@ -18,7 +18,6 @@ from bench.rivals.figures import Measures
 from bench.rivals.processes import BenchError
 
 EVERYONE = False
-HOLD = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT txid_current()"
 
 
 def rounds(bench: Bench, product: Product) -> Iterator[Measures]:
@@ -50,7 +49,8 @@ def rounds(bench: Bench, product: Product) -> Iterator[Measures]:
 @contextmanager
 def _held(url: str) -> Iterator[None]:
     with contextlib.closing(psycopg2.connect(url)) as connection:
+        connection.set_session(isolation_level="REPEATABLE READ")  # it keeps its first snapshot
         with connection.cursor() as cursor:
-            cursor.execute(HOLD)
+            cursor.execute("SELECT txid_current()")
         yield
         connection.rollback()

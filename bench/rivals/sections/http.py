@@ -3,6 +3,7 @@ them; and how long a client waits that creates one and reads it until it is comp
 """
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,7 @@ def rounds(bench: Bench, product: Product) -> Iterator[Measures]:
     for _ in range(bench.options.rounds):
         with (
             bench.stage(product) as stage,
+            contextlib.closing(stage.board(1)),
             stage.workers(1),
             api_processes(database_url=stage.place.url, auth_mode="open", log_level="WARNING") as [api],
         ):

@@ -20,7 +20,7 @@ QUICK = 2_500
 def rounds(bench: Bench, product: Product) -> Iterator[Measures]:
     """The samples are spread over the rounds."""
     options = bench.options
-    samples = options.samples // options.rounds // (1 if product.pace >= QUICK else 4)
+    samples = max(1, options.samples // options.rounds // (1 if product.pace >= QUICK else 4))
     for _ in range(options.rounds):
         with bench.stage(product) as stage:
             idle = stage.idle_waits(samples)
