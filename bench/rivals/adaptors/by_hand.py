@@ -122,9 +122,8 @@ def finish(url: str, worker: str, done: Batches) -> None:
     statements = Statements(url)
     while True:
         rows = done.get()
-        none = [None] * len(rows)
         ids, fences = [row[0] for row in rows], [row[1] for row in rows]
-        statements.execute("finish", worker, ids, fences, ["completed"] * len(rows), none, none, none)
+        statements.execute("finish", worker, ids, fences, ["completed"] * len(rows), [], [], [])
 
 
 class Statements:
