@@ -97,7 +97,8 @@ async def remove(connection: Connection, task_id: UUID) -> None:
 async def update(connection: Connection, entry: Entry, wakeups: Wakeups, *, anew: bool = False) -> bool:
     """Change how a waiting task is to run (all but its fence); False when it is held or not in the queue.
 
-    A time that it has already it keeps, its place in the queue with it; `anew`: it gets all its attempts back.
+    A time that it has already it keeps, its place in the queue with it; `anew`: it gets all its attempts back, and a
+    cancel that no worker got to is taken back.
     """
     row = await connection.fetchrow(
         statement("update"),

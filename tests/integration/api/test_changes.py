@@ -13,7 +13,7 @@ import pytest
 from task_service.domain.outcomes import Outcome
 from task_service.queue.claims import Bounds, claim
 from task_service.queue.entries import Entry, enqueue
-from task_service.queue.results import Finished, finish
+from task_service.queue.results import Finished, GivenBack, finish, give_back
 from tests.integration.api.test_tasks import TASKS, Hold, create
 from tests.support.tasks import add_worker, quiet_wakeups
 from tests.support.waiting import eventually
@@ -79,6 +79,22 @@ async def test_a_retry_of_a_task_that_waits_for_its_next_attempt_gives_it_all_ba
     assert (answer.status_code, answer.json()["status"], answer.json()["attempt"]) == (200, "pending", 0)
     row = await connection.fetchrow("SELECT attempt, losses, alone, run_at <= clock_timestamp() FROM queue")
     assert tuple(row) == (0, 0, False, True)
+
+
+async def test_a_retry_takes_back_a_cancel_that_the_worker_did_not_get_to(
+    client: httpx.AsyncClient, connection: asyncpg.Connection
+) -> None:
+    """The attempt failed by itself before its worker heard of the cancel: the task waits, and is asked for again."""
+    task = await create(client, handler="noop")
+    worker = await add_worker(connection)
+    [held] = await claim(connection, worker, Bounds(["default"]), 1, start_at_once=True)
+    assert (await client.post(f"{TASKS}/{task['id']}:cancel")).status_code == 202
+    failed = GivenBack(held.task_id, held.fence, Outcome.FAILED, error="no", delay_seconds=60)
+    assert await give_back(connection, worker, [failed])
+    answer = (await client.post(f"{TASKS}/{task['id']}:retry")).json()
+    assert (answer["status"], answer["cancel_requested_at"]) == ("pending", None)
+    [again] = await claim(connection, worker, Bounds(["default"]), 1, start_at_once=True)
+    assert not again.cancel_requested, "the worker would cancel it at once"
 
 
 @pytest.mark.parametrize(
