@@ -89,13 +89,20 @@ def _serve(*, api: bool, worker: bool) -> None:
 
     from task_service.server import serve as run
     from task_service.telemetry.logs import configure_logs
+    from task_service.worker.process import leave_threads_behind
 
     given = _settings()
     configure_logs(given)
     if api:
         _refuse_bad_start(given)
+
+    async def run_and_leave() -> None:
+        await run(given, api=api, worker=worker)
+        if worker:
+            leave_threads_behind()
+
     try:
-        uvloop.run(run(given, api=api, worker=worker))
+        uvloop.run(run_and_leave())
     except OSError as error:
         raise SystemExit(f"cannot start: {error}") from error
 

@@ -40,6 +40,7 @@ CLOSING_ROUNDS, CLOSING_PAUSE_SECONDS = 100, 0.01
 SAME_SIGNAL_SECONDS = 0.5
 GARBAGE_EVERY = 10_000
 """Objects made and not freed, between two looks for garbage (Python's own: 700 or 2,000)."""
+HOLD_SIGNALS_SECONDS = 0.25
 log = structlog.get_logger(__name__)
 
 
@@ -202,6 +203,18 @@ def _stop_signal() -> asyncio.Event:
         stop.set()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
+
+    def take() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+
+    def hold() -> None:
+        """Take them again and again: a coroutine of a task's handler may have taken them from us."""
+        loop.call_later(HOLD_SIGNALS_SECONDS, hold)
+        take()
+        signal.set_wakeup_fd(wakeup)
+
+    take()
+    wakeup = signal.set_wakeup_fd(-1)
+    hold()
     return stop

@@ -22,8 +22,9 @@ from task_service.services.tasks import create_task
 from task_service.settings import Settings
 from task_service.store.database import create_engine, raw
 from task_service.telemetry.logs import configure_logs
-from task_service.worker.handlers import ENTRY_POINTS, handler
 from task_service.worker.handlers import Context as Run
+from task_service.worker.handlers import handler
+from task_service.worker.installed import ENTRY_POINTS
 
 CHUNK = 10_000
 """Tasks in a transaction: the most that one request may bring."""

@@ -136,6 +136,12 @@ class Claimer:
         if self._starting:  # a handler that never waits has ended inside `start`: the loop below goes on
             return
         self._starting = True
+        try:
+            self._start_waiting()
+        finally:
+            self._starting = False
+
+    def _start_waiting(self) -> None:
         running = self.runner.running
         while self._waiting and len(running) < self.settings.worker_concurrency and self.membership.may_start():
             worker_id, c = self._waiting.popleft()
@@ -144,7 +150,6 @@ class Claimer:
             (worker_id, c), self._alone = self._alone, None
             log.warning("running_alone", task_id=str(c.task_id), attempt=c.attempt)
             self.runner.start(c, worker_id, self._context)
-        self._starting = False
 
     async def _look_for_alone(self, *, idle: bool) -> bool:
         """Now and then, look for a task that must run alone; a busy worker leaves it to idle ones for a while."""

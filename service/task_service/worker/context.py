@@ -17,8 +17,9 @@ from task_service.queue.claims import Claim
 from task_service.queue.statements import Connection
 from task_service.store.database import is_unavailable
 from task_service.telemetry import metrics
+from task_service.worker.containment import refuse_in_fork
+from task_service.worker.endings import encode_result
 from task_service.worker.handlers import LostClaimError
-from task_service.worker.verdict import encode_result
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -67,6 +68,7 @@ class RunContext:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[HeldTransaction]:
         """See `handlers.Context.transaction`."""
+        refuse_in_fork()
         async with self._pool.acquire() as connection:
             held = None
             try:
@@ -108,6 +110,7 @@ class RunContext:
 
     async def extend(self, seconds: float) -> None:
         """See `handlers.Context.extend`."""
+        refuse_in_fork()
         async with self._pool.acquire() as connection:
             if not await results.extend(connection, self.worker_id, (self.task_id, self.fence), seconds):
                 self._lose()
@@ -115,6 +118,7 @@ class RunContext:
 
     def wait(self, awaitable: Awaitable[T]) -> T:
         """See `handlers.Context.wait`."""
+        refuse_in_fork()
 
         async def run() -> T:
             return await awaitable

@@ -8,42 +8,46 @@
             raise Snooze(30)
         return {"said": f"hello {context.payload['name']}"}
 
-A coroutine runs on the worker's event loop, a plain function in a thread of its own. The returned value must be JSON.
-Packages offer handlers as entry points of the group `task_service.handlers`.
+A coroutine runs on the worker's event loop, a plain function in a thread of its own, an isolated handler in a process.
+The returned value must be JSON. Packages offer handlers as entry points (see `installed`).
+
+This module imports little, for every process of an isolated handler imports it.
 """
 
+from __future__ import annotations
+
 import inspect
+import math
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from uuid import UUID
 
-import structlog
-
 from task_service.domain.outcomes import RetryPolicy
-from task_service.queue.statements import Connection
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from task_service.queue.statements import Connection
 
 T = TypeVar("T")
-ENTRY_POINTS = "task_service.handlers"
-log = structlog.get_logger(__name__)
+MAX_DELAY_SECONDS = 10 * 365 * 86_400.0
 
 
 class Retry(Exception):  # noqa: N818 - a word for what happens, not an error
-    """This attempt failed; try again after so many seconds (None: by the retry policy)."""
+    """This attempt failed; try again after so many seconds (None: by the retry policy). ValueError, TypeError."""
 
     def __init__(self, seconds: float | None = None, why: str = "the handler asked for a retry") -> None:
         super().__init__(why)
-        self.seconds = seconds
+        self.seconds = None if seconds is None else _delay(seconds)
 
 
 class Snooze(Exception):  # noqa: N818
-    """Not now: run again after so many seconds; this attempt does not count."""
+    """Not now: run again after so many seconds; this attempt does not count. ValueError, TypeError."""
 
     def __init__(self, seconds: float, why: str | None = None) -> None:
-        super().__init__(why or f"snoozed for {seconds:g} s")
-        self.seconds = seconds
+        self.seconds = _delay(seconds)
+        super().__init__(why or f"snoozed for {self.seconds:g} s")
 
 
 class Cancel(Exception):  # noqa: N818
@@ -56,6 +60,17 @@ class Discard(Exception):  # noqa: N818
 
 class LostClaimError(Exception):
     """This worker no longer holds the task: somebody else runs it. What the handler was about to write is undone."""
+
+
+def _delay(seconds: float) -> float:
+    """Seconds to wait; what has passed is now. ValueError (NaN, or more than ten years), TypeError.
+
+    >>> _delay(-3)
+    0.0
+    """
+    if math.isnan(seconds) or seconds > MAX_DELAY_SECONDS:
+        raise ValueError(f"{seconds} is not a number of seconds to wait, from 0 to {MAX_DELAY_SECONDS:.0f}")
+    return max(0.0, float(seconds))
 
 
 class Transaction(Protocol):
@@ -80,20 +95,24 @@ class Context(Protocol):
 
     @property
     def cancelled(self) -> bool:
-        """Whether the run is to end: cancelled, out of time, or its claim is lost. Coroutines are interrupted."""
+        """Whether the run is to end: cancelled, out of time, or its claim is lost. Coroutines are interrupted.
+
+        An isolated handler sees only that it is cancelled: at its time limit, or without its claim, it is killed.
+        """
 
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
         """Open a transaction that locks the task's queue row and checks worker and fence.
 
         Raises LostClaimError. Write through it whatever must happen once: a worker that was paused and overtaken
-        changes nothing. Keep it short, and never hold it across other waiting.
+        changes nothing. Keep it short, and never hold it across other waiting. An isolated handler has none:
+        RuntimeError.
         """
 
     async def extend(self, seconds: float) -> None:
         """Move this run's time limit to so many seconds from now. Raises LostClaimError."""
 
     def wait(self, awaitable: Awaitable[T]) -> T:
-        """From a plain function's thread: run something asynchronous on the worker's loop and wait for it."""
+        """From a plain function: run something asynchronous on the worker's loop (isolated: on one here), and wait."""
 
 
 Function = Callable[[Context], Any]
@@ -101,25 +120,44 @@ Function = Callable[[Context], Any]
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A function and how it is to be run."""
+    """A function and how it is to be run. ValueError when it cannot be run so."""
 
     name: str
     function: Function
     timeout_seconds: float | None = None
     retry: RetryPolicy | None = None
+    isolated: bool = False
+    memory_mb: int | None = None
     is_async: bool = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "is_async", inspect.iscoroutinefunction(self.function))
+        if self.isolated and "<" in getattr(self.function, "__qualname__", "<no name>"):
+            raise ValueError(f"{self.name}: an isolated handler must be a function that its module has by name")
+        if self.memory_mb is not None and not self.isolated:
+            raise ValueError(f"{self.name}: memory_mb needs isolated=True, for the worker's memory is everybody's")
+
+    @property
+    def path(self) -> str:
+        """Where another process finds the function, such as `greetings.mail:greet`."""
+        return f"{self.function.__module__}:{self.function.__qualname__}"
 
 
 def handler(
-    name: str, *, timeout_seconds: float | None = None, retry: RetryPolicy | None = None
+    name: str,
+    *,
+    timeout_seconds: float | None = None,
+    retry: RetryPolicy | None = None,
+    isolated: bool = False,
+    memory_mb: int | None = None,
 ) -> Callable[[Function], Handler]:
-    """Make a function a handler. Without a time limit the task's own or the default one holds."""
+    """Make a function a handler. Without a time limit the task's own or the default one holds.
+
+    An isolated one runs in a process of its own, which is killed at its time limit and may take so many megabytes.
+    """
 
     def decorate(function: Function) -> Handler:
-        return Handler(name, function, timeout_seconds, retry)
+        return Handler(name, function, timeout_seconds, retry, isolated, memory_mb)
 
     return decorate
 
@@ -137,20 +175,3 @@ class Handlers:
     def names(self) -> list[str]:
         """All names, sorted."""
         return sorted(self._by_name)
-
-
-def installed_handlers() -> list[Handler]:
-    """Load every handler that the installed packages offer; one that cannot be loaded is logged and left out."""
-    return [found for entry in entry_points(group=ENTRY_POINTS) if (found := _load(entry))]
-
-
-def _load(entry: EntryPoint) -> Handler | None:
-    try:
-        found = entry.load()
-    except Exception as error:  # noqa: BLE001 - one broken package must not stop the others
-        log.error("handler_not_loaded", handler=entry.name, source=entry.value, error=repr(error))
-        return None
-    if not isinstance(found, Handler):
-        log.error("handler_not_loaded", handler=entry.name, source=entry.value, error="not made by @handler")
-        return None
-    return found

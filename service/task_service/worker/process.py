@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+import logging
+import os
+import threading
 from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any
@@ -20,13 +23,15 @@ from task_service.store.database import connect, create_engine, create_pool
 from task_service.telemetry import get_tracer, metrics
 from task_service.worker.builtin import builtin_handlers
 from task_service.worker.claimer import Claimer
-from task_service.worker.handlers import Handlers, installed_handlers
+from task_service.worker.handlers import Handlers
+from task_service.worker.installed import installed_handlers
 from task_service.worker.listener import Listener
 from task_service.worker.maintenance import Maintenance
 from task_service.worker.membership import Membership
 from task_service.worker.reports import Reports
 from task_service.worker.runner import Runner
 from task_service.worker.scheduler import Scheduler
+from task_service.worker.watchdog import Watchdog
 
 POOL_SIZE = 8
 ENFORCE_SECONDS = 0.25
@@ -51,6 +56,9 @@ class Worker:
         tracer = get_tracer() if s.otel_enabled else None
         policy = RetryPolicy(s.retry_base_seconds, s.retry_cap_seconds)
         self.runner = Runner(self.handlers, self.reports, policy, s.default_timeout_seconds, tracer)
+        self.runner.silence_seconds = s.lease_seconds - s.heartbeat_seconds
+        self._watchdog = Watchdog(s.lease_seconds)
+        self._watchdog.start()
         self.membership = Membership(s, self._own_connection, self)
         self.claimer = Claimer(s, self.pool, self.membership, self.runner, self.reports)
         self._engine = create_engine(s)
@@ -117,7 +125,7 @@ class Worker:
         self.claimer.stop()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.runner.idle.wait(), self.settings.shutdown_seconds)
-        self.runner.give_back(Reason.SHUTDOWN)
+        await self.runner.give_back(Reason.SHUTDOWN)
         try:
             async with asyncio.timeout(LEAVE_SECONDS):
                 await self.reports.flushed()
@@ -126,6 +134,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - the lease gives back what we could not
             log.warning("leaving_without_goodbye", error=repr(error))
         await self._end_loops()
+        self._watchdog.stop()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LEAVE_SECONDS):
                 await self._wakeups.close()
@@ -159,3 +168,14 @@ class Worker:
     def failed(self) -> int:
         """Tasks failed since the start."""
         return self.runner.counts["failed"]
+
+
+def leave_threads_behind() -> None:
+    """End this process, in which all is reported and closed, if threads are left that it would wait for at its exit."""
+    left = [
+        thread.name for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()
+    ]
+    if left:
+        log.info("threads_left_behind", threads=left)
+        logging.shutdown()
+        os._exit(0)

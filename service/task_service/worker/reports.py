@@ -20,7 +20,7 @@ from task_service.queue.results import Attempt, Finished, GivenBack
 from task_service.queue.statements import Connection
 from task_service.store.database import is_unavailable
 from task_service.telemetry import metrics
-from task_service.worker.verdict import storable
+from task_service.worker.endings import storable
 
 BATCH = 500
 WINDOW_SECONDS = 0.01

@@ -1,16 +1,17 @@
 """Running handlers: slots, time limits, interruption, and how each run ends.
 
 A run reports exactly once. Its slot is free when its handler has really ended: a thread cannot be stopped, so one that
-ignores its time limit goes on in its slot, and what it returns is thrown away.
+ignores its time limit goes on in its slot, and what it returns is thrown away. A process is killed.
 """
 
 import asyncio
+import contextlib
 import contextvars
 import random
 import threading
 import time
-import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -21,15 +22,21 @@ from task_service.domain.outcomes import Outcome, Reason, RetryPolicy
 from task_service.queue.claims import Claim
 from task_service.queue.results import Finished, GivenBack
 from task_service.telemetry import metrics
+from task_service.worker.containment import IN_HANDLER, Contained, Process, contain_tasks, end_fork
 from task_service.worker.context import RunContext
-from task_service.worker.handlers import Cancel, Discard, Handler, Handlers, LostClaimError, Retry, Snooze
+from task_service.worker.endings import CANCELLED_ITSELF, Ending, Failed, Released, Returned, Stopped, call, ending_of
+from task_service.worker.handlers import Handler, Handlers
+from task_service.worker.isolation import IsolatedRun
 from task_service.worker.spans import RunSpan
-from task_service.worker.verdict import Ending, Failed, Released, Returned, Snoozed, Stopped, verdict
+from task_service.worker.verdict import verdict
 
 INTERRUPT_GRACE_SECONDS = 5.0
-"""A handler that was told to stop has so long before its run is reported without it."""
+"""A handler that was told to stop has so long before its run is reported without it, and its process killed."""
+KILL_SECONDS = 2.0
 FAST_SECONDS = 0.1
-UNKNOWN_HANDLER_DELAY_SECONDS = 10.0
+ELSEWHERE_DELAY_SECONDS = 10.0
+"""A task that this worker cannot run waits so long for another one."""
+ERROR_LOG_MAX = 500
 EAGER: dict[str, Any] = {"eager_start": True} if hasattr(asyncio, "eager_task_factory") else {}
 
 log = structlog.get_logger(__name__)
@@ -50,6 +57,7 @@ class Run:
         "context",
         "handler",
         "interrupted_at",
+        "process",
         "reported",
         "span",
         "started",
@@ -61,11 +69,17 @@ class Run:
     def __init__(self, claim: Claim, worker_id: UUID, handler: Handler, context: RunContext) -> None:
         self.claim, self.worker_id, self.handler, self.context = claim, worker_id, handler, context
         self.started = time.monotonic()
-        self.task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None  # a coroutine's
+        self.process: IsolatedRun | None = None  # with neither it is a thread
         self.reported = False
         self.why: Ending | None = None  # how it will end if it is interrupted; None: it is not
         self.interrupted_at = 0.0
         self.span: RunSpan | None = None  # None: traces are off
+
+    def kill(self) -> None:
+        """End it by force, where that can be done."""
+        if self.process is not None:
+            self.process.kill()
 
 
 class Runner:
@@ -87,8 +101,14 @@ class Runner:
         self.idle = asyncio.Event()
         self.idle.set()
         self.counts = {"completed": 0, "failed": 0}
+        self.random: Callable[[], float] = random.random  # spreads retries
+        self.silence_seconds = 10.0  # processes of isolated runs end when this worker says nothing for so long
+        self._folder = Path.cwd()  # a handler may leave it
         self._variables = contextvars.copy_context()  # what a run starts with, and not those of the run before it
+        self._variables.run(IN_HANDLER.set, True)
         self._seconds: dict[str, float] = {}  # how long a handler takes, a moving average
+        Process.becomes_worker()
+        contain_tasks(asyncio.get_running_loop())
 
     # -- starting -----------------------------------------------------------------------------------------------
     def start(self, claim: Claim, worker_id: UUID, make_context: Callable[[Claim, UUID], RunContext]) -> None:
@@ -96,7 +116,7 @@ class Runner:
         handler = self.handlers.get(claim.handler)
         if handler is None:
             log.warning("handler_unknown", handler=claim.handler, task_id=str(claim.task_id))
-            self._send(claim, worker_id, Released(Reason.UNKNOWN_HANDLER, UNKNOWN_HANDLER_DELAY_SECONDS))
+            self._send(claim, worker_id, Released(Reason.UNKNOWN_HANDLER, ELSEWHERE_DELAY_SECONDS))
             return
         if claim.cancel_requested:
             self._send(claim, worker_id, Stopped(Outcome.CANCELLED))
@@ -110,23 +130,41 @@ class Runner:
         if self.tracer is not None:
             run.span = RunSpan(self.tracer, claim, worker_id)
             run.span.enter(variables)
-        if handler.is_async:
-            coroutine = self._drive(run, handler.function(run.context))
+        if handler.is_async and not handler.isolated:
+            coroutine = Contained(self._drive(run))
             run.task = asyncio.Task(coroutine, loop=asyncio.get_running_loop(), context=variables, **EAGER)
         else:
-            name = f"handler {claim.handler} {claim.task_id}"
-            arguments = (self._thread, run, asyncio.get_running_loop())
-            threading.Thread(target=variables.run, args=arguments, name=name, daemon=True).start()
+            self._start_thread(run, variables)
 
-    async def _drive(self, run: Run, coroutine: Any) -> None:
+    async def _drive(self, run: Run) -> None:
         try:
-            ending = await _ending(coroutine)
+            ending = await _ending(run)
         except asyncio.CancelledError:
-            ending = run.why or Failed("the handler cancelled itself (asyncio.CancelledError)")
+            ending = run.why or Failed(CANCELLED_ITSELF)
         self._ended(run, ending)
 
+    def _start_thread(self, run: Run, variables: contextvars.Context) -> None:
+        """A plain function runs in it; for an isolated handler it waits for the process."""
+        claim = run.claim
+        if run.handler.isolated:
+            run.process = IsolatedRun(run.handler, run.context, self._folder, self.silence_seconds)
+        name = f"handler {claim.handler} {claim.task_id}"
+        arguments = (self._thread, run, asyncio.get_running_loop())
+        try:
+            threading.Thread(target=variables.run, args=arguments, name=name, daemon=True).start()
+        except RuntimeError as error:  # the system gives no more of them
+            log.error(
+                "thread_not_started", task_id=str(claim.task_id), threads=threading.active_count(), error=str(error)
+            )
+            self._ended(run, Released(Reason.OUTAGE, ELSEWHERE_DELAY_SECONDS))
+
     def _thread(self, run: Run, loop: asyncio.AbstractEventLoop) -> None:
-        ending = _call(run.handler, run.context)
+        try:
+            ending = run.process.run() if run.process else call(run.handler.function, run.context)
+        except Exception as error:  # noqa: BLE001 - it is said in the attempt's record
+            ending = ending_of(error)
+        if Process.is_fork:
+            end_fork()
         try:
             loop.call_soon_threadsafe(self._ended, run, ending)
         except RuntimeError:
@@ -134,6 +172,8 @@ class Runner:
 
     # -- ending -------------------------------------------------------------------------------------------------
     def _ended(self, run: Run, ending: Ending | None) -> None:
+        if Process.is_fork:
+            end_fork()
         seconds = time.monotonic() - run.started
         name = run.claim.handler
         self._seconds[name] = seconds + 0.8 * (self._seconds.get(name, seconds) - seconds)
@@ -166,7 +206,7 @@ class Runner:
     def _send(self, claim: Claim, worker_id: UUID, ending: Ending) -> Finished | GivenBack:
         handler = self.handlers.get(claim.handler)
         policy = handler.retry if handler and handler.retry else self.policy
-        end = verdict(claim, ending, policy, random.random())  # noqa: S311 - spreads retries
+        end = verdict(claim, ending, policy, self.random())
         if isinstance(end, Finished):
             self.counts["completed" if end.outcome is Outcome.COMPLETED else "failed"] += 1
         if isinstance(ending, Failed):
@@ -175,7 +215,7 @@ class Runner:
                 task_id=str(claim.task_id),
                 handler=claim.handler,
                 attempt=claim.attempt,
-                error=ending.error.rstrip().rsplit("\n", 1)[-1],
+                error=ending.error.rstrip().rsplit("\n", 1)[-1][:ERROR_LOG_MAX],
             )
         self.reporter.add(worker_id, claim, end)
         return end
@@ -190,6 +230,8 @@ class Runner:
                 run.span.interrupted(why)
             if run.task is not None:
                 run.task.cancel()
+            if run.process is not None:
+                run.process.terminate()
 
     def cancel(self, task_id: UUID) -> None:
         """A person cancelled the task."""
@@ -200,20 +242,31 @@ class Runner:
         """Interrupt runs that are over their time, and report those that did not heed an interruption."""
         now = time.monotonic()
         for run in list(self.running.values()):
+            if run.process is not None:
+                run.process.beat()
             if run.why is None and now > run.context.deadline:
                 seconds = now - run.started
                 timed_out = Failed(f"ran out of time after {seconds:.1f} s", Outcome.TIMED_OUT)
                 self.interrupt(run, timed_out)
-                if run.task is None:
+                run.kill()
+                if run.task is None and run.process is None:
                     self._report(run, timed_out)
             elif run.why is not None and not run.reported and now > run.interrupted_at + INTERRUPT_GRACE_SECONDS:
                 log.warning("handler_ignores_interruption", task_id=str(run.claim.task_id), handler=run.claim.handler)
+                run.kill()
                 self._report(run, run.why)
 
-    def give_back(self, reason: Reason) -> None:
-        """Give every running task back at once (the grace period is over)."""
+    async def give_back(self, reason: Reason) -> None:
+        """Give every running task back at once (the grace period is over); a process is killed first."""
         for run in list(self.running.values()):
             self.interrupt(run, Released(reason))
+            run.kill()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(KILL_SECONDS):
+                while any(run.process for run in self.running.values()):
+                    self.slot_free.clear()
+                    await self.slot_free.wait()
+        for run in list(self.running.values()):
             if not run.reported:
                 self._report(run, Released(reason))
 
@@ -223,6 +276,7 @@ class Runner:
             metrics.CLAIMS_LOST.inc()
             run.context.lost = True
             self.interrupt(run, Released(Reason.UNKNOWN))
+            run.kill()
             run.reported = True
             if run.task is not None:
                 self.running.pop(run.claim.task_id, None)
@@ -239,36 +293,11 @@ class Runner:
         return bool(self._seconds) and all(s < FAST_SECONDS for s in self._seconds.values())
 
 
-async def _ending(coroutine: Any) -> Ending | None:
+async def _ending(run: Run) -> Ending | None:
     """Await a handler and say how it ended; None when its claim was lost. Nothing it raises gets any further."""
     try:
-        return Returned(await coroutine)
+        return Returned(await run.handler.function(run.context))
     except asyncio.CancelledError:
         raise
     except BaseException as error:  # noqa: BLE001 - also SystemExit: a handler must not end the worker
-        return _ending_of(error)
-
-
-def _call(handler: Handler, context: RunContext) -> Ending | None:
-    try:
-        return Returned(handler.function(context))
-    except BaseException as error:  # noqa: BLE001 - see above
-        return _ending_of(error)
-
-
-def _ending_of(error: BaseException) -> Ending | None:
-    match error:
-        case Retry():
-            return Failed(str(error), retry_seconds=error.seconds)
-        case Snooze():
-            return Snoozed(error.seconds, str(error))
-        case Cancel():
-            return Stopped(Outcome.CANCELLED, str(error) or None)
-        case Discard():
-            return Stopped(Outcome.DISCARDED, str(error) or None)
-        case LostClaimError():
-            return None
-    try:
-        return Failed("".join(traceback.format_exception(error)))
-    except Exception:  # noqa: BLE001 - its __str__ raises
-        return Failed(f"{type(error).__name__} (its text cannot be read)")
+        return ending_of(error)

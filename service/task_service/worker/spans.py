@@ -10,7 +10,7 @@ from task_service.domain.outcomes import Outcome
 from task_service.queue.claims import Claim
 from task_service.queue.results import Finished, GivenBack
 from task_service.telemetry.traces import attributes_of, context_of
-from task_service.worker.verdict import Ending, Failed, Released, Stopped
+from task_service.worker.endings import Ending, Failed, Released, Stopped
 
 FAILURES = frozenset({Outcome.FAILED, Outcome.TIMED_OUT, Outcome.DISCARDED})
 
