@@ -1,0 +1,172 @@
+"""Running a handler in its author's tests: no database, no worker, and the worker's own rules.
+
+>>> from task_service.worker import Context, Snooze, handler
+>>> @handler("greet")
+... async def greet(context: Context) -> dict[str, str]:
+...     if context.attempt == 1:
+...         raise Snooze(30, "not before breakfast")
+...     return {"said": f"Hello {context.payload['name']}"}
+>>> ended = run_inline(greet, {"name": "Ada"})
+>>> ended.outcome.value, ended.delay_seconds, ended.reason
+('snoozed', 30.0, 'not before breakfast')
+>>> run_inline(greet, {"name": "Ada"}, attempt=2).result
+{'said': 'Hello Ada'}
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, cast
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+from task_service.domain.ids import new_id
+from task_service.domain.outcomes import Outcome, RetryPolicy
+from task_service.queue.claims import Claim
+from task_service.queue.results import Finished, GivenBack
+from task_service.queue.statements import Connection
+from task_service.worker.context import HeldTransaction, RunContext
+from task_service.worker.endings import NO_TRANSACTION, encode_result
+from task_service.worker.handlers import Handler, Handlers
+from task_service.worker.runner import Runner
+
+DEFAULT_TIMEOUT_SECONDS = 3600.0
+ENFORCE_SECONDS = 0.05
+NO_SPREAD = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What a worker would have made of a run.
+
+    `result` is the JSON that would be kept, `error` also why it cancelled or discarded, `reason` why it snoozed.
+    The task would run again after `delay_seconds`, without the spread that a worker adds; None: it has ended.
+    """
+
+    outcome: Outcome
+    result: Any = None
+    error: str | None = None
+    delay_seconds: float | None = None
+    reason: str | None = None
+
+
+def run_inline(
+    handler: Handler, payload: Any = None, *, attempt: int = 1, max_attempts: int = 5, fence: int = 1
+) -> Ended:
+    """Run a handler once. TypeError: the payload is not JSON. RuntimeError: this is within an event loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(run_inline_async(handler, payload, attempt=attempt, max_attempts=max_attempts, fence=fence))
+    raise RuntimeError("within an event loop, use: await run_inline_async(…)")
+
+
+async def run_inline_async(
+    handler: Handler,
+    payload: Any = None,
+    *,
+    attempt: int = 1,
+    max_attempts: int = 5,
+    fence: int = 1,
+    connection: Connection | None = None,
+) -> Ended:
+    """Run a handler once; `context.transaction()` is one of `connection`. TypeError: the payload is not JSON.
+
+    An isolated handler runs in this process too, so that a test can look into it, but has no transaction here either.
+    """
+    claim = _claim(handler, orjson.loads(orjson.dumps(payload)), (attempt, max_attempts, fence))
+    context = InlineContext(claim, connection, isolated=handler.isolated)
+    reports = Reports()
+    runner = Runner(
+        Handlers([replace(handler, isolated=False, memory_mb=None)]), reports, RetryPolicy(), DEFAULT_TIMEOUT_SECONDS
+    )
+    runner.random = lambda: NO_SPREAD
+    runner.start(claim, context.worker_id, lambda *_: context)
+    while (run := runner.running.get(claim.task_id)) and not run.reported:
+        runner.enforce()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(runner.idle.wait(), ENFORCE_SECONDS)
+    if context.completed:
+        return Ended(Outcome.COMPLETED, context.result)
+    return _ended(reports.end)
+
+
+class Reports:
+    """Keeps what the run came to."""
+
+    end: Finished | GivenBack | None = None
+
+    def add(self, _worker_id: UUID, _claim: Claim, end: Finished | GivenBack) -> None:
+        """Take it."""
+        self.end = end
+
+
+class InlineTransaction(HeldTransaction):
+    """A transaction of the test's connection. There is no task in it to complete: that is only noted."""
+
+    result: Any = None
+
+    async def complete(self, result: Any = None) -> None:
+        """Note it, if the result can be kept. ValueError."""
+        text, problem = encode_result(result)
+        if problem:
+            raise ValueError(problem)
+        self.completes, self.result = True, _value(text)
+
+
+class InlineContext(RunContext):
+    """A run's context that needs no database."""
+
+    def __init__(self, claim: Claim, connection: Connection | None, *, isolated: bool) -> None:
+        super().__init__(claim, new_id(), cast("asyncpg.Pool", None))
+        self.result: Any = None
+        self._connection, self._isolated = connection, isolated
+
+    def transaction(self) -> AbstractAsyncContextManager[HeldTransaction]:  # type: ignore[override] # no generator
+        """See `handlers.Context.transaction`; RuntimeError when the test gave no connection."""
+        if self._isolated:
+            raise RuntimeError(NO_TRANSACTION)
+        if self._connection is None:
+            raise RuntimeError("context.transaction() needs a database: run_inline_async(…, connection=…)")
+        return self._transaction(self._connection)
+
+    @asynccontextmanager
+    async def _transaction(self, connection: Connection) -> AsyncIterator[HeldTransaction]:
+        async with connection.transaction():
+            held = InlineTransaction(connection, self)
+            yield held
+        self.completed, self.result = held.completes, held.result
+
+    async def extend(self, seconds: float) -> None:
+        """See `handlers.Context.extend`."""
+        self.deadline = time.monotonic() + seconds
+
+
+def _claim(handler: Handler, payload: Any, numbers: tuple[int, int, int]) -> Claim:
+    attempt, max_attempts, fence = numbers
+    now = datetime.now(UTC)
+    return Claim(
+        task_id=new_id(), fence=fence, attempt=attempt, max_attempts=max_attempts, timeout_seconds=None,
+        handler=handler.name, queue="default", priority=0, run_at=now, claimed_at=now, alone=False,
+        cancel_requested=False, trace_context=None, payload=payload,
+    )  # fmt: skip
+
+
+def _ended(end: Finished | GivenBack | None) -> Ended:
+    match end:
+        case Finished():
+            return Ended(end.outcome, _value(end.result), end.error, reason=end.reason)
+        case GivenBack():
+            return Ended(end.outcome, None, end.error, end.delay_seconds, end.reason)
+        case None:  # it raised LostClaimError
+            return Ended(Outcome.LOST)
+
+
+def _value(text: str | None) -> Any:
+    return None if text is None else orjson.loads(text)
