@@ -22,7 +22,11 @@ from tests.support.people import KEY, PASSWORD, People, bearer, log_in
 
 pytestmark = pytest.mark.asyncio
 ME = "/api/v1/auth/me"
-NOW = int(time.time())
+
+
+def now() -> int:
+    """Seconds since 1970. Not a constant: modules are imported long before the last test runs."""
+    return int(time.time())
 
 
 def check_refused(answer: httpx.Response) -> None:
@@ -156,7 +160,7 @@ async def test_passwords_are_hashed_with_argon2id_and_anew_when_parameters_chang
 def good_claims(people: People, user_id: UUID) -> dict[str, Any]:
     return {
         "iss": "task-service", "aud": "task-service", "sub": str(user_id), "role": "editor", "ver": 1, "typ": "access",
-        "sid": str(new_id()), "jti": str(new_id()), "iat": NOW, "exp": NOW + 600,
+        "sid": str(new_id()), "jti": str(new_id()), "iat": now(), "exp": now() + 600,
     }  # fmt: skip
 
 
@@ -166,7 +170,7 @@ async def test_every_wrong_token_is_refused(people: People) -> None:
     no_signature = jwt.encode(good, None, "none")
     head, body, signature = jwt.encode(good, KEY, "HS256").split(".")
     changes: list[dict[str, Any]] = [
-        {"exp": NOW - 1}, {"exp": "later"}, {"nbf": NOW + 600}, {"iat": NOW + 600}, {"iss": "https://elsewhere"},
+        {"exp": now() - 1}, {"exp": "later"}, {"nbf": now() + 600}, {"iat": now() + 600}, {"iss": "https://elsewhere"},
         {"aud": "another"}, {"sub": str(new_id())}, {"sub": "ada"}, {"role": "king"}, {"ver": 2}, {"ver": 0},
         {"ver": "x"}, {"typ": "refresh"}, {"typ": None}, {"sid": 7}, {"jti": []},
     ]  # fmt: skip

@@ -36,7 +36,13 @@ pytestmark = pytest.mark.asyncio
 ME = "/api/v1/auth/me"
 TASKS = "/api/v1/tasks"
 COMPANY = "https://login.example.com"
-NOW = int(time.time())
+
+
+def now() -> int:
+    """Seconds since 1970. Not a constant: modules are imported long before the last test runs."""
+    return int(time.time())
+
+
 ROLES = {"claim": "realm_access.roles", "values": {"staff": "editor", "ops": "operator", "boss": "admin"}}
 
 
@@ -212,16 +218,16 @@ async def test_the_operators_account_has_its_role_in_the_public_api_too(trusting
 def wrong_tokens(company: TokenIssuer) -> dict[str, str]:
     """Tokens of an issuer that is trusted, each wrong in its own way."""
     good = claims("boss")
-    unsigned = {"iss": COMPANY, "aud": ["task-service/tenant/demo"], "exp": NOW + 600, **good}
+    unsigned = {"iss": COMPANY, "aud": ["task-service/tenant/demo"], "exp": now() + 600, **good}
     pem = company.key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     head, _, signature = company.token(**good).split(".")
     other_body = company.token(**claims("boss", sub="eve")).split(".")[1]
     return {
         "another audience": company.token(**good, aud=["another-service"]),
         "no audience": company.token(**good, aud=None),
-        "expired": company.token(**good, exp=NOW - 60),
+        "expired": company.token(**good, exp=now() - 60),
         "without an end": company.token(**good, exp=None),
-        "not yet": company.token(**good, nbf=NOW + 600),
+        "not yet": company.token(**good, nbf=now() + 600),
         "nobody's": company.token(**(good | {"sub": None})),
         "alg none": jwt.encode(unsigned, None, "none", headers={"kid": "one"}),
         "alg none with a signature": f"{jwt.encode(unsigned, None, 'none', headers={'kid': 'one'})}{signature}",

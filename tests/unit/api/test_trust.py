@@ -43,7 +43,7 @@ def test_elliptic_keys_work_too(tmp_path: Path) -> None:
     [
         {"exp": NOW - 60},
         {"exp": None},
-        {"nbf": NOW + 600},
+        {"nbf": NOW + 86_400},
         {"aud": ["task-service/other/demo"]},
         {"aud": None},
         {"iss": "https://elsewhere"},
