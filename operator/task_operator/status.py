@@ -70,7 +70,7 @@ def rolled_out(deployment: Manifest | None) -> bool:
     wanted, status = deployment["spec"].get("replicas", 1), deployment.get("status") or {}
     updated = int(status.get("updatedReplicas", 0))
     seen = int(status.get("observedGeneration", 0)) >= int(deployment["metadata"].get("generation", 0))
-    all_new = updated >= int(wanted) and int(status.get("replicas", 0)) == updated
+    all_new = updated == int(wanted) and int(status.get("replicas", 0)) == updated
     return seen and all_new and int(status.get("availableReplicas", 0)) >= int(wanted)
 
 

@@ -104,6 +104,15 @@ class Installation:
         """Wait until there is nothing to do and the status says so: its figures may be half a minute old."""
         poll("the figures rest", lambda: not any(self.live()["status"]["queue"].values()), seconds)
 
+    def until_status(self, part: str, wanted: Object, seconds: float = 30) -> None:
+        """Wait until a part of the status says so: it follows what it tells of."""
+
+        def says() -> bool:
+            found = self.live()["status"][part]
+            return bool({name: found.get(name) for name in wanted} == wanted)
+
+        poll(f"status.{part} says {wanted}", says, seconds)
+
     def registered(self) -> list[str]:
         """Pods of the workers that may claim."""
         rows = self.query("SELECT pod_name FROM workers WHERE state = 'active' ORDER BY pod_name")

@@ -30,4 +30,4 @@ def test_scaling_up_and_down_loses_no_task(demo: Installation, two_workers_again
         assert runs[-1].outcome == "completed"
         assert {(run.outcome, run.reason in UNCOUNTED) for run in runs[:-1]} <= {("lost", True), ("released", True)}
     assert {phases.count("end") for phases in demo.effects(ids).values()} == {1}
-    assert demo.live()["status"]["worker"] | {"selector": ""} == {"replicas": 1, "ready": 1, "selector": ""}
+    demo.until_status("worker", {"replicas": 1, "ready": 1})

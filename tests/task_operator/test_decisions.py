@@ -222,8 +222,14 @@ class TestStatus:
 
     @pytest.mark.parametrize(
         "status",
-        [{"observedGeneration": 0}, {"updatedReplicas": 1}, {"replicas": 3}, {"availableReplicas": 1}],
+        [
+            {"observedGeneration": 0},
+            {"updatedReplicas": 1},
+            {"replicas": 3},
+            {"availableReplicas": 1},
+            {"replicas": 4, "updatedReplicas": 4, "availableReplicas": 4},
+        ],
     )
-    def test_a_rollout_is_over_only_when_every_pod_is_new_and_available(self, status: Object) -> None:
+    def test_a_rollout_is_over_only_when_every_pod_is_new_available_and_wanted(self, status: Object) -> None:
         assert rolled_out(deployment())
         assert not rolled_out(deployment(**status))
