@@ -10,6 +10,8 @@ import argparse
 import importlib
 import os
 import platform
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -101,6 +103,7 @@ def parsed() -> argparse.Namespace:
 def main() -> None:
     """Run, print, write, draw."""
     given = parsed()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # through all that ends what was started
     options = Options(**{name: getattr(given, name) for name in vars(Options())})
     products = [p for p in PRODUCTS if given.only is None or p.name in given.only]
     began = time.monotonic()

@@ -2,17 +2,19 @@
 
     python -m bench.rivals.child ADAPTOR prepare|produce|work URL QUEUE BOARD SLOT
 
-A producer and a worker say `ready` when everything is imported. A producer then answers each line of its input, until
-that ends; a worker waits for one line and works until SIGTERM. Standard library only.
+A producer and a worker say `ready` when everything is imported. A producer then answers each line of its input, a
+worker waits for one line and works; both end with their input. Standard library only.
 """
 
 import asyncio
 import contextlib
 import importlib
 import json
+import os
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -26,13 +28,13 @@ TICK_SECONDS = 0.005
 
 
 async def produce(adaptor: ModuleType, url: str, queue: str, board: Board) -> None:
-    """Carry out `one FIRST COUNT`, `many FIRST COUNT`, `spaced FIRST COUNT LEAST MOST`, `load FIRST COUNT RATE`.
+    """Carry out `one`, `many` and `at_once` with FIRST COUNT, `spaced FIRST COUNT LEAST MOST`, `load FIRST COUNT RATE`.
 
     Each is answered by a line with the seconds that it took.
     """
     async with adaptor.producer(url, queue) as producer:
         commands: dict[str, Callable[..., Awaitable[None]]] = {
-            "one": one, "many": many, "spaced": spaced, "load": load,
+            "one": one, "many": many, "at_once": at_once(adaptor), "spaced": spaced, "load": load,
         }  # fmt: skip
         say("ready")
         while line := await asyncio.to_thread(sys.stdin.readline):
@@ -51,6 +53,16 @@ async def one(producer: Producer, _: Board, first: float, count: float) -> None:
 async def many(producer: Producer, _: Board, first: float, count: float) -> None:
     """All at once, by the product's own way for many."""
     await producer.many(range(int(first), int(first + count)))
+
+
+def at_once(adaptor: ModuleType) -> Callable[..., Awaitable[None]]:
+    """All in one commit."""
+
+    async def enter(producer: Producer, board: Board, first: float, count: float) -> None:
+        vars(adaptor)["CHUNK"] = int(count)
+        await many(producer, board, first, count)
+
+    return enter
 
 
 async def spaced(producer: Producer, board: Board, first: float, count: float, *seconds: float) -> None:
@@ -77,13 +89,21 @@ async def load(producer: Producer, board: Board, first: float, count: float, rat
 
 
 async def work(adaptor: ModuleType, url: str, queue: str, board: Board) -> None:
-    """Work from the first line of input until SIGTERM."""
+    """Work from the first line of input until it ends, or SIGTERM."""
     say("ready")
-    await asyncio.to_thread(sys.stdin.readline)
+    if not await asyncio.to_thread(sys.stdin.readline):
+        return
+    threading.Thread(target=end_with_input, daemon=True).start()
     working = asyncio.create_task(adaptor.work(url, queue, board.start))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, working.cancel)
     with contextlib.suppress(asyncio.CancelledError):
         await working
+
+
+def end_with_input() -> None:
+    """Tell this process to end when the bench closes its input, or is gone itself."""
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def say(line: str) -> None:

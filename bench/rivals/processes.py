@@ -4,9 +4,8 @@ import contextlib
 import json
 import os
 import select
-import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -16,6 +15,8 @@ from bench.rivals.servers import ROOT, Place
 
 READY_SECONDS = 120.0
 STOP_SECONDS = 20.0
+BESIDE = 4
+TICK = os.sysconf("SC_CLK_TCK")
 
 
 class BenchError(Exception):
@@ -35,7 +36,7 @@ class Child:
                 [*argv, str(board), str(slot)],
                 cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
             )  # fmt: skip
-        self._name, self._role = f"{product.name}: {role} {slot}", role
+        self._name = f"{product.name}: {role} {slot}"
 
     def ready(self) -> None:
         """Wait until everything is imported. Raises BenchError."""
@@ -55,12 +56,15 @@ class Child:
             raise self._failure(f"did not answer {line!r}")
         return float(json.loads(answer))
 
+    def cpu_seconds(self) -> float:
+        """Time that its processor cores have worked for it."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICK
+
     def end(self) -> None:
-        """Ask it to end, without waiting: a producer ends with its input."""
+        """Let it end, without waiting: it does with its input, so also when the bench is killed."""
         with contextlib.suppress(OSError):
             self._stream(self.process.stdin).close()
-        if self._role == "work" and self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
 
     def gone(self) -> None:
         """Wait for its end, and enforce it."""
@@ -90,12 +94,17 @@ class Child:
 
 
 @contextmanager
-def children(started: Sequence[Child]) -> Iterator[None]:
-    """Processes that are ready within the block and gone after it."""
+def children(starting: Iterable[Child]) -> Iterator[list[Child]]:
+    """Processes that are ready within the block and gone after it. A few at a time are being started."""
+    started: list[Child] = []
     try:
-        for child in started:
+        for child in starting:
+            started.append(child)
+            if len(started) > BESIDE:
+                started[-BESIDE - 1].ready()
+        for child in started[-BESIDE:]:
             child.ready()
-        yield
+        yield started
     finally:
         for child in started:
             child.end()

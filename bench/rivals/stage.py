@@ -12,6 +12,8 @@ from bench.rivals.servers import Place
 
 LIMIT_SECONDS = 1800.0
 LOOK_SECONDS = 0.002
+REST = 0.01
+"""Of a core: what a waiting worker uses at most."""
 WARM_UP = 50
 PAUSE_SECONDS = (0.03, 0.06)
 """Before each task for an idle worker: longer than anything that it does after one."""
@@ -37,14 +39,32 @@ class Stage:
         """
         board = self.board(count)
         with self.workers(workers):
-            self.until(lambda: board.started() >= count)
-            self.until(lambda: self.place.unfinished() == 0)
-            ended = time.monotonic_ns()
+            return self._drained(board, count)
+
+    def burst(self, count: int, workers: int) -> float:
+        """The same for tasks that come in one commit, before workers that have started and found nothing."""
+        board = self.board(count)
+        with self.workers(workers), self._producer(QUEUE) as producer:
+            self._rest()
+            producer.ask(f"at_once 0 {count}", LIMIT_SECONDS)
+            return self._drained(board, count)
+
+    def _drained(self, board: Board, count: int) -> float:
+        self.until(lambda: board.started() >= count)
+        self.until(lambda: self.place.unfinished() == 0)
+        ended = time.monotonic_ns()
         missing, began = sum(not at for at in board.starts(0, count)), min(board.starts(0, count))
-        board.close()
         if missing:
             raise BenchError(f"{self.place.product.name}: {missing} of {count} tasks never ran")
         return count / (ended - began) * 1e9
+
+    def _rest(self) -> None:
+        """Wait until the workers do next to nothing."""
+        used = REST * len(self._working) + 1
+        while used > REST * len(self._working):
+            before = sum(child.cpu_seconds() for child in self._working)
+            time.sleep(1)
+            used = sum(child.cpu_seconds() for child in self._working) - before
 
     def drain_some(self, count: int, backlog: int) -> float:
         """Run so many of a backlog whose tasks have numbers below `backlog`; tasks begun per second."""
@@ -87,15 +107,13 @@ class Stage:
 
     @contextmanager
     def _producer(self, queue: str) -> Iterator[Child]:
-        child = Child(self.place, "produce", queue, self._path)
-        with children([child]):
+        with children([Child(self.place, "produce", queue, self._path)]) as [child]:
             yield child
 
     @contextmanager
     def workers(self, number: int, queue: str = QUEUE) -> Iterator[None]:
         """Start them all, and let them begin at the same moment."""
-        started = [Child(self.place, "work", queue, self._path, slot) for slot in range(number)]
-        with children(started):
+        with children(Child(self.place, "work", queue, self._path, slot) for slot in range(number)) as started:
             for child in started:
                 child.tell("go")
             self._working = started

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from bench.rivals.bench import Bench
 from bench.rivals.catalogue import QUEUE, Product
 from bench.rivals.figures import Measures
+from bench.rivals.processes import BenchError
 from bench.rivals.stage import Stage
 
 EVERYONE = False
@@ -18,6 +19,8 @@ OTHER_QUEUE = "express"
 
 def rounds(bench: Bench, product: Product) -> Iterator[Measures]:
     """Both full places are filled once; the empty one is new in each round."""
+    if not product.durable:
+        raise BenchError("has one database only")
     options = bench.options
     count = product.tasks(options.tasks)
     with ExitStack() as stack:

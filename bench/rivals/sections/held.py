@@ -2,6 +2,7 @@
 and after.
 
 Nothing is vacuumed but by autovacuum. Each drain has new worker processes, which know nothing of earlier claims.
+Products that were named take turns in that time too.
 """
 
 import contextlib
