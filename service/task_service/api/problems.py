@@ -55,6 +55,7 @@ MISSING = "Field required"
 """The validator's message about a field that is not there."""
 PARAMETER = re.compile(r"\{[^}]*\}")
 NOT_MIGRATED = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
+FULL = asyncpg.InsufficientResourcesError
 TOO_SLOW = (asyncpg.QueryCanceledError, asyncpg.LockNotAvailableError)
 
 
@@ -115,6 +116,8 @@ def answer_of(error: BaseException) -> Response | None:
         return _away(
             "The database lacks tables of this version; it is being migrated, or task-service migrate must run."
         )
+    if isinstance(cause, FULL):
+        return _away("The database has no room, memory or connections left; try again.")
     if is_unavailable(error):
         return _away("The database cannot be reached at the moment; try again.")
     return None

@@ -26,6 +26,7 @@ from task_service.store.database import create_engine
 from tests.integration.api.test_bad_input import check_problem
 from tests.integration.api.test_tasks import TASKS, create
 from tests.integration.conftest import settings_for
+from tests.support.full_disk import FILL, TABLES_THAT_FILL
 from tests.support.tasks import quiet_wakeups
 
 pytestmark = pytest.mark.asyncio
@@ -185,6 +186,20 @@ async def test_a_database_that_was_never_migrated_answers_503(own_postgres: Embe
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
         for answer in (await client.get(TASKS), await client.post(TASKS, json={"title": "a"})):
             assert "task-service migrate" in check_problem(answer, 503, "unavailable")["detail"]
+    await engine.dispose()
+
+
+async def test_a_database_without_space_answers_503(database: str, connection: asyncpg.Connection) -> None:
+    engine = create_engine(settings_for(database))
+    app = create_app(settings_for(database), engine, quiet_wakeups())
+    await connection.execute(TABLES_THAT_FILL)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+        task = await create(client)
+        await connection.execute(FILL, ["tasks"])
+        for answer in (await client.post(TASKS, json={"title": "a"}), await client.delete(f"{TASKS}/{task['id']}")):
+            assert "room" in check_problem(answer, 503, "unavailable")["detail"]
+            assert answer.headers["retry-after"] == "1"
+        assert (await client.get(f"{TASKS}/{task['id']}")).json() == task
     await engine.dispose()
 
 

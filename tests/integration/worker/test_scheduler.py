@@ -19,6 +19,7 @@ from task_service.store.database import create_engine
 from task_service.worker.scheduler import Scheduler
 from tests.integration.conftest import settings_for
 from tests.integration.worker.conftest import StartWorker
+from tests.support.full_disk import FILL, TABLES_THAT_FILL
 from tests.support.tasks import quiet_wakeups
 from tests.support.waiting import eventually
 
@@ -183,6 +184,20 @@ async def test_an_outage_is_caught_up_as_the_schedule_says(
     row = await read(connection)
     assert row["next_run_at"] == last + timedelta(days=1)
     assert (row["last_run_at"] is None) == (count == 0)
+
+
+async def test_a_time_that_finds_no_space_on_the_disk_waits_for_some(
+    connection: asyncpg.Connection, context: Context
+) -> None:
+    """To leave it out would be right for a schedule that cannot run, not for a server that cannot write."""
+    await add_schedule(connection)
+    await connection.execute(TABLES_THAT_FILL)
+    await connection.execute(FILL, ["tasks"])
+    with pytest.raises(asyncpg.DiskFullError):
+        await Scheduler(context).look()
+    await connection.execute(FILL, [])
+    await Scheduler(context).look()
+    assert len(await made(connection)) == 1
 
 
 async def test_a_time_that_has_just_come_runs_without_catching_up_too(
