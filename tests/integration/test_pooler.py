@@ -1,6 +1,7 @@
 """Everything works through a transaction pooler: no LISTEN, no session settings, no statement kept."""
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import UUID
@@ -11,6 +12,8 @@ import pytest
 import pytest_asyncio
 
 from task_service.api.app import create_app
+from task_service.embedded import EmbeddedPostgres
+from task_service.migrations.runner import migrate
 from task_service.queue.wakeups import Wakeups
 from task_service.settings import Settings
 from task_service.store.database import connect, create_engine
@@ -49,6 +52,34 @@ async def pooled(database: str, tmp_path: Path) -> AsyncIterator[Settings]:
 
         await eventually("the pooler's first answer", answers)
         yield settings
+
+
+async def test_requests_answer_503_while_the_pooler_has_no_server() -> None:
+    """It takes connections all the same, and keeps statements waiting for two minutes."""
+    with (
+        tempfile.TemporaryDirectory(prefix="task-service-test-", dir="/var/tmp") as folder,
+        EmbeddedPostgres(Path(folder)) as server,
+        transaction_pooler(server.url()) as url,
+    ):
+        await migrate(create_engine(settings_for(server.url()), pooled=False))
+        engine = create_engine(settings := settings_for(url, database_pooler=True, db_statement_timeout_seconds=1))
+        app = create_app(settings, engine, Wakeups(lambda queues: asyncio.sleep(0)))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
+
+            async def status() -> int:
+                return (await client.get("/api/v1/tasks")).status_code
+
+            assert await status() == 200
+            await asyncio.to_thread(server.stop)
+            async with asyncio.timeout(60):
+                assert [await status() for _ in range(3)] == [503] * 3
+            await asyncio.to_thread(server.start)
+
+            async def is_back() -> bool:
+                return await status() == 200
+
+            await eventually("an answer", is_back)
+        await engine.dispose()
 
 
 async def test_two_workers_finish_tasks_that_the_api_made(

@@ -26,42 +26,73 @@ listen_port = {listen}
 unix_socket_dir =
 auth_type = any
 pool_mode = transaction
+server_login_retry = 1
 default_pool_size = {size}
 max_client_conn = 2000
 """
 START_SECONDS = 10.0
 
 
+class Pooler:
+    """One PgBouncer at one address, which may be killed and started again."""
+
+    def __init__(self, program: str, folder: Path, url: str, size: int) -> None:
+        parts, self._port = urlsplit(url), free_port()
+        self.url = urlunsplit(parts._replace(netloc=f"{parts.username}@127.0.0.1:{self._port}"))
+        self._program, self._config = program, folder / "pgbouncer.ini"
+        server = {"host": parts.hostname, "port": parts.port, "user": parts.username}
+        self._config.write_text(CONFIG.format(listen=self._port, size=size, **server))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; returns when it listens."""
+        user = "nobody" if os.geteuid() == 0 else None  # PgBouncer refuses to run as root
+        command = [self._program, "-q", str(self._config)]
+        self._process = subprocess.Popen(command, user=user, stdin=subprocess.DEVNULL)
+        deadline = time.monotonic() + START_SECONDS
+        while not self._listens():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{PROGRAM} did not start")
+            time.sleep(0.01)
+
+    def kill(self) -> None:
+        """End it at once, with all connections."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _listens(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 1):
+            return True
+        return False
+
+
 @contextmanager
-def transaction_pooler(url: str, size: int = 4) -> Iterator[str]:
-    """The same database by way of PgBouncer with so many server connections; its address, at which it listens."""
+def pooler(url: str, size: int = 4) -> Iterator[Pooler]:
+    """A running PgBouncer before the server of `url`, with so many connections to it.
+
+    The test is left out where there is none, unless REQUIRE_CLUSTER=1.
+    """
     program = shutil.which(PROGRAM) or shutil.which(PROGRAM, path="/usr/sbin")
     if program is None:
         reason = "no pgbouncer on this machine (Debian's package is pgbouncer)"
         if os.environ.get("REQUIRE_CLUSTER") == "1":
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
-    parts, listen = urlsplit(url), free_port()
-    with tempfile.TemporaryDirectory(prefix="task-service-pooler-") as folder:
-        Path(folder).chmod(0o755)
-        config = Path(folder) / "pgbouncer.ini"
-        values = {"host": parts.hostname, "port": parts.port, "user": parts.username, "listen": listen, "size": size}
-        config.write_text(CONFIG.format(**values))
-        user = "nobody" if os.geteuid() == 0 else None  # PgBouncer refuses to run as root
-        process = subprocess.Popen([program, "-q", str(config)], user=user, stdin=subprocess.DEVNULL)
+    with tempfile.TemporaryDirectory(prefix="task-service-pooler-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        one = Pooler(program, folder, url, size)
         try:
-            _wait_until_it_listens(process, listen)
-            yield urlunsplit(parts._replace(netloc=f"{parts.username}@127.0.0.1:{listen}"))
+            one.start()
+            yield one
         finally:
-            process.kill()
-            process.wait()
+            one.kill()
 
 
-def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"{PROGRAM} did not start")
-        time.sleep(0.01)
+@contextmanager
+def transaction_pooler(url: str, size: int = 4) -> Iterator[str]:
+    """The same database by way of PgBouncer; its address, at which it listens."""
+    with pooler(url, size) as one:
+        yield one.url

@@ -88,8 +88,7 @@ def create_engine(settings: Settings, *, pooled: bool = True) -> AsyncEngine:
     """SQLAlchemy's engine over asyncpg, for the API and the migrations. Nothing is connected yet."""
 
     async def creator(**_: Any) -> asyncpg.Connection:
-        limit = {} if settings.database_pooler or not pooled else _statement_timeout(settings)
-        return await connect(settings, server_settings=limit)
+        return await connect(settings, **(_statement_timeout(settings) if pooled else {}))
 
     pool: dict[str, Any] = {"poolclass": NullPool}
     if pooled:
@@ -108,10 +107,15 @@ def create_engine(settings: Settings, *, pooled: bool = True) -> AsyncEngine:
         "postgresql+asyncpg://", async_creator=creator, connect_args=arguments, hide_parameters=True, **pool
     )
     if pooled:
+        event.listen(engine.sync_engine, "connect", _note_fresh)
         event.listen(engine.sync_engine, "checkin", _note_use)
         event.listen(engine.sync_engine, "checkout", _require_living)
         event.listen(engine.sync_engine, "handle_error", _doubt)
     return engine
+
+
+def _note_fresh(_: Any, record: Any) -> None:
+    record.info["fresh"] = True
 
 
 def _note_use(_: Any, record: Any) -> None:
@@ -127,8 +131,11 @@ def _doubt(failure: Any) -> None:
 def _require_living(connection: Any, record: Any, _: Any) -> None:
     """Hand out no connection that is known to be closed, or has been idle and does not answer.
 
-    One goes, all go: the server has restarted, and the pool connects anew.
+    One goes, all go: the server has restarted, and the pool connects anew. A new connection is handed out as it is: the
+    pool would call one that a pooler serves without a server "closed", and not say that the database is away.
     """
+    if record.info.pop("fresh", False):
+        return
     if connection.driver_connection.is_closed():
         raise InvalidatePoolError("the server has closed the connection")
     if time.monotonic() - record.info.get("used", 0.0) > IDLE_SECONDS or record.info.pop("failed", False):
@@ -138,8 +145,12 @@ def _require_living(connection: Any, record: Any, _: Any) -> None:
             raise InvalidatePoolError("the server does not answer") from error
 
 
-def _statement_timeout(settings: Settings) -> dict[str, str]:
-    return {"statement_timeout": str(int(settings.db_statement_timeout_seconds * 1000))}
+def _statement_timeout(settings: Settings) -> dict[str, Any]:
+    """The longest statement: kept by the server; behind a pooler, which may wait for one of them, by the driver."""
+    seconds = settings.db_statement_timeout_seconds
+    if settings.database_pooler:
+        return {"command_timeout": seconds}
+    return {"server_settings": {"statement_timeout": str(int(seconds * 1000))}}
 
 
 async def create_pool(settings: Settings, size: int) -> asyncpg.Pool:
