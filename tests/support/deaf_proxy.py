@@ -1,4 +1,4 @@
-"""A TCP proxy before a server whose answers can be made to get lost, as when a network breaks in a call."""
+"""A TCP proxy before a server whose answers can be made to get lost or be late, as when a network breaks in a call."""
 
 import asyncio
 from types import TracebackType
@@ -11,8 +11,10 @@ class DeafProxy:
 
     def __init__(self, url: str) -> None:
         self._target = urlsplit(url)
-        self._writers: list[asyncio.StreamWriter] = []
+        self._writers: set[asyncio.StreamWriter] = set()
         self._pumps: set[asyncio.Task[None]] = set()
+        self._flows = asyncio.Event()
+        self._flows.set()
         self.deaf = False
 
     async def __aenter__(self) -> Self:
@@ -33,16 +35,29 @@ class DeafProxy:
         user = self._target.netloc.rpartition("@")[0]
         return urlunsplit(self._target._replace(netloc=f"{user}@127.0.0.1:{port}"))
 
+    def stall(self) -> None:
+        """Let everything stand still in both directions, new connections too, until `flow` or `cut`."""
+        self._flows.clear()
+
+    def flow(self) -> None:
+        """Go on after `stall`: what was sent meanwhile arrives late."""
+        self._flows.set()
+
     def cut(self) -> None:
         """Break every connection; new ones are served, and heard."""
         self.deaf = False
         for writer in self._writers:
             writer.transport.abort()
         self._writers.clear()
+        self._flows.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection(self._target.hostname, self._target.port)
-        self._writers += [writer, back]
+        try:
+            there, back = await asyncio.open_connection(self._target.hostname, self._target.port)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._writers |= {writer, back}
         for pump in (self._pump(reader, back, answers=False), self._pump(there, writer, answers=True)):
             task = asyncio.create_task(pump)
             self._pumps.add(task)
@@ -51,10 +66,12 @@ class DeafProxy:
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, answers: bool) -> None:
         try:
             while data := await source.read(65536):
+                await self._flows.wait()
                 if not (answers and self.deaf):
                     sink.write(data)
                     await sink.drain()
         except OSError:
             pass
         finally:
+            self._writers.discard(sink)
             sink.close()

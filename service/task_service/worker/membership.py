@@ -105,14 +105,28 @@ class Membership:
         while True:
             await self.beat_once()
             pause = self.settings.heartbeat_seconds if self._unbroken_since is not None else RETRY_SECONDS
+            left = self._seconds_left()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.wake.wait(), pause)
+                await asyncio.wait_for(self.wake.wait(), pause if left is None else min(pause, left))
             self.wake.clear()
 
+    def _seconds_left(self) -> float | None:
+        """Until our lease is over by our own clock; None while there is none."""
+        if self.worker_id is None:
+            return None
+        return max(0.0, self._acknowledged + self.settings.lease_seconds - self._clock())
+
     async def beat_once(self) -> None:
-        """Register or renew; when neither works for a lease, give everything up."""
+        """Register or renew; when neither works for a lease, give everything up, and then: others may start our tasks.
+
+        A process that was itself paused, and so had no chance to renew, tries once.
+        """
+        patience = self._seconds_left()
+        if patience is not None and self._unbroken_since is not None:
+            patience = max(patience, self.settings.heartbeat_seconds)
         try:
-            await self._beat()
+            async with asyncio.timeout(patience):
+                await self._beat()
         except Exception as error:  # noqa: BLE001 - the lease tells for how long that is fine
             self._unbroken_since = None
             await self._disconnect()

@@ -17,6 +17,7 @@ from task_service.embedded import EmbeddedPostgres
 from task_service.migrations.runner import migrate
 from task_service.queue import workers
 from task_service.store.database import create_engine
+from task_service.worker.handlers import Context, handler
 from task_service.worker.process import Worker
 from tests.integration.conftest import settings_for
 from tests.integration.worker.conftest import StartWorker
@@ -232,6 +233,40 @@ async def test_tasks_wait_while_the_database_is_restarted_and_nothing_is_lost(st
         assert await connection.fetchval("SELECT count(*) FROM effects") == 30
         assert await connection.fetchval("SELECT count(*) FROM runs WHERE final") == 30
         await connection.close()
+
+
+async def test_a_worker_that_is_cut_off_has_stopped_its_runs_before_another_one_starts_them(
+    connection: asyncpg.Connection, database: str, start_worker: StartWorker
+) -> None:
+    """Its connections stand still: nobody tells it that it is cut off but its own clock."""
+    events: list[tuple[str, int]] = []
+
+    @handler("watched")
+    async def watched(context: Context) -> None:
+        events.append(("start", context.fence))
+        try:
+            if context.fence == 1:
+                await asyncio.Event().wait()
+        finally:
+            events.append(("end", context.fence))
+
+    async def has_started(fence: int) -> bool:
+        return ("start", fence) in events
+
+    async def may_judge() -> bool:
+        return other.membership.may_judge()
+
+    async with DeafProxy(database) as proxy:
+        first = await start_worker(watched, database_url=proxy.url)
+        await add_tasks(connection, handler="watched")
+        await eventually("the first run", lambda: has_started(1))
+        other = await start_worker(watched)
+        await eventually("the other one's right to judge", may_judge)
+        proxy.stall()
+        await eventually("the second run", lambda: has_started(2))
+        assert events[:3] == [("start", 1), ("end", 1), ("start", 2)]
+        proxy.flow()
+        await first.stop()
 
 
 CLAIMS_WAIT = """
