@@ -22,7 +22,7 @@ COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-ha
 PEERS := $(wildcard bench/rivals/requirements/*.in)
 COMPILE_PEER = $(if $(findstring oban,$(1)),$(subst 3.11,3.12,$(COMPILE)),$(COMPILE))
 
-.PHONY: help run test check demo generate lock images machine cluster-up cluster-down clean \
+.PHONY: help run test check chaos demo generate lock images machine cluster-up cluster-down clean \
 	sast dependency-scan image scan sbom push sign kind-test test-services
 .DEFAULT_GOAL := help
 
@@ -37,6 +37,9 @@ test: $(VENV) machine  ## Run all tests; TESTS=paths chooses some, REQUIRE_CLUST
 
 check: $(VENV)  ## Lint, types, layers, migrations, charts, stale generated files: seconds
 	@scripts/check
+
+chaos: $(VENV) machine  ## Kill, stop and cut off real processes while tasks run, then judge; SEED=, FAULTS=200, TASKS=100000
+	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS)) $(if $(TASKS),--tasks $(TASKS))
 
 demo: $(VENV) machine  ## Show the main job on a cluster of two nodes
 	@$(BIN)/python -m tests.e2e.demo
