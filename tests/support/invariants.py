@@ -17,14 +17,45 @@ FENCES = """
     GROUP BY q.task_id, q.fence, q.state
     HAVING max(r.fence) > q.fence OR (q.state = 'running' AND max(r.fence) = q.fence)
 """
+GAPS = """
+    SELECT q.task_id, q.fence, q.state, r.ended FROM queue AS q
+    CROSS JOIN LATERAL (SELECT count(*) AS ended FROM runs WHERE runs.task_id = q.task_id) AS r
+    WHERE r.ended + (q.state = 'running')::int <> q.fence
+"""
 HOLDERS = """
     SELECT q.task_id, q.worker_id FROM queue AS q
-    WHERE q.state = 'running' AND NOT EXISTS (SELECT FROM workers AS w WHERE w.id = q.worker_id)
+    WHERE q.state = 'running'
+        AND NOT EXISTS (SELECT FROM workers AS w WHERE w.id = q.worker_id AND w.released_at IS NULL)
+"""
+HIDDEN = """
+    SELECT t.id, t.deleted_at FROM tasks AS t
+    LEFT JOIN queue AS q ON q.task_id = t.id
+    LEFT JOIN runs AS r ON r.task_id = t.id AND r.final
+    WHERE coalesce(q.hidden, r.hidden, false) <> (t.deleted_at IS NOT NULL AND t.status IS NULL)
+"""
+COUNTS = """
+    SELECT dimension, value, sum(number) AS too_many
+    FROM (
+        SELECT dimension, value, number FROM task_counts
+        UNION ALL
+        SELECT dimension, value, number FROM task_deltas
+        UNION ALL
+        SELECT 'priority', priority::text, -1 FROM tasks WHERE deleted_at IS NULL
+        UNION ALL
+        SELECT 'own', status, -1 FROM tasks WHERE deleted_at IS NULL AND status IS NOT NULL
+        UNION ALL
+        SELECT 'run', status_of_outcome(outcome), -1 FROM runs WHERE final AND NOT hidden
+        UNION ALL
+        SELECT 'queue', queue, -1 FROM queue
+    ) AS parts
+    GROUP BY dimension, value
+    HAVING sum(number) <> 0
 """
 
 
 async def check_invariants(connection: asyncpg.Connection) -> None:
-    """Assert of all tasks: one of a queue row, a final run and a status of its own; no strays; fences only rise.
+    """Assert of all tasks: one of a queue row, a final run and a status of its own; no strays; fences only rise; each
+    ended claim has a run; who holds one can be released; what is deleted is hidden; the counts equal a count.
 
     Takes one snapshot, so it may be called while others write.
     """
@@ -34,7 +65,10 @@ async def check_invariants(connection: asyncpg.Connection) -> None:
             ("queue rows without a task", STRAY_QUEUE),
             ("runs without a task", STRAY_RUNS),
             ("queue rows whose fence is behind their runs", FENCES),
-            ("running tasks whose worker was never registered", HOLDERS),
+            ("queue rows with more or fewer runs than ended claims", GAPS),
+            ("running tasks whose worker is unknown, or released already", HOLDERS),
+            ("tasks that are deleted but not hidden, or hidden but not deleted", HIDDEN),
+            ("counts that are not what counting gives", COUNTS),
         ):
             found = [dict(row) for row in await connection.fetch(f"{query} LIMIT 20")]
             assert not found, f"{what}: {found}"
