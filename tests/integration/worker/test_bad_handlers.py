@@ -125,8 +125,8 @@ async def test_a_fork_does_not_go_on_as_a_second_worker(
     await goes_on(connection)
 
 
-async def test_a_fork_may_not_use_the_context(connection: asyncpg.Connection, start_worker: StartWorker) -> None:
-    await start_worker(*EVERY, **STEADY)
+async def test_a_fork_may_not_use_the_context(connection: asyncpg.Connection, start_command: StartCommand) -> None:
+    start_command()
     end = await end_of(connection, await add(connection, "thread", "use_in_fork"))
     assert "this process is a fork of the worker's, which alone may use the context" in end["result"]
 
@@ -136,8 +136,8 @@ async def test_a_signal_to_a_fork_reaches_the_fork_and_not_the_worker(
     connection: asyncpg.Connection, start_command: StartCommand, handler: str, suffix: str
 ) -> None:
     worker = start_command()
-    end = await end_of(connection, await add(connection, handler, f"terminate_child{suffix}"))
-    assert (end["outcome"], end["result"]) == ("completed", str(-signal.SIGTERM)), end["error"]
+    end = await end_of(connection, await add(connection, handler, f"terminate_children{suffix}"))
+    assert (end["outcome"], end["result"]) == ("completed", f"[{-signal.SIGTERM}, 5]"), end["error"]
     await goes_on(connection)
     assert worker.process.poll() is None
 
@@ -156,6 +156,16 @@ async def test_a_coroutine_that_blocks_the_event_loop_fails_before_the_lease_is_
     await goes_on(connection)
 
 
+async def test_a_coroutine_that_computes_and_gives_way_is_left_alone(
+    connection: asyncpg.Connection, start_command: StartCommand
+) -> None:
+    worker = start_command(**QUICK)
+    await registered(connection)
+    end = await end_of(connection, await add(connection, "coroutine", "give_way_async", seconds=4))
+    assert end["outcome"] == "completed", end["error"]
+    assert "event_loop_blocked" not in worker.log()
+
+
 async def test_a_worker_whose_event_loop_is_lost_ends(
     connection: asyncpg.Connection, start_command: StartCommand
 ) -> None:
@@ -167,12 +177,12 @@ async def test_a_worker_whose_event_loop_is_lost_ends(
 
 
 async def test_a_worker_that_was_stopped_is_not_taken_for_one_that_is_blocked(
-    connection: asyncpg.Connection, start_command: StartCommand
+    connection: asyncpg.Connection, start_command: StartCommand, tmp_path: Path
 ) -> None:
     """It is stopped in the middle of a coroutine's step, for almost a lease."""
     worker = start_command(lease_seconds=4.5, heartbeat_seconds=0.5)
     await registered(connection)
-    task = await add(connection, "coroutine", "compute_async", seconds=0.3, max_attempts=5)
+    task = await add(connection, "coroutine", "compute_async", go=str(tmp_path / "go"), max_attempts=5)
 
     async def computes() -> bool:
         return "computing" in worker.log()
@@ -180,6 +190,7 @@ async def test_a_worker_that_was_stopped_is_not_taken_for_one_that_is_blocked(
     await eventually("the computation", computes)
     worker.process.send_signal(signal.SIGSTOP)
     await connection.execute("SELECT pg_sleep(4)")
+    (tmp_path / "go").touch()
     worker.process.send_signal(signal.SIGCONT)
     assert (await end_of(connection, task))["outcome"] == "completed"
     assert await connection.fetchval("SELECT count(*) FROM runs WHERE outcome = 'failed'") == 0

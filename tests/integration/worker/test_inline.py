@@ -44,15 +44,17 @@ async def test_a_transaction_is_one_of_the_given_connection(connection: asyncpg.
     async def writes(context: Context) -> str:
         async with context.transaction() as transaction:
             await transaction.connection.execute("INSERT INTO effects VALUES ($1)", context.payload)
-            await transaction.complete({"said": context.payload})
+            if context.payload != "later":
+                await transaction.complete({"said": context.payload})
             if context.payload == "no":
                 raise ValueError("after all, no")
-        return "not used"
+        return "returned"
 
     ended = await run_inline_async(writes, "yes", connection=connection)
     assert (ended.outcome, ended.result) == (Outcome.COMPLETED, {"said": "yes"})
     assert (await run_inline_async(writes, "no", connection=connection)).outcome == Outcome.FAILED
-    assert [row["text"] for row in await connection.fetch("SELECT text FROM effects")] == ["yes"]
+    assert (await run_inline_async(writes, "later", connection=connection)).result == "returned"
+    assert [row["text"] for row in await connection.fetch("SELECT text FROM effects")] == ["yes", "later"]
 
 
 async def test_a_result_that_cannot_be_kept_is_refused_in_the_transaction(connection: asyncpg.Connection) -> None:

@@ -6,6 +6,7 @@ The payload names one of the functions below as `do`; what else it has is for th
 import asyncio
 import contextlib
 import ctypes
+import itertools
 import logging
 import multiprocessing
 import os
@@ -164,18 +165,32 @@ async def block_in_task(context: Context) -> None:
 
 
 async def compute_async(context: Context) -> None:
-    """Compute in Python for so many seconds of this process's own time."""
+    """Compute until there is the file `go`, and then for a moment of this process's own time."""
     logging.getLogger("author").warning("computing")
-    end = time.process_time() + context.payload["seconds"]
+    while not os.path.exists(context.payload["go"]):  # noqa: ASYNC240, PTH110 - the point
+        pass
+    _compute(0.3)
+
+
+def _compute(seconds: float) -> None:
+    end = time.process_time() + seconds
     while time.process_time() < end:
         pass
 
 
+async def give_way_async(context: Context) -> None:
+    """Compute for `seconds`, and give way now and then."""
+    end = time.monotonic() + context.payload["seconds"]
+    while time.monotonic() < end:
+        _compute(0.01)
+        await asyncio.sleep(0)
+
+
 async def swallow_async(_: Context) -> None:
-    """Block again and again, whatever is raised."""
-    while True:
-        with contextlib.suppress(Exception):
-            time.sleep(1)  # noqa: ASYNC251
+    """Block, whatever is raised: anything twice, and then any Exception."""
+    for kind in itertools.chain([BaseException] * 2, itertools.repeat(Exception)):
+        with contextlib.suppress(kind):
+            time.sleep(LONG_SECONDS)  # noqa: ASYNC251
 
 
 async def deadlock_async(_: Context) -> None:
@@ -273,21 +288,22 @@ def fork(context: Context) -> Any:
 
 
 async def fork_async(context: Context) -> Any:
-    """The same, after the event loop has turned in both."""
+    """The same; the fork may wait first, for what never comes."""
+    never = asyncio.get_running_loop().create_future()
     child = os.fork()
     if not child:
         if context.payload.get("and") == "await":
-            await asyncio.sleep(0)
+            await never
         return None
     return os.waitstatus_to_exitcode((await asyncio.to_thread(os.waitpid, child, 0))[1])
 
 
 async def fork_in_task(context: Context) -> Any:
     async def task() -> int:
+        never = asyncio.get_running_loop().create_future()
         child = os.fork()
         if not child:
-            await asyncio.sleep(0)
-            return 0
+            await never
         return os.waitstatus_to_exitcode((await asyncio.to_thread(os.waitpid, child, 0))[1])
 
     return await asyncio.create_task(task())
@@ -299,6 +315,7 @@ def use_in_fork(context: Context) -> str:
     if child := os.fork():
         os.waitpid(child, 0)
         return os.read(ours, 1000).decode()
+    signal.alarm(20)
     try:
         context.wait(context.extend(5))
     except RuntimeError as error:
@@ -307,18 +324,31 @@ def use_in_fork(context: Context) -> str:
         os._exit(0)
 
 
-def terminate_child(_: Context) -> int | None:
-    """Start a process as multiprocessing does, and end it by SIGTERM."""
-    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(LONG_SECONDS,))
-    child.start()
-    time.sleep(0.2)
-    child.terminate()
-    child.join(20)
-    return child.exitcode
+def _sleep_with_a_handler() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(5))
+    time.sleep(LONG_SECONDS)
 
 
-async def terminate_child_async(context: Context) -> int | None:
-    return terminate_child(context)
+def _sleep() -> None:
+    time.sleep(LONG_SECONDS)
+
+
+def terminate_children(_: Context) -> list[int | None]:
+    """Start processes as multiprocessing does, and end them by SIGTERM: for one that is its end, one hears it."""
+    children = [multiprocessing.get_context("fork").Process(target=f) for f in (_sleep, _sleep_with_a_handler)]
+    for child in children:
+        child.start()
+    time.sleep(0.5)
+    for child in children:
+        child.terminate()
+        child.join(10)
+        child.kill()
+        child.join()
+    return [child.exitcode for child in children]
+
+
+async def terminate_children_async(context: Context) -> list[int | None]:
+    return terminate_children(context)
 
 
 # -- what is everybody's ----------------------------------------------------------------------------------------
