@@ -26,6 +26,8 @@ from task_service.worker.reports import Reports
 from task_service.worker.runner import Runner
 
 BATCH = 500
+AHEAD = 3 * BATCH
+"""At most so many are claimed ahead: one claim is under way while handlers run what two others brought."""
 FORGET_BOUNDS_SECONDS = 5.0
 log = structlog.get_logger(__name__)
 
@@ -95,19 +97,19 @@ class Claimer:
             return True
         if self._alone is not None or any(run.claim.alone for run in self.runner.running.values()):
             return await self._until_slot_free()
-        fast = self.runner.all_fast()
-        if self._waiting and not fast:
+        slots = self.settings.worker_concurrency
+        ahead = min(self.runner.ahead(slots), AHEAD)
+        if self._waiting and not ahead:
             self.give_back_waiting(Reason.DRAIN)  # they turned out slow: others may have them
-        free = self.settings.worker_concurrency - len(self.runner.running) - len(self._waiting)
-        limit = max(free, 0) + (BATCH - len(self._waiting) if fast and len(self._waiting) < BATCH // 2 else 0)
-        limit = min(limit, BATCH)
-        if limit == 0:
+        free = slots - len(self.runner.running) - len(self._waiting)
+        limit = min(free + ahead, BATCH)
+        if free <= 0 and limit < min(BATCH, ahead // 2 + 1):
             return await self._until_slot_free()
         claims = await self._claim(limit, start_at_once=limit <= free)
         self.start_waiting()
         if await self._look_for_alone(idle=not claims and not self.runner.running):
             return False
-        if fast:
+        if ahead:
             await asyncio.sleep(0)  # handlers that never wait must not keep the loop from the other ones
         return len(claims) < limit
 

@@ -33,7 +33,8 @@ from task_service.worker.verdict import verdict
 INTERRUPT_GRACE_SECONDS = 5.0
 """A handler that was told to stop has so long before its run is reported without it, and its process killed."""
 KILL_SECONDS = 2.0
-FAST_SECONDS = 0.1
+AHEAD_SECONDS = 0.1
+"""Tasks are claimed ahead for so long: far longer than a claim takes, and no time that others would miss them for."""
 ELSEWHERE_DELAY_SECONDS = 10.0
 """A task that this worker cannot run waits so long for another one."""
 ERROR_LOG_MAX = 500
@@ -284,13 +285,13 @@ class Runner:
             self.idle.set()
         self.slot_free.set()
 
-    def is_fast(self, name: str) -> bool:
-        """Whether this handler is known to take so little time that prefetching pays."""
-        return self._seconds.get(name, 1.0) < FAST_SECONDS
+    def ahead(self, slots: int) -> int:
+        """How many tasks so many slots get through in AHEAD_SECONDS, by the slowest handler seen here.
 
-    def all_fast(self) -> bool:
-        """Whether every handler seen here is fast."""
-        return bool(self._seconds) and all(s < FAST_SECONDS for s in self._seconds.values())
+        0 when that takes longer itself, or none has ended yet.
+        """
+        slowest = max(self._seconds.values(), default=AHEAD_SECONDS)
+        return int(slots * AHEAD_SECONDS / max(slowest, 1e-6)) if slowest < AHEAD_SECONDS else 0
 
 
 async def _ending(run: Run) -> Ending | None:

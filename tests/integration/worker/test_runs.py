@@ -10,6 +10,7 @@ import pytest
 
 from task_service.queue import entries
 from task_service.worker.handlers import Cancel, Context, Discard, LostClaimError, Retry, Snooze, handler
+from task_service.worker.runner import AHEAD_SECONDS
 from tests.integration.worker.conftest import StartWorker
 from tests.support.tasks import add_tasks, statuses
 from tests.support.waiting import eventually
@@ -261,3 +262,24 @@ async def test_an_overtaken_handler_cannot_write_through_its_transaction(
     overtaken.set()
     await asyncio.wait_for(refused.wait(), 10)
     assert await connection.fetchval("SELECT count(*) FROM effects") == 0
+
+
+async def test_a_worker_claims_ahead_only_what_it_gets_through_in_a_moment(
+    connection: asyncpg.Connection, start_worker: StartWorker
+) -> None:
+    @handler("short")
+    async def short(_: Context) -> None:
+        await asyncio.sleep(AHEAD_SECONDS / 2)
+
+    await start_worker(short, worker_concurrency=2)
+    await add_tasks(connection, 1000, handler="short")
+    held = []
+
+    async def some_wait() -> bool:
+        held.append(await connection.fetchval("SELECT count(*) FROM queue WHERE state = 'running'"))
+        return held[-1] > 2
+
+    await eventually("tasks that are claimed ahead", some_wait)
+    for _ in range(20):
+        await some_wait()
+    assert max(held) <= 2 + 2 * 2
