@@ -19,7 +19,7 @@ from uuid import UUID
 TYPES = {
     "handler": "text", "payload": "jsonb", "title": "text", "queue": "text", "priority": "text",
     "run_at": "timestamptz", "max_attempts": "integer", "timeout_seconds": "integer", "tags": "text[]",
-    "created_by": "text", "wake": "boolean",
+    "created_by": "text", "wake": "boolean", "limit_key": "text",
 }  # fmt: skip
 """The function's parameters."""
 ASYNCPG, DB_API, SQLALCHEMY = "${number}::{type}", "%({name})s::{type}", "CAST(:{name} AS {type})"
@@ -38,6 +38,7 @@ class Options(TypedDict, total=False):
     tags: list[str]
     created_by: str
     wake: bool
+    limit_key: str
 
 
 def enqueue(connection: Any, handler: str, payload: Any = None, **options: Unpack[Options]) -> UUID:

@@ -154,7 +154,7 @@ def _claim(handler: Handler, payload: Any, numbers: tuple[int, int, int]) -> Cla
     return Claim(
         task_id=new_id(), fence=fence, attempt=attempt, max_attempts=max_attempts, timeout_seconds=None,
         handler=handler.name, queue="default", priority=0, run_at=now, claimed_at=now, alone=False,
-        cancel_requested=False, trace_context=None, payload=payload,
+        cancel_requested=False, trace_context=None, limited=False, payload=payload,
     )  # fmt: skip
 
 

@@ -55,6 +55,7 @@ def task_item(t: TaskRow) -> dict[str, Any]:
         "run_at": t.run_at,
         "max_attempts": t.max_attempts,
         "timeout_seconds": t.timeout_seconds,
+        "limit_key": t.limit_key,
         "attempt": t.attempt,
         "error": t.error,
         "created_by": t.created_by,

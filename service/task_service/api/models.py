@@ -79,6 +79,7 @@ class TaskItem(BaseModel):
     run_at: datetime | None = Field(description="When it may run; of a waiting task, its next attempt.")
     max_attempts: int
     timeout_seconds: int | None
+    limit_key: str | None = Field(description="Tasks with this key share limits, and take turns with those of others.")
     attempt: int = Field(description="The present or last attempt; 0 before the first.")
     error: str | None = Field(description="What the last attempt that failed says.")
     created_by: str | None

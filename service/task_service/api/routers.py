@@ -18,6 +18,7 @@ from task_service.api.routes import (
     csv,
     daily_log,
     events,
+    limits,
     queues,
     redrive,
     schedules,
@@ -28,8 +29,8 @@ from task_service.api.routes import (
 from task_service.api.routes import settings as application_settings
 
 OWN = (
-    stats, tasks, batch, redrive, csv, events, conversations, queues, schedules, daily_log, application_settings, auth,
-    users, audit,
+    stats, tasks, batch, redrive, csv, events, conversations, queues, limits, schedules, daily_log,
+    application_settings, auth, users, audit,
 )  # fmt: skip
 """Which is asked first matters: `/tasks/stats/summary` comes before `/tasks/{id}`."""
 

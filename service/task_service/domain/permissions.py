@@ -59,7 +59,7 @@ GRANTS: dict[Permission, Grant] = {
         Role.OPERATOR, "Change, cancel, retry and delete everybody's tasks and conversations."
     ),
     Permission.OPERATE: Grant(
-        Role.OPERATOR, "Pause and resume queues, release workers, write schedules, run the daily loader."
+        Role.OPERATOR, "Pause and resume queues, set limits, release workers, write schedules, run the daily loader."
     ),
     Permission.READ_SETTINGS: Grant(Role.VIEWER, "Read application settings."),
     Permission.WRITE_SETTINGS: Grant(Role.ADMIN, "Write and delete application settings."),

@@ -33,6 +33,7 @@ class Claim(NamedTuple):
     alone: bool
     cancel_requested: bool
     trace_context: str | None
+    limited: bool
     payload: Any
 
 
@@ -42,27 +43,36 @@ class Bounds:
     A transaction that is held open elsewhere keeps deleted rows in the index; without a bound each claim would walk
     over all of them again. Rows below it can exist (a commit that took longer than two seconds): `forget` now and then.
 
-    >>> bounds = Bounds(["mail"])
-    >>> bounds.lines()[0][:2], bounds.lines()[1][:2]
-    (['mail', 'mail'], [0, 1])
+    Within a priority each claim begins with the next queue, so that none is drained before the others are served.
+
+    >>> bounds = Bounds(["mail", "web"])
+    >>> bounds.lines()[0][:4], bounds.lines()[1][:4]
+    (['mail', 'web', 'mail', 'web'], [0, 0, 1, 1])
+    >>> bounds.advance([])
+    >>> bounds.lines()[0][:4]
+    ['web', 'mail', 'web', 'mail']
     """
 
     def __init__(self, queues: Sequence[str]) -> None:
-        self._since = {(queue, rank): BEGINNING for rank in sorted(RANKS.values()) for queue in queues}
+        self._queues = list(queues)
+        self._ranks = sorted(RANKS.values())
+        self.forget()
 
     def lines(self) -> tuple[list[str], list[int], list[datetime]]:
         """Queues, priorities and bounds as the claim takes them, most urgent first."""
-        return [q for q, _ in self._since], [p for _, p in self._since], list(self._since.values())
+        lines = [(queue, rank) for rank in self._ranks for queue in self._queues]
+        return [q for q, _ in lines], [r for _, r in lines], [self._since[line] for line in lines]
 
     def advance(self, claims: Sequence[Claim]) -> None:
-        """Move up to what was claimed."""
+        """Move up to what was claimed, and on to the next queue."""
         for claim in claims:
             key = (claim.queue, claim.priority)
             self._since[key] = max(self._since[key], claim.run_at - BEHIND)
+        self._queues.append(self._queues.pop(0))
 
     def forget(self) -> None:
         """Let the next claim look at everything."""
-        self._since = dict.fromkeys(self._since, BEGINNING)
+        self._since = {(queue, rank): BEGINNING for queue in self._queues for rank in self._ranks}
 
 
 async def claim(

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from task_service.queue.statements import Connection, statement
+from task_service.queue.statements import Connection, or_none, statement
 from task_service.queue.wakeups import Wakeups
 
 QueueState = Literal["ready", "running", "blocked"]
@@ -62,8 +62,8 @@ async def enqueue(connection: Connection, entries: Sequence[Entry], wakeups: Wak
         [e.timeout_seconds for e in entries],
         [e.handler for e in entries],
         [e.fence for e in entries],
-        [e.limit_key for e in entries],
-        [e.trace_context for e in entries],
+        or_none([e.limit_key for e in entries]),
+        or_none([e.trace_context for e in entries]),
         wakeups.inside(e.queue for e in entries),
     )
 

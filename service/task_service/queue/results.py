@@ -5,7 +5,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from task_service.domain.outcomes import Outcome, Reason
-from task_service.queue.statements import Connection, statement
+from task_service.queue.statements import Connection, or_none, statement
 
 Attempt = tuple[UUID, int]
 """A task and the fence under which it was claimed."""
@@ -43,9 +43,9 @@ async def finish(connection: Connection, worker_id: UUID, ends: Sequence[Finishe
         [e.task_id for e in ends],
         [e.fence for e in ends],
         [e.outcome for e in ends],
-        _or_none([e.reason for e in ends]),
-        _or_none([e.result for e in ends]),
-        _or_none([e.error for e in ends]),
+        or_none([e.reason for e in ends]),
+        or_none([e.result for e in ends]),
+        or_none([e.error for e in ends]),
     )
     return {(row[0], row[1]) for row in rows}
 
@@ -65,11 +65,6 @@ async def give_back(connection: Connection, worker_id: UUID, given: Sequence[Giv
         [g.counts for g in given],
     )
     return {(row[0], row[1]) for row in rows}
-
-
-def _or_none(values: list[str | None]) -> list[str | None]:
-    """An empty list for one of nulls only: UNNEST fills up with nulls, and the driver looks at every element."""
-    return values if any(value is not None for value in values) else []
 
 
 async def recorded(connection: Connection, worker_id: UUID, attempts: Sequence[Attempt]) -> set[Attempt]:

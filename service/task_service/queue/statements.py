@@ -18,3 +18,8 @@ else:
 def statement(name: str) -> str:
     """The text of `sql/NAME.sql`."""
     return files(__package__).joinpath("sql", f"{name}.sql").read_text()
+
+
+def or_none(values: list[str | None]) -> list[str | None]:
+    """An empty list for one of nulls only: UNNEST fills up with nulls, and the driver looks at every element."""
+    return values if any(value is not None for value in values) else []

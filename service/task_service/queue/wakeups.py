@@ -14,6 +14,8 @@ import structlog
 log = structlog.get_logger(__name__)
 
 QUEUE_CHANNEL = "task_service_queue"
+LIMITS = "*limits"
+"""No queue's name: something waits to be admitted (the statements say when)."""
 WINDOW_SECONDS = 0.02
 
 

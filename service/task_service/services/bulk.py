@@ -92,7 +92,17 @@ async def insert_drafts(
     await copy_rows(connection, bodies)
     trace = current_trace_context()
     waiting = [
-        Entry(r.id, r.queue, r.priority, r.run_at, r.max_attempts, r.timeout_seconds, r.handler, trace_context=trace)
+        Entry(
+            r.id,
+            r.queue,
+            r.priority,
+            r.run_at,
+            r.max_attempts,
+            r.timeout_seconds,
+            r.handler,
+            limit_key=r.limit_key,
+            trace_context=trace,
+        )
         for r in rows
         if r.status is None and r.handler is not None
     ]
@@ -118,6 +128,7 @@ def _row(draft: NewTask, now: datetime, default_attempts: int, caller: Principal
         run_at=draft.run_at,
         max_attempts=draft.max_attempts or default_attempts,
         timeout_seconds=draft.timeout_seconds,
+        limit_key=draft.limit_key,
         created_by=caller.name,
     )
 

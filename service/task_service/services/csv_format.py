@@ -19,7 +19,7 @@ from task_service.store.tasks import TaskRow
 
 COLUMNS = (
     "title", "description", "status", "priority", "assigned_to", "due_date", "tags", "handler", "payload", "queue",
-    "run_at", "max_attempts", "timeout_seconds",
+    "run_at", "max_attempts", "timeout_seconds", "limit_key",
 )  # fmt: skip
 """What a file may say of a task; only the title is required."""
 MADE_HERE = (

@@ -101,6 +101,9 @@ class TaskTemplate(Input):
     timeout_seconds: TimeoutSeconds | None = Field(
         default=None, description="For one attempt; null: the handler's own."
     )
+    limit_key: Name | None = Field(
+        default=None, description="Tasks with the same key share its limits.", examples=["customer-7"]
+    )
     conversations: list[NewConversation] = Field(default_factory=list, max_length=1000)
 
     @field_validator("status")
@@ -181,6 +184,20 @@ class SettingValue(Input):
 
     value: SettingJson = Field(description="Any JSON, at most 64 KiB.", examples=[{"colour": "green"}])
     description: Description | None = None
+
+
+class NewLimit(Input):
+    """A limit as it shall be: concurrency, or rate with period_seconds, or both."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"concurrency": 5}, {"rate": 100, "period_seconds": 60}]})
+
+    concurrency: Annotated[int, Field(strict=True, ge=1, le=100_000)] | None = Field(
+        default=None, description="So many run at a time, at least 1 (pause a queue to have none)."
+    )
+    rate: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] | None = Field(
+        default=None, description="So many start in a period, and at most so many at once."
+    )
+    period_seconds: Annotated[float, Field(strict=True, ge=1, le=86_400)] | None = None
 
 
 class NewSchedule(Input):

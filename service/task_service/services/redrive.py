@@ -23,7 +23,7 @@ async def redrive(
     """Make the oldest of these failed tasks pending again, due now, with all their attempts; return how many."""
     tasks = await reopen_failed(connection, which, most, caller.name, reason)
     entries = [
-        Entry(t.id, t.queue, t.priority, None, t.max_attempts, t.timeout_seconds, t.handler, fence=t.fence)
+        Entry(t.id, t.queue, t.priority, None, t.max_attempts, t.timeout_seconds, t.handler, t.fence, t.limit_key)
         for t in tasks
     ]
     await enqueue(await raw(connection), entries, context.wakeups)

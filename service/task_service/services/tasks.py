@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 CREATED_COLUMNS = {
     "title", "description", "assigned_to", "due_date", "tags", "handler", "payload", "queue", "run_at",
-    "timeout_seconds",
+    "timeout_seconds", "limit_key",
 }  # fmt: skip
 
 
@@ -65,7 +65,10 @@ async def create_task(context: Context, connection: AsyncConnection, new: NewTas
     if handler is not None:
         rank, attempts = values["priority"], values["max_attempts"]
         trace = current_trace_context()
-        entry = Entry(task_id, new.queue, rank, new.run_at, attempts, new.timeout_seconds, handler, trace_context=trace)
+        entry = Entry(
+            task_id, new.queue, rank, new.run_at, attempts, new.timeout_seconds, handler, limit_key=new.limit_key,
+            trace_context=trace,
+        )  # fmt: skip
         await entries.enqueue(await raw(connection), [entry], context.wakeups)
     task = await _require(connection, task_id)
     count_created(new.queue, new.handler)
@@ -199,6 +202,7 @@ def _entry(task: OpenTask, decision: Decision) -> Entry:
         timeout_seconds=new.get("timeout_seconds", row.timeout_seconds),
         handler=str(new.get("handler", row.handler)),
         fence=row.fence,
+        limit_key=row.limit_key,
         trace_context=current_trace_context(),
     )
 

@@ -41,6 +41,7 @@ class NewRow(NamedTuple):
     run_at: datetime | None
     max_attempts: int
     timeout_seconds: int | None
+    limit_key: str | None
     created_by: str
 
 

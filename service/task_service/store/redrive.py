@@ -14,7 +14,7 @@ FAILED = tuple(outcome for outcome, status in STATUS_OF_OUTCOME.items() if statu
 # Locked are the task and its run, so that what somebody else has opened, changed or deleted meanwhile is left out.
 REOPEN = """
 WITH dead AS MATERIALIZED (
-    SELECT t.id, r.fence, t.queue, t.priority, t.max_attempts, t.timeout_seconds, t.handler
+    SELECT t.id, r.fence, t.queue, t.priority, t.max_attempts, t.timeout_seconds, t.handler, t.limit_key
     FROM runs AS r
     JOIN tasks AS t ON t.id = r.task_id
     WHERE r.final AND NOT r.hidden AND r.outcome = ANY ($1::text[])
@@ -63,6 +63,7 @@ class Reopened:
     max_attempts: int
     timeout_seconds: int | None
     handler: str
+    limit_key: str | None
 
 
 async def reopen_failed(

@@ -77,6 +77,7 @@ tasks = Table(
     Column("status_at", Time),
     Column("deleted_at", Time),
     Column("stamp", BigInteger, nullable=False, server_default="1"),
+    Column("limit_key", Text),
 )
 LIVE = "deleted_at IS NULL"
 SET_BY_PERSON = f"status IS NOT NULL AND {LIVE}"
@@ -151,13 +152,23 @@ queue = Table(
     Column("limit_key", Text),
     Column("trace_context", Text),
     Column("hidden", Boolean, nullable=False, server_default=text("false")),
+    Column("limited", Boolean, nullable=False, server_default=text("false")),
 )
 READY = "state = 'ready'"
 Index("queue_ready", queue.c.queue, queue.c.priority, queue.c.run_at, postgresql_where=text(f"{READY} AND NOT alone"))
 Index("queue_alone", queue.c.queue, queue.c.run_at, postgresql_where=text(f"{READY} AND alone"))
 Index("queue_running", queue.c.worker_id, postgresql_where=text("state = 'running'"))
 Index("queue_hidden", queue.c.task_id, postgresql_where=text("hidden"))
-Index("queue_blocked", queue.c.queue, postgresql_where=text("state = 'blocked'"))
+Index(
+    "queue_blocked",
+    queue.c.queue,
+    func.coalesce(queue.c.limit_key, text("''")),
+    queue.c.priority,
+    queue.c.run_at,
+    postgresql_where=text("state = 'blocked'"),
+)
+Index("queue_admitted", queue.c.queue, postgresql_where=text("limited AND state <> 'blocked'"))
+Index("queue_admitted_keys", queue.c.limit_key, postgresql_where=text("limit_key IS NOT NULL AND state <> 'blocked'"))
 
 runs = Table(
     "runs",
@@ -339,6 +350,30 @@ paused_queues = Table(
     Column("paused_by", Text),
     Column("paused_at", Time, nullable=False, server_default=text("now()")),
 )
+
+limits = Table(
+    "limits",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("concurrency", Integer),
+    Column("rate", Integer),
+    Column("period_seconds", Double),
+    Column("tokens", Double, nullable=False, server_default="0"),
+    Column("tokens_at", Time, nullable=False, server_default=text("clock_timestamp()")),
+    Column("updated_by", Text),
+    Column("updated_at", Time, nullable=False, server_default=text("now()")),
+)
+
+limit_rooms = Table(
+    "limit_rooms",
+    MetaData(),
+    *(Column(c.name, c.type) for c in limits.c if c.name not in ("tokens", "tokens_at")),
+    Column("admitted", BigInteger),
+    Column("unstarted", BigInteger),
+    Column("tokens", Double),
+)
+"""The limits with what they allow at this moment; see the view in its migration."""
 
 imports = Table(
     "imports",

@@ -36,6 +36,7 @@ class TaskRow(NamedTuple):
     run_at: datetime | None
     max_attempts: int
     timeout_seconds: int | None
+    limit_key: str | None
     attempt: int
     fence: int
     outcome: str | None
@@ -92,7 +93,7 @@ LOCK = select(tasks.c.status, tasks.c.deleted_at).where(tasks.c.id == bindparam(
 IS_QUEUED = select(exists().where(queue.c.task_id == bindparam("id")))
 GIVEN_COLUMNS = (
     "id", "title", "description", "status", "priority", "assigned_to", "due_date", "tags", "handler", "payload",
-    "queue", "run_at", "max_attempts", "timeout_seconds", "created_by",
+    "queue", "run_at", "max_attempts", "timeout_seconds", "limit_key", "created_by",
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from uuid import UUID
 import asyncpg
 import structlog
 
-from task_service.queue.wakeups import QUEUE_CHANNEL
+from task_service.queue.wakeups import LIMITS, QUEUE_CHANNEL
 
 WORKER_CHANNEL = "task_service_worker"
 RETRY_SECONDS = 1.0
@@ -16,7 +16,10 @@ log = structlog.get_logger(__name__)
 
 
 class Listener:
-    """Calls `on_queue` when one of `queues` has work, `on_worker` when a message is for this worker's id."""
+    """Calls `on_queue` when one of `queues` has work, `on_worker` when a message is for this worker's id.
+
+    `on_limits` when something waits to be admitted.
+    """
 
     def __init__(
         self,
@@ -24,8 +27,10 @@ class Listener:
         queues: frozenset[str],
         on_queue: Callable[[], None],
         on_worker: Callable[[], None],
+        on_limits: Callable[[], None],
     ) -> None:
-        self._connect, self._queues, self._on_queue, self._on_worker = connect, queues, on_queue, on_worker
+        self._connect, self._queues = connect, queues
+        self._on_queue, self._on_worker, self._on_limits = on_queue, on_worker, on_limits
         self.worker_id: Callable[[], UUID | None] = lambda: None
 
     async def run(self) -> None:
@@ -39,6 +44,7 @@ class Listener:
                 await connection.add_listener(QUEUE_CHANNEL, self._queue)
                 await connection.add_listener(WORKER_CHANNEL, self._worker)
                 self._on_queue()  # something may have come before we listened
+                self._on_limits()
                 await ended.wait()
             except Exception as error:  # noqa: BLE001 - logged with its kind; the poll goes on meanwhile
                 log.warning("listener_failed", error=repr(error))
@@ -50,6 +56,8 @@ class Listener:
     def _queue(self, _connection: Any, _pid: int, _channel: str, payload: object) -> None:
         if payload in self._queues:
             self._on_queue()
+        elif payload == LIMITS:
+            self._on_limits()
 
     def _worker(self, _connection: Any, _pid: int, _channel: str, payload: object) -> None:
         if payload == str(self.worker_id()):

@@ -21,6 +21,7 @@ from task_service.settings import Settings
 from task_service.store.cache import Cache
 from task_service.store.database import connect, create_engine, create_pool
 from task_service.telemetry import get_tracer, metrics
+from task_service.worker.admitter import Admitter
 from task_service.worker.builtin import builtin_handlers
 from task_service.worker.claimer import Claimer
 from task_service.worker.handlers import Handlers
@@ -61,6 +62,8 @@ class Worker:
         self._watchdog.start()
         self.membership = Membership(s, self._own_connection, self)
         self.claimer = Claimer(s, self.pool, self.membership, self.runner, self.reports)
+        self.admitter = Admitter(self.pool, s.poll_seconds)
+        self.reports.on_room = self.runner.on_room = self.admitter.wake.set
         self._engine = create_engine(s)
         self._wakeups = Wakeups(self._notify)
         self._context = Context(s, self._engine, self._wakeups)
@@ -70,12 +73,13 @@ class Worker:
         metrics.RUNNING.set_function(lambda: len(self.runner.running))
         loops: list[Coroutine[Any, Any, None]] = [
             self.membership.run(), self.reports.run(), self.claimer.run(), self.maintenance.run(), self._enforce(),
-            self.scheduler.run(),
+            self.scheduler.run(), self.admitter.run(),
         ]  # fmt: skip
         if not s.database_pooler:
             listener = Listener(
-                self._own_connection, frozenset(s.worker_queues), self.claimer.wake.set, self.membership.wake.set
-            )
+                self._own_connection, frozenset(s.worker_queues),
+                self.claimer.wake.set, self.membership.wake.set, self.admitter.wake.set,
+            )  # fmt: skip
             listener.worker_id = lambda: self.membership.worker_id
             loops.append(listener.run())
         self._loops = [asyncio.create_task(loop, name=getattr(loop, "__qualname__", "loop")) for loop in loops]

@@ -55,6 +55,7 @@ class Reports:
         self._sent = asyncio.Event()
         self._sent.set()
         self.is_busy: Callable[[], bool] = lambda: False  # whether more results may follow at once
+        self.on_room: Callable[[], None] = lambda: None  # a task under a limit ended, or waits for admission again
 
     def add(self, worker_id: UUID, claim: Claim, end: Finished | GivenBack) -> None:
         """Take one result; never blocks."""
@@ -72,6 +73,8 @@ class Reports:
             if not self._waiting:
                 self._arrived.clear()
             await self._send_surely(self._sending)
+            if any(report.claim.limited for report in self._sending):
+                self.on_room()
             self._sending = []
             if not self._waiting:
                 self._sent.set()

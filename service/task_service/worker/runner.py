@@ -99,6 +99,7 @@ class Runner:
         self.running: dict[UUID, Run] = {}
         self.slot_free = asyncio.Event()
         self.on_slot_free: Callable[[], None] = lambda: None
+        self.on_room: Callable[[], None] = lambda: None  # a task under a limit ended in its handler's transaction
         self.idle = asyncio.Event()
         self.idle.set()
         self.counts = {"completed": 0, "failed": 0}
@@ -199,6 +200,8 @@ class Runner:
         if run.context.completed:  # in the handler's own transaction
             self.counts["completed"] += 1
             metrics.FINISHED.labels(run.claim.queue, run.claim.handler, Outcome.COMPLETED).inc()
+            if run.claim.limited:
+                self.on_room()
         elif not run.context.lost:
             end = self._send(run.claim, run.worker_id, ending)
         if run.span is not None:

@@ -17,8 +17,9 @@ NOW = datetime(2030, 1, 1, tzinfo=UTC)
 ROW = TaskRow(
     id=new_id(), number=1, title="a", description=None, status=Status.PENDING, priority=2, assigned_to=None,
     due_date=None, tags=[], handler="noop", queue="default", run_at=None, max_attempts=5, timeout_seconds=None,
-    attempt=0, fence=0, outcome=None, error=None, created_by=None, created_at=NOW, updated_at=NOW, processed_at=None,
-    processing_instance_id=None, cancel_requested_at=None, conversation_count=0, version=1, stamp=1, payload='{"a": 1}',
+    limit_key=None, attempt=0, fence=0, outcome=None, error=None, created_by=None, created_at=NOW, updated_at=NOW,
+    processed_at=None, processing_instance_id=None, cancel_requested_at=None, conversation_count=0, version=1, stamp=1,
+    payload='{"a": 1}',
 )  # fmt: skip
 ENTRY = QueueRow(
     task_id=ROW.id, queue="default", priority=2, run_at=NOW, state="ready", attempt=0, fence=0, worker_id=None,

@@ -36,6 +36,6 @@ claimed AS (
 )
 SELECT
     c.task_id, c.fence, c.attempt, c.max_attempts, c.timeout_seconds, c.handler, c.queue, c.priority, c.run_at,
-    c.claimed_at, c.alone, c.cancel_requested_at IS NOT NULL AS cancel_requested, c.trace_context,
+    c.claimed_at, c.alone, c.cancel_requested_at IS NOT NULL AS cancel_requested, c.trace_context, c.limited,
     (SELECT payload FROM tasks WHERE tasks.id = c.task_id) AS payload
 FROM claimed AS c

@@ -3,7 +3,8 @@
 -- How many there are is kept (see task_counts), and those that run are few. Of those that wait, the smaller side is
 -- counted by queue_ready, those whose time comes later or those that are due; the other one is the rest. Only when both
 -- sides have $1 rows or more are the later ones counted in full. ORDER BY has them read by queue_ready: without it the
--- planner takes the whole queue from its beginning, sure to find $1 rows soon.
+-- planner takes the whole queue from its beginning, sure to find $1 rows soon. Blocked are those that are due but for their
+-- limit.
 WITH totals AS (
     SELECT value AS name, sum(number)::bigint AS total
     FROM (
@@ -18,11 +19,14 @@ running AS (
     SELECT queue AS name, count(*) AS number FROM queue WHERE state = 'running' GROUP BY queue
 ),
 blocked AS (
-    SELECT queue AS name, count(*) AS number FROM queue WHERE state = 'blocked' GROUP BY queue
+    SELECT
+        queue AS name, count(*) AS number, count(*) FILTER (WHERE run_at > statement_timestamp()) AS later
+    FROM queue WHERE state = 'blocked' GROUP BY queue
 ),
 sides AS (
     SELECT
-        t.name, coalesce(running.number, 0) AS running, coalesce(blocked.number, 0) AS blocked,
+        t.name, coalesce(running.number, 0) AS running,
+        coalesce(blocked.number, 0) AS blocked, coalesce(blocked.later, 0) AS blocked_later,
         greatest(t.total - coalesce(running.number, 0) - coalesce(blocked.number, 0), 0) AS waiting,
         later.number AS later, due.number AS due, every_later.number AS every_later
     FROM totals AS t
@@ -74,7 +78,7 @@ sides AS (
 ),
 split AS (
     SELECT
-        name, waiting, running, blocked,
+        name, waiting, running, blocked, blocked_later,
         CASE
             WHEN later < $1::integer THEN least(later, waiting)
             WHEN due < $1::integer THEN greatest(waiting - due, 0)
@@ -83,7 +87,8 @@ split AS (
     FROM sides
 )
 SELECT
-    s.name, s.waiting - s.scheduled AS ready, s.scheduled, s.running, s.blocked,
+    s.name, s.waiting - s.scheduled AS ready, s.scheduled + s.blocked_later AS scheduled, s.running,
+    s.blocked - s.blocked_later AS blocked,
     coalesce(extract(epoch FROM clock_timestamp() - oldest.run_at), 0)::float8 AS oldest_age_seconds
 FROM split AS s
 CROSS JOIN LATERAL (

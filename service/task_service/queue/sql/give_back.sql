@@ -1,4 +1,5 @@
--- Put tasks that worker $1 holds back into the queue, alive: a retry, a snooze, a release.
+-- Put tasks that worker $1 holds back into the queue, alive: a retry, a snooze, a release. Those under a limit wait for
+-- admission again.
 --
 -- Arrays of one length, sorted by task id: $2 task ids, $3 fences, $4 outcomes, $5 reasons, $6 errors, $7 seconds until
 -- the next attempt, $8 whether this attempt counts. Returns what was given back (see finish.sql for what did not match).
@@ -15,7 +16,7 @@ WITH held AS MATERIALIZED (
 ),
 back AS (
     UPDATE queue AS q
-    SET state = 'ready', worker_id = NULL, claimed_at = NULL, deadline = NULL, started = false,
+    SET state = CASE WHEN q.limited THEN 'blocked' ELSE 'ready' END, worker_id = NULL, claimed_at = NULL, deadline = NULL, started = false,
         run_at = clock_timestamp() + make_interval(secs => h.delay),
         attempt = CASE WHEN h.counts THEN q.attempt ELSE q.attempt - 1 END
     FROM held AS h

@@ -3,7 +3,8 @@
 --
 -- $2 reason; $3 whether a started attempt counts; $5 whether the task itself is suspected of the loss; $6 losses after
 -- which a task is claimed alone; $7 losses after which it has failed. Rows that somebody has locked are left for the
--- next sweep. A released row's run_at is now: every worker's lower bound lies before it.
+-- next sweep. A released row's run_at is now: every worker's lower bound lies before it. One under a limit waits for
+-- admission again.
 --
 -- `mine` asks for the worker as a range, in its order, so that only queue_running can serve it: with an equality and
 -- statistics of a half-claimed table the planner walks the primary key past every waiting row.
@@ -35,15 +36,15 @@ ended AS (
 ),
 back AS (
     UPDATE queue AS q
-    SET state = 'ready', worker_id = NULL, claimed_at = NULL, deadline = NULL, started = false,
+    SET state = CASE WHEN q.limited THEN 'blocked' ELSE 'ready' END, worker_id = NULL, claimed_at = NULL, deadline = NULL, started = false,
         run_at = clock_timestamp(), losses = h.losses, alone = h.losses >= $6::integer,
         attempt = CASE WHEN h.counts THEN q.attempt ELSE q.attempt - 1 END
     FROM held AS h
     WHERE q.task_id = ANY (ARRAY(SELECT task_id FROM held WHERE verdict IS NULL)) AND q.task_id = h.task_id
-    RETURNING q.queue
+    RETURNING CASE WHEN q.limited THEN '*limits' ELSE q.queue END AS wakes
 ),
 woken AS (
-    SELECT pg_notify('task_service_queue', queue) FROM (SELECT DISTINCT queue FROM back) AS queues
+    SELECT pg_notify('task_service_queue', wakes) FROM (SELECT DISTINCT wakes FROM back) AS those
 )
 INSERT INTO runs (task_id, fence, attempt, worker_id, claimed_at, outcome, reason, final, hidden, error)
 SELECT

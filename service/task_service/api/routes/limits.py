@@ -1,0 +1,68 @@
+"""`/api/v1/limits`: how many tasks of a queue or a key run at a time, and how many start in a period."""
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated, Literal, TypeAlias
+
+from fastapi import APIRouter, Path, Query, Response
+from pydantic import BaseModel, Field
+
+from task_service.api import answers
+from task_service.api.access import MAY_READ, AskFirst, OperatorRole
+from task_service.api.answers import answer
+from task_service.api.context import Shared
+from task_service.api.models import Page, PageQuery
+from task_service.api.problems import documented
+from task_service.domain.fields import NAME_PATTERN
+from task_service.services import limits as service
+from task_service.services.inputs import NewLimit
+from task_service.store import limits as store
+
+router = APIRouter(route_class=AskFirst, prefix="/api/v1/limits", tags=["queues and workers"])
+
+Kind: TypeAlias = Literal["queue", "key"]
+OfKind = Annotated[Kind, Path(description="`queue`: of its tasks; `key`: of those with this limit_key.")]
+LimitName = Annotated[str, Path(pattern=NAME_PATTERN, description="The queue's name, or the key.", examples=["mail"])]
+
+
+class Limit(BaseModel):
+    """A limit that holds across all workers."""
+
+    kind: Kind
+    name: str
+    concurrency: int | None = Field(description="So many run at a time.")
+    rate: int | None = Field(description="So many start in a period, and at most so many at once.")
+    period_seconds: float | None
+    admitted: int = Field(description="Tasks under it that are in line for a worker, or running.")
+    updated_by: str | None
+    updated_at: datetime
+
+
+@router.get("", response_model=Page[Limit], responses=documented(), dependencies=[MAY_READ])
+async def list_limits(context: Shared, query: Annotated[PageQuery, Query()]) -> Response:
+    """One page of limits: keys, then queues, by name."""
+    async with context.reading() as connection:
+        rows, cursor = await store.list_limits(connection, query.limit, query.cursor)
+    return answers.page(map(asdict, rows), cursor)
+
+
+@router.get("/{kind}/{name}", response_model=Limit, responses=documented(404), dependencies=[MAY_READ])
+async def read_limit(context: Shared, kind: OfKind, name: LimitName) -> Response:
+    """One limit."""
+    async with context.reading() as connection:
+        return answer(asdict(await service.read_limit(connection, kind, name)))
+
+
+@router.put("/{kind}/{name}", response_model=Limit, responses={201: {"model": Limit}, **documented(400, 413, 415)})
+async def put_limit(context: Shared, caller: OperatorRole, kind: OfKind, name: LimitName, wanted: NewLimit) -> Response:
+    """Set a limit (201) or replace it (200). What runs goes on, and counts."""
+    row, made = await context.write(lambda c: service.put_limit(context, c, (kind, name), wanted, caller))
+    headers = {"Location": f"/api/v1/limits/{kind}/{name}"} if made else {}
+    return answer(asdict(row), 201 if made else 200, headers)
+
+
+@router.delete("/{kind}/{name}", status_code=204, response_class=Response, responses=documented(404))
+async def delete_limit(context: Shared, caller: OperatorRole, kind: OfKind, name: LimitName) -> Response:
+    """Remove a limit: what it held back may run."""
+    await context.write(lambda c: service.remove_limit(context, c, (kind, name), caller))
+    return Response(status_code=204)

@@ -1,0 +1,168 @@
+-- How many tasks of a queue, or of those with one limit key, run at a time (`concurrency`), and how many start in a period:
+-- a bucket of at most `rate` tokens, filled evenly within `period_seconds`. `tokens` is what was in it at `tokens_at`.
+CREATE TABLE limits (
+    kind text NOT NULL CHECK (kind IN ('queue', 'key')),
+    name text NOT NULL,
+    concurrency integer CHECK (concurrency > 0),
+    rate integer CHECK (rate > 0),
+    period_seconds double precision CHECK (period_seconds > 0),
+    tokens double precision NOT NULL DEFAULT 0,
+    tokens_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    updated_by text,
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (kind, name),
+    CHECK (concurrency IS NOT NULL OR rate IS NOT NULL),
+    CHECK ((rate IS NULL) = (period_seconds IS NULL))
+) WITH (fillfactor = 50);
+
+ALTER TABLE tasks ADD COLUMN limit_key text;
+
+-- `limited`: the row waits as `blocked` until it is admitted (admit.sql), which makes it `ready`.
+ALTER TABLE queue ADD COLUMN limited boolean NOT NULL DEFAULT false;
+
+-- What waits for admission, by line: a key within a queue. And what was admitted: in line for a worker, or running. Rows
+-- without a limit are in none of them.
+DROP INDEX queue_blocked;
+CREATE INDEX queue_blocked ON queue (queue, (coalesce(limit_key, '')), priority, run_at) WHERE state = 'blocked';
+CREATE INDEX queue_admitted ON queue (queue) WHERE limited AND state <> 'blocked';
+CREATE INDEX queue_admitted_keys ON queue (limit_key) WHERE limit_key IS NOT NULL AND state <> 'blocked';
+
+-- The limits with what they allow at this moment: `admitted` are in line or running, `unstarted` of them are in line or
+-- were only fetched ahead. Tokens and what has not started make at most one bucket, so that a line that was waited for does
+-- not start together with a full one. `room` is for so many more; `excess` are too many (the limit was lowered).
+CREATE VIEW limit_rooms AS
+SELECT
+    l.kind, l.name, l.concurrency, l.rate, l.period_seconds, l.updated_by, l.updated_at,
+    a.admitted, a.unstarted, b.tokens,
+    floor(greatest(least(l.concurrency - a.admitted, b.tokens), 0))::integer AS room,
+    greatest(a.admitted - l.concurrency, a.unstarted - l.rate, 0)::integer AS excess
+FROM limits AS l
+CROSS JOIN LATERAL (
+    SELECT count(*) AS admitted, count(*) FILTER (WHERE NOT one.started) AS unstarted
+    FROM (
+        SELECT q.started FROM queue AS q
+        WHERE l.kind = 'queue' AND q.queue = l.name AND q.limited AND q.state <> 'blocked'
+        UNION ALL
+        SELECT q.started FROM queue AS q
+        WHERE l.kind = 'key' AND q.limit_key = l.name AND q.state <> 'blocked'
+    ) AS one
+) AS a
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN l.rate IS NOT NULL THEN greatest(0, least(
+        l.rate - a.unstarted,
+        l.tokens + l.rate * extract(epoch FROM statement_timestamp() - l.tokens_at)::float8 / l.period_seconds
+    )) END AS tokens
+) AS b;
+
+-- As before, with the limit key.
+CREATE OR REPLACE VIEW task_view AS
+SELECT
+    t.id, t.number, t.title, t.description,
+    CASE
+        WHEN q.state = 'running' THEN 'processing'
+        WHEN q.task_id IS NOT NULL AND q.run_at > statement_timestamp() THEN 'scheduled'
+        WHEN q.task_id IS NOT NULL THEN 'pending'
+        WHEN t.status = 'pending' AND t.run_at > statement_timestamp() THEN 'scheduled'
+        WHEN t.status IS NOT NULL THEN t.status
+        WHEN r.outcome = 'completed' THEN 'completed'
+        WHEN r.outcome = 'cancelled' THEN 'cancelled'
+        ELSE 'failed'
+    END AS status,
+    t.priority, t.assigned_to, t.due_date, t.tags, t.handler, t.payload, t.queue,
+    COALESCE(q.run_at, t.run_at) AS run_at,
+    t.max_attempts, t.timeout_seconds,
+    COALESCE(q.attempt, r.attempt, 0) AS attempt,
+    COALESCE(q.fence, r.fence, 0) AS fence,
+    r.result, r.error, r.outcome, r.reason,
+    t.created_by, t.created_at, t.updated_at, t.deleted_at,
+    CASE
+        WHEN q.task_id IS NOT NULL OR t.status IN ('pending', 'in_progress') THEN NULL
+        WHEN t.status IS NOT NULL THEN t.status_at
+        ELSE r.finished_at
+    END AS processed_at,
+    COALESCE(q.worker_id, CASE WHEN q.task_id IS NULL AND t.status IS NULL THEN r.worker_id END)
+        AS processing_instance_id,
+    q.claimed_at, q.cancel_requested_at,
+    (SELECT count(*) FROM conversations AS c WHERE c.task_id = t.id) AS conversation_count,
+    t.version,
+    t.stamp,
+    t.limit_key
+FROM tasks AS t
+LEFT JOIN queue AS q ON q.task_id = t.id
+LEFT JOIN LATERAL (
+    SELECT * FROM runs WHERE runs.task_id = t.id ORDER BY fence DESC LIMIT 1
+) AS r ON true;
+
+-- Whoever may enter tasks may know this much of the limits, without a right of their own.
+CREATE VIEW limited_queues AS SELECT name FROM limits WHERE kind = 'queue';
+GRANT SELECT ON limited_queues TO PUBLIC;
+
+DROP FUNCTION enqueue_task(text, jsonb, text, text, text, timestamptz, integer, integer, text[], text, boolean);
+-- As before, with a limit key.
+CREATE FUNCTION enqueue_task(
+    handler text,
+    payload jsonb DEFAULT NULL,
+    title text DEFAULT NULL,
+    queue text DEFAULT 'default',
+    priority text DEFAULT 'medium',
+    run_at timestamptz DEFAULT NULL,
+    max_attempts integer DEFAULT 5,
+    timeout_seconds integer DEFAULT NULL,
+    tags text[] DEFAULT '{}',
+    created_by text DEFAULT current_user,
+    wake boolean DEFAULT true,
+    limit_key text DEFAULT NULL
+) RETURNS uuid LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    named CONSTANT text := '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}$';
+    task uuid := new_task_id();
+    rank integer := array_position(ARRAY['urgent', 'high', 'medium', 'low'], lower(trim(priority))) - 1;
+    shown text := trim(coalesce(title, handler));
+    limited boolean := limit_key IS NOT NULL
+        OR EXISTS (SELECT FROM limited_queues AS l WHERE l.name = enqueue_task.queue);
+    problem text;
+BEGIN
+    problem := CASE
+        WHEN handler IS NULL OR handler !~ named THEN 'handler: must be a name, such as send_invoice'
+        WHEN queue IS NULL OR queue !~ named THEN 'queue: must be a name, such as default'
+        WHEN length(shown) NOT BETWEEN 1 AND 200 THEN 'title: must have 1 to 200 characters'
+        WHEN rank IS NULL THEN 'priority: must be urgent, high, medium or low'
+        WHEN max_attempts IS NULL OR max_attempts NOT BETWEEN 1 AND 100 THEN 'max_attempts: must be 1 to 100'
+        WHEN timeout_seconds NOT BETWEEN 1 AND 604800 THEN 'timeout_seconds: must be 1 to 604800'
+        WHEN tags IS NULL OR cardinality(tags) > 10 THEN 'tags: at most 10'
+        WHEN EXISTS (SELECT FROM unnest(tags) AS t (tag) WHERE tag IS NULL OR length(trim(tag)) NOT BETWEEN 1 AND 50)
+            THEN 'tags: each must have 1 to 50 characters'
+        WHEN octet_length(payload::text) > 262144 THEN 'payload: at most 262144 bytes of JSON'
+        WHEN run_at IN ('infinity', '-infinity') THEN 'run_at: must be a moment'
+        WHEN limit_key !~ named THEN 'limit_key: must be a name, such as customer-7'
+        WHEN length(created_by) > 100 THEN 'created_by: at most 100 characters'
+    END;
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = problem;
+    END IF;
+    INSERT INTO tasks (
+        id, title, priority, handler, payload, queue, run_at, max_attempts, timeout_seconds, limit_key, tags, created_by
+    )
+    VALUES (
+        task, shown, rank, handler, payload, queue, run_at, max_attempts, timeout_seconds, limit_key,
+        ARRAY(
+            SELECT (array_agg(trim(t.tag) ORDER BY t.place))[1] FROM unnest(tags) WITH ORDINALITY AS t (tag, place)
+            GROUP BY lower(trim(t.tag)) ORDER BY min(t.place)
+        ),
+        created_by
+    );
+    INSERT INTO task_history (task_id, new_status, changed_by)
+    VALUES (task, CASE WHEN run_at > clock_timestamp() THEN 'scheduled' ELSE 'pending' END, created_by);
+    INSERT INTO queue (
+        task_id, queue, priority, run_at, max_attempts, timeout_seconds, handler, limit_key, limited, state
+    )
+    VALUES (
+        task, queue, rank, greatest(run_at, clock_timestamp()), max_attempts, timeout_seconds, handler, limit_key,
+        limited, CASE WHEN limited THEN 'blocked' ELSE 'ready' END
+    );
+    IF wake THEN
+        PERFORM pg_notify('task_service_queue', CASE WHEN limited THEN '*limits' ELSE queue END);
+    END IF;
+    RETURN task;
+END
+$$;
