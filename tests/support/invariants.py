@@ -51,11 +51,21 @@ COUNTS = """
     GROUP BY dimension, value
     HAVING sum(number) <> 0
 """
+LIMITS = """
+    SELECT l.kind, l.name, l.concurrency, count(*) AS running
+    FROM limits AS l
+    JOIN queue AS q ON q.state = 'running' AND q.limited AND q.claimed_at > l.updated_at
+        AND CASE l.kind WHEN 'queue' THEN q.queue ELSE q.limit_key END = l.name
+    GROUP BY l.kind, l.name, l.concurrency
+    HAVING count(*) > l.concurrency
+"""
+"""Of tasks that were claimed since the limit was set: what runs when one is lowered goes on."""
 
 
 async def check_invariants(connection: asyncpg.Connection) -> None:
     """Assert of all tasks: one of a queue row, a final run and a status of its own; no strays; fences only rise; each
-    ended claim has a run; who holds one can be released; what is deleted is hidden; the counts equal a count.
+    ended claim has a run; who holds one can be released; what is deleted is hidden; the counts equal a count; no limit
+    is passed.
 
     Takes one snapshot, so it may be called while others write.
     """
@@ -69,6 +79,7 @@ async def check_invariants(connection: asyncpg.Connection) -> None:
             ("running tasks whose worker is unknown, or released already", HOLDERS),
             ("tasks that are deleted but not hidden, or hidden but not deleted", HIDDEN),
             ("counts that are not what counting gives", COUNTS),
+            ("more running tasks than their limit lets run", LIMITS),
         ):
             found = [dict(row) for row in await connection.fetch(f"{query} LIMIT 20")]
             assert not found, f"{what}: {found}"

@@ -128,7 +128,7 @@ async def test_a_key_without_a_limit_has_a_window_of_the_line(connection: asyncp
 
 
 async def test_what_is_admitted_later_stands_behind_what_is_in_line(connection: asyncpg.Connection) -> None:
-    """By the time of its admission: else the older tasks of a crowd would go before those of everybody else for ever."""
+    """By the time of its admission: else the older tasks of a crowd would always go before those of others."""
     await add_tasks(connection, 200, limit_key="many")
     await admit_all(connection)
     [one] = await add_tasks(connection, limit_key="few")

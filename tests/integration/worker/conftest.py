@@ -39,13 +39,17 @@ async def end_of(connection: asyncpg.Connection, task: UUID, seconds: float = 30
 
 @pytest_asyncio.fixture
 async def start_worker(database: str, tmp_path: Path) -> AsyncIterator[StartWorker]:
-    """A coroutine that starts a worker on this test's database, with these handlers and settings."""
+    """A coroutine that starts a worker on this test's database, with these handlers and settings.
+
+    `polls=False`: it does nothing unless it is woken.
+    """
     started: list[Worker] = []
 
-    async def start(*handlers: Handler, **settings: Any) -> Worker:
+    async def start(*handlers: Handler, polls: bool = True, **settings: Any) -> Worker:
         given = {"runtime_dir": tmp_path / str(len(started)), "shutdown_seconds": 5, "retry_base_seconds": 0.01}
         url = str(settings.pop("database_url", database))
-        worker = Worker(settings_for(url, **(given | settings)), Handlers(handlers))
+        made = settings_for(url, **(given | settings))
+        worker = Worker(made if polls else made.model_copy(update={"poll_seconds": 3600.0}), Handlers(handlers))
         await worker.start()
         started.append(worker)
         return worker
