@@ -22,9 +22,9 @@ class Admission:
     seconds: float | None
 
 
-async def are_used(connection: Connection) -> bool:
-    """Whether there is anything to admit or to hold back."""
-    return bool(await connection.fetchval(statement("limits_used")))
+async def look_is_due(connection: Connection, seconds: float) -> bool:
+    """Whether there may be something to hold back or to admit, and nobody has looked for so long."""
+    return bool(await connection.fetchval(statement("look_due"), seconds))
 
 
 async def admit(connection: Connection) -> Admission | None:

@@ -365,6 +365,13 @@ limits = Table(
     Column("updated_at", Time, nullable=False, server_default=text("now()")),
 )
 
+limits_looked_at = Table(
+    "limits_looked_at",
+    metadata,
+    Column("only_row", Boolean, CheckConstraint("only_row"), primary_key=True, server_default=text("true")),
+    Column("at", Time, nullable=False, server_default=text("'-infinity'")),
+)
+
 limit_rooms = Table(
     "limit_rooms",
     MetaData(),

@@ -1,10 +1,12 @@
-"""The loop that admits tasks which wait for a limit: when woken, when a token is due, and at every poll.
+"""The loop that admits tasks which wait for a limit: when woken, when a token is due, and at a poll.
 
-Every worker has one, whichever queues it serves; one at a time gets the turn.
+Every worker has one, whichever queues it serves. One at a time gets the turn, and of all their polls one in each period
+does something.
 """
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 
@@ -26,35 +28,41 @@ class Admitter:
         self._pool, self._poll_seconds = pool, poll_seconds
         self.wake = asyncio.Event()
         self._poll_at = 0.0
+        self._admit_at = math.inf  # when a token comes, or to try again
+        self._behind = False  # there may be something to hold back
 
     async def run(self) -> None:
         """Admit until cancelled; a database that is away is tried again at the next poll."""
         while True:
-            self.wake.clear()
             try:
-                pause = await self._once()
+                await self._once()
+                pause = min(self._poll_at, self._admit_at) - time.monotonic()
             except Exception as error:
                 log.warning("admission_failed", error=repr(error), exc_info=not is_unavailable(error))
                 pause = self._poll_seconds
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.wake.wait(), pause)
+                await asyncio.wait_for(self.wake.wait(), max(pause, 0.0))
 
-    async def _once(self) -> float:
-        """Admit once, and at a poll hold back first; return in how many seconds to look again."""
+    async def _once(self) -> None:
+        """Poll if it is time to, then hold back and admit if there is reason to."""
+        if self.wake.is_set():
+            self.wake.clear()
+            self._admit_at = 0.0
+        now = time.monotonic()
         async with self._pool.acquire() as connection:
-            if time.monotonic() >= self._poll_at:
-                used = await limits.are_used(connection)
-                if used and not await limits.hold_back(connection):
-                    return self._soon()
-                self._poll_at = time.monotonic() + self._poll_seconds
-                if not used:
-                    return self._poll_seconds
-            done = await limits.admit(connection)
-        if done is None:
-            return self._soon()
+            if now >= self._poll_at:
+                self._behind |= await limits.look_is_due(connection, self._poll_seconds / 2)
+                self._poll_at = now + self._poll_seconds
+            if self._behind:
+                self._admit_at = 0.0
+                self._behind = not await limits.hold_back(connection)
+            if now >= self._admit_at:
+                self._admit_at = now + self._wait(await limits.admit(connection))
+
+    def _wait(self, done: limits.Admission | None) -> float:
+        """In how many seconds to admit again; infinite: when something happens."""
+        if done is None or self._behind:
+            return AGAIN_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311 - spreads those who wait for the turn
         if done.admitted:
             return 0.0
-        return self._poll_seconds if done.seconds is None else min(max(done.seconds, AGAIN_SECONDS), self._poll_seconds)
-
-    def _soon(self) -> float:
-        return AGAIN_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311 - spreads those who wait for the turn
+        return math.inf if done.seconds is None else max(done.seconds, AGAIN_SECONDS)

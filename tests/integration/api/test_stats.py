@@ -17,7 +17,7 @@ from task_service.domain.outcomes import Outcome, Reason
 from task_service.domain.priorities import Priority
 from task_service.domain.statuses import Status
 from task_service.migrations import VERSIONS
-from task_service.queue import workers
+from task_service.queue import limits, workers
 from task_service.queue.claims import Bounds, claim
 from task_service.queue.counts import fold
 from task_service.queue.figures import queue_figures
@@ -53,7 +53,7 @@ async def check(client: httpx.AsyncClient, connection: asyncpg.Connection, what:
     assert shown["total"] == statuses.total(), what
     counted: dict[str, Counter[str]] = {}
     for name, state, later, number in await connection.fetch(COUNTED):
-        kind = state if state in ("running", "blocked") else "scheduled" if later else "ready"
+        kind = "running" if state == "running" else "scheduled" if later else state
         counted.setdefault(name, Counter())[kind] += number
     for bound in (1, 2, 20_000):  # small ones force the other side, and the full count
         found = await connection.fetch(statement("figures"), bound)
@@ -73,7 +73,7 @@ class Hand:
         doing = self.random.choice([
             self.create, self.create, self.create_many, self.change, self.change, self.cancel, self.retry,
             self.delete, self.delete, self.claim, self.claim, self.claim, self.finish, self.finish, self.give_back,
-            self.lose, self.fold,
+            self.lose, self.fold, self.create_limited, self.admit, self.admit,
         ])  # fmt: skip
         await doing()
         return doing.__name__
@@ -92,6 +92,13 @@ class Hand:
         priority = self.random.choice(list(Priority))
         given = {"status": status, "priority": priority, "queue": self.random.choice(QUEUES), "run_at": self.run_at()}
         self.ids.append((await create(self.client, handler=handler, **given))["id"])
+
+    async def create_limited(self) -> None:
+        given = {"limit_key": self.random.choice("xyz"), "queue": self.random.choice(QUEUES), "run_at": self.run_at()}
+        self.ids.append((await create(self.client, handler="noop", **given))["id"])
+
+    async def admit(self) -> None:
+        await limits.admit(self.connection)
 
     async def create_many(self) -> None:
         self.ids += [str(i) for i in await add_tasks(self.connection, self.random.randint(1, 5))]
@@ -154,7 +161,7 @@ async def test_whatever_happens_the_statistics_are_what_a_count_says(
         what = await hand.act()
         done[what] += 1
         await check(client, connection, f"after {what}, seed {seed}")
-    assert len(done) == 11, done
+    assert len(done) == 13, done
 
 
 async def test_parallel_changes_and_folding_lose_no_count(

@@ -15,6 +15,13 @@ CREATE TABLE limits (
     CHECK ((rate IS NULL) = (period_seconds IS NULL))
 ) WITH (fillfactor = 50);
 
+-- When somebody last looked at all limits: of many workers that poll, one is enough.
+CREATE TABLE limits_looked_at (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    at timestamptz NOT NULL DEFAULT '-infinity'
+) WITH (fillfactor = 10);
+INSERT INTO limits_looked_at DEFAULT VALUES;
+
 ALTER TABLE tasks ADD COLUMN limit_key text;
 
 -- `limited`: the row waits as `blocked` until it is admitted (admit.sql), which makes it `ready`.

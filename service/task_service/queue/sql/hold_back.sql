@@ -1,6 +1,7 @@
 -- Hold back what must wait by the limits as they are now, up to $1 rows of a kind: tasks that were entered before their
 -- queue had a limit, those that are in line beyond a limit that was lowered, and those in line in a queue that was paused
--- since (they would take the room of others). What runs goes on, and counts. Returns how many rows were changed.
+-- since (they would take the room of others). What runs goes on, and counts. By whoever has the turn (take_turn.sql). Returns how
+-- many rows were changed.
 WITH entered_before AS (
     SELECT early.task_id
     FROM limited_queues AS l
@@ -59,6 +60,9 @@ affected AS MATERIALIZED (
     ))
     ORDER BY q.task_id
     FOR UPDATE SKIP LOCKED
+),
+looked AS (
+    UPDATE limits_looked_at SET at = clock_timestamp()
 ),
 held_back AS (
     UPDATE queue AS q SET state = CASE q.state WHEN 'ready' THEN 'blocked' ELSE q.state END, limited = true
