@@ -32,6 +32,8 @@ TYPES = {
     "give_back": "uuid, uuid[], bigint[], text[], text[], text[], float8[], boolean[]",
     "held": "uuid",
     "release": "uuid, text, boolean, integer, boolean, integer, integer",
+    "admit": "integer, integer",
+    "hold_back": "integer",
 }
 IDS = "'{{" + ",".join(str(new_id()) for _ in range(100)) + "}}'"  # braces twice: see VALUES
 SAME = "array_fill({}, ARRAY[100])"
@@ -42,6 +44,8 @@ VALUES = {
     "give_back": f"'{{worker}}', {IDS}, {FENCES}, {TEXTS}, {TEXTS}, {TEXTS}, {DELAYS}, {COUNTS}",
     "held": "'{worker}'",
     "release": "'{worker}', 'crash', true, 1000, true, 2, 3",
+    "admit": "100, 500",
+    "hold_back": "1000",
 }
 INDEXES = {
     "claim": {"queue_ready", "queue_pkey"},
@@ -49,6 +53,10 @@ INDEXES = {
     "give_back": {"queue_pkey"},
     "held": {"queue_running"},
     "release": {"queue_running", "queue_pkey"},
+    "admit": {"queue_blocked", "queue_admitted", "queue_admitted_keys", "queue_pkey"},
+    "hold_back": {
+        "queue_ready", "queue_alone", "queue_running", "queue_admitted", "queue_admitted_keys", "queue_pkey"
+    },
 }
 
 

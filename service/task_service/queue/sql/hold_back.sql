@@ -1,7 +1,7 @@
 -- Hold back what must wait by the limits as they are now, up to $1 rows of a kind: tasks that were entered before their
 -- queue had a limit, those that are in line beyond a limit that was lowered, and those in line in a queue that was paused
 -- since (they would take the room of others). What runs goes on, and counts. By whoever has the turn (take_turn.sql). Returns how
--- many rows were changed.
+-- many rows were changed. The orders have rows read by the index of their state, whatever the statistics say.
 WITH entered_before AS (
     SELECT early.task_id
     FROM limited_queues AS l
@@ -20,12 +20,14 @@ WITH entered_before AS (
         (
             SELECT q.task_id FROM queue AS q
             WHERE q.state = 'ready' AND q.alone AND q.queue = l.name AND NOT q.limited
+            ORDER BY q.run_at
             LIMIT $1::integer
         )
         UNION ALL
         (
             SELECT q.task_id FROM queue AS q
             WHERE q.state = 'running' AND q.queue = l.name AND NOT q.limited
+            ORDER BY q.worker_id
             LIMIT $1::integer
         )
     ) AS early
