@@ -31,6 +31,7 @@ from task_service.queue.wakeups import Wakeups
 from task_service.settings import Settings
 from task_service.store.database import create_engine, raw
 from task_service.telemetry import traces
+from task_service.worker.admitter import Admitter
 from task_service.worker.maintenance import Maintenance, acquire_from
 from task_service.worker.process import Worker
 from task_service.worker.scheduler import Scheduler
@@ -160,8 +161,9 @@ def _create_api(settings: Settings, engine: AsyncEngine, wakeups: Wakeups, worke
     app = create_app(settings, engine, wakeups, worker=worker)
     if worker is None:
         # Somebody must do these also while workers are scaled to none.
-        maintenance = Maintenance(settings, acquire_from(engine))
-        app.state.background += [Loop(Scheduler(app.state.context).run), Loop(maintenance.run)]
+        acquire = acquire_from(engine)
+        maintenance, admitter = Maintenance(settings, acquire), Admitter(acquire, settings.poll_seconds)
+        app.state.background += [Loop(one.run) for one in (Scheduler(app.state.context), maintenance, admitter)]
     return app
 
 

@@ -1,7 +1,7 @@
 """The loop that admits tasks which wait for a limit: when woken, when a token is due, and at a poll.
 
-Every worker has one, whichever queues it serves. One at a time gets the turn, and of all their polls one in each period
-does something.
+Every worker has one, whichever queues it serves, and every API process without one: workers may be scaled to none until
+there is something in line. One at a time gets the turn, and of all their polls one in each period does something.
 """
 
 import asyncio
@@ -10,11 +10,11 @@ import math
 import random
 import time
 
-import asyncpg
 import structlog
 
 from task_service.queue import limits
 from task_service.store.database import is_unavailable
+from task_service.worker.maintenance import Acquire
 
 AGAIN_SECONDS = 0.005
 """Somebody else has the turn: about so long until we try again."""
@@ -24,8 +24,9 @@ log = structlog.get_logger(__name__)
 class Admitter:
     """Admits for all workers. `wake` is set when something came that waits for a limit, or a task under one ended."""
 
-    def __init__(self, pool: asyncpg.Pool, poll_seconds: float) -> None:
-        self._pool, self._poll_seconds = pool, poll_seconds
+    def __init__(self, acquire: Acquire, poll_seconds: float) -> None:
+        """`acquire` lends a connection that is in no transaction."""
+        self._acquire, self._poll_seconds = acquire, poll_seconds
         self.wake = asyncio.Event()
         self._poll_at = 0.0
         self._admit_at = math.inf  # when a token comes, or to try again
@@ -49,7 +50,7 @@ class Admitter:
             self.wake.clear()
             self._admit_at = 0.0
         now = time.monotonic()
-        async with self._pool.acquire() as connection:
+        async with self._acquire() as connection:
             if now >= self._poll_at:
                 self._behind |= await limits.look_is_due(connection, self._poll_seconds / 2)
                 self._poll_at = now + self._poll_seconds

@@ -62,7 +62,7 @@ class Worker:
         self._watchdog.start()
         self.membership = Membership(s, self._own_connection, self)
         self.claimer = Claimer(s, self.pool, self.membership, self.runner, self.reports)
-        self.admitter = Admitter(self.pool, s.poll_seconds)
+        self.admitter = Admitter(self.pool.acquire, s.poll_seconds)
         self.reports.on_room = self.runner.on_room = self.admitter.wake.set
         self._engine = create_engine(s)
         self._wakeups = Wakeups(self._notify)

@@ -309,3 +309,12 @@ async def test_a_worker_with_two_queues_serves_both(connection: asyncpg.Connecti
     urgent = await add_tasks(connection, 1, queue="b", priority=0)
     claims = await claim(connection, worker, bounds, 1, start_at_once=True)
     assert [c.task_id for c in claims] == urgent
+
+
+async def test_a_look_is_due_when_there_are_limits_and_nobody_has_looked(connection: asyncpg.Connection) -> None:
+    assert not await limits.look_is_due(connection, 0), "there is nothing to look for"
+    await add_tasks(connection, limit_key="x")
+    assert await limits.look_is_due(connection, 60)
+    await limits.hold_back(connection)
+    assert not await limits.look_is_due(connection, 60), "somebody has"
+    assert await limits.look_is_due(connection, 0)

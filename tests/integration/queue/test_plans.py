@@ -54,9 +54,7 @@ INDEXES = {
     "held": {"queue_running"},
     "release": {"queue_running", "queue_pkey"},
     "admit": {"queue_blocked", "queue_admitted", "queue_admitted_keys", "queue_pkey"},
-    "hold_back": {
-        "queue_ready", "queue_alone", "queue_running", "queue_admitted", "queue_admitted_keys", "queue_pkey"
-    },
+    "hold_back": {"queue_ready", "queue_alone", "queue_running", "queue_admitted", "queue_admitted_keys", "queue_pkey"},
 }
 
 

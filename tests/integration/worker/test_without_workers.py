@@ -1,4 +1,6 @@
-"""Only API processes, because workers are scaled to none: what is due runs once, and dead workers' tasks are freed."""
+"""Only API processes, because workers are scaled to none: what is due runs once, dead workers' tasks are freed, and
+what waits for a limit comes into line, by whose length workers are scaled up again.
+"""
 
 import asyncio
 import contextlib
@@ -16,6 +18,7 @@ import pytest_asyncio
 from task_service.domain.ids import new_id
 from task_service.embedded import free_port
 from task_service.queue.claims import Bounds, claim
+from task_service.queue.figures import queue_figures
 from task_service.worker.maintenance import Maintenance
 from tests.integration.conftest import settings_for
 from tests.support.tasks import add_tasks, add_worker, statuses
@@ -116,6 +119,16 @@ async def test_tasks_of_a_worker_that_died_do_not_stay_in_processing(
 
     await eventually("the tasks are free", free, 60)
     assert await connection.fetchval("SELECT dead_reason FROM workers WHERE id = $1", worker) == "unknown"
+
+
+async def test_what_waits_for_a_limit_comes_into_line(api_processes: None, connection: asyncpg.Connection) -> None:
+    await connection.execute("INSERT INTO limits (kind, name, concurrency) VALUES ('key', 'x', 2)")
+    await add_tasks(connection, 5, limit_key="x")
+
+    async def in_line() -> bool:
+        return (await queue_figures(connection))["ready"] == 2
+
+    await eventually("two in line", in_line)
 
 
 async def test_after_an_outage_nobody_is_declared_dead_before_a_lease_has_passed(
