@@ -98,6 +98,11 @@ class Task(TaskItem):
     result: Any = Field(description="What the handler returned.")
 
 
+def present(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's description of the answer to a task that was there already."""
+    return {200: {"model": model, "description": "The task that holds the unique key; none was made"}}
+
+
 class Conversation(BaseModel):
     """A conversation of a task."""
 

@@ -5,7 +5,16 @@ They refuse fields that they do not know.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from task_service.domain.priorities import Priority
 from task_service.domain.statuses import Status
@@ -27,6 +36,7 @@ from task_service.services.fields import (
     Tags,
     TimeoutSeconds,
     Title,
+    UniqueSeconds,
     Why,
     Zone,
 )
@@ -124,6 +134,21 @@ class NewTask(TaskTemplate):
     )
 
     run_at: Moment | None = Field(default=None, description="Not before; null or past: now.")
+    unique_key: Name | None = Field(
+        default=None,
+        description="While a task with this key is open, that one is answered and none is made.",
+        examples=["order-7"],
+    )
+    unique_seconds: UniqueSeconds | None = Field(
+        default=None, description="The key holds also so long from the task's creation on, whatever became of it."
+    )
+
+    @field_validator("unique_seconds")
+    @classmethod
+    def _is_of_a_key(cls, seconds: int | None, info: ValidationInfo) -> int | None:
+        if seconds is not None and info.data.get("unique_key", "") is None:
+            raise ValueError("needs a unique_key")
+        return seconds
 
 
 class TaskChange(Input):

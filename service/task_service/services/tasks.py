@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import structlog
@@ -25,6 +25,7 @@ from task_service.store.conversations import insert_conversations
 from task_service.store.database import raw
 from task_service.store.history import DELETED, note_change
 from task_service.store.tasks import TaskRow
+from task_service.store.unique import KeyClaim, claim_keys
 from task_service.telemetry.metrics import count_created
 from task_service.telemetry.traces import current_trace_context
 
@@ -47,11 +48,23 @@ class Change:
     """The statuses that `pending` stands for in the caller's words: a task that has one of them keeps it."""
 
 
-async def create_task(context: Context, connection: AsyncConnection, new: NewTask, caller: Principal) -> TaskRow:
+class Created(NamedTuple):
+    """A task that was asked for: made now (`is_new`), or the one that holds its unique key."""
+
+    task: TaskRow
+    is_new: bool
+
+
+async def create_task(context: Context, connection: AsyncConnection, new: NewTask, caller: Principal) -> Created:
     """Create a task with its conversations; with a handler and status pending it enters the queue."""
     if new.due_date is not None:
         _require_future(new.due_date, context.clock())
     task_id = new_id()
+    if new.unique_key is not None:
+        claim = KeyClaim(new.unique_key, task_id, new.unique_seconds)
+        held = await claim_keys(await raw(connection), [claim])
+        if held:
+            return await _present(connection, held[new.unique_key])
     handler = new.handler if new.status is Status.PENDING else None
     values = {name: getattr(new, name) for name in CREATED_COLUMNS} | {
         "id": task_id,
@@ -70,7 +83,7 @@ async def create_task(context: Context, connection: AsyncConnection, new: NewTas
     task = await _require(connection, task_id)
     count_created(new.queue, new.handler)
     log.info("task_created", task_id=str(task.id), status=task.status, queue=task.queue, handler=task.handler)
-    return task
+    return Created(task, is_new=True)
 
 
 async def change_task(
@@ -201,6 +214,14 @@ def _entry(task: OpenTask, decision: Decision) -> Entry:
         fence=row.fence,
         trace_context=current_trace_context(),
     )
+
+
+async def _present(connection: AsyncConnection, task_id: UUID) -> Created:
+    """The task that holds a key; MovedOnError when it has been deleted since the key was looked at."""
+    task = await store.read_task(connection, task_id)
+    if task is None:
+        raise MovedOnError
+    return Created(task, is_new=False)
 
 
 async def _require(connection: AsyncConnection, task_id: UUID) -> TaskRow:

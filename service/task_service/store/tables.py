@@ -367,6 +367,16 @@ idempotency_keys = Table(
 )
 Index("idempotency_keys_age", idempotency_keys.c.created_at)
 
+unique_keys = Table(
+    "unique_keys",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("task_id", Uuid, nullable=False),
+    Column("expires_at", Time),
+    Column("created_at", Time, nullable=False, server_default=text("now()")),
+)
+Index("unique_keys_age", unique_keys.c.created_at)
+
 cache_outbox = Table(
     "cache_outbox",
     metadata,

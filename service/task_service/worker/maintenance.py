@@ -22,11 +22,13 @@ from task_service.store import outbox
 from task_service.store.database import is_unavailable, raw
 from task_service.store.idempotency import prune_keys
 from task_service.store.retention import DONE, FAILED, forget_tasks
+from task_service.store.unique import prune_unique_keys
 from task_service.telemetry import metrics
 
 STRANGERS_EVERY = 20
 PRUNE_EVERY = 1200
 KEEP_DEAD_SECONDS = 7 * 24 * 3600.0
+KEEP_KEYS_SECONDS = 24 * 3600.0
 KEEP_NOTES_SECONDS = 24 * 3600.0
 """Notes to Redis that are older by this than all that it can hold say nothing any more."""
 Acquire: TypeAlias = Callable[[], AbstractAsyncContextManager[Connection]]
@@ -55,6 +57,7 @@ class Maintenance:
                     if sweeps % PRUNE_EVERY == 0:
                         await workers.prune(connection, KEEP_DEAD_SECONDS)
                         await prune_keys(connection, self._settings.idempotency_hours)
+                        await prune_unique_keys(connection, KEEP_KEYS_SECONDS)
                         await outbox.prune(connection, KEEP_NOTES_SECONDS + self._settings.cache_ttl_seconds)
                 sweeps += 1
                 self._unbroken_since = self._unbroken_since or machine_seconds()
