@@ -91,9 +91,18 @@ class TaskItem(BaseModel):
     version: int
 
 
+class Progress(BaseModel):
+    """How far a run is, as its handler said last."""
+
+    fraction: float = Field(ge=0, le=1)
+    note: str | None
+    at: datetime
+
+
 class Task(TaskItem):
     """A task."""
 
+    progress: Progress | None = Field(description="Of a task that runs, if its handler says so.")
     payload: Any
     result: Any = Field(description="What the handler returned.")
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from task_service.domain.outcomes import Outcome, Reason
+from task_service.domain.progress import Progress
 from task_service.queue.statements import Connection, statement
 
 Attempt = tuple[UUID, int]
@@ -32,6 +33,14 @@ class GivenBack(NamedTuple):
     error: str | None = None
     delay_seconds: float = 0.0
     counts: bool = True
+
+
+class Told(NamedTuple):
+    """What the handler of an attempt says of its progress."""
+
+    task_id: UUID
+    fence: int
+    progress: Progress
 
 
 async def finish(connection: Connection, worker_id: UUID, ends: Sequence[Finished]) -> set[Attempt]:
@@ -87,6 +96,20 @@ async def held(connection: Connection, worker_id: UUID) -> set[Attempt]:
 async def hold(connection: Connection, worker_id: UUID, attempt: Attempt) -> bool:
     """Lock the attempt's queue row for the caller's transaction; False when the claim is lost."""
     return bool(await connection.fetchval(statement("hold"), attempt[0], worker_id, attempt[1]))
+
+
+async def note_progress(connection: Connection, worker_id: UUID, told: Sequence[Told]) -> set[Attempt]:
+    """Note how far attempts are; those that are ours and that no transaction has locked."""
+    told = sorted(told, key=lambda t: t.task_id)
+    rows = await connection.fetch(
+        statement("progress"),
+        worker_id,
+        [t.task_id for t in told],
+        [t.fence for t in told],
+        [t.progress.fraction for t in told],
+        [t.progress.note for t in told],
+    )
+    return {(row[0], row[1]) for row in rows}
 
 
 async def extend(connection: Connection, worker_id: UUID, attempt: Attempt, seconds: float) -> bool:

@@ -151,6 +151,9 @@ queue = Table(
     Column("limit_key", Text),
     Column("trace_context", Text),
     Column("hidden", Boolean, nullable=False, server_default=text("false")),
+    Column("progress", Double),
+    Column("progress_note", Text),
+    Column("progress_at", Time),
 )
 READY = "state = 'ready'"
 Index("queue_ready", queue.c.queue, queue.c.priority, queue.c.run_at, postgresql_where=text(f"{READY} AND NOT alone"))
@@ -419,5 +422,8 @@ task_view = Table(
     Column("cancel_requested_at", Time),
     Column("conversation_count", Integer),
     Column("stamp", BigInteger),
+    Column("progress", Double),
+    Column("progress_note", Text),
+    Column("progress_at", Time),
 )
 """A task with its derived status, attempt and outcome; see the view in the latest migration."""

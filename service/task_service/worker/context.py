@@ -12,6 +12,7 @@ import asyncpg
 import structlog
 
 from task_service.domain.outcomes import Outcome
+from task_service.domain.progress import Progress, check_progress
 from task_service.queue import results
 from task_service.queue.claims import Claim
 from task_service.queue.statements import Connection
@@ -54,6 +55,7 @@ class RunContext:
         self.worker_id = worker_id
         self.completed = False
         self.lost = False
+        self.said: Progress | None = None  # what the database has not been told yet
         self.deadline = math.inf  # when the run is interrupted, by time.monotonic()
         self._pool = pool
         self._interrupted = False
@@ -115,6 +117,11 @@ class RunContext:
             if not await results.extend(connection, self.worker_id, (self.task_id, self.fence), seconds):
                 self._lose()
         self.deadline = time.monotonic() + seconds
+
+    def progress(self, fraction: float, note: str | None = None) -> None:
+        """See `handlers.Context.progress`."""
+        refuse_in_fork()
+        self.said = check_progress(fraction, note)
 
     def wait(self, awaitable: Awaitable[T]) -> T:
         """See `handlers.Context.wait`."""

@@ -28,6 +28,7 @@ from task_service.worker.installed import installed_handlers
 from task_service.worker.listener import Listener
 from task_service.worker.maintenance import Maintenance
 from task_service.worker.membership import Membership
+from task_service.worker.progress import ProgressNotes
 from task_service.worker.reports import Reports
 from task_service.worker.runner import Runner
 from task_service.worker.scheduler import Scheduler
@@ -70,7 +71,7 @@ class Worker:
         metrics.RUNNING.set_function(lambda: len(self.runner.running))
         loops: list[Coroutine[Any, Any, None]] = [
             self.membership.run(), self.reports.run(), self.claimer.run(), self.maintenance.run(), self._enforce(),
-            self.scheduler.run(),
+            self.scheduler.run(), ProgressNotes(self.pool, self.runner).run(),
         ]  # fmt: skip
         if not s.database_pooler:
             listener = Listener(

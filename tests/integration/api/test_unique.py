@@ -19,10 +19,12 @@ from task_service.queue.claims import Claim
 from task_service.queue.results import Finished, GivenBack, finish, give_back
 from task_service.services import csv_import
 from task_service.store.unique import KeyClaim, claim_keys, prune_unique_keys
+from task_service.worker.maintenance import Maintenance
 from tests.integration.api.test_bad_input import check_problem
 from tests.integration.api.test_batch import post as post_batch
 from tests.integration.api.test_csv import report_of
 from tests.integration.api.test_tasks import TASKS
+from tests.integration.conftest import settings_for
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio
@@ -322,6 +324,24 @@ async def test_the_same_request_again_is_answered_as_it_was_the_first_time(clien
     again = await client.post(TASKS, json=body, headers=headers)
     assert (again.status_code, again.json()["id"]) == (200, task)
     assert again.headers["location"] == f"{TASKS}/{task}"
+
+
+async def test_the_maintenance_forgets_keys(
+    client: httpx.AsyncClient, connection: asyncpg.Connection, database: str
+) -> None:
+    await made(client, status="completed")
+    await connection.execute("UPDATE unique_keys SET created_at = now() - interval '2 days'")
+
+    pool = await asyncpg.create_pool(database, min_size=1, max_size=1)
+    sweeps = asyncio.create_task(Maintenance(settings_for(database, between=False), pool.acquire).run())
+
+    async def gone() -> bool:
+        return not await connection.fetchval("SELECT count(*) FROM unique_keys")
+
+    await eventually("the key is gone", gone)
+    sweeps.cancel()
+    await asyncio.gather(sweeps, return_exceptions=True)
+    await pool.close()
 
 
 async def test_only_old_keys_that_hold_nothing_are_forgotten(

@@ -31,6 +31,7 @@ TYPES = {
     "finish": "uuid, uuid[], bigint[], text[], text[], text[], text[]",
     "give_back": "uuid, uuid[], bigint[], text[], text[], text[], float8[], boolean[]",
     "held": "uuid",
+    "progress": "uuid, uuid[], bigint[], float8[], text[]",
     "release": "uuid, text, boolean, integer, boolean, integer, integer",
 }
 IDS = "'{{" + ",".join(str(new_id()) for _ in range(100)) + "}}'"  # braces twice: see VALUES
@@ -41,6 +42,7 @@ VALUES = {
     "finish": f"'{{worker}}', {IDS}, {FENCES}, {TEXTS}, {TEXTS}, {TEXTS}, {TEXTS}",
     "give_back": f"'{{worker}}', {IDS}, {FENCES}, {TEXTS}, {TEXTS}, {TEXTS}, {DELAYS}, {COUNTS}",
     "held": "'{worker}'",
+    "progress": f"'{{worker}}', {IDS}, {FENCES}, {DELAYS}, {TEXTS}",
     "release": "'{worker}', 'crash', true, 1000, true, 2, 3",
 }
 INDEXES = {
@@ -48,6 +50,7 @@ INDEXES = {
     "finish": {"queue_pkey"},
     "give_back": {"queue_pkey"},
     "held": {"queue_running"},
+    "progress": {"queue_pkey"},
     "release": {"queue_running", "queue_pkey"},
 }
 
