@@ -158,6 +158,17 @@ def test_a_unique_key_gives_the_task_that_holds_it(client: httpx.Client) -> None
     is_problem(client.post("/tasks", json={"title": "a", "unique_seconds": 1}), 422, "invalid_field")
 
 
+def test_a_task_waits_for_what_it_needs(client: httpx.Client) -> None:
+    person = json_of(client.post("/tasks", json={"title": "first"}), 201)
+    form = {"title": "then", "handler": "noop", "needs": [person["id"]]}
+    waits = json_of(client.post("/tasks", json=form), 201)
+    assert waits["waits_for"] == [person["id"]]
+    json_of(client.patch(f"/tasks/{person['id']}", json={"status": "completed"}))
+    until("it is completed", lambda: json_of(client.get(f"/tasks/{waits['id']}"))["status"] == "completed", 30)
+    json_of(client.delete(f"/tasks/{person['id']}", params={"hard": True}), 204)
+    is_problem(client.post("/tasks", json=form), 422, "invalid_field")
+
+
 def test_refusals_are_problems(client: httpx.Client) -> None:
     is_problem(client.get(f"/tasks/{NOT_THERE}"), 404, "not_found")
     is_problem(client.get("/nothing"), 404, "not_found")

@@ -72,7 +72,12 @@ def task_item(t: TaskRow) -> dict[str, Any]:
 def task_answer(t: TaskRow, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """An answer of one task (`models.Task`) with its ETag."""
     progress = {"fraction": t.progress, "note": t.progress_note, "at": t.progress_at} if t.progress_at else None
-    content = task_item(t) | {"progress": progress, "payload": fragment(t.payload), "result": fragment(t.result)}
+    content = task_item(t) | {
+        "waits_for": t.waits_for,
+        "progress": progress,
+        "payload": fragment(t.payload),
+        "result": fragment(t.result),
+    }
     return answer(content, status, {"ETag": etag_of(t), **(headers or {})})
 
 

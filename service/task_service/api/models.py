@@ -102,6 +102,7 @@ class Progress(BaseModel):
 class Task(TaskItem):
     """A task."""
 
+    waits_for: list[UUID] = Field(description="Of the tasks that it needs, those that have not ended.")
     progress: Progress | None = Field(description="Of a task that runs, if its handler says so.")
     payload: Any
     result: Any = Field(description="What the handler returned.")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-NEEDS = 6
+NEEDS = 7
 """The oldest schema revision that this code can run on."""
 
 VERSIONS = Path(__file__).parent / "versions"

@@ -43,8 +43,20 @@ class Told(NamedTuple):
     progress: Progress
 
 
+class Ended(NamedTuple):
+    """The attempts that were ours, and those of their tasks that others may wait for (see `dependencies`)."""
+
+    ours: set[Attempt]
+    awaited: list[UUID]
+
+
 async def finish(connection: Connection, worker_id: UUID, ends: Sequence[Finished]) -> set[Attempt]:
     """End attempts in one statement; return those that were ours. A data error (22xxx) fails the whole batch."""
+    return (await end(connection, worker_id, ends)).ours
+
+
+async def end(connection: Connection, worker_id: UUID, ends: Sequence[Finished]) -> Ended:
+    """As `finish`; says too which tasks others may wait for."""
     ends = sorted(ends, key=lambda e: e.task_id)
     rows = await connection.fetch(
         statement("finish"),
@@ -56,7 +68,7 @@ async def finish(connection: Connection, worker_id: UUID, ends: Sequence[Finishe
         _or_none([e.result for e in ends]),
         _or_none([e.error for e in ends]),
     )
-    return {(row[0], row[1]) for row in rows}
+    return Ended({(row[0], row[1]) for row in rows}, [row[0] for row in rows if row[2]])
 
 
 async def give_back(connection: Connection, worker_id: UUID, given: Sequence[GivenBack]) -> set[Attempt]:

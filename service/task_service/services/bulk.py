@@ -12,11 +12,13 @@ import orjson
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from task_service.domain.errors import InvalidFieldError
 from task_service.domain.fields import check_due
 from task_service.domain.ids import new_id
 from task_service.domain.principals import Principal
 from task_service.domain.statuses import OPEN, Status
-from task_service.queue import entries
+from task_service.queue import dependencies, entries
+from task_service.queue.dependencies import Need
 from task_service.queue.entries import Entry
 from task_service.queue.statements import Connection
 from task_service.services.context import Context
@@ -61,9 +63,18 @@ async def enter_tasks(
     entered = await claim_ids(driver, drafts)
     for chunk in chunks(entered.new):
         await insert_drafts(context, driver, chunk, caller)
+    await _wait_for_needs(driver, drafts, entered.new)
     count_kinds(Counter(kind_of(new.draft) for new in entered.new))
     log.info("tasks_created", number=len(entered.new), present=len(entered.present), by=caller.name)
     return entered
+
+
+async def _wait_for_needs(connection: Connection, drafts: Sequence[NewTask], made: Sequence[NewDraft]) -> None:
+    """All in one go: needed tasks are locked in one order. Raises InvalidFieldError."""
+    needs = [Need(new.id, other, new.draft.when_failed == "cancel") for new in made for other in new.draft.needs]
+    if needs and (missing := await dependencies.block(connection, needs)):
+        place, other = next((n, i) for n, draft in enumerate(drafts) for i in draft.needs if i in missing)
+        raise InvalidFieldError(f"tasks.{place}.needs", f"there is no task {other}")
 
 
 async def claim_ids(connection: Connection, drafts: Sequence[NewTask]) -> Entered:

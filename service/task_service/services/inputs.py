@@ -4,6 +4,7 @@ They refuse fields that they do not know.
 """
 
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 from pydantic import (
     AfterValidator,
@@ -45,6 +46,7 @@ ConversationStatus = Literal["pending", "processed"]
 ABSENT: Any = Field(default_factory=lambda: None)
 """The default of a field that may be left out, but not be null."""
 FIELDS_MAX = 50
+NEEDS_MAX = 100
 REDRIVE_MAX = 10_000
 CREATABLE = {Status.PENDING, Status.IN_PROGRESS, Status.COMPLETED, Status.FAILED, Status.CANCELLED}
 
@@ -142,6 +144,24 @@ class NewTask(TaskTemplate):
     unique_seconds: UniqueSeconds | None = Field(
         default=None, description="The key holds also so long from the task's creation on, whatever became of it."
     )
+
+    needs: list[UUID] = Field(
+        default_factory=list,
+        max_length=NEEDS_MAX,
+        description="Tasks that must have ended before a worker runs this one. Only with a handler and status pending.",
+    )
+    when_failed: Literal["cancel", "run"] = Field(
+        default="cancel", description="What becomes of it when one of `needs` fails, is cancelled or deleted."
+    )
+
+    @field_validator("needs")
+    @classmethod
+    def _can_wait(cls, needs: list[UUID], info: ValidationInfo) -> list[UUID]:
+        if needs and (
+            info.data.get("handler", "") is None or info.data.get("status", Status.PENDING) is not Status.PENDING
+        ):
+            raise ValueError("only a pending task with a handler can wait for others")
+        return list(dict.fromkeys(needs))
 
     @field_validator("unique_seconds")
     @classmethod

@@ -14,7 +14,8 @@ from task_service.domain.ids import new_id
 from task_service.domain.permissions import Permission
 from task_service.domain.principals import Principal
 from task_service.domain.statuses import Status
-from task_service.queue import entries
+from task_service.queue import dependencies, entries
+from task_service.queue.dependencies import Need
 from task_service.queue.entries import Entry
 from task_service.services.context import Context, MovedOnError
 from task_service.services.decisions import Decision, OpenTask, QueueAction, decide_change, decide_removal
@@ -80,10 +81,17 @@ async def create_task(context: Context, connection: AsyncConnection, new: NewTas
         trace = current_trace_context()
         entry = Entry(task_id, new.queue, rank, new.run_at, attempts, new.timeout_seconds, handler, trace_context=trace)
         await entries.enqueue(await raw(connection), [entry], context.wakeups)
+        await _wait_for_needs(connection, task_id, new)
     task = await _require(connection, task_id)
     count_created(new.queue, new.handler)
     log.info("task_created", task_id=str(task.id), status=task.status, queue=task.queue, handler=task.handler)
     return Created(task, is_new=True)
+
+
+async def _wait_for_needs(connection: AsyncConnection, task_id: UUID, new: NewTask) -> None:
+    needs = [Need(task_id, other, new.when_failed == "cancel") for other in new.needs]
+    if needs and (missing := await dependencies.block(await raw(connection), needs)):
+        raise InvalidFieldError("needs", f"there is no task {min(missing)}")
 
 
 async def change_task(
@@ -115,6 +123,7 @@ async def remove_task(
     if hard:
         await entries.remove(await raw(connection), task_id)
         await store.erase_task(connection, task_id)
+        await dependencies.note_end(await raw(connection), task_id)
         await context.cache.forget(connection, task_id, task.row.stamp + 1)
         await context.cache.forget_daily_log(connection)
     else:
@@ -180,6 +189,7 @@ async def _carry_out(context: Context, connection: AsyncConnection, task: OpenTa
             await entries.withdraw(queue, task_id)
         case QueueAction.ENQUEUE:
             await entries.enqueue(queue, [_entry(task, decision)], context.wakeups)
+            await dependencies.keep_awaited(queue, task_id)
         case QueueAction.UPDATE | QueueAction.RESTART:
             anew = decision.queue is QueueAction.RESTART
             await entries.update(queue, _entry(task, decision), context.wakeups, anew=anew)
@@ -190,6 +200,8 @@ async def _carry_out(context: Context, connection: AsyncConnection, task: OpenTa
     if decision.columns:
         stamp = await store.update_task(connection, task_id, decision.columns)
         await context.cache.forget(connection, task_id, stamp)
+    if "status" in decision.columns:
+        await dependencies.note_end(queue, task_id)
 
 
 async def _hide(connection: AsyncConnection, task: OpenTask) -> None:

@@ -154,6 +154,7 @@ queue = Table(
     Column("progress", Double),
     Column("progress_note", Text),
     Column("progress_at", Time),
+    Column("awaited", Boolean, nullable=False, server_default=text("false")),
 )
 READY = "state = 'ready'"
 Index("queue_ready", queue.c.queue, queue.c.priority, queue.c.run_at, postgresql_where=text(f"{READY} AND NOT alone"))
@@ -161,6 +162,22 @@ Index("queue_alone", queue.c.queue, queue.c.run_at, postgresql_where=text(f"{REA
 Index("queue_running", queue.c.worker_id, postgresql_where=text("state = 'running'"))
 Index("queue_hidden", queue.c.task_id, postgresql_where=text("hidden"))
 Index("queue_blocked", queue.c.queue, postgresql_where=text("state = 'blocked'"))
+
+dependencies = Table(
+    "dependencies",
+    metadata,
+    Column("task_id", Uuid, primary_key=True),
+    Column("needs", Uuid, primary_key=True),
+    Column("cancels", Boolean, nullable=False),
+)
+Index("dependencies_needs", dependencies.c.needs)
+
+ended_needs = Table(
+    "ended_needs",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("task_id", Uuid, nullable=False),
+)
 
 runs = Table(
     "runs",
@@ -425,5 +442,6 @@ task_view = Table(
     Column("progress", Double),
     Column("progress_note", Text),
     Column("progress_at", Time),
+    Column("waits_for", ARRAY(Uuid)),
 )
 """A task with its derived status, attempt and outcome; see the view in the latest migration."""

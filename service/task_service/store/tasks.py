@@ -1,6 +1,6 @@
 """Tasks: read with their derived status, lock, insert, change, remove. All runs in the caller's transaction."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -54,6 +54,7 @@ class TaskRow(NamedTuple):
     progress: float | None = None
     progress_note: str | None = None
     progress_at: datetime | None = None
+    waits_for: Sequence[UUID] = ()
 
 
 STATUS_AT = TaskRow._fields.index("status")
@@ -61,7 +62,7 @@ STATUSES = {str(status): status for status in Status}
 DETAILS_AT = TaskRow._fields.index("payload")
 LIST_COLUMNS = tuple(task_view.c[name] for name in TaskRow._fields[:DETAILS_AT])
 JSON_COLUMNS = tuple(cast(task_view.c[name], Text) for name in ("payload", "result"))
-COLUMNS = (*LIST_COLUMNS, *JSON_COLUMNS, task_view.c.progress, task_view.c.progress_note, task_view.c.progress_at)
+COLUMNS = (*LIST_COLUMNS, *JSON_COLUMNS, *(task_view.c[name] for name in TaskRow._fields[DETAILS_AT + 2 :]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from task_service.domain.outcomes import Outcome
 from task_service.domain.progress import Progress, check_progress
 from task_service.queue import results
 from task_service.queue.claims import Claim
+from task_service.queue.dependencies import note_end
 from task_service.queue.statements import Connection
 from task_service.store.database import is_unavailable
 from task_service.telemetry import metrics
@@ -41,8 +42,11 @@ class HeldTransaction:
         if problem:
             raise ValueError(problem)
         end = results.Finished(context.task_id, context.fence, Outcome.COMPLETED, result=text)
-        if not await results.finish(self.connection, context.worker_id, [end]):
+        ended = await results.end(self.connection, context.worker_id, [end])
+        if not ended.ours:
             raise LostClaimError
+        if ended.awaited:
+            await note_end(self.connection, context.task_id)
         self.completes = True
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from task_service.clocks import machine_seconds
 from task_service.domain.outcomes import Reason
-from task_service.queue import workers
+from task_service.queue import dependencies, workers
 from task_service.queue.counts import fold
 from task_service.queue.statements import Connection
 from task_service.settings import Settings
@@ -77,13 +77,15 @@ class Maintenance:
         return since is not None and machine_seconds() - since >= self._settings.lease_seconds
 
     async def sweep(self, connection: Connection, *, strangers: bool) -> None:
-        """Declare the expired dead (if we may judge), then release what the dead held."""
+        """Declare the expired dead (if we may judge), release what the dead held, let those go on who waited."""
         if self._may_judge():
             for worker_id in await workers.declare_expired(connection):
                 metrics.WORKERS_DEAD.labels(Reason.UNKNOWN).inc()
                 log.warning("worker_lease_over", worker_id=str(worker_id))
+        ended = 0
         for worker_id, reason in await workers.unreleased(connection, strangers=strangers):
             done = await workers.release(connection, worker_id, reason)
+            ended += done.failed
             if done.released or done.failed:
                 metrics.RELEASED.labels(reason).inc(done.released + done.failed)
                 log.warning(
@@ -93,6 +95,7 @@ class Maintenance:
                     released=done.released,
                     failed=done.failed,
                 )
+        await dependencies.sweep(connection, everything=strangers or ended > 0)
 
 
 def acquire_from(engine: AsyncEngine) -> Acquire:

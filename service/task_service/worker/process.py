@@ -23,6 +23,7 @@ from task_service.store.database import connect, create_engine, create_pool
 from task_service.telemetry import get_tracer, metrics
 from task_service.worker.builtin import builtin_handlers
 from task_service.worker.claimer import Claimer
+from task_service.worker.dependents import Dependents
 from task_service.worker.handlers import Handlers
 from task_service.worker.installed import installed_handlers
 from task_service.worker.listener import Listener
@@ -53,7 +54,8 @@ class Worker:
         """Start the loops; returns at once, whether or not the database answers."""
         s = self.settings
         self.pool = await create_pool(s, POOL_SIZE)
-        self.reports = Reports(self.pool)
+        self.reports, self.dependents = Reports(self.pool), Dependents(self.pool)
+        self.reports.on_awaited = self.dependents.add
         tracer = get_tracer() if s.otel_enabled else None
         policy = RetryPolicy(s.retry_base_seconds, s.retry_cap_seconds)
         self.runner = Runner(self.handlers, self.reports, policy, s.default_timeout_seconds, tracer)
@@ -71,7 +73,7 @@ class Worker:
         metrics.RUNNING.set_function(lambda: len(self.runner.running))
         loops: list[Coroutine[Any, Any, None]] = [
             self.membership.run(), self.reports.run(), self.claimer.run(), self.maintenance.run(), self._enforce(),
-            self.scheduler.run(), ProgressNotes(self.pool, self.runner).run(),
+            self.scheduler.run(), self.dependents.run(), ProgressNotes(self.pool, self.runner).run(),
         ]  # fmt: skip
         if not s.database_pooler:
             listener = Listener(
@@ -130,6 +132,7 @@ class Worker:
         try:
             async with asyncio.timeout(LEAVE_SECONDS):
                 await self.reports.flushed()
+                await self.dependents.flush()
                 await self._end_loops()
                 await self.membership.leave()
         except Exception as error:  # noqa: BLE001 - the lease gives back what we could not

@@ -60,6 +60,7 @@ async def test_a_transaction_is_one_of_the_given_connection(connection: asyncpg.
     [
         ([(0.25,), (1, "all")], [(0.25, None), (1.0, "all")], None),
         ([(0.5, "x" * 300)], [(0.5, "x" * 200)], None),
+        ([(0.5, "\x00" * 150)], [(0.5, "\\0" * 100)], None),
         ([(0.5, "a \ud800 and a \x00")], [(0.5, "a \\ud800 and a \\0")], None),
         ([(0.5,), (1.1,)], [(0.5, None)], "ValueError: progress is a number from 0 to 1, not 1.1"),
         ([(-0.1,)], [], "ValueError: progress is a number from 0 to 1, not -0.1"),
