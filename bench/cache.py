@@ -69,7 +69,7 @@ async def compare(url: str, redis_url: str, pids: tuple[int, int], rounds: int) 
     await migrate(engine)
     contexts = [Context(settings, engine, Wakeups(lambda _: asyncio.sleep(0))) for settings in (plain, cached)]
     new = NewTask.model_validate({"title": "a task", "description": "x" * 200, "tags": ["a", "b"]})
-    ids = [(await contexts[0].write(lambda c: create_task(contexts[0], c, new, ANONYMOUS))).id for _ in range(50)]
+    ids = [(await contexts[0].write(lambda c: create_task(contexts[0], c, new, ANONYMOUS))).task.id for _ in range(50)]
     [watch] = watch_cache(contexts[1])
     await watch.start()
     await asyncio.sleep(1.5)

@@ -19,7 +19,7 @@ from uuid import UUID
 TYPES = {
     "handler": "text", "payload": "jsonb", "title": "text", "queue": "text", "priority": "text",
     "run_at": "timestamptz", "max_attempts": "integer", "timeout_seconds": "integer", "tags": "text[]",
-    "created_by": "text", "wake": "boolean", "limit_key": "text",
+    "created_by": "text", "wake": "boolean", "limit_key": "text", "unique_key": "text", "unique_seconds": "integer",
 }  # fmt: skip
 """The function's parameters."""
 ASYNCPG, DB_API, SQLALCHEMY = "${number}::{type}", "%({name})s::{type}", "CAST(:{name} AS {type})"
@@ -39,13 +39,16 @@ class Options(TypedDict, total=False):
     created_by: str
     wake: bool
     limit_key: str
+    unique_key: str
+    unique_seconds: int
 
 
 def enqueue(connection: Any, handler: str, payload: Any = None, **options: Unpack[Options]) -> UUID:
     """Enter a task through a Session or Connection of SQLAlchemy, or a connection of psycopg2; return its id.
 
     `wake=False` leaves out the notification, for which transactions queue at their commit: workers then find the task
-    within POLL_SECONDS. A bad value is the driver's error for SQLSTATE 22023; its message names the field.
+    within POLL_SECONDS. Where a task holds the `unique_key` already, its id is returned, and nothing is written. A bad
+    value is the driver's error for SQLSTATE 22023; its message names the field.
     """
     given = _given(handler, payload, options)
     if hasattr(connection, "cursor"):

@@ -28,6 +28,7 @@ import orjson
 
 from task_service.domain.ids import new_id
 from task_service.domain.outcomes import Outcome, RetryPolicy
+from task_service.domain.progress import Progress, check_progress
 from task_service.queue.claims import Claim
 from task_service.queue.results import Finished, GivenBack
 from task_service.queue.statements import Connection
@@ -46,6 +47,7 @@ class Ended:
     """What a worker would have made of a run.
 
     `result` is the JSON that would be kept, `error` also why it cancelled or discarded, `reason` why it snoozed.
+    `progress` is all that it said of it, in order; a worker tells the database the last of each second.
     The task would run again after `delay_seconds`, without the spread that a worker adds; None: it has ended.
     """
 
@@ -54,6 +56,7 @@ class Ended:
     error: str | None = None
     delay_seconds: float | None = None
     reason: str | None = None
+    progress: tuple[Progress, ...] = ()
 
 
 def run_inline(
@@ -93,8 +96,8 @@ async def run_inline_async(
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(runner.idle.wait(), ENFORCE_SECONDS)
     if context.completed:
-        return Ended(Outcome.COMPLETED, context.result)
-    return _ended(reports.end)
+        return Ended(Outcome.COMPLETED, context.result, progress=tuple(context.told))
+    return replace(_ended(reports.end), progress=tuple(context.told))
 
 
 class Reports:
@@ -126,6 +129,7 @@ class InlineContext(RunContext):
     def __init__(self, claim: Claim, connection: Connection | None, *, isolated: bool) -> None:
         super().__init__(claim, new_id(), cast("asyncpg.Pool", None))
         self.result: Any = None
+        self.told: list[Progress] = []
         self._connection, self._isolated = connection, isolated
 
     def transaction(self) -> AbstractAsyncContextManager[HeldTransaction]:  # type: ignore[override] # no generator
@@ -142,6 +146,10 @@ class InlineContext(RunContext):
             held = InlineTransaction(connection, self)
             yield held
         self.completed, self.result = held.completes, held.result
+
+    def progress(self, fraction: float, note: str | None = None) -> None:
+        """See `handlers.Context.progress`."""
+        self.told.append(check_progress(fraction, note))
 
     async def extend(self, seconds: float) -> None:
         """See `handlers.Context.extend`."""

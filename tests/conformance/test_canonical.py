@@ -148,6 +148,27 @@ def test_a_request_that_is_sent_again_is_done_once(client: httpx.Client) -> None
     is_problem(other, 422, "idempotency_conflict")
 
 
+def test_a_unique_key_gives_the_task_that_holds_it(client: httpx.Client) -> None:
+    form = {"title": "once", "unique_key": f"k-{uuid4().hex}"}
+    first, second = (client.post("/tasks", json=form) for _ in range(2))
+    assert json_of(first, 201) == json_of(second, 200)
+    assert second.headers["location"] == first.headers["location"]
+    batch = json_of(client.post("/tasks:batch", json={"tasks": [form, {"title": "other"}]}), 201)
+    assert (batch["created"], batch["present"]) == (1, [0])
+    is_problem(client.post("/tasks", json={"title": "a", "unique_seconds": 1}), 422, "invalid_field")
+
+
+def test_a_task_waits_for_what_it_needs(client: httpx.Client) -> None:
+    person = json_of(client.post("/tasks", json={"title": "first"}), 201)
+    form = {"title": "then", "handler": "noop", "needs": [person["id"]]}
+    waits = json_of(client.post("/tasks", json=form), 201)
+    assert waits["waits_for"] == [person["id"]]
+    json_of(client.patch(f"/tasks/{person['id']}", json={"status": "completed"}))
+    until("it is completed", lambda: json_of(client.get(f"/tasks/{waits['id']}"))["status"] == "completed", 30)
+    json_of(client.delete(f"/tasks/{person['id']}", params={"hard": True}), 204)
+    is_problem(client.post("/tasks", json=form), 422, "invalid_field")
+
+
 def test_refusals_are_problems(client: httpx.Client) -> None:
     is_problem(client.get(f"/tasks/{NOT_THERE}"), 404, "not_found")
     is_problem(client.get("/nothing"), 404, "not_found")

@@ -51,6 +51,7 @@ COUNTS = """
     GROUP BY dimension, value
     HAVING sum(number) <> 0
 """
+WAITERS = "SELECT task_id, state FROM queue WHERE waits AND state <> 'blocked'"
 LIMITS = """
     SELECT l.kind, l.name, l.concurrency, count(*) AS running
     FROM limits AS l
@@ -79,6 +80,7 @@ async def check_invariants(connection: asyncpg.Connection) -> None:
             ("running tasks whose worker is unknown, or released already", HOLDERS),
             ("tasks that are deleted but not hidden, or hidden but not deleted", HIDDEN),
             ("counts that are not what counting gives", COUNTS),
+            ("tasks that wait for others and are not blocked", WAITERS),
             ("more running tasks than their limit lets run", LIMITS),
         ):
             found = [dict(row) for row in await connection.fetch(f"{query} LIMIT 20")]

@@ -1,6 +1,6 @@
 """Rows as JSON. Written by hand and by orjson: answers are the most frequent thing that this service makes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +10,7 @@ from fastapi import Response
 from task_service.domain.priorities import BY_RANK
 from task_service.services.etags import etag_of
 from task_service.services.fields import fragment
+from task_service.services.tasks import Created
 from task_service.store.conversations import ConversationRow
 from task_service.store.history import Event, RunRow
 from task_service.store.tasks import TaskRow
@@ -71,8 +72,19 @@ def task_item(t: TaskRow) -> dict[str, Any]:
 
 def task_answer(t: TaskRow, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """An answer of one task (`models.Task`) with its ETag."""
-    content = task_item(t) | {"payload": fragment(t.payload), "result": fragment(t.result)}
+    progress = {"fraction": t.progress, "note": t.progress_note, "at": t.progress_at} if t.progress_at else None
+    content = task_item(t) | {
+        "waits_for": t.waits_for,
+        "progress": progress,
+        "payload": fragment(t.payload),
+        "result": fragment(t.result),
+    }
     return answer(content, status, {"ETag": etag_of(t), **(headers or {})})
+
+
+def created(made: Created, show: Callable[[TaskRow, int, Mapping[str, str]], Response], path: str) -> Response:
+    """201, or 200 for a task that was there already; `path` is where it is."""
+    return show(made.task, 201 if made.is_new else 200, {"Location": path})
 
 
 def conversation(c: ConversationRow) -> dict[str, Any]:

@@ -92,11 +92,26 @@ class TaskItem(BaseModel):
     version: int
 
 
+class Progress(BaseModel):
+    """How far a run is, as its handler said last."""
+
+    fraction: float = Field(ge=0, le=1)
+    note: str | None
+    at: datetime
+
+
 class Task(TaskItem):
     """A task."""
 
+    waits_for: list[UUID] = Field(description="Of the tasks that it needs, those that have not ended.")
+    progress: Progress | None = Field(description="Of a task that runs, if its handler says so.")
     payload: Any
     result: Any = Field(description="What the handler returned.")
+
+
+def present(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's description of the answer to a task that was there already."""
+    return {200: {"model": model, "description": "The task that holds the unique key; none was made"}}
 
 
 class Conversation(BaseModel):

@@ -14,9 +14,10 @@ PAYLOAD_MAX_BYTES = 256 * 1024
 PAYLOAD_MAX_DEPTH = 100
 SETTING_MAX_BYTES = 64 * 1024
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}$"
-"""Queues and handlers: a letter or digit, then letters, digits, ``_ . : -``; at most 100 characters."""
+"""Queues, handlers and unique keys: a letter or digit, then letters, digits, ``_ . : -``; at most 100 characters."""
 ATTEMPTS_MAX = 100
 TIMEOUT_MAX_SECONDS = 7 * 24 * 3600
+UNIQUE_MAX_SECONDS = 365 * 24 * 3600
 PERSON_MAX = 200
 ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from task_service.domain.outcomes import Outcome, Reason
+from task_service.domain.progress import Progress
 from task_service.queue.statements import Connection, or_none, statement
 
 Attempt = tuple[UUID, int]
@@ -34,8 +35,28 @@ class GivenBack(NamedTuple):
     counts: bool = True
 
 
+class Told(NamedTuple):
+    """What the handler of an attempt says of its progress."""
+
+    task_id: UUID
+    fence: int
+    progress: Progress
+
+
+class Ended(NamedTuple):
+    """The attempts that were ours, and those of their tasks that others may wait for (see `dependencies`)."""
+
+    ours: set[Attempt]
+    awaited: list[UUID]
+
+
 async def finish(connection: Connection, worker_id: UUID, ends: Sequence[Finished]) -> set[Attempt]:
     """End attempts in one statement; return those that were ours. A data error (22xxx) fails the whole batch."""
+    return (await end(connection, worker_id, ends)).ours
+
+
+async def end(connection: Connection, worker_id: UUID, ends: Sequence[Finished]) -> Ended:
+    """As `finish`; says too which tasks others may wait for."""
     ends = sorted(ends, key=lambda e: e.task_id)
     rows = await connection.fetch(
         statement("finish"),
@@ -47,7 +68,7 @@ async def finish(connection: Connection, worker_id: UUID, ends: Sequence[Finishe
         or_none([e.result for e in ends]),
         or_none([e.error for e in ends]),
     )
-    return {(row[0], row[1]) for row in rows}
+    return Ended({(row[0], row[1]) for row in rows}, [row[0] for row in rows if row[2]])
 
 
 async def give_back(connection: Connection, worker_id: UUID, given: Sequence[GivenBack]) -> set[Attempt]:
@@ -82,6 +103,20 @@ async def held(connection: Connection, worker_id: UUID) -> set[Attempt]:
 async def hold(connection: Connection, worker_id: UUID, attempt: Attempt) -> bool:
     """Lock the attempt's queue row for the caller's transaction; False when the claim is lost."""
     return bool(await connection.fetchval(statement("hold"), attempt[0], worker_id, attempt[1]))
+
+
+async def note_progress(connection: Connection, worker_id: UUID, told: Sequence[Told]) -> set[Attempt]:
+    """Note how far attempts are; those that are ours and that no transaction has locked."""
+    told = sorted(told, key=lambda t: t.task_id)
+    rows = await connection.fetch(
+        statement("progress"),
+        worker_id,
+        [t.task_id for t in told],
+        [t.fence for t in told],
+        [t.progress.fraction for t in told],
+        [t.progress.note for t in told],
+    )
+    return {(row[0], row[1]) for row in rows}
 
 
 async def extend(connection: Connection, worker_id: UUID, attempt: Attempt, seconds: float) -> bool:

@@ -5,24 +5,27 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
-from typing import TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
 import orjson
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from task_service.domain.errors import InvalidFieldError
 from task_service.domain.fields import check_due
 from task_service.domain.ids import new_id
 from task_service.domain.principals import Principal
-from task_service.domain.statuses import Status
-from task_service.queue import entries
+from task_service.domain.statuses import OPEN, Status
+from task_service.queue import dependencies, entries
+from task_service.queue.dependencies import Need
 from task_service.queue.entries import Entry
 from task_service.queue.statements import Connection
 from task_service.services.context import Context
 from task_service.services.inputs import NewTask
 from task_service.store.bulk import FirstLine, NewConversationRow, NewRow, copy_rows
 from task_service.store.database import raw
+from task_service.store.unique import KeyClaim, claim_keys
 from task_service.telemetry.metrics import count_created
 from task_service.telemetry.traces import current_trace_context
 
@@ -33,21 +36,65 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 
+class NewDraft(NamedTuple):
+    """A task that is to be made, with the id that it will have."""
+
+    id: UUID
+    draft: NewTask
+
+
+class Entered(NamedTuple):
+    """The tasks of drafts, in their order, those to make, and the places of those that were there already."""
+
+    ids: list[UUID]
+    new: list[NewDraft]
+    present: list[int]
+
+
 async def enter_tasks(
     context: Context, connection: AsyncConnection | Connection, drafts: Sequence[NewTask], caller: Principal
-) -> list[UUID]:
-    """Insert tasks with history, conversations and places in the queue; return their ids in the drafts' order.
+) -> Entered:
+    """Insert tasks with history, conversations and places in the queue, but for those whose unique key is held.
 
     One draft or 10,000. Runs in the caller's transaction, on SQLAlchemy's connection or the driver's own. Due dates are
     not checked here: see `past_due`.
     """
     driver = await raw(connection) if isinstance(connection, AsyncConnection) else connection
-    ids: list[UUID] = []
-    for chunk in chunks(drafts):
-        ids += await insert_drafts(context, driver, chunk, caller)
-    count_kinds(Counter(map(kind_of, drafts)))
-    log.info("tasks_created", number=len(ids), by=caller.name)
-    return ids
+    entered = await claim_ids(driver, drafts)
+    for chunk in chunks(entered.new):
+        await insert_drafts(context, driver, chunk, caller)
+    await _wait_for_needs(driver, drafts, entered.new)
+    count_kinds(Counter(kind_of(new.draft) for new in entered.new))
+    log.info("tasks_created", number=len(entered.new), present=len(entered.present), by=caller.name)
+    return entered
+
+
+async def _wait_for_needs(connection: Connection, drafts: Sequence[NewTask], made: Sequence[NewDraft]) -> None:
+    """All in one go: needed tasks are locked in one order. Raises InvalidFieldError."""
+    needs = [Need(new.id, other, new.draft.when_failed == "cancel") for new in made for other in new.draft.needs]
+    if needs and (missing := await dependencies.block(connection, needs)):
+        place, other = next((n, i) for n, draft in enumerate(drafts) for i in draft.needs if i in missing)
+        raise InvalidFieldError(f"tasks.{place}.needs", f"there is no task {other}")
+
+
+async def claim_ids(connection: Connection, drafts: Sequence[NewTask]) -> Entered:
+    """The ids of new tasks, and of those that hold a draft's unique key: as if the drafts came one after another."""
+    own = [new_id() for _ in drafts]
+    ids, claims, open_keys = list(own), dict[str, KeyClaim](), set[str]()
+    for place, draft in enumerate(drafts):
+        key = draft.unique_key
+        if key is None:
+            continue
+        if key in open_keys:
+            ids[place] = claims[key].task_id
+            continue
+        claims[key] = KeyClaim(key, own[place], draft.unique_seconds)
+        if draft.status in OPEN or draft.unique_seconds:
+            open_keys.add(key)
+    held = await claim_keys(connection, claims.values())
+    ids = [held.get(draft.unique_key or "", i) for draft, i in zip(drafts, ids, strict=True)]
+    new = [NewDraft(i, draft) for i, mine, draft in zip(ids, own, drafts, strict=True) if i == mine]
+    return Entered(ids, new, [place for place, i in enumerate(ids) if i != own[place]])
 
 
 def kind_of(draft: NewTask) -> Kind:
@@ -80,12 +127,12 @@ def chunks(items: Iterable[T]) -> Iterator[list[T]]:
 
 
 async def insert_drafts(
-    context: Context, connection: Connection, drafts: Sequence[NewTask], caller: Principal
-) -> list[UUID]:
+    context: Context, connection: Connection, drafts: Sequence[NewDraft], caller: Principal
+) -> None:
     """`enter_tasks` for one chunk, on the driver's connection; counts and logs nothing."""
     now, attempts = context.clock(), context.settings.default_max_attempts
-    rows = [_row(draft, now, attempts, caller) for draft in drafts]
-    pairs = list(zip(rows, drafts, strict=True))
+    rows = [_row(new, now, attempts, caller) for new in drafts]
+    pairs = [(row, new.draft) for row, new in zip(rows, drafts, strict=True)]
     await copy_rows(connection, rows)
     await copy_rows(connection, [FirstLine(r.id, _shown(d, now), caller.name) for r, d in pairs])
     bodies = [NewConversationRow(new_id(), r.id, _json(c.body)) for r, d in pairs for c in d.conversations]
@@ -107,13 +154,13 @@ async def insert_drafts(
         if r.status is None and r.handler is not None
     ]
     await entries.enqueue(connection, waiting, context.wakeups)
-    return [row.id for row in rows]
 
 
-def _row(draft: NewTask, now: datetime, default_attempts: int, caller: Principal) -> NewRow:
+def _row(new: NewDraft, now: datetime, default_attempts: int, caller: Principal) -> NewRow:
+    draft = new.draft
     queued = draft.handler is not None and draft.status is Status.PENDING
     return NewRow(
-        id=new_id(),
+        id=new.id,
         title=draft.title,
         description=draft.description,
         status=None if queued else draft.status.value,

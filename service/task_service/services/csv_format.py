@@ -26,8 +26,10 @@ MADE_HERE = (
     "id", "attempt", "error", "created_by", "created_at", "updated_at", "processed_at", "conversation_count", "version",
 )  # fmt: skip
 """What an export tells besides; an import passes over these columns."""
-READ = frozenset(COLUMNS)
-INTEGERS = ("max_attempts", "timeout_seconds")
+GIVEN = ("unique_key", "unique_seconds")
+"""What a file may say besides, and no export tells: the key is not the task's, but whose it is now."""
+READ = frozenset((*COLUMNS, *GIVEN))
+INTEGERS = ("max_attempts", "timeout_seconds", "unique_seconds")
 READ_AS_PENDING = {Status.SCHEDULED.value, Status.PROCESSING.value, "active"}
 """What an export may tell of, and service D's word for it; run_at and the workers decide what comes of such a task."""
 FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")

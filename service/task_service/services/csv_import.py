@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 from itertools import islice
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
 import structlog
 from pydantic import Field, ValidationError
@@ -15,9 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from task_service.domain.errors import InvalidFileError
 from task_service.domain.principals import Principal
-from task_service.services.bulk import CHUNK, Kind, count_kinds, insert_drafts, kind_of, past_due
+from task_service.services.bulk import CHUNK, Kind, claim_ids, count_kinds, insert_drafts, kind_of, past_due
 from task_service.services.context import Context
-from task_service.services.csv_format import COLUMNS, MADE_HERE, CellError, due_from, read_cells
+from task_service.services.csv_format import COLUMNS, GIVEN, MADE_HERE, CellError, due_from, read_cells
 from task_service.services.csv_read import Record, read_records
 from task_service.services.fields import KeptTags, KeptText, KeptTitle
 from task_service.services.inputs import NewTask
@@ -26,6 +26,7 @@ from task_service.store.database import ping, raw
 
 Mode = Literal["all-or-nothing", "skip-invalid"]
 MOST_ERRORS = 1_000
+MOST_PRESENT = 1_000
 NAME_MAX = 200
 BLOCK_BYTES = 1_048_576
 log = structlog.get_logger(__name__)
@@ -51,7 +52,10 @@ class RowError:
 
 @dataclass(slots=True)
 class Report:
-    """What an import did. `errors` are the first thousand; `error_count` counts them all."""
+    """What an import did. `errors` are the first thousand; `error_count` counts them all.
+
+    `present` counts rows whose unique key a task held already; `present_lines` are the lines of the first thousand.
+    """
 
     digest: str
     rows: int = 0
@@ -60,6 +64,15 @@ class Report:
     error_count: int = 0
     errors: list[RowError] = field(default_factory=list)
     repeated: bool = False
+    present: int = 0
+    present_lines: list[int] = field(default_factory=list)
+
+
+class Row(NamedTuple):
+    """A good row, and the line where it begins."""
+
+    line: int
+    draft: NewTask
 
 
 async def import_csv(
@@ -75,12 +88,16 @@ async def import_csv(
     reader = _Reader(context, upload.file, Report(digest))
     report, driver, kinds = reader.report, await raw(connection), Counter[Kind]()
     async with aclosing(_read_ahead(reader)) as chunks:
-        async for drafts in chunks:
+        async for rows in chunks:
             if mode == "all-or-nothing" and report.error_count:
                 await ping(connection)  # the server ends transactions that look forgotten
             else:
-                await insert_drafts(context, driver, drafts, caller)
-                kinds.update(kind_of(draft) for draft in drafts)
+                entered = await claim_ids(driver, [row.draft for row in rows])
+                await insert_drafts(context, driver, entered.new, caller)
+                kinds.update(kind_of(new.draft) for new in entered.new)
+                report.present += len(entered.present)
+                lines = [rows[place].line for place in entered.present]
+                report.present_lines += lines[: MOST_PRESENT - len(report.present_lines)]
     if mode == "all-or-nothing" and report.error_count:
         raise _refusal(report.errors, report.error_count)
     report.created = kinds.total()
@@ -99,13 +116,13 @@ def digest_of(file: IO[bytes]) -> bytes:
     return digest.digest()
 
 
-async def _read_ahead(reader: "_Reader") -> AsyncGenerator[list[NewTask], None]:
-    """The drafts in chunks: while one is entered, a thread reads the next. Raises InvalidFileError."""
+async def _read_ahead(reader: "_Reader") -> AsyncGenerator[list[Row], None]:
+    """The good rows in chunks: while one is entered, a thread reads the next. Raises InvalidFileError."""
     following = asyncio.create_task(asyncio.to_thread(reader.start))
     try:
-        while (drafts := await following) is not None:
+        while (rows := await following) is not None:
             following = asyncio.create_task(asyncio.to_thread(reader.read))
-            yield drafts
+            yield rows
     finally:
         await asyncio.wait([following])  # whoever closes the file next must not meet a thread that still reads it
 
@@ -119,7 +136,7 @@ class ExportedTask(NewTask):
 
 
 class _Reader:
-    """The rows of a file as drafts, a chunk at a time; counts rows and errors into a report."""
+    """The rows of a file, a chunk at a time; counts rows and errors into a report."""
 
     def __init__(self, context: Context, file: IO[bytes], report: Report) -> None:
         self.report = report
@@ -128,8 +145,8 @@ class _Reader:
         self._header: list[str] = []
         self._records: Iterator[Record] = iter(())
 
-    def start(self) -> list[NewTask] | None:
-        """Read the header and the first drafts. Raises InvalidFileError."""
+    def start(self) -> list[Row] | None:
+        """Read the header and the first rows. Raises InvalidFileError."""
         self._records = read_records(self._file)
         first = next(self._records, None)
         if first is None:
@@ -141,13 +158,13 @@ class _Reader:
             raise _refusal(errors, len(errors))
         return self.read()
 
-    def read(self) -> list[NewTask] | None:
-        """The next drafts, some or none; None at the end of the file."""
+    def read(self) -> list[Row] | None:
+        """The next good rows, some or none; None at the end of the file."""
         records = list(islice(self._records, CHUNK))
-        drafts = [draft for record in records if (draft := self._draft(record))]
+        rows = [Row(record.line, draft) for record in records if (draft := self._draft(record))]
         self.report.rows += len(records)
-        self.report.skipped += len(records) - len(drafts)
-        return drafts if records else None
+        self.report.skipped += len(records) - len(rows)
+        return rows if records else None
 
     def _draft(self, record: Record) -> NewTask | None:
         if record.problem or len(record.cells) != len(self._header):
@@ -182,11 +199,11 @@ class _Reader:
 
 def _check_header(line: int, header: Sequence[str]) -> list[RowError]:
     """What is wrong with the names of the columns: the first hundred problems."""
-    errors, seen = [], set[str]()
+    errors, seen, known = [], set[str](), (*COLUMNS, *GIVEN)
     for name in header:
         shown = name.encode(errors="replace").decode()[:50]
-        if name not in COLUMNS and name not in MADE_HERE:
-            errors.append(RowError(line, shown, f"there is no such column; known: {', '.join(COLUMNS)}"))
+        if name not in known and name not in MADE_HERE:
+            errors.append(RowError(line, shown, f"there is no such column; known: {', '.join(known)}"))
         elif name in seen:
             errors.append(RowError(line, shown, "the column is there twice"))
         seen.add(name)

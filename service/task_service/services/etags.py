@@ -2,7 +2,7 @@
 
 An ETag is `"GUARD-SHOWN"`. The guard (version, fence, cancel flag, outcome) changes with every change by a person or a
 worker, and is what `If-Match` compares. The rest is what else a representation shows: a status that only time changes
-(scheduled becomes pending) and the number of conversations, which must not make an editor's copy stale.
+(scheduled becomes pending), the number of conversations and the progress, which must not make an editor's copy stale.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,8 @@ def etag_of(task: TaskRow) -> str:
     """The task's ETag, with its quotes."""
     cancel = int(task.cancel_requested_at is not None)
     guard = f"{task.version}.{task.fence}.{cancel}.{task.outcome or 'none'}"
-    return f'"{guard}-{task.status}.{task.conversation_count}"'
+    told = f".{task.progress_at.timestamp():.6f}" if task.progress_at else ""
+    return f'"{guard}-{task.status}.{task.conversation_count}{told}"'
 
 
 def _tags(header: str) -> list[str]:

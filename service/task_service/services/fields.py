@@ -134,6 +134,7 @@ Zone = Annotated[
 CatchUp = Literal["none", "last", "all"]
 Attempts = Annotated[int, Field(strict=True, ge=1, le=fields.ATTEMPTS_MAX)]
 TimeoutSeconds = Annotated[int, Field(strict=True, ge=1, le=fields.TIMEOUT_MAX_SECONDS)]
+UniqueSeconds = Annotated[int, Field(strict=True, ge=1, le=fields.UNIQUE_MAX_SECONDS)]
 StatusWord = Annotated[Status, _word(parse_status)]
 PriorityWord = Annotated[Priority, _word(parse_priority)]
 Limit = Annotated[int, Field(ge=1, le=200, description="Items on a page.")]

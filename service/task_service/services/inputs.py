@@ -4,8 +4,18 @@ They refuse fields that they do not know.
 """
 
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from task_service.domain.priorities import Priority
 from task_service.domain.statuses import Status
@@ -27,6 +37,7 @@ from task_service.services.fields import (
     Tags,
     TimeoutSeconds,
     Title,
+    UniqueSeconds,
     Why,
     Zone,
 )
@@ -35,6 +46,7 @@ ConversationStatus = Literal["pending", "processed"]
 ABSENT: Any = Field(default_factory=lambda: None)
 """The default of a field that may be left out, but not be null."""
 FIELDS_MAX = 50
+NEEDS_MAX = 100
 REDRIVE_MAX = 10_000
 CREATABLE = {Status.PENDING, Status.IN_PROGRESS, Status.COMPLETED, Status.FAILED, Status.CANCELLED}
 
@@ -127,6 +139,39 @@ class NewTask(TaskTemplate):
     )
 
     run_at: Moment | None = Field(default=None, description="Not before; null or past: now.")
+    unique_key: Name | None = Field(
+        default=None,
+        description="While a task with this key is open, that one is answered and none is made.",
+        examples=["order-7"],
+    )
+    unique_seconds: UniqueSeconds | None = Field(
+        default=None, description="The key holds also so long from the task's creation on, whatever became of it."
+    )
+
+    needs: list[UUID] = Field(
+        default_factory=list,
+        max_length=NEEDS_MAX,
+        description="Tasks that must have ended before a worker runs this one. Only with a handler and status pending.",
+    )
+    when_failed: Literal["cancel", "run"] = Field(
+        default="cancel", description="What becomes of it when one of `needs` fails, is cancelled or deleted."
+    )
+
+    @field_validator("needs")
+    @classmethod
+    def _can_wait(cls, needs: list[UUID], info: ValidationInfo) -> list[UUID]:
+        if needs and (
+            info.data.get("handler", "") is None or info.data.get("status", Status.PENDING) is not Status.PENDING
+        ):
+            raise ValueError("only a pending task with a handler can wait for others")
+        return list(dict.fromkeys(needs))
+
+    @field_validator("unique_seconds")
+    @classmethod
+    def _is_of_a_key(cls, seconds: int | None, info: ValidationInfo) -> int | None:
+        if seconds is not None and info.data.get("unique_key", "") is None:
+            raise ValueError("needs a unique_key")
+        return seconds
 
 
 class TaskChange(Input):

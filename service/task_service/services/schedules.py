@@ -203,7 +203,8 @@ def next_time(row: ScheduleRow, now: datetime) -> datetime | None:
 
 async def _enter(context: Context, connection: AsyncConnection, row: ScheduleRow, times: list[datetime]) -> list[UUID]:
     drafts = [_draft(json.loads(row.template or "null"), time, context.clock()) for time in times]
-    return await enter_tasks(context, connection, drafts, Principal(f"schedule:{row.name}", Role.ADMIN, "system"))
+    caller = Principal(f"schedule:{row.name}", Role.ADMIN, "system")
+    return (await enter_tasks(context, connection, drafts, caller)).ids
 
 
 def _draft(template: dict[str, Any], time: datetime, now: datetime) -> NewTask:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import structlog
@@ -14,7 +14,8 @@ from task_service.domain.ids import new_id
 from task_service.domain.permissions import Permission
 from task_service.domain.principals import Principal
 from task_service.domain.statuses import Status
-from task_service.queue import entries
+from task_service.queue import dependencies, entries
+from task_service.queue.dependencies import Need
 from task_service.queue.entries import Entry
 from task_service.services.context import Context, MovedOnError
 from task_service.services.decisions import Decision, OpenTask, QueueAction, decide_change, decide_removal
@@ -25,6 +26,7 @@ from task_service.store.conversations import insert_conversations
 from task_service.store.database import raw
 from task_service.store.history import DELETED, note_change
 from task_service.store.tasks import TaskRow
+from task_service.store.unique import KeyClaim, claim_keys
 from task_service.telemetry.metrics import count_created
 from task_service.telemetry.traces import current_trace_context
 
@@ -47,11 +49,23 @@ class Change:
     """The statuses that `pending` stands for in the caller's words: a task that has one of them keeps it."""
 
 
-async def create_task(context: Context, connection: AsyncConnection, new: NewTask, caller: Principal) -> TaskRow:
+class Created(NamedTuple):
+    """A task that was asked for: made now (`is_new`), or the one that holds its unique key."""
+
+    task: TaskRow
+    is_new: bool
+
+
+async def create_task(context: Context, connection: AsyncConnection, new: NewTask, caller: Principal) -> Created:
     """Create a task with its conversations; with a handler and status pending it enters the queue."""
     if new.due_date is not None:
         _require_future(new.due_date, context.clock())
     task_id = new_id()
+    if new.unique_key is not None:
+        claim = KeyClaim(new.unique_key, task_id, new.unique_seconds)
+        held = await claim_keys(await raw(connection), [claim])
+        if held:
+            return await _present(connection, held[new.unique_key])
     handler = new.handler if new.status is Status.PENDING else None
     values = {name: getattr(new, name) for name in CREATED_COLUMNS} | {
         "id": task_id,
@@ -70,10 +84,17 @@ async def create_task(context: Context, connection: AsyncConnection, new: NewTas
             trace_context=trace,
         )  # fmt: skip
         await entries.enqueue(await raw(connection), [entry], context.wakeups)
+        await _wait_for_needs(connection, task_id, new)
     task = await _require(connection, task_id)
     count_created(new.queue, new.handler)
     log.info("task_created", task_id=str(task.id), status=task.status, queue=task.queue, handler=task.handler)
-    return task
+    return Created(task, is_new=True)
+
+
+async def _wait_for_needs(connection: AsyncConnection, task_id: UUID, new: NewTask) -> None:
+    needs = [Need(task_id, other, new.when_failed == "cancel") for other in new.needs]
+    if needs and (missing := await dependencies.block(await raw(connection), needs)):
+        raise InvalidFieldError("needs", f"there is no task {min(missing)}")
 
 
 async def change_task(
@@ -105,6 +126,7 @@ async def remove_task(
     if hard:
         await entries.remove(await raw(connection), task_id)
         await store.erase_task(connection, task_id)
+        await dependencies.note_end(await raw(connection), task_id)
         await context.cache.forget(connection, task_id, task.row.stamp + 1)
         await context.cache.forget_daily_log(connection)
     else:
@@ -170,6 +192,7 @@ async def _carry_out(context: Context, connection: AsyncConnection, task: OpenTa
             await entries.withdraw(queue, task_id)
         case QueueAction.ENQUEUE:
             await entries.enqueue(queue, [_entry(task, decision)], context.wakeups)
+            await dependencies.keep_awaited(queue, task_id)
         case QueueAction.UPDATE | QueueAction.RESTART:
             anew = decision.queue is QueueAction.RESTART
             await entries.update(queue, _entry(task, decision), context.wakeups, anew=anew)
@@ -180,6 +203,8 @@ async def _carry_out(context: Context, connection: AsyncConnection, task: OpenTa
     if decision.columns:
         stamp = await store.update_task(connection, task_id, decision.columns)
         await context.cache.forget(connection, task_id, stamp)
+    if "status" in decision.columns:
+        await dependencies.note_end(queue, task_id)
 
 
 async def _hide(connection: AsyncConnection, task: OpenTask) -> None:
@@ -205,6 +230,14 @@ def _entry(task: OpenTask, decision: Decision) -> Entry:
         limit_key=row.limit_key,
         trace_context=current_trace_context(),
     )
+
+
+async def _present(connection: AsyncConnection, task_id: UUID) -> Created:
+    """The task that holds a key; MovedOnError when it has been deleted since the key was looked at."""
+    task = await store.read_task(connection, task_id)
+    if task is None:
+        raise MovedOnError
+    return Created(task, is_new=False)
 
 
 async def _require(connection: AsyncConnection, task_id: UUID) -> TaskRow:

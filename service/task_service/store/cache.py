@@ -41,7 +41,9 @@ DAILY_LOG = "daily_log"
 FIELDS = TaskRow._fields
 SHAPE = sha256(repr(FIELDS).encode()).hexdigest()[:8]
 """Other versions of the service keep other fields; what they kept is not believed."""
-TIMES = frozenset({"due_date", "run_at", "created_at", "updated_at", "processed_at", "cancel_requested_at"})
+TIMES = frozenset(
+    {"due_date", "run_at", "created_at", "updated_at", "processed_at", "cancel_requested_at", "progress_at"}
+)
 IDS = frozenset({"id", "processing_instance_id"})
 
 

@@ -153,6 +153,11 @@ queue = Table(
     Column("trace_context", Text),
     Column("hidden", Boolean, nullable=False, server_default=text("false")),
     Column("limited", Boolean, nullable=False, server_default=text("false")),
+    Column("progress", Double),
+    Column("progress_note", Text),
+    Column("progress_at", Time),
+    Column("awaited", Boolean, nullable=False, server_default=text("false")),
+    Column("waits", Boolean, nullable=False, server_default=text("false")),
 )
 READY = "state = 'ready'"
 Index("queue_ready", queue.c.queue, queue.c.priority, queue.c.run_at, postgresql_where=text(f"{READY} AND NOT alone"))
@@ -165,10 +170,27 @@ Index(
     func.coalesce(queue.c.limit_key, text("''")),
     queue.c.priority,
     queue.c.run_at,
-    postgresql_where=text("state = 'blocked'"),
+    postgresql_where=text("state = 'blocked' AND NOT waits"),
 )
+Index("queue_waits", queue.c.queue, postgresql_where=text("waits"))
 Index("queue_admitted", queue.c.queue, postgresql_where=text("limited AND state <> 'blocked'"))
 Index("queue_admitted_keys", queue.c.limit_key, postgresql_where=text("limit_key IS NOT NULL AND state <> 'blocked'"))
+
+dependencies = Table(
+    "dependencies",
+    metadata,
+    Column("task_id", Uuid, primary_key=True),
+    Column("needs", Uuid, primary_key=True),
+    Column("cancels", Boolean, nullable=False),
+)
+Index("dependencies_needs", dependencies.c.needs)
+
+ended_needs = Table(
+    "ended_needs",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("task_id", Uuid, nullable=False),
+)
 
 runs = Table(
     "runs",
@@ -409,6 +431,16 @@ idempotency_keys = Table(
 )
 Index("idempotency_keys_age", idempotency_keys.c.created_at)
 
+unique_keys = Table(
+    "unique_keys",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("task_id", Uuid, nullable=False),
+    Column("expires_at", Time),
+    Column("created_at", Time, nullable=False, server_default=text("now()")),
+)
+Index("unique_keys_age", unique_keys.c.created_at)
+
 cache_outbox = Table(
     "cache_outbox",
     metadata,
@@ -451,5 +483,9 @@ task_view = Table(
     Column("cancel_requested_at", Time),
     Column("conversation_count", Integer),
     Column("stamp", BigInteger),
+    Column("progress", Double),
+    Column("progress_note", Text),
+    Column("progress_at", Time),
+    Column("waits_for", ARRAY(Uuid)),
 )
 """A task with its derived status, attempt and outcome; see the view in the latest migration."""

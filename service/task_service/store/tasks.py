@@ -1,6 +1,6 @@
 """Tasks: read with their derived status, lock, insert, change, remove. All runs in the caller's transaction."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from task_service.telemetry.traces import traced_statement
 
 
 class TaskRow(NamedTuple):
-    """A task as people see it. `priority` is a rank; `payload` and `result` are JSON text, absent in lists.
+    """A task as people see it. `priority` is a rank; `payload` and `result` are JSON text. Lists end before `payload`.
 
     A tuple, because lists make fifty at a time.
     """
@@ -52,12 +52,18 @@ class TaskRow(NamedTuple):
     stamp: int
     payload: str | None = None
     result: str | None = None
+    progress: float | None = None
+    progress_note: str | None = None
+    progress_at: datetime | None = None
+    waits_for: Sequence[UUID] = ()
 
 
 STATUS_AT = TaskRow._fields.index("status")
 STATUSES = {str(status): status for status in Status}
-LIST_COLUMNS = tuple(task_view.c[name] for name in TaskRow._fields[:-2])
-COLUMNS = (*LIST_COLUMNS, cast(task_view.c.payload, Text), cast(task_view.c.result, Text))
+DETAILS_AT = TaskRow._fields.index("payload")
+LIST_COLUMNS = tuple(task_view.c[name] for name in TaskRow._fields[:DETAILS_AT])
+JSON_COLUMNS = tuple(cast(task_view.c[name], Text) for name in ("payload", "result"))
+COLUMNS = (*LIST_COLUMNS, *JSON_COLUMNS, *(task_view.c[name] for name in TaskRow._fields[DETAILS_AT + 2 :]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """The process of one isolated run: `python -m task_service.worker.child CHANNEL LIFE SILENCE_SECONDS`.
 
 CHANNEL is the descriptor of a socket to the worker. The worker sends one line of JSON, the order; back go lines
-`["extend", seconds]`, each answered by one line, and in the end `[KIND, fields]`: how the run ended. LIFE is the
-descriptor of a pipe on which the worker says, more often than every SILENCE_SECONDS, that it is there.
+`["extend", seconds]`, each answered by one line, lines `["progress", [fraction, note]]`, and in the end
+`[KIND, fields]`: how the run ended. LIFE is the descriptor of a pipe on which the worker says, more often than every
+SILENCE_SECONDS, that it is there.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -24,6 +26,7 @@ from uuid import UUID
 
 import orjson
 
+from task_service.domain.progress import Progress, check_progress
 from task_service.worker.endings import (
     CANCELLED_ITSELF,
     NO_TRANSACTION,
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 FORK_CODE = 70
+TELL_SECONDS = 0.5
 
 
 class Channel:
@@ -50,7 +54,7 @@ class Channel:
     def __init__(self, number: int) -> None:
         self._socket = socket.socket(fileno=number)
         self._lines = self._socket.makefile("rb")
-        self._lock = threading.Lock()
+        self._asking, self._sending = threading.Lock(), threading.Lock()
 
     def receive(self) -> Any:
         """The next line. EOFError: the worker is gone."""
@@ -59,12 +63,13 @@ class Channel:
         return json.loads(line)
 
     def send(self, kind: str, said: Any) -> None:
-        """Send a line."""
-        self._socket.sendall(orjson.dumps([kind, said]) + b"\n")
+        """Send a line; whoever comes meanwhile waits."""
+        with self._sending:
+            self._socket.sendall(orjson.dumps([kind, said]) + b"\n")
 
     def ask(self, kind: str, said: Any) -> Any:
         """Send a line and wait for the answer; one thread at a time."""
-        with self._lock:
+        with self._asking:
             self.send(kind, said)
             return self.receive()
 
@@ -84,6 +89,8 @@ class IsolatedContext:
         self.cancelled = False
         self._channel = channel
         self._runner: asyncio.Runner | None = None
+        self._said: Progress | None = None
+        self._teller: threading.Thread | None = None
 
     def transaction(self) -> NoReturn:
         """There is none."""
@@ -95,6 +102,23 @@ class IsolatedContext:
 
         if problem := await asyncio.to_thread(self._channel.ask, "extend", seconds):
             raise RuntimeError(f"the time limit was not moved: {problem}")
+
+    def progress(self, fraction: float, note: str | None = None) -> None:
+        """See `handlers.Context.progress`."""
+        self._said = check_progress(fraction, note)
+        if self._teller is None:
+            self._teller = threading.Thread(target=self._tell, name="progress", daemon=True)
+            self._teller.start()
+
+    def _tell(self) -> None:
+        """Send what was said last, now and then: a handler may say more than the worker should have to read."""
+        told = None
+        with contextlib.suppress(OSError):  # the worker is gone
+            while True:
+                if (said := self._said) is not told and said is not None:
+                    self._channel.send("progress", list(said))
+                    told = said
+                time.sleep(TELL_SECONDS)
 
     def wait(self, awaitable: Awaitable[T]) -> T:
         """See `handlers.Context.wait`; the loop stays the same."""

@@ -12,8 +12,10 @@ import asyncpg
 import structlog
 
 from task_service.domain.outcomes import Outcome
+from task_service.domain.progress import Progress, check_progress
 from task_service.queue import results
 from task_service.queue.claims import Claim
+from task_service.queue.dependencies import note_end
 from task_service.queue.statements import Connection
 from task_service.store.database import is_unavailable
 from task_service.telemetry import metrics
@@ -40,8 +42,11 @@ class HeldTransaction:
         if problem:
             raise ValueError(problem)
         end = results.Finished(context.task_id, context.fence, Outcome.COMPLETED, result=text)
-        if not await results.finish(self.connection, context.worker_id, [end]):
+        ended = await results.end(self.connection, context.worker_id, [end])
+        if not ended.ours:
             raise LostClaimError
+        if ended.awaited:
+            await note_end(self.connection, context.task_id)
         self.completes = True
 
 
@@ -54,6 +59,7 @@ class RunContext:
         self.worker_id = worker_id
         self.completed = False
         self.lost = False
+        self.said: Progress | None = None  # what the database has not been told yet
         self.deadline = math.inf  # when the run is interrupted, by time.monotonic()
         self._pool = pool
         self._interrupted = False
@@ -115,6 +121,11 @@ class RunContext:
             if not await results.extend(connection, self.worker_id, (self.task_id, self.fence), seconds):
                 self._lose()
         self.deadline = time.monotonic() + seconds
+
+    def progress(self, fraction: float, note: str | None = None) -> None:
+        """See `handlers.Context.progress`."""
+        refuse_in_fork()
+        self.said = check_progress(fraction, note)
 
     def wait(self, awaitable: Awaitable[T]) -> T:
         """See `handlers.Context.wait`."""

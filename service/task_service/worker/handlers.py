@@ -111,6 +111,12 @@ class Context(Protocol):
     async def extend(self, seconds: float) -> None:
         """Move this run's time limit to so many seconds from now. Raises LostClaimError."""
 
+    def progress(self, fraction: float, note: str | None = None) -> None:
+        """Say how far this run is, from 0 to 1, with a note of 200 characters (more are cut). TypeError, ValueError.
+
+        Call it as often as you like: it only keeps what was said last, which the database has within a second or two.
+        """
+
     def wait(self, awaitable: Awaitable[T]) -> T:
         """From a plain function: run something asynchronous on the worker's loop (isolated: on one here), and wait."""
 

@@ -124,9 +124,12 @@ class IsolatedRun:
         with channel.makefile("rb") as lines:
             while line := lines.readline(MESSAGE_MAX_BYTES):
                 kind, said = orjson.loads(line)
-                if kind != "extend":
+                if kind == "extend":
+                    channel.sendall(orjson.dumps(self._extend(said)) + b"\n")
+                elif kind == "progress":
+                    self._context.progress(*said)
+                else:
                     return _ending(kind, said)
-                channel.sendall(orjson.dumps(self._extend(said)) + b"\n")
         raise EOFError
 
     def _extend(self, seconds: Any) -> str | None:

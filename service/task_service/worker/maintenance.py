@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from task_service.clocks import machine_seconds
 from task_service.domain.outcomes import Reason
-from task_service.queue import workers
+from task_service.queue import dependencies, workers
 from task_service.queue.counts import fold
 from task_service.queue.statements import Connection
 from task_service.settings import Settings
@@ -22,11 +22,13 @@ from task_service.store import outbox
 from task_service.store.database import is_unavailable, raw
 from task_service.store.idempotency import prune_keys
 from task_service.store.retention import DONE, FAILED, forget_tasks
+from task_service.store.unique import prune_unique_keys
 from task_service.telemetry import metrics
 
 STRANGERS_EVERY = 20
 PRUNE_EVERY = 1200
 KEEP_DEAD_SECONDS = 7 * 24 * 3600.0
+KEEP_KEYS_SECONDS = 24 * 3600.0
 KEEP_NOTES_SECONDS = 24 * 3600.0
 """Notes to Redis that are older by this than all that it can hold say nothing any more."""
 Acquire: TypeAlias = Callable[[], AbstractAsyncContextManager[Connection]]
@@ -55,6 +57,7 @@ class Maintenance:
                     if sweeps % PRUNE_EVERY == 0:
                         await workers.prune(connection, KEEP_DEAD_SECONDS)
                         await prune_keys(connection, self._settings.idempotency_hours)
+                        await prune_unique_keys(connection, KEEP_KEYS_SECONDS)
                         await outbox.prune(connection, KEEP_NOTES_SECONDS + self._settings.cache_ttl_seconds)
                 sweeps += 1
                 self._unbroken_since = self._unbroken_since or machine_seconds()
@@ -74,13 +77,15 @@ class Maintenance:
         return since is not None and machine_seconds() - since >= self._settings.lease_seconds
 
     async def sweep(self, connection: Connection, *, strangers: bool) -> None:
-        """Declare the expired dead (if we may judge), then release what the dead held."""
+        """Declare the expired dead (if we may judge), release what the dead held, let those go on who waited."""
         if self._may_judge():
             for worker_id in await workers.declare_expired(connection):
                 metrics.WORKERS_DEAD.labels(Reason.UNKNOWN).inc()
                 log.warning("worker_lease_over", worker_id=str(worker_id))
+        ended = 0
         for worker_id, reason in await workers.unreleased(connection, strangers=strangers):
             done = await workers.release(connection, worker_id, reason)
+            ended += done.failed
             if done.released or done.failed:
                 metrics.RELEASED.labels(reason).inc(done.released + done.failed)
                 log.warning(
@@ -90,6 +95,7 @@ class Maintenance:
                     released=done.released,
                     failed=done.failed,
                 )
+        await dependencies.sweep(connection, everything=strangers or ended > 0)
 
 
 def acquire_from(engine: AsyncEngine) -> Acquire:

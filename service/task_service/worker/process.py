@@ -24,11 +24,13 @@ from task_service.telemetry import get_tracer, metrics
 from task_service.worker.admitter import Admitter
 from task_service.worker.builtin import builtin_handlers
 from task_service.worker.claimer import Claimer
+from task_service.worker.dependents import Dependents
 from task_service.worker.handlers import Handlers
 from task_service.worker.installed import installed_handlers
 from task_service.worker.listener import Listener
 from task_service.worker.maintenance import Maintenance
 from task_service.worker.membership import Membership
+from task_service.worker.progress import ProgressNotes
 from task_service.worker.reports import Reports
 from task_service.worker.runner import Runner
 from task_service.worker.scheduler import Scheduler
@@ -53,7 +55,8 @@ class Worker:
         """Start the loops; returns at once, whether or not the database answers."""
         s = self.settings
         self.pool = await create_pool(s, POOL_SIZE)
-        self.reports = Reports(self.pool)
+        self.reports, self.dependents = Reports(self.pool), Dependents(self.pool)
+        self.reports.on_awaited = self.dependents.add
         tracer = get_tracer() if s.otel_enabled else None
         policy = RetryPolicy(s.retry_base_seconds, s.retry_cap_seconds)
         self.runner = Runner(self.handlers, self.reports, policy, s.default_timeout_seconds, tracer)
@@ -73,7 +76,8 @@ class Worker:
         metrics.RUNNING.set_function(lambda: len(self.runner.running))
         loops: list[Coroutine[Any, Any, None]] = [
             self.membership.run(), self.reports.run(), self.claimer.run(), self.maintenance.run(), self._enforce(),
-            self.scheduler.run(), self.admitter.run(),
+            self.scheduler.run(), self.admitter.run(), self.dependents.run(),
+            ProgressNotes(self.pool, self.runner).run(),
         ]  # fmt: skip
         if not s.database_pooler:
             listener = Listener(
@@ -133,6 +137,7 @@ class Worker:
         try:
             async with asyncio.timeout(LEAVE_SECONDS):
                 await self.reports.flushed()
+                await self.dependents.flush()
                 await self._end_loops()
                 await self.membership.leave()
         except Exception as error:  # noqa: BLE001 - the lease gives back what we could not

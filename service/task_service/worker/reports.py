@@ -54,6 +54,9 @@ class Reports:
         self._arrived = asyncio.Event()
         self._sent = asyncio.Event()
         self._sent.set()
+        self.on_awaited: Callable[[list[UUID]], None] = lambda _: (
+            None
+        )  # others may wait for these tasks, which have ended
         self.is_busy: Callable[[], bool] = lambda: False  # whether more results may follow at once
         self.on_room: Callable[[], None] = lambda: None  # a task under a limit ended, or waits for admission again
 
@@ -93,7 +96,7 @@ class Reports:
             try:
                 for worker_id in {r.worker_id for r in batch}:
                     mine = [r for r in batch if r.worker_id == worker_id]
-                    await self._send([r for r in mine if isinstance(r.end, Finished)], results.finish, again=again)
+                    await self._send([r for r in mine if isinstance(r.end, Finished)], self._finish, again=again)
                     await self._send([r for r in mine if isinstance(r.end, GivenBack)], results.give_back, again=again)
                 return
             except Exception as error:
@@ -128,7 +131,13 @@ class Reports:
         log.error("result_refused", task_id=str(report.claim.task_id), error=str(error))
         text = storable(f"The result could not be kept: {error}")
         end = Finished(report.claim.task_id, report.claim.fence, Outcome.FAILED, error=text)
-        await self._send([Report(report.worker_id, report.claim, end)], results.finish)
+        await self._send([Report(report.worker_id, report.claim, end)], self._finish)
+
+    async def _finish(self, connection: Connection, worker_id: UUID, ends: list[Finished]) -> set[Attempt]:
+        ended = await results.end(connection, worker_id, ends)
+        if ended.awaited:
+            self.on_awaited(ended.awaited)
+        return ended.ours
 
 
 def _count(reports: list[Report], done: set[Attempt]) -> None:

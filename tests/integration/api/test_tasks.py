@@ -11,8 +11,9 @@ import pytest
 from task_service.api.models import Conversation, HistoryEvent, Page, Run, Task, TaskItem
 from task_service.api.routes.queues import Queues, Workers
 from task_service.domain.outcomes import Outcome
+from task_service.domain.progress import Progress
 from task_service.queue.claims import Claim
-from task_service.queue.results import Finished, finish
+from task_service.queue.results import Finished, Told, finish, note_progress
 
 pytestmark = pytest.mark.asyncio
 TASKS = "/api/v1/tasks"
@@ -203,3 +204,27 @@ async def test_answers_have_exactly_the_documented_fields(
         model.model_validate(content)
         assert set(content) == set(model.model_fields), model
     Page[TaskItem].model_validate((await client.get(TASKS)).json())
+
+
+async def test_a_task_that_runs_shows_its_progress_which_leaves_a_guard_good(
+    client: httpx.AsyncClient, connection: asyncpg.Connection, held: Hold
+) -> None:
+    task = await create(client, handler="noop")
+    one = f"{TASKS}/{task['id']}"
+    assert task["progress"] is None
+    claim = await held(task["id"])
+    before = await client.get(one)
+    assert before.json()["progress"] is None
+    worker = await connection.fetchval("SELECT worker_id FROM queue")
+    assert await note_progress(connection, worker, [Told(claim.task_id, claim.fence, Progress(0.4, "half of it"))])
+    shown = await client.get(one, headers={"If-None-Match": before.headers["etag"]})
+    assert shown.status_code == 200
+    progress = Task.model_validate_json(shown.content).progress
+    assert progress is not None
+    assert (progress.fraction, progress.note) == (0.4, "half of it")
+    assert "progress" not in (await client.get(TASKS)).json()["items"][0]
+    assert (await client.get(one, headers={"If-None-Match": shown.headers["etag"]})).status_code == 304
+    guard = {"If-Match": before.headers["etag"]}
+    assert (await client.patch(one, json={"title": "b"}, headers=guard)).status_code == 200
+    await finish(connection, worker, [Finished(claim.task_id, claim.fence, Outcome.COMPLETED)])
+    assert (await client.get(one)).json()["progress"] is None

@@ -43,7 +43,7 @@ class Instance:
     async def create(self, **fields: object) -> UUID:
         """A new task's id; for a person unless the fields name a handler."""
         new = NewTask.model_validate({"title": "0"} | fields)
-        return (await self.context.write(lambda c: tasks.create_task(self.context, c, new, ANONYMOUS))).id
+        return (await self.context.write(lambda c: tasks.create_task(self.context, c, new, ANONYMOUS))).task.id
 
     async def update(self, task_id: UUID, **fields: object) -> TaskRow:
         """Change a task; when this returns, the change is acknowledged."""

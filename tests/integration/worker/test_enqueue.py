@@ -131,6 +131,7 @@ async def test_a_worker_is_woken_and_runs_it(
         ("queue", "no name!"), ("queue", None), ("title", " "), ("title", "x" * 201), ("priority", "soon"),
         ("max_attempts", 0), ("max_attempts", 101), ("timeout_seconds", 0), ("tags", ["x"] * 11), ("tags", ["x" * 51]),
         ("tags", [None]), ("created_by", "x" * 101), ("handler", ""), ("handler", "ä"), ("payload", "x" * 262_144),
+        ("unique_key", "no key"), ("unique_seconds", 60),
     ],
 )  # fmt: skip
 async def test_a_bad_value_is_named(connection: asyncpg.Connection, field: str, value: Any) -> None:
@@ -167,6 +168,26 @@ async def test_it_is_counted_and_claimed_like_any_other(connection: asyncpg.Conn
     assert await connection.fetchval(counted) == 1
 
 
+async def test_a_key_that_is_held_gives_the_present_task(way: Way, connection: asyncpg.Connection) -> None:
+    gone = await way.enter("mail", unique_key="order-7", commits=False)
+    task = await way.enter("mail", unique_key="order-7", unique_seconds=60)
+    assert task != gone
+    assert await way.enter("other", PAYLOAD, unique_key="order-7") == task
+    for table in ("tasks", "queue", "task_history"):
+        assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 1
+    await connection.execute("DELETE FROM queue")
+    await connection.execute("UPDATE tasks SET status = 'completed'")
+    assert await way.enter("mail", unique_key="order-7") == task
+    await connection.execute("UPDATE unique_keys SET expires_at = now()")
+    assert await way.enter("mail", unique_key="order-7") != task
+
+
+async def test_a_period_has_bounds(connection: asyncpg.Connection) -> None:
+    for seconds in (0, 31_536_001):
+        with pytest.raises(asyncpg.InvalidParameterValueError, match=r"^unique_seconds: "):
+            await enqueue_async(connection, "mail", unique_key="k", unique_seconds=seconds)
+
+
 async def test_a_role_needs_no_more_than_to_insert(connection: asyncpg.Connection) -> None:
     """The grants that the handbook names."""
     await connection.execute("DROP ROLE IF EXISTS shop")
@@ -176,5 +197,11 @@ async def test_a_role_needs_no_more_than_to_insert(connection: asyncpg.Connectio
         await connection.execute("SET LOCAL ROLE shop")
         await enqueue_async(connection, "mail", {"order": 7})
     assert await connection.fetchval("SELECT created_by FROM tasks") == "shop"
+    await connection.execute("GRANT SELECT, INSERT, UPDATE ON unique_keys TO shop")
+    await connection.execute("GRANT SELECT ON unique_held TO shop")
+    async with connection.transaction():
+        await connection.execute("SET LOCAL ROLE shop")
+        tasks = [await enqueue_async(connection, "mail", unique_key="order-7") for _ in range(2)]
+    assert tasks[0] == tasks[1]
     await connection.execute("DROP OWNED BY shop")
     await connection.execute("DROP ROLE shop")

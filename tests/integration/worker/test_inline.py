@@ -57,6 +57,35 @@ async def test_a_transaction_is_one_of_the_given_connection(connection: asyncpg.
     assert [row["text"] for row in await connection.fetch("SELECT text FROM effects")] == ["yes", "later"]
 
 
+@pytest.mark.parametrize(
+    ("words", "said", "error"),
+    [
+        ([(0.25,), (1, "all")], [(0.25, None), (1.0, "all")], None),
+        ([(0.5, "x" * 300)], [(0.5, "x" * 200)], None),
+        ([(0.5, "\x00" * 150)], [(0.5, "\\0" * 100)], None),
+        ([(0.5, "a \ud800 and a \x00")], [(0.5, "a \\ud800 and a \\0")], None),
+        ([(0.5,), (1.1,)], [(0.5, None)], "ValueError: progress is a number from 0 to 1, not 1.1"),
+        ([(-0.1,)], [], "ValueError: progress is a number from 0 to 1, not -0.1"),
+        ([(float("nan"),)], [], "ValueError: progress is a number from 0 to 1, not nan"),
+        ([("half",)], [], "TypeError: progress is a number from 0 to 1, not a str"),
+        ([(True,)], [], "TypeError: progress is a number from 0 to 1, not a bool"),
+        ([(None,)], [], "TypeError: progress is a number from 0 to 1, not a NoneType"),
+        ([(0.5, 7)], [], "TypeError: the note of a progress is text, not a int"),
+    ],
+)
+async def test_it_records_what_is_said_of_the_progress_and_refuses_what_is_none(
+    words: list[Any], said: list[Any], error: str | None
+) -> None:
+    @handler("tells")
+    def tells(context: Context) -> None:
+        for word in words:
+            context.progress(*word)
+
+    ended = await run_inline_async(tells)
+    assert list(ended.progress) == said
+    assert _last_line(ended.error) == error
+
+
 async def test_a_result_that_cannot_be_kept_is_refused_in_the_transaction(connection: asyncpg.Connection) -> None:
     @handler("writes")
     async def writes(context: Context) -> None:

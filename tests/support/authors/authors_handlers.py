@@ -83,6 +83,22 @@ async def look_async(context: Context) -> Any:
     return look(context)
 
 
+def tell(context: Context) -> None:
+    """Say how far it is in all these `parts`, and wait to be cancelled."""
+    for part in context.payload["parts"]:
+        context.progress(part, f"{part} of it")
+    while not context.cancelled:
+        time.sleep(0.01)
+    raise Cancel
+
+
+async def tell_async(context: Context) -> None:
+    """The same."""
+    for part in context.payload["parts"]:
+        context.progress(part, f"{part} of it")
+    await asyncio.sleep(LONG_SECONDS)
+
+
 async def nothing(_: Context) -> None:
     """Complete."""
 

@@ -63,9 +63,9 @@ class People(Players):
             run_at=None if hours is None else datetime.now(UTC) + timedelta(hours=hours),
         )  # fmt: skip
         context = self.stage.context
-        row = self.run(context.write(lambda c: tasks.create_task(context, c, new, ANONYMOUS)))
-        self.names[row.id] = len(self.tasks)
-        self.tasks.append(row.id)
+        created = self.run(context.write(lambda c: tasks.create_task(context, c, new, ANONYMOUS)))
+        self.names[created.task.id] = len(self.tasks)
+        self.tasks.append(created.task.id)
         self.model.create(Task(queue, priority, max_attempts, later=hours == 1))
 
     @happens(3, task=Players.unlocked, status=STATUSES)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from task_service.api.answers import answer
 from task_service.api.compat.common import Route, make_router, stream_array
-from task_service.api.compat.people import PeoplesTasks
+from task_service.api.compat.people import PeoplesTasks, new_task
 from task_service.api.context import Shared
 from task_service.services.streams import all_tasks
 from task_service.store.tasks import TaskRow
@@ -43,7 +43,7 @@ async def list_tasks(context: Shared) -> Response:
 
 TASKS = PeoplesTasks(task_answer)
 ROUTES = (
-    Route("POST", BASE, TASKS.create_task, TaskA, 201),
+    Route("POST", BASE, TASKS.create_task, TaskA, 201, responses=new_task(TaskA)),
     Route("GET", BASE, list_tasks, list[TaskA]),
     Route("GET", BASE + "/{task_id}", TASKS.read_task, TaskA),
     Route("PUT", BASE + "/{task_id}", TASKS.update_task, TaskA),

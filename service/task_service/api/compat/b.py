@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from task_service.api.access import SettingsReader, SettingsWriter
 from task_service.api.answers import answer, task_item
 from task_service.api.compat.common import Route, make_router, stream_array
-from task_service.api.compat.people import PeoplesTasks
+from task_service.api.compat.people import PeoplesTasks, new_task
 from task_service.api.context import Shared
 from task_service.api.models import TaskItem
 from task_service.api.once import Posted
@@ -95,7 +95,7 @@ SETTINGS = "/api/settings"
 MADE: dict[int | str, dict[str, Any]] = {201: {"model": Setting, "description": "Made"}}
 TASKS = PeoplesTasks(task_answer)
 ROUTES = (
-    Route("POST", "/api/tasks", TASKS.create_task, TaskItem, 201),
+    Route("POST", "/api/tasks", TASKS.create_task, TaskItem, 201, responses=new_task(TaskItem)),
     Route("GET", "/api/tasks", list_tasks, list[TaskItem]),
     Route("GET", "/api/tasks/{task_id}", TASKS.read_task, TaskItem),
     Route("PUT", "/api/tasks/{task_id}", TASKS.update_task, TaskItem),

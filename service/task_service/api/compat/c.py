@@ -58,7 +58,7 @@ async def create_task(context: Shared, caller: Creator, once: Posted, new: NewTa
     )
 
     async def create(connection: AsyncConnection) -> tuple[TaskRow, list[ConversationRow]]:
-        task = await task_service.create_task(context, connection, wanted, caller)
+        task, _ = await task_service.create_task(context, connection, wanted, caller)
         return task, await _conversations_of(connection, task)
 
     def made(found: tuple[TaskRow, list[ConversationRow]]) -> Response:

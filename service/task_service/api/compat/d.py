@@ -3,6 +3,7 @@
 Writing always takes a token, also where AUTH_MODE is open. Tasks are for people unless they name a handler.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import date
 from typing import Annotated, Any
@@ -32,7 +33,7 @@ from task_service.api.compat.d_shapes import (
 from task_service.api.compat.d_words import documented_d
 from task_service.api.compat.pages import page_answer
 from task_service.api.context import Shared
-from task_service.api.models import Page
+from task_service.api.models import Page, present
 from task_service.api.once import Posted
 from task_service.api.routes import auth
 from task_service.api.routes.audit import MAY_AUDIT
@@ -50,6 +51,7 @@ from task_service.services.streams import all_entries
 from task_service.services.tasks import Change
 from task_service.store import daily_log, tasks
 from task_service.store.audit import AuditFilter, list_audit
+from task_service.store.tasks import TaskRow
 
 CACHED_ENTRIES = 5_000
 CreatorD = Annotated[Principal, Depends(allow(Permission.CREATE_TASKS, always=True))]
@@ -57,12 +59,17 @@ ChangerD = Annotated[Principal, Depends(allow(Permission.CHANGE_OWN_TASKS, alway
 ImporterD = Annotated[Principal, Depends(allow(Permission.IMPORT_TASKS, always=True))]
 
 
+def task_answer(t: TaskRow, status: int, headers: Mapping[str, str]) -> Response:
+    """An answer of one task."""
+    return answer(show_task(t), status, headers)
+
+
 async def create_task(context: Shared, caller: CreatorD, once: Posted, new: NewTaskD) -> Response:
     """Create a task."""
     path = once.request.url.path.rstrip("/")
     return await once.write(
         lambda connection: task_service.create_task(context, connection, new, caller),
-        lambda task: answer(show_task(task), 201, {"Location": f"{path}/{task.number}"}),
+        lambda made: answers.created(made, task_answer, f"{path}/{made.task.number}"),
     )
 
 
@@ -139,7 +146,7 @@ IMPORTED: dict[int | str, dict[str, Any]] = {200: {"model": ImportedD, "descript
 ROUTES = (
     Route("POST", "/login", log_in_by_json, auth.Tokens, responses=LOGIN, dependencies=auth.ATTEMPT),
     Route("POST", "/token", auth.log_in, auth.Tokens, responses=LOGIN, dependencies=auth.ATTEMPT),
-    Route("POST", "/task", create_task, TaskD, 201, responses=CHANGES),
+    Route("POST", "/task", create_task, TaskD, 201, responses=present(TaskD) | CHANGES),
     Route("PUT", "/task/{task_id}", update_task, TaskD, responses=CHANGES),
     Route("DELETE", "/task/{task_id}", delete_task, DeletedD, responses=documented_d(404, 409)),
     Route("GET", "/task/{task_id}", read_entry, EntryD, responses=documented_d(404)),

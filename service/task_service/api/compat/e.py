@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Response
 from task_service.api import answers
 from task_service.api.compat.common import Route, make_router
 from task_service.api.compat.pages import TaskPage, TaskPageQuery, page_answer
-from task_service.api.compat.people import PeoplesTasks
+from task_service.api.compat.people import PeoplesTasks, new_task
 from task_service.api.context import Shared
 from task_service.api.models import Task
 from task_service.api.routes.stats import Summary, read_summary
@@ -20,7 +20,7 @@ async def list_tasks(context: Shared, query: Annotated[TaskPageQuery, Query()]) 
 
 TASKS = PeoplesTasks(answers.task_answer)
 ROUTES = (
-    Route("POST", "/tasks", TASKS.create_task, Task, 201),
+    Route("POST", "/tasks", TASKS.create_task, Task, 201, responses=new_task(Task)),
     Route("GET", "/tasks", list_tasks, TaskPage),
     Route("GET", "/tasks/stats/summary", read_summary, Summary),
     Route("GET", "/tasks/{task_id}", TASKS.read_task, Task),

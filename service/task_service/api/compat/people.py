@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import Depends, Path, Response
-from pydantic import ConfigDict
+from pydantic import BaseModel, ConfigDict
 
 from task_service.api.access import Changer, Creator
+from task_service.api.answers import created
 from task_service.api.context import Shared
+from task_service.api.models import present
 from task_service.api.once import Posted
+from task_service.api.problems import documented
 from task_service.domain.errors import NotFoundError
 from task_service.services import tasks as task_service
 from task_service.services.fields import parse_id
@@ -32,6 +35,11 @@ class TaskChangeForm(TaskChange):
     model_config = ConfigDict(extra="ignore")
 
 
+def new_task(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's description of what creating a task may answer besides 201."""
+    return present(model) | documented(400, 409, 413, 415)
+
+
 async def task_id_of(task_id: Annotated[str, Path(description="The task's UUID.")]) -> UUID:
     """The task's id in the path."""
     return parse_id("task", task_id)
@@ -51,7 +59,7 @@ class PeoplesTasks:
         path = once.request.url.path.rstrip("/")
         return await once.write(
             lambda connection: task_service.create_task(context, connection, new, caller),
-            lambda task: self.show(task, 201, {"Location": f"{path}/{task.id}"}),
+            lambda made: created(made, self.show, f"{path}/{made.task.id}"),
         )
 
     async def read_task(self, context: Shared, task_id: Id) -> Response:

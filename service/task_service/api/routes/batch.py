@@ -2,13 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
-from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from task_service.api import answers
@@ -18,7 +16,8 @@ from task_service.api.context import Shared
 from task_service.api.models import TaskItem
 from task_service.api.once import Posted
 from task_service.api.problems import documented
-from task_service.services.bulk import chunks, enter_tasks, past_due
+from task_service.services.bulk import Entered, chunks, enter_tasks, past_due
+from task_service.services.context import MovedOnError
 from task_service.services.inputs import NewTask
 from task_service.store.bulk import read_tasks
 
@@ -47,6 +46,7 @@ class Created(BaseModel):
 
     items: list[TaskItem]
     created: int
+    present: list[int] = Field(description="Places of the tasks that were there already: they hold the `unique_key`.")
 
 
 async def drafts_of(request: Request, context: Shared, _: Creator) -> list[NewTask]:
@@ -67,23 +67,37 @@ async def drafts_of(request: Request, context: Shared, _: Creator) -> list[NewTa
 Drafts = Annotated[list[NewTask], Depends(drafts_of)]
 
 
-@router.post(":batch", status_code=201, response_model=Created, responses=documented(400, 413, 415), openapi_extra=BODY)
+PRESENT: dict[int | str, dict[str, Any]] = {200: {"model": Created, "description": "All were there already"}}
+
+
+@router.post(
+    ":batch",
+    status_code=201,
+    response_model=Created,
+    responses=PRESENT | documented(400, 413, 415),
+    openapi_extra=BODY,
+)
 async def create_tasks(context: Shared, caller: Creator, once: Posted, drafts: Drafts) -> Response:
     """Create up to 10,000 tasks: all of them, or none. An error names its task by its place, as in `tasks.17.title`."""
 
-    async def enter(connection: AsyncConnection) -> bytes:
-        return await _show(connection, await enter_tasks(context, connection, drafts, caller))
+    async def enter(connection: AsyncConnection) -> Response:
+        entered = await enter_tasks(context, connection, drafts, caller)
+        content = await _show(connection, entered)
+        return Response(content, 201 if entered.new else 200, media_type="application/json")
 
-    return await once.write(enter, lambda content: Response(content, 201, media_type="application/json"))
+    return await once.write(enter, lambda answer: answer)
 
 
-async def _show(connection: AsyncConnection, ids: Sequence[UUID]) -> bytes:
-    """The answer, made in pieces: other requests are served in between."""
+async def _show(connection: AsyncConnection, entered: Entered) -> bytes:
+    """The answer, made in pieces: other requests are served in between. MovedOnError when a task is gone for good."""
     pieces = []
-    for some in chunks(ids):
+    for some in chunks(entered.ids):
         rows = await read_tasks(connection, some)
+        if len(rows) < len(some):
+            raise MovedOnError
         pieces.append(answers.to_json([answers.task_item(row) for row in rows])[1:-1])
-    return b'{"items":[' + b",".join(pieces) + b'],"created":%d}' % len(ids)
+    told = answers.to_json({"created": len(entered.new), "present": entered.present})
+    return b'{"items":[' + b",".join(pieces) + b"]," + told[1:]
 
 
 def _parse(body: bytes) -> list[NewTask]:

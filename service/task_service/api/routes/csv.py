@@ -38,6 +38,8 @@ class ImportReport(BaseModel):
     errors: list[RowProblem] = Field(description="The first thousand.")
     digest: str = Field(description="What the file and mode are known by.")
     repeated: bool = Field(description="The file was imported before: this is the report of then.")
+    present: int = Field(description="Rows for which a task was there already: it holds their `unique_key`.")
+    present_lines: list[int] = Field(description="The lines where these begin, the first thousand.")
 
 
 ModeQuery = Annotated[Mode, Query(description="What a row that is wrong does: nothing is imported, or it is skipped.")]

@@ -10,7 +10,7 @@ from task_service.api import answers
 from task_service.api.access import MAY_READ, AskFirst, Changer, Creator
 from task_service.api.answers import task_answer
 from task_service.api.context import Shared
-from task_service.api.models import HistoryEvent, Page, PageQuery, Run, Task, TaskItem, TaskQuery
+from task_service.api.models import HistoryEvent, Page, PageQuery, Run, Task, TaskItem, TaskQuery, present
 from task_service.api.once import Posted
 from task_service.api.problems import documented
 from task_service.domain.errors import NotFoundError
@@ -46,12 +46,15 @@ async def require_task(connection: AsyncConnection, task_id: UUID) -> None:
         raise NotFoundError("task", task_id)
 
 
-@router.post("", status_code=201, response_model=Task, responses=documented(400, 413, 415))
+@router.post("", status_code=201, response_model=Task, responses=present(Task) | documented(400, 413, 415))
 async def create_task(context: Shared, caller: Creator, once: Posted, new: NewTask) -> Response:
-    """Create a task, with conversations if you like. With a handler a worker runs it, without one a person does it."""
+    """Create a task, with conversations if you like. With a handler a worker runs it, without one a person does it.
+
+    200: a task holds the `unique_key` already. It is answered as it is, and none was made.
+    """
     return await once.write(
         lambda connection: service.create_task(context, connection, new, caller),
-        lambda task: task_answer(task, 201, {"Location": f"{PREFIX}/{task.id}"}),
+        lambda made: answers.created(made, task_answer, f"{PREFIX}/{made.task.id}"),
     )
 
 

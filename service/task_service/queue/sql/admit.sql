@@ -11,7 +11,7 @@
 WITH RECURSIVE lines (queue, key) AS (
     (
         SELECT q.queue, coalesce(q.limit_key, '') FROM queue AS q
-        WHERE q.state = 'blocked'
+        WHERE q.state = 'blocked' AND NOT q.waits
         ORDER BY q.queue, coalesce(q.limit_key, '')
         LIMIT 1
     )
@@ -20,7 +20,7 @@ WITH RECURSIVE lines (queue, key) AS (
     FROM lines AS l
     CROSS JOIN LATERAL (
         SELECT q.queue, coalesce(q.limit_key, '') AS key FROM queue AS q
-        WHERE q.state = 'blocked' AND (q.queue, coalesce(q.limit_key, '')) > (l.queue, l.key)
+        WHERE q.state = 'blocked' AND NOT q.waits AND (q.queue, coalesce(q.limit_key, '')) > (l.queue, l.key)
         ORDER BY q.queue, coalesce(q.limit_key, '')
         LIMIT 1
     ) AS next
@@ -54,7 +54,7 @@ due AS MATERIALIZED (
     CROSS JOIN unnest('{0,1,2,3}'::smallint[]) AS p (priority)
     CROSS JOIN LATERAL (
         SELECT q.task_id, q.priority, q.run_at FROM queue AS q
-        WHERE q.state = 'blocked' AND q.queue = l.queue AND coalesce(q.limit_key, '') = l.key
+        WHERE q.state = 'blocked' AND NOT q.waits AND q.queue = l.queue AND coalesce(q.limit_key, '') = l.key
             AND q.priority = p.priority AND q.run_at <= now()
         ORDER BY q.run_at
         LIMIT l.most
@@ -87,7 +87,7 @@ admitted AS MATERIALIZED (
     FROM chosen AS c
     CROSS JOIN LATERAL (
         SELECT FROM queue AS q
-        WHERE q.task_id = c.task_id AND q.state = 'blocked' AND q.queue = c.queue
+        WHERE q.task_id = c.task_id AND q.state = 'blocked' AND NOT q.waits AND q.queue = c.queue
         FOR UPDATE SKIP LOCKED
     ) AS still
 ),

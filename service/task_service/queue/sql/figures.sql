@@ -21,7 +21,12 @@ running AS (
 blocked AS (
     SELECT
         queue AS name, count(*) AS number, count(*) FILTER (WHERE run_at > statement_timestamp()) AS later
-    FROM queue WHERE state = 'blocked' GROUP BY queue
+    FROM (
+        SELECT queue, run_at FROM queue WHERE state = 'blocked' AND NOT waits
+        UNION ALL
+        SELECT queue, run_at FROM queue WHERE waits
+    ) AS either
+    GROUP BY queue
 ),
 sides AS (
     SELECT

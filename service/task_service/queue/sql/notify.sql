@@ -4,5 +4,5 @@ FROM (
     SELECT name AS wakes FROM unnest($1::text[]) AS woken (name)
     UNION
     SELECT '*limits' FROM unnest($1::text[]) AS woken (name)
-    WHERE EXISTS (SELECT FROM queue AS q WHERE q.state = 'blocked' AND q.queue = woken.name)
+    WHERE EXISTS (SELECT FROM queue AS q WHERE q.state = 'blocked' AND NOT q.waits AND q.queue = woken.name)
 ) AS those

@@ -14,7 +14,7 @@ moved AS (
     WHERE queue <> $2
 )
 UPDATE queue AS q
-SET limited = p.limited, state = CASE WHEN p.limited THEN 'blocked' ELSE 'ready' END,
+SET limited = p.limited, state = CASE WHEN p.limited OR q.waits THEN 'blocked' ELSE 'ready' END,
     queue = $2, priority = $3, max_attempts = $5, timeout_seconds = $6, handler = $7,
     run_at = CASE WHEN q.run_at = $4 THEN q.run_at ELSE greatest($4, clock_timestamp()) END,
     attempt = CASE WHEN $9 THEN 0 ELSE q.attempt END,

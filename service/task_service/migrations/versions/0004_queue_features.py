@@ -1,4 +1,4 @@
-"""Limits of queues and keys: how many of their tasks run at a time, and how many start in a period."""
+"""Limits of queues and keys, unique tasks, progress of runs, tasks that need others."""
 
 from pathlib import Path
 
@@ -12,6 +12,6 @@ oldest_code = 1
 
 
 def upgrade() -> None:
-    """Make the table, and widen those of before."""
+    """Make the tables, and widen those of before."""
     for statement in statements(Path(__file__).with_suffix(".sql").read_text()):
         op.execute(statement)

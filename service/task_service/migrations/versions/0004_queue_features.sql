@@ -1,3 +1,83 @@
+-- What a row of the queue that `waits` still waits for: one row for each needed task that has not ended. `cancels`: if that
+-- one does not complete, the task is cancelled.
+CREATE TABLE dependencies (
+    task_id uuid NOT NULL,
+    needs uuid NOT NULL,
+    cancels boolean NOT NULL,
+    PRIMARY KEY (task_id, needs)
+);
+CREATE INDEX dependencies_needs ON dependencies (needs);
+
+-- Needed tasks that people have ended, for the next sweep.
+CREATE TABLE ended_needs (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    task_id uuid NOT NULL
+);
+
+-- Whether others may wait for it, so that only the end of such a task is looked at. No index has it.
+ALTER TABLE queue ADD COLUMN awaited boolean NOT NULL DEFAULT false;
+-- Blocked until all that it needs has ended; what then has a limit is blocked until it is admitted.
+ALTER TABLE queue ADD COLUMN waits boolean NOT NULL DEFAULT false;
+
+-- What a handler says of its run. No index has these columns: to write them is a HOT update.
+ALTER TABLE queue ADD COLUMN progress double precision;
+ALTER TABLE queue ADD COLUMN progress_note text;
+ALTER TABLE queue ADD COLUMN progress_at timestamptz;
+
+-- Which task a key stands for: the one that was made with it, in the same transaction. `expires_at`: its period's end.
+CREATE TABLE unique_keys (
+    key text PRIMARY KEY,
+    task_id uuid NOT NULL,
+    expires_at timestamptz,
+    created_at timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 80);
+CREATE INDEX unique_keys_age ON unique_keys (created_at);
+
+-- The keys that their tasks hold: while they are open, and until their period ends. A deleted one holds nothing.
+CREATE VIEW unique_held AS
+SELECT k.key, k.task_id
+FROM unique_keys AS k
+JOIN tasks AS t ON t.id = k.task_id
+WHERE t.deleted_at IS NULL AND (
+    k.expires_at > clock_timestamp()
+    OR t.status IN ('pending', 'in_progress')
+    OR EXISTS (SELECT FROM queue AS q WHERE q.task_id = t.id)
+);
+
+-- Claim keys for tasks that the caller is about to insert; arrays of one length, no key twice, seconds null: no period.
+-- Returns the keys that other tasks hold, and those tasks: all others are the caller's. Everybody locks in the order of
+-- the keys, so that no two wait for each other. What is held is asked after that, by a statement of its own: the
+-- snapshot of one that has waited is older than what it waited for.
+CREATE FUNCTION claim_unique_keys(keys text[], task_ids uuid[], seconds integer[])
+RETURNS TABLE (held_key text, holder uuid) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    locked integer;
+BEGIN
+    LOOP
+        INSERT INTO unique_keys (key, task_id, expires_at)
+        SELECT w.key, w.task_id, now() + make_interval(secs => w.seconds)
+        FROM unnest(keys, task_ids, seconds) AS w (key, task_id, seconds)
+        ORDER BY w.key COLLATE "C"
+        ON CONFLICT DO NOTHING;
+        SELECT count(*) INTO locked
+        FROM (
+            SELECT FROM unique_keys AS k WHERE k.key = ANY (keys) ORDER BY k.key COLLATE "C" FOR UPDATE
+        ) AS present;
+        EXIT WHEN locked = cardinality(keys);  -- else one was forgotten between the two statements
+    END LOOP;
+    UPDATE unique_keys AS k
+    SET task_id = w.task_id, expires_at = now() + make_interval(secs => w.seconds), created_at = now()
+    FROM unnest(keys, task_ids, seconds) AS w (key, task_id, seconds)
+    WHERE k.key = w.key AND k.task_id <> w.task_id
+        AND NOT EXISTS (SELECT FROM unique_held AS h WHERE h.key = k.key);
+    RETURN QUERY
+    SELECT k.key, k.task_id
+    FROM unnest(keys, task_ids) AS w (key, task_id)
+    JOIN unique_keys AS k ON k.key = w.key
+    WHERE k.task_id <> w.task_id;
+END
+$$;
+
 -- How many tasks of a queue, or of those with one limit key, run at a time (`concurrency`), and how many start in a period:
 -- a bucket of at most `rate` tokens, filled evenly within `period_seconds`. `tokens` is what was in it at `tokens_at`.
 CREATE TABLE limits (
@@ -27,10 +107,12 @@ ALTER TABLE tasks ADD COLUMN limit_key text;
 -- `limited`: the row waits as `blocked` until it is admitted (admit.sql), which makes it `ready`.
 ALTER TABLE queue ADD COLUMN limited boolean NOT NULL DEFAULT false;
 
+DROP INDEX queue_blocked;
 -- What waits for admission, by line: a key within a queue. And what was admitted: in line for a worker, or running. Rows
 -- without a limit are in none of them.
-DROP INDEX queue_blocked;
-CREATE INDEX queue_blocked ON queue (queue, (coalesce(limit_key, '')), priority, run_at) WHERE state = 'blocked';
+CREATE INDEX queue_blocked ON queue (queue, (coalesce(limit_key, '')), priority, run_at)
+    WHERE state = 'blocked' AND NOT waits;
+CREATE INDEX queue_waits ON queue (queue) WHERE waits;
 CREATE INDEX queue_admitted ON queue (queue) WHERE limited AND state <> 'blocked';
 CREATE INDEX queue_admitted_keys ON queue (limit_key) WHERE limit_key IS NOT NULL AND state <> 'blocked';
 
@@ -61,7 +143,14 @@ CROSS JOIN LATERAL (
     )) END AS tokens
 ) AS b;
 
--- As before, with the limit key.
+-- Whoever may enter tasks may know this much of the limits, without a right of their own.
+CREATE VIEW limited_queues AS SELECT name FROM limits WHERE kind = 'queue';
+GRANT SELECT ON limited_queues TO PUBLIC;
+
+-- The next one takes its place in the same transaction, for the same calls: beside it, they would be ambiguous.
+-- squawk-ignore ban-drop-function
+-- As before, with the limit key, the progress of the present claim (what was said under an earlier one is older than it),
+-- and the needed tasks that one still waits for.
 CREATE OR REPLACE VIEW task_view AS
 SELECT
     t.id, t.number, t.title, t.description,
@@ -93,21 +182,28 @@ SELECT
     (SELECT count(*) FROM conversations AS c WHERE c.task_id = t.id) AS conversation_count,
     t.version,
     t.stamp,
-    t.limit_key
+    t.limit_key,
+    CASE WHEN q.progress_at >= q.claimed_at THEN q.progress END AS progress,
+    CASE WHEN q.progress_at >= q.claimed_at THEN q.progress_note END AS progress_note,
+    CASE WHEN q.progress_at >= q.claimed_at THEN q.progress_at END AS progress_at,
+    CASE
+        WHEN q.waits THEN ARRAY(SELECT needs FROM dependencies AS d WHERE d.task_id = t.id ORDER BY needs)
+        ELSE '{}'
+    END AS waits_for
 FROM tasks AS t
 LEFT JOIN queue AS q ON q.task_id = t.id
 LEFT JOIN LATERAL (
     SELECT * FROM runs WHERE runs.task_id = t.id ORDER BY fence DESC LIMIT 1
 ) AS r ON true;
 
--- Whoever may enter tasks may know this much of the limits, without a right of their own.
-CREATE VIEW limited_queues AS SELECT name FROM limits WHERE kind = 'queue';
-GRANT SELECT ON limited_queues TO PUBLIC;
-
--- The next one takes its place in the same transaction, for the same calls: beside it, they would be ambiguous.
+-- A function's parameters cannot be added to. Calls of the old one fit the new one.
 -- squawk-ignore ban-drop-function
 DROP FUNCTION enqueue_task(text, jsonb, text, text, text, timestamptz, integer, integer, text[], text, boolean);
--- As before, with a limit key.
+
+-- Enter a task for a worker in the caller's transaction: it is there when that commits, and was never there when it
+-- does not. The rules are the API's (`domain/fields.py`); a broken one raises 22023 and names the field.
+-- `wake => false` leaves out the NOTIFY, for which transactions queue at their commit: workers then find the task by
+-- their poll. Where another task holds `unique_key`, its id is returned, and nothing is written.
 CREATE FUNCTION enqueue_task(
     handler text,
     payload jsonb DEFAULT NULL,
@@ -120,7 +216,9 @@ CREATE FUNCTION enqueue_task(
     tags text[] DEFAULT '{}',
     created_by text DEFAULT current_user,
     wake boolean DEFAULT true,
-    limit_key text DEFAULT NULL
+    limit_key text DEFAULT NULL,
+    unique_key text DEFAULT NULL,
+    unique_seconds integer DEFAULT NULL
 ) RETURNS uuid LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     named CONSTANT text := '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}$';
@@ -130,6 +228,7 @@ DECLARE
     limited boolean := limit_key IS NOT NULL
         OR EXISTS (SELECT FROM limited_queues AS l WHERE l.name = enqueue_task.queue);
     problem text;
+    present uuid;
 BEGIN
     problem := CASE
         WHEN handler IS NULL OR handler !~ named THEN 'handler: must be a name, such as send_invoice'
@@ -145,9 +244,18 @@ BEGIN
         WHEN run_at IN ('infinity', '-infinity') THEN 'run_at: must be a moment'
         WHEN limit_key !~ named THEN 'limit_key: must be a name, such as customer-7'
         WHEN length(created_by) > 100 THEN 'created_by: at most 100 characters'
+        WHEN unique_key !~ named THEN 'unique_key: must be a name, such as order-7'
+        WHEN unique_seconds IS NOT NULL AND unique_key IS NULL THEN 'unique_seconds: needs a unique_key'
+        WHEN unique_seconds NOT BETWEEN 1 AND 31536000 THEN 'unique_seconds: must be 1 to 31536000'
     END;
     IF problem IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = problem;
+    END IF;
+    IF unique_key IS NOT NULL THEN
+        SELECT k.holder INTO present FROM claim_unique_keys(ARRAY[unique_key], ARRAY[task], ARRAY[unique_seconds]) AS k;
+        IF FOUND THEN
+            RETURN present;
+        END IF;
     END IF;
     INSERT INTO tasks (
         id, title, priority, handler, payload, queue, run_at, max_attempts, timeout_seconds, limit_key, tags, created_by
