@@ -18,11 +18,12 @@ pytestmark = pytest.mark.asyncio
 
 
 async def set_limit(connection: asyncpg.Connection, kind: str, name: str, **values: Any) -> None:
-    """Set or replace a limit; a rate begins with a full bucket."""
+    """Set a limit that is an hour old, or replace one now; a rate begins with a full bucket."""
     given = {"concurrency": None, "rate": None, "period_seconds": None} | values
     await connection.execute(
-        "INSERT INTO limits (kind, name, concurrency, rate, period_seconds, tokens) VALUES ($1, $2, $3, $4, $5, $6) "
-        "ON CONFLICT (kind, name) DO UPDATE SET concurrency = $3, rate = $4, period_seconds = $5, tokens = $6",
+        "INSERT INTO limits (kind, name, concurrency, rate, period_seconds, tokens, updated_at) "
+        "VALUES ($1, $2, $3, $4, $5, $6, now() - interval '1 hour') ON CONFLICT (kind, name) DO UPDATE "
+        "SET concurrency = $3, rate = $4, period_seconds = $5, tokens = $6, updated_at = clock_timestamp()",
         kind, name, *given.values(), given["rate"] or 0,
     )  # fmt: skip
 

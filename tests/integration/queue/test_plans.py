@@ -26,6 +26,13 @@ FILL = """
         CASE WHEN $2::uuid IS NULL THEN 'ready' ELSE 'running' END, $2, 1, now()
     FROM generate_series(1, $1) AS n
 """
+BLOCKED = """
+    INSERT INTO queue (task_id, queue, priority, run_at, max_attempts, handler, state, limited, limit_key)
+    SELECT
+        gen_random_uuid(), 'default', 2, now() - make_interval(secs => n * 0.001), 5, 'noop', 'blocked', true,
+        'key-' || n % $2::integer
+    FROM generate_series(1, $1) AS n
+"""
 TYPES = {
     "claim": "uuid, text[], smallint[], timestamptz[], integer, boolean",
     "finish": "uuid, uuid[], bigint[], text[], text[], text[], text[]",
@@ -96,6 +103,25 @@ async def test_hot_statements_look_rows_up_by_index_whatever_the_statistics(data
     await connection.execute("ANALYZE queue")
     await check_plans(connection, worker, "statistics of a half-claimed table")
     await connection.close()
+
+
+@pytest.mark.parametrize("keys", [1, 50])
+@pytest.mark.parametrize("statistics_of", [0, 1_000, 20_000])
+async def test_admission_reads_no_more_than_it_admits(
+    connection: asyncpg.Connection, keys: int, statistics_of: int
+) -> None:
+    """Of a crowd that waits: a plan that looks through it would say how many rows it has thrown away."""
+    await connection.execute("ALTER TABLE queue SET (autovacuum_enabled = false)")
+    await connection.execute(BLOCKED, statistics_of, keys)
+    await connection.execute("VACUUM ANALYZE queue")
+    await connection.execute(BLOCKED, 20_000, keys)
+    admit = re.sub(r"--.*", "", statement("admit")).replace("$1", "100").replace("$2", "500")
+    for _ in range(3):
+        text = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT json) {admit}")
+        read = [n for n in nodes(json.loads(text)[0]["Plan"]) if _reads_queue(n)]
+        thrown = sum(n.get("Rows Removed by Filter", 0) * n["Actual Loops"] for n in read)
+        assert thrown < 2_000, text
+        assert max(n["Actual Rows"] * n["Actual Loops"] for n in read) < 5_000, text
 
 
 def _reads_queue(node: dict[str, Any]) -> bool:

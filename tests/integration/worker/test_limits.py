@@ -73,7 +73,7 @@ async def test_a_concurrency_holds_across_workers_at_every_moment(
 ) -> None:
     await set_limit(connection, kind, "default", concurrency=5)
     gauge = Gauge()
-    await start_four(start_worker, gauge.handler())
+    await start_four(start_worker, gauge.handler(), polls=False)
     await add_tasks(connection, 200, handler="counted", limit_key="default" if kind == "key" else None)
     await all_ended(connection, 200)
     assert gauge.most == {"all": 5}, "never more, and all the room was used"
@@ -89,6 +89,31 @@ async def test_tasks_under_two_limits_pass_both(start_worker: StartWorker, conne
     await all_ended(connection, 160)
     assert gauge.most["a"] <= 4
     assert gauge.most["x"] <= 3
+
+
+async def test_room_that_one_limit_leaves_to_another_is_used_without_a_poll(
+    start_worker: StartWorker, connection: asyncpg.Connection
+) -> None:
+    """The key's first two are in the queue that takes one: its second place goes to another queue, while both run."""
+    started: list[str] = []
+    both = asyncio.Event()
+
+    @handler("waits")
+    async def waits(context: Context) -> None:
+        started.append(context.payload)
+        if len(started) == 2:
+            both.set()
+        await both.wait()
+
+    await set_limit(connection, "queue", "full", concurrency=1)
+    await set_limit(connection, "key", "x", concurrency=2)
+    await connection.execute("INSERT INTO paused_queues VALUES ('full'), ('free')")
+    await add_tasks(connection, 2, handler="waits", payload="full", queue="full", limit_key="x")
+    await add_tasks(connection, 1, handler="waits", payload="free", queue="free", limit_key="x")
+    await connection.execute("DELETE FROM paused_queues")
+    await start_worker(waits, polls=False, worker_queues="full,free")
+    await eventually("two that run", lambda: asyncio.wait_for(both.wait(), 30))
+    assert sorted(started[:2]) == ["free", "full"]
 
 
 async def test_a_task_starts_when_it_comes_and_the_next_one_when_it_ends_without_a_poll(

@@ -6,8 +6,9 @@
 -- queue's, where keys take turns. That may leave room over, never go beyond it: whoever admitted something looks again.
 --
 -- An admitted row's run_at is now, in the order of admission: claims come to it behind what is in line already, and every
--- worker's lower bound lies before it. Returns how many were admitted, and in how many seconds a bucket that is empty has
--- its next token (null: none is).
+-- worker's lower bound lies before it. The state is asked for in two ways, so that only queue_blocked can serve the search
+-- and only the primary key the locking, whatever the statistics say. Returns how many were admitted, and in how many
+-- seconds a bucket that is empty has its next token (null: none is).
 WITH RECURSIVE lines (queue, key) AS (
     (
         SELECT q.queue, coalesce(q.limit_key, '') FROM queue AS q
@@ -87,7 +88,7 @@ admitted AS MATERIALIZED (
     FROM chosen AS c
     CROSS JOIN LATERAL (
         SELECT FROM queue AS q
-        WHERE q.task_id = c.task_id AND q.state = 'blocked' AND NOT q.waits AND q.queue = c.queue
+        WHERE q.task_id = c.task_id AND q.state <> ALL ('{ready,running}') AND NOT q.waits AND q.queue = c.queue
         FOR UPDATE SKIP LOCKED
     ) AS still
 ),
