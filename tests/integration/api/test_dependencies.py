@@ -1,7 +1,7 @@
 """Tasks that wait for other tasks, until all of them have ended."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import pairwise
 from typing import Any
 from uuid import UUID
@@ -18,6 +18,7 @@ from task_service.queue.claims import Bounds, Claim, claim
 from task_service.queue.dependencies import settle
 from task_service.queue.limits import Admission, admit
 from task_service.queue.results import Finished, end
+from task_service.queue.statements import statement
 from tests.integration.api.test_bad_input import check_problem
 from tests.integration.api.test_batch import post as post_batch
 from tests.integration.api.test_tasks import TASKS, create
@@ -25,6 +26,7 @@ from tests.integration.api.test_unique import waiting
 from tests.support.tasks import add_worker
 
 pytestmark = pytest.mark.asyncio
+Connect = Callable[[], Awaitable[asyncpg.Connection]]
 
 
 @pytest_asyncio.fixture(autouse=True)
@@ -34,6 +36,20 @@ async def _nobody_waits_for_nothing(connection: asyncpg.Connection) -> AsyncIter
     await dependencies.sweep(connection, everything=True)
     blocked = {row[0] for row in await connection.fetch("SELECT task_id FROM queue WHERE state = 'blocked'")}
     assert blocked == {row[0] for row in await connection.fetch("SELECT DISTINCT task_id FROM dependencies")}
+
+
+@pytest_asyncio.fixture
+async def connect(database: str) -> AsyncIterator[Connect]:
+    """Opens connections of others; their transactions end with the test."""
+    opened: list[asyncpg.Connection] = []
+
+    async def open_one() -> asyncpg.Connection:
+        opened.append(await asyncpg.connect(database))
+        return opened[-1]
+
+    yield open_one
+    for each in opened:
+        await each.close()
 
 
 async def waiter(client: httpx.AsyncClient, *needs: str, **fields: Any) -> str:
@@ -279,6 +295,14 @@ class TestWaiters:
         assert await work.claim() == {task}
         await work.end(task)
 
+    async def test_what_it_waited_for_is_forgotten_while_that_is_open(
+        self, client: httpx.AsyncClient, connection: asyncpg.Connection
+    ) -> None:
+        task = await waiter(client, await waiter(client))
+        await client.post(f"{TASKS}/{task}:cancel")
+        await dependencies.sweep(connection, everything=True)
+        assert await connection.fetchval("SELECT count(*) FROM dependencies") == 0
+
     async def test_figures_tell_how_many_wait(self, client: httpx.AsyncClient) -> None:
         need = await waiter(client)
         for _ in range(2):
@@ -292,11 +316,12 @@ class TestRaces:
 
     @pytest.mark.parametrize("commits", [True, False])
     async def test_an_end_that_a_create_finds_under_way_is_waited_for(
-        self, client: httpx.AsyncClient, connection: asyncpg.Connection, database: str, work: Work, commits: bool
+        self, client: httpx.AsyncClient, connection: asyncpg.Connection, connect: Connect, work: Work, commits: bool
     ) -> None:
         need = await waiter(client)
+        await waiter(client, need)
         await work.claim()
-        other = await asyncpg.connect(database)
+        other = await connect()
         transaction = other.transaction()
         await transaction.start()
         held = work.held[need]
@@ -305,15 +330,15 @@ class TestRaces:
         await waiting(connection, 1)
         await (transaction.commit() if commits else transaction.rollback())
         assert await state(connection, await creates) == ("ready" if commits else "blocked")
-        await other.close()
+        await settle(connection, [UUID(need)])
 
     async def test_an_end_that_finds_a_create_under_way_sees_it(
-        self, client: httpx.AsyncClient, connection: asyncpg.Connection, database: str, work: Work
+        self, client: httpx.AsyncClient, connection: asyncpg.Connection, connect: Connect, work: Work
     ) -> None:
         need, task = await waiter(client), await waiter(client)
         await work.claim()
         del work.held[task]
-        other, ender = await asyncpg.connect(database), await asyncpg.connect(database)
+        other, ender = await connect(), await connect()
         await connection.execute(
             "UPDATE queue SET state = 'ready', worker_id = NULL, claimed_at = NULL, fence = 0 WHERE task_id = $1", task
         )
@@ -329,15 +354,13 @@ class TestRaces:
         assert await state(connection, task) == "blocked"
         await settle(ender, ended.awaited)
         assert await state(connection, task) == "ready"
-        for each in (other, ender):
-            await each.close()
 
     @pytest.mark.parametrize("way", ["status", "erase"])
     async def test_a_person_who_ends_it_waits_for_a_create_under_way(
-        self, client: httpx.AsyncClient, connection: asyncpg.Connection, database: str, way: str
+        self, client: httpx.AsyncClient, connection: asyncpg.Connection, connect: Connect, way: str
     ) -> None:
         need, task = (await create(client))["id"], await waiter(client)
-        other = await asyncpg.connect(database)
+        other = await connect()
         transaction = other.transaction()
         await transaction.start()
         assert not await dependencies.block(other, [dependencies.Need(UUID(task), UUID(need), cancels=False)])
@@ -350,35 +373,51 @@ class TestRaces:
         assert (await ends).status_code < 300
         await dependencies.sweep(connection, everything=False)
         assert await state(connection, task) == "ready"
-        await other.close()
 
     async def test_of_two_ends_at_once_the_second_lets_it_go(
-        self, client: httpx.AsyncClient, connection: asyncpg.Connection, database: str, work: Work
+        self, client: httpx.AsyncClient, connection: asyncpg.Connection, connect: Connect, work: Work
     ) -> None:
         needs = [await waiter(client), await waiter(client)]
         task = await waiter(client, *needs)
         await work.claim()
-        other = await asyncpg.connect(database)
+        other = await connect()
         await work.end(needs[0], tells=False)
         transaction = other.transaction()
         await transaction.start()
         await settle(other, [UUID(needs[0])])
         await work.end(needs[1], tells=False)
         second = asyncio.create_task(settle(connection, [UUID(needs[1])]))
-        watch = await asyncpg.connect(database)
+        watch = await connect()
         await waiting(watch, 1)
         await transaction.commit()
         await second
         assert await state(connection, task) == "ready"
-        for each in (other, watch):
-            await each.close()
+
+    async def test_of_two_that_let_it_go_on_the_second_changes_nothing(
+        self, client: httpx.AsyncClient, connection: asyncpg.Connection, connect: Connect, work: Work
+    ) -> None:
+        need = await waiter(client)
+        task = await waiter(client, need)
+        await work.claim()
+        await work.end(need, tells=False)
+        other, watch = await connect(), await connect()
+        transaction = other.transaction()
+        await transaction.start()
+        await settle(other, [UUID(need)])
+        claimed = "UPDATE queue SET state = 'running', worker_id = $2, fence = 1, attempt = 1 WHERE task_id = $1"
+        await other.execute(claimed, task, work.worker)
+        second = asyncio.create_task(settle(connection, [UUID(need)]))
+        await waiting(watch, 1)
+        await transaction.commit()
+        await second
+        assert await state(connection, task) == "running"
 
     async def test_many_ends_and_creates_at_once_leave_nobody_behind(
-        self, client: httpx.AsyncClient, connection: asyncpg.Connection, database: str, work: Work
+        self, client: httpx.AsyncClient, connection: asyncpg.Connection, connect: Connect, work: Work
     ) -> None:
         needs = [await waiter(client) for _ in range(20)]
         await work.claim()
-        connections = [await asyncpg.connect(database) for _ in range(4)]
+        connections = [await connect() for _ in range(4)]
         held = [work.held[need] for need in needs]
 
         async def ends(number: int) -> None:
@@ -390,8 +429,6 @@ class TestRaces:
         creates = (waiter(client, *needs[n % 7 :: 3]) for n in range(30))
         made, *_ = await asyncio.gather(asyncio.gather(*creates), *map(ends, range(4)))
         assert {await state(connection, task) for task in made} == {"ready"}
-        for each in connections:
-            await each.close()
 
 
 class TestSweep:
@@ -415,6 +452,7 @@ class TestSweep:
 
     async def test_an_open_need_is_left_alone(self, client: httpx.AsyncClient, connection: asyncpg.Connection) -> None:
         tasks = [await waiter(client, (await create(client, handler=handler))["id"]) for handler in (None, "noop")]
+        assert not await connection.fetch(statement("unresolved"), 10)
         await dependencies.sweep(connection, everything=True)
         assert [await state(connection, task) for task in tasks] == ["blocked", "blocked"]
 

@@ -7,8 +7,9 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from task_service.domain.ids import new_id
 from task_service.queue.claims import Bounds, claim
-from task_service.queue.dependencies import Need, block
+from task_service.queue.dependencies import Need, block, settle
 from task_service.queue.statements import statement
 from task_service.worker.handlers import Context, handler
 from task_service.worker.maintenance import Maintenance
@@ -53,6 +54,18 @@ async def test_who_waits_goes_on_at_once_and_who_waits_for_the_failed_is_cancell
     assert ran == [first, second, third]
     end = await end_of(connection, cancelled)
     assert (end["outcome"], end["worker_id"]) == ("cancelled", None)
+
+
+async def test_workers_are_woken(connection: asyncpg.Connection, database: str) -> None:
+    [need] = await add_tasks(connection)
+    await add_waiting(connection, need)
+    await connection.execute("DELETE FROM queue WHERE task_id = $1", need)
+    await connection.execute("UPDATE tasks SET status = 'completed' WHERE id = $1", need)
+    listener, heard = await asyncpg.connect(database), asyncio.Event()
+    await listener.add_listener("task_service_queue", lambda *_: heard.set())
+    await settle(connection, [need])
+    await asyncio.wait_for(heard.wait(), 15)
+    await listener.close()
 
 
 async def test_a_completion_in_the_handlers_transaction_is_noted_in_it(
@@ -109,9 +122,9 @@ async def test_what_a_sweep_ends_for_a_dead_worker_is_told_in_the_same_sweep(
 
 async def test_it_is_looked_up_by_index_whatever_the_statistics(connection: asyncpg.Connection) -> None:
     await fill(connection, 10_000)
-    [need] = await add_tasks(connection)
-    waits = await add_waiting(connection, need)
-    for name, values in (("resolve", f"'{{{waits}}}'"), ("unresolved", "1000"), ("waiting_for", f"'{{{need}}}'")):
+    waits = await add_waiting(connection, *await add_tasks(connection))
+    many = "'{" + ",".join(map(str, [waits, *(new_id() for _ in range(999))])) + "}'"
+    for name, values in (("resolve", many), ("unresolved", "1000"), ("waiting_for", many)):
         text = re.sub(r"\$1(::\w+(\[\])?)?", values + ("::uuid[]" if "{" in values else ""), statement(name))
         plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {text}"))
         assert not re.search("Seq Scan on (tasks|queue|runs)", plan), f"{name}: {plan}"

@@ -1,7 +1,7 @@
 -- Let the tasks $1, whose waiting rows this transaction has locked, go on as far as their needs have ended: one that
 -- needs nothing more is ready, or waits for its limit; one with a need that did not complete is cancelled, if it said
--- so, by a run that names it. Rows of `dependencies` whose task waits no more (a person has ended or opened it) go too. Returns what was cancelled,
--- and a row without a task.
+-- so, by a run that names it. Rows of `dependencies` whose task waits no more (it was cancelled or opened again) go too.
+-- Returns what was cancelled, and a row without a task.
 --
 -- A ready row's run_at is now or later: every worker's lower bound lies before it. OFFSET 0 keeps the look-ups by index.
 WITH state AS MATERIALIZED (
@@ -30,8 +30,7 @@ free AS MATERIALIZED (
 ),
 over AS (
     DELETE FROM dependencies AS d USING state AS s
-    WHERE d.task_id = s.task_id AND d.needs = s.needs
-        AND (NOT s.is_open OR NOT s.waits OR s.task_id IN (SELECT task_id FROM broken))
+    WHERE d.task_id = s.task_id AND d.needs = s.needs AND (NOT s.is_open OR NOT s.waits)
 ),
 cancelled AS (
     DELETE FROM queue AS q USING broken AS b
