@@ -17,13 +17,14 @@ from task_service.queue import dependencies
 from task_service.queue.claims import Bounds, Claim, claim
 from task_service.queue.dependencies import settle
 from task_service.queue.limits import Admission, admit
+from task_service.queue.entries import Entry, enqueue
 from task_service.queue.results import Finished, end
 from task_service.queue.statements import statement
 from tests.integration.api.test_bad_input import check_problem
 from tests.integration.api.test_batch import post as post_batch
 from tests.integration.api.test_tasks import TASKS, create
 from tests.integration.api.test_unique import waiting
-from tests.support.tasks import add_worker
+from tests.support.tasks import add_worker, quiet_wakeups
 
 pytestmark = pytest.mark.asyncio
 Connect = Callable[[], Awaitable[asyncpg.Connection]]
@@ -372,6 +373,28 @@ class TestRaces:
         await transaction.commit()
         assert (await ends).status_code < 300
         await dependencies.sweep(connection, everything=False)
+        assert await state(connection, task) == "ready"
+
+    async def test_a_need_that_is_being_opened_again_is_waited_for(
+        self, client: httpx.AsyncClient, connection: asyncpg.Connection, connect: Connect, work: Work
+    ) -> None:
+        need = await waiter(client)
+        await work.claim()
+        await work.end(need, Outcome.FAILED)
+        other = await connect()
+        transaction = other.transaction()
+        await transaction.start()
+        await other.execute("SELECT FROM tasks WHERE id = $1 FOR NO KEY UPDATE", need)
+        await other.execute("UPDATE runs SET final = false, reopened = true WHERE task_id = $1", need)
+        entry = Entry(UUID(need), "default", 2, None, 5, None, "noop", fence=1)
+        await enqueue(other, [entry], quiet_wakeups())
+        await dependencies.keep_awaited(other, UUID(need))
+        creates = asyncio.create_task(waiter(client, need))
+        await waiting(connection, 1)
+        await transaction.commit()
+        task = await creates
+        assert await work.claim() == {need}
+        await work.end(need)
         assert await state(connection, task) == "ready"
 
     async def test_of_two_ends_at_once_the_second_lets_it_go(

@@ -123,7 +123,14 @@ async def test_what_a_sweep_ends_for_a_dead_worker_is_told_in_the_same_sweep(
 async def test_it_is_looked_up_by_index_whatever_the_statistics(connection: asyncpg.Connection) -> None:
     await fill(connection, 10_000)
     waits = await add_waiting(connection, *await add_tasks(connection))
-    many = "'{" + ",".join(map(str, [waits, *(new_id() for _ in range(999))])) + "}'"
+    ids = [waits, *(new_id() for _ in range(999))]
+    await connection.execute(
+        "INSERT INTO dependencies (task_id, needs, cancels) "
+        "SELECT task_id, gen_random_uuid(), true FROM unnest($1::uuid[]) AS task_id, generate_series(1, 20)",
+        ids,
+    )
+    await connection.execute("ANALYZE dependencies")
+    many = "'{" + ",".join(map(str, ids)) + "}'"
     for name, values in (("resolve", many), ("unresolved", "1000"), ("waiting_for", many)):
         text = re.sub(r"\$1(::\w+(\[\])?)?", values + ("::uuid[]" if "{" in values else ""), statement(name))
         plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {text}"))
