@@ -16,8 +16,8 @@ from task_service.domain.outcomes import Outcome
 from task_service.queue import dependencies
 from task_service.queue.claims import Bounds, Claim, claim
 from task_service.queue.dependencies import settle
-from task_service.queue.limits import Admission, admit
 from task_service.queue.entries import Entry, enqueue
+from task_service.queue.limits import Admission, admit
 from task_service.queue.results import Finished, end
 from task_service.queue.statements import statement
 from tests.integration.api.test_bad_input import check_problem
