@@ -14,6 +14,7 @@ FIELDS = {
     "id", "title", "description", "status", "priority", "assigned_to", "due_date", "tags", "handler", "payload",
     "queue", "run_at", "max_attempts", "timeout_seconds", "attempt", "result", "error", "created_by", "created_at",
     "updated_at", "processed_at", "processing_instance_id", "conversation_count", "version", "cancel_requested_at",
+    "progress", "waits_for",
 }  # fmt: skip
 LATER = (datetime.now(UTC) + timedelta(days=7)).replace(microsecond=0)
 
@@ -86,7 +87,7 @@ def test_pages_by_number_follow_each_other(client: httpx.Client, seven: list[dic
         assert set(page) == {"items", "page", "page_size", "total", "pages", "next_cursor"}
         assert (page["page"], page["page_size"], page["total"], page["pages"]) == (number, 3, None, None)
     assert [p["next_cursor"] is None for p in pages] == [False, False, True, True]
-    assert set(pages[0]["items"][0]) == FIELDS - {"payload", "result"}
+    assert set(pages[0]["items"][0]) == FIELDS - {"payload", "result", "progress", "waits_for"}
 
 
 @pytest.mark.parametrize("sort", ["created_at", "-created_at", "due_date", "-due_date", "priority", "-priority"])
