@@ -14,7 +14,7 @@ FIELDS = {
     "id", "title", "description", "status", "priority", "assigned_to", "due_date", "tags", "handler", "payload",
     "queue", "run_at", "max_attempts", "timeout_seconds", "attempt", "result", "error", "created_by", "created_at",
     "updated_at", "processed_at", "processing_instance_id", "conversation_count", "version", "cancel_requested_at",
-    "progress", "waits_for",
+    "limit_key", "progress", "waits_for",
 }  # fmt: skip
 LATER = (datetime.now(UTC) + timedelta(days=7)).replace(microsecond=0)
 
