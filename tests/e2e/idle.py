@@ -20,22 +20,24 @@ POD = {"replicas": 1, "nodeSelector": {"fake": "node"}, "tolerations": [{"operat
 def idle_task_services(stage: Stage) -> Iterator[None]:
     """Twenty TaskServices that are Ready and have nothing to do."""
     host = stage.cluster.network.host_ip
-    with ManagementStandIn(host, MANAGEMENT_PORT), FakeKubelet(stage.cluster.kubeconfig, host) as kubelet:
-        stage.kube.run("taint", "node", NODE, "fake=true:NoSchedule", "--overwrite")
-        stage.kube.run("label", "node", NODE, "fake=node", "--overwrite")
-        kube = stage.namespace("idle")
-        kube.apply(secret("postgresql://nobody@nowhere/none"))
-        try:
-            kube.apply(*(task_service(f"idle-{number}", api=POD, worker=POD) for number in range(COUNT)))
-            kube.wait("taskservices --all", "condition=Ready", 120)
-            kube.wait("taskservices --all", "jsonpath={.status.schemaRevision}=1", 120)
-            yield
-        finally:
-            kube.run("delete", "taskservices", "--all", "--wait=false")
-            poll("their pods are gone", lambda: not kube.list("pods"), 60)
-            stage.kube.run("delete", "node", NODE)
-            stage.kube.run("delete", "namespace", "idle", "--wait=false")
-    assert not kubelet.errors
+    try:
+        with ManagementStandIn(host, MANAGEMENT_PORT), FakeKubelet(stage.cluster.kubeconfig, host) as kubelet:
+            stage.kube.run("taint", "node", NODE, "fake=true:NoSchedule", "--overwrite")
+            stage.kube.run("label", "node", NODE, "fake=node", "--overwrite")
+            kube = stage.namespace("idle")
+            kube.apply(secret("postgresql://nobody@nowhere/none"))
+            try:
+                kube.apply(*(task_service(f"idle-{number}", api=POD, worker=POD) for number in range(COUNT)))
+                kube.wait("taskservices --all", "condition=Ready", 120)
+                kube.wait("taskservices --all", "jsonpath={.status.schemaRevision}=1", 120)
+                yield
+            finally:
+                kube.run("delete", "taskservices", "--all", "--wait=false")
+                poll("their pods are gone", lambda: not kube.list("pods"), 60)
+    finally:  # the kubelet reports on the node as long as it lives
+        stage.kube.run("delete", "node", NODE)
+        stage.kube.run("delete", "namespace", "idle", "--wait=false")
+    assert not kubelet.errors, kubelet.errors
 
 
 def writes_of_the_operator(stage: Stage, seconds: float) -> list[str]:

@@ -34,7 +34,7 @@ MANY = f"""
         INSERT INTO queue (task_id, queue, priority, run_at, state, worker_id, max_attempts, handler, fence)
         SELECT
             id, 'default', 2, CASE k WHEN 2 THEN now() + interval '1 day' ELSE now() END,
-            CASE k WHEN 3 THEN 'running' ELSE 'ready' END, CASE k WHEN 3 THEN $2::uuid END, 5, 'noop', 1
+            CASE k WHEN 3 THEN 'running' ELSE 'ready' END, CASE k WHEN 3 THEN $2::uuid END, 5, 'noop', (k = 3)::int
         FROM kinds WHERE k IN (1, 2, 3)
     )
     INSERT INTO runs (task_id, fence, attempt, outcome, final)

@@ -124,11 +124,18 @@ class IsolatedContext:
         """See `handlers.Context.wait`; the loop stays the same."""
         import asyncio  # noqa: PLC0415
 
+        from task_service.worker.containment import IN_HANDLER, Contained, Process, contain_tasks  # noqa: PLC0415
+
         async def run() -> T:
+            IN_HANDLER.set(True)
             return await awaitable
 
-        self._runner = self._runner or asyncio.Runner()
-        return self._runner.run(run())
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+            Process.becomes_worker()
+            contain_tasks(self._runner.get_loop())
+        result: T = self._runner.run(Contained(run()))
+        return result
 
     def close(self) -> None:
         """End what the handler left on the loop."""

@@ -368,7 +368,7 @@ class TestExport:
         )
         await connection.execute(f"{moved} WHERE title = 'late'")
         content, before = await exported(client)
-        await connection.execute("TRUNCATE tasks, queue, conversations CASCADE")
+        await connection.execute("TRUNCATE tasks, queue, conversations, task_deltas, task_counts CASCADE")
         assert (await report_of(client, content, "all-or-nothing")).created == 3
         _, after = await exported(client)
         assert {row["title"]: [row[c] for c in COLUMNS] for row in after} == {
@@ -385,7 +385,7 @@ class TestExport:
             title := "t" * 5_000, description := "d" * 9_000, tags,
         )  # fmt: skip
         content, _ = await exported(client)
-        await connection.execute("TRUNCATE tasks CASCADE")
+        await connection.execute("TRUNCATE tasks, queue, task_deltas, task_counts CASCADE")
         assert (await report_of(client, content, "all-or-nothing")).created == 1
         row = await connection.fetchrow("SELECT title, description, tags FROM tasks")
         assert row is not None and tuple(row) == (title, description, tags)
@@ -457,12 +457,12 @@ def shown(tasks: Iterable[dict[str, Any]]) -> list[list[Any]]:
 async def test_whatever_is_exported_comes_back_the_same(
     client: httpx.AsyncClient, connection: asyncpg.Connection, tasks: list[dict[str, Any]]
 ) -> None:
-    await connection.execute("TRUNCATE tasks, queue, conversations, imports CASCADE")
+    await connection.execute("TRUNCATE tasks, queue, conversations, imports, task_deltas, task_counts CASCADE")
     made = await client.post(f"{TASKS}:batch", json={"tasks": tasks})
     assert made.status_code == 201, made.text
     before = [(await client.get(f"{TASKS}/{t['id']}")).json() for t in made.json()["items"]]
     content, _ = await exported(client)
-    await connection.execute("TRUNCATE tasks CASCADE")
+    await connection.execute("TRUNCATE tasks, queue, task_deltas, task_counts CASCADE")
     await report_of(client, content, "all-or-nothing")
     listed = (await client.get(TASKS, params={"sort": "created_at", "limit": 200})).json()["items"]
     after = [(await client.get(f"{TASKS}/{t['id']}")).json() for t in listed]
