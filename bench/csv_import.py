@@ -25,8 +25,8 @@ from pathlib import Path
 import asyncpg
 import httpx
 
-from bench.requests import LOCAL, RESULTS, TICK, free_port, listening, started
-from task_service.embedded import EmbeddedPostgres
+from bench.requests import LOCAL, RESULTS, TICK, listening, started
+from task_service.embedded import EmbeddedPostgres, free_port
 from task_service.migrations.runner import migrate
 from task_service.settings import Settings
 from task_service.store.database import create_engine

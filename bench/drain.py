@@ -25,8 +25,8 @@ import asyncpg
 import psycopg2  # type: ignore[import-untyped]
 import uvloop
 
-from bench.requests import LOCAL, RESULTS, free_port, started
-from task_service.embedded import EmbeddedPostgres
+from bench.requests import LOCAL, RESULTS, started
+from task_service.embedded import EmbeddedPostgres, free_port
 from task_service.migrations.runner import migrate
 from task_service.queue.statements import statement
 from task_service.settings import Settings

@@ -27,10 +27,10 @@ from urllib.parse import urlencode
 import asyncpg
 
 from bench.fill import TAGS, WORDS, fill, word
-from bench.requests import LOCAL, RESULTS, free_port, listening, started
+from bench.requests import LOCAL, RESULTS, listening, started
 from task_service.domain.priorities import Priority
 from task_service.domain.statuses import Status
-from task_service.embedded import EmbeddedPostgres
+from task_service.embedded import EmbeddedPostgres, free_port
 from task_service.migrations.runner import migrate
 from task_service.queue.counts import fold
 from task_service.settings import Settings

@@ -21,7 +21,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -34,7 +33,7 @@ from pathlib import Path
 import asyncpg
 import httpx
 
-from task_service.embedded import EmbeddedPostgres
+from task_service.embedded import EmbeddedPostgres, free_port
 from task_service.migrations.runner import migrate
 from task_service.settings import Settings
 from task_service.store.database import create_engine
@@ -68,13 +67,6 @@ class Server:
         """User and system time of the process so far."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICK
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((LOCAL, 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -229,7 +229,13 @@ def _installed_package() -> Path:
 
 
 def free_port() -> int:
-    """A TCP port that is free on 127.0.0.1 at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port on 127.0.0.1 that is free, and that a server may take within the next minute.
+
+    A connection of ours is closed on it: until the kernel forgets that (TIME_WAIT, 60 s), it gives the port neither to
+    another connection nor to another caller of this function; a server, which sets SO_REUSEADDR, can listen on it.
+    """
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as server:
+        port: int = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            server.accept()[0].close()  # the side that closes first keeps the port
+    return port

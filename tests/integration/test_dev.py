@@ -148,6 +148,13 @@ def refusal(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     return start
 
 
+def test_a_free_port_goes_to_no_connection_and_nobody_else_before_its_server_listens() -> None:
+    port = free_port()
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", port))  # without SO_REUSEADDR, as a connection that the kernel finds a port for
+    socket.create_server(("127.0.0.1", port)).close()
+
+
 def test_a_data_folder_in_use_is_refused_and_its_user_named(folder: Path, refusal: Callable[[], str]) -> None:
     with EmbeddedPostgres(folder):
         said = refusal()

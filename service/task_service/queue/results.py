@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from uuid import UUID
 
+import asyncpg
+
 from task_service.domain.outcomes import Outcome, Reason
 from task_service.domain.progress import Progress
 from task_service.queue.statements import Connection, or_none, statement
@@ -68,7 +70,7 @@ async def end(connection: Connection, worker_id: UUID, ends: Sequence[Finished])
         or_none([e.result for e in ends]),
         or_none([e.error for e in ends]),
     )
-    return Ended({(row[0], row[1]) for row in rows}, [row[0] for row in rows if row[2]])
+    return Ended(_attempts(rows), [row[0] for row in rows if row[2]])
 
 
 async def give_back(connection: Connection, worker_id: UUID, given: Sequence[GivenBack]) -> set[Attempt]:
@@ -85,19 +87,19 @@ async def give_back(connection: Connection, worker_id: UUID, given: Sequence[Giv
         [g.delay_seconds for g in given],
         [g.counts for g in given],
     )
-    return {(row[0], row[1]) for row in rows}
+    return _attempts(rows)
 
 
 async def recorded(connection: Connection, worker_id: UUID, attempts: Sequence[Attempt]) -> set[Attempt]:
     """Those of these attempts that are recorded as ours: the answer to an earlier report was lost, not the claim."""
     tasks, fences = [a[0] for a in attempts], [a[1] for a in attempts]
     rows = await connection.fetch(statement("recorded"), worker_id, tasks, fences)
-    return {(row[0], row[1]) for row in rows}
+    return _attempts(rows)
 
 
 async def held(connection: Connection, worker_id: UUID) -> set[Attempt]:
     """Every attempt that this worker holds as far as the database knows."""
-    return {(row[0], row[1]) for row in await connection.fetch(statement("held"), worker_id)}
+    return _attempts(await connection.fetch(statement("held"), worker_id))
 
 
 async def hold(connection: Connection, worker_id: UUID, attempt: Attempt) -> bool:
@@ -116,9 +118,14 @@ async def note_progress(connection: Connection, worker_id: UUID, told: Sequence[
         [t.progress.fraction for t in told],
         [t.progress.note for t in told],
     )
-    return {(row[0], row[1]) for row in rows}
+    return _attempts(rows)
 
 
 async def extend(connection: Connection, worker_id: UUID, attempt: Attempt, seconds: float) -> bool:
     """Move the attempt's deadline to so many seconds from now; False when the claim is lost."""
     return await connection.fetchval(statement("extend"), attempt[0], worker_id, attempt[1], seconds) is not None
+
+
+def _attempts(rows: Sequence[asyncpg.Record]) -> set[Attempt]:
+    """Rows that begin with a task and a fence."""
+    return {(row[0], row[1]) for row in rows}

@@ -54,9 +54,7 @@ class Reports:
         self._arrived = asyncio.Event()
         self._sent = asyncio.Event()
         self._sent.set()
-        self.on_awaited: Callable[[list[UUID]], None] = lambda _: (
-            None
-        )  # others may wait for these tasks, which have ended
+        self.on_awaited: Callable[[list[UUID]], None] = lambda _: None  # others may wait for these tasks
         self.is_busy: Callable[[], bool] = lambda: False  # whether more results may follow at once
         self.on_room: Callable[[], None] = lambda: None  # a task under a limit ended, or waits for admission again
 

@@ -2,7 +2,8 @@
 --
 -- Arrays, sorted by task id: $2 task ids, $3 fences, $4 outcomes, $5 reasons, $6 results (jsonb as text), $7 errors; the
 -- last three may be empty, for nulls. Returns what was ended, and whether others may wait for it. A pair that does not
--- come back is a claim that was lost, or an answer that was (see recorded.sql). LATERAL and = ANY (ARRAY(…)) keep the plan to index look-ups, whatever the statistics say.
+-- come back is a claim that was lost, or an answer that was (see recorded.sql). LATERAL and = ANY (ARRAY(…)) keep the
+-- plan to index look-ups, whatever the statistics say.
 WITH held AS MATERIALIZED (
     SELECT q.task_id, i.fence, q.attempt, q.claimed_at, q.hidden, q.awaited, i.outcome, i.reason, i.result, i.error
     FROM unnest($2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[])
