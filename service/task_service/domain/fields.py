@@ -19,6 +19,7 @@ ATTEMPTS_MAX = 100
 TIMEOUT_MAX_SECONDS = 7 * 24 * 3600
 UNIQUE_MAX_SECONDS = 365 * 24 * 3600
 PERSON_MAX = 200
+AS_JSON = json.JSONEncoder(allow_nan=False, ensure_ascii=False)
 ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
@@ -92,7 +93,7 @@ def check_payload(payload: Any, *, most_bytes: int = PAYLOAD_MAX_BYTES) -> Any:
     ValueError: must be at most 262144 bytes of JSON
     """
     try:
-        text = json.dumps(payload, allow_nan=False, ensure_ascii=False)
+        text = AS_JSON.encode(payload)
         size = len(text.encode())
     except RecursionError:
         raise ValueError("is nested too deeply") from None

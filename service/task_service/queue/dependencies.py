@@ -27,6 +27,8 @@ async def block(connection: Connection, needs: Sequence[Need]) -> set[UUID]:
     Returns needs that are not there; then nothing waits. The others are locked until the transaction ends, so that no
     end is missed.
     """
+    if not needs:
+        return set()
     wanted = sorted({need.needs for need in needs})
     await connection.execute(statement("await_needs"), wanted)
     missing = set(wanted) - {row[0] for row in await connection.fetch(statement("lock_needs"), wanted)}

@@ -1,6 +1,5 @@
 """Enter many tasks in few statements, in the caller's transaction: what batches, files and schedules have in common."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -8,7 +7,6 @@ from itertools import islice
 from typing import NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
-import orjson
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -16,15 +14,14 @@ from task_service.domain.errors import InvalidFieldError
 from task_service.domain.fields import check_due
 from task_service.domain.ids import new_id
 from task_service.domain.principals import Principal
-from task_service.domain.statuses import OPEN, Status
+from task_service.domain.statuses import OPEN
 from task_service.queue import dependencies, entries
-from task_service.queue.dependencies import Need
-from task_service.queue.entries import Entry
 from task_service.queue.statements import Connection
 from task_service.services.context import Context
+from task_service.services.drafts import entry_of, json_text, needs_of, new_row, shown_status
 from task_service.services.inputs import NewTask
-from task_service.store.bulk import FirstLine, NewConversationRow, NewRow, copy_rows
 from task_service.store.database import raw
+from task_service.store.new import FirstLine, NewConversationRow, copy_rows
 from task_service.store.unique import KeyClaim, claim_keys
 from task_service.telemetry.metrics import count_created
 from task_service.telemetry.traces import current_trace_context
@@ -71,8 +68,8 @@ async def enter_tasks(
 
 async def _wait_for_needs(connection: Connection, drafts: Sequence[NewTask], made: Sequence[NewDraft]) -> None:
     """All in one go: needed tasks are locked in one order. Raises InvalidFieldError."""
-    needs = [Need(new.id, other, new.draft.when_failed == "cancel") for new in made for other in new.draft.needs]
-    if needs and (missing := await dependencies.block(connection, needs)):
+    needs = [need for new in made for need in needs_of(new.id, new.draft)]
+    if missing := await dependencies.block(connection, needs):
         place, other = next((n, i) for n, draft in enumerate(drafts) for i in draft.needs if i in missing)
         raise InvalidFieldError(f"tasks.{place}.needs", f"there is no task {other}")
 
@@ -130,64 +127,12 @@ async def insert_drafts(
     context: Context, connection: Connection, drafts: Sequence[NewDraft], caller: Principal
 ) -> None:
     """`enter_tasks` for one chunk, on the driver's connection; counts and logs nothing."""
-    now, attempts = context.clock(), context.settings.default_max_attempts
-    rows = [_row(new, now, attempts, caller) for new in drafts]
+    now, attempts, trace = context.clock(), context.settings.default_max_attempts, current_trace_context()
+    rows = [new_row(new.id, new.draft, now, attempts, caller) for new in drafts]
     pairs = [(row, new.draft) for row, new in zip(rows, drafts, strict=True)]
     await copy_rows(connection, rows)
-    await copy_rows(connection, [FirstLine(r.id, _shown(d, now), caller.name) for r, d in pairs])
-    bodies = [NewConversationRow(new_id(), r.id, _json(c.body)) for r, d in pairs for c in d.conversations]
+    await copy_rows(connection, [FirstLine(r.id, shown_status(d, now), caller.name) for r, d in pairs])
+    bodies = [NewConversationRow(new_id(), r.id, json_text(c.body)) for r, d in pairs for c in d.conversations]
     await copy_rows(connection, bodies)
-    trace = current_trace_context()
-    waiting = [
-        Entry(
-            r.id,
-            r.queue,
-            r.priority,
-            r.run_at,
-            r.max_attempts,
-            r.timeout_seconds,
-            r.handler,
-            limit_key=r.limit_key,
-            trace_context=trace,
-        )
-        for r in rows
-        if r.status is None and r.handler is not None
-    ]
+    waiting = [entry for row in rows if (entry := entry_of(row, trace)) is not None]
     await entries.enqueue(connection, waiting, context.wakeups)
-
-
-def _row(new: NewDraft, now: datetime, default_attempts: int, caller: Principal) -> NewRow:
-    draft = new.draft
-    queued = draft.handler is not None and draft.status is Status.PENDING
-    return NewRow(
-        id=new.id,
-        title=draft.title,
-        description=draft.description,
-        status=None if queued else draft.status.value,
-        status_at=None if queued else now,
-        priority=draft.priority.rank,
-        assigned_to=draft.assigned_to,
-        due_date=draft.due_date,
-        tags=draft.tags,
-        handler=draft.handler,
-        payload=None if draft.payload is None else _json(draft.payload),
-        queue=draft.queue,
-        run_at=draft.run_at,
-        max_attempts=draft.max_attempts or default_attempts,
-        timeout_seconds=draft.timeout_seconds,
-        limit_key=draft.limit_key,
-        created_by=caller.name,
-    )
-
-
-def _shown(draft: NewTask, now: datetime) -> str:
-    """The first status that people see."""
-    later = draft.status is Status.PENDING and draft.run_at is not None and draft.run_at > now
-    return (Status.SCHEDULED if later else draft.status).value
-
-
-def _json(value: object) -> str:
-    try:
-        return orjson.dumps(value).decode()
-    except TypeError:  # integers beyond 64 bits
-        return json.dumps(value, ensure_ascii=False)

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 
 from task_service.services.context import Context
 from task_service.services.csv_format import COLUMNS, MADE_HERE, write_cells
-from task_service.store.bulk import read_payloads
 from task_service.store.filters import TaskFilter
 from task_service.store.listing import list_tasks
+from task_service.store.tasks import read_payloads
 
 PAGE = 200
 """Tasks of one page; each may have a payload of 256 KiB, and a page is held in memory."""

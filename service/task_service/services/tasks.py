@@ -15,27 +15,23 @@ from task_service.domain.permissions import Permission
 from task_service.domain.principals import Principal
 from task_service.domain.statuses import Status
 from task_service.queue import dependencies, entries
-from task_service.queue.dependencies import Need
 from task_service.queue.entries import Entry
 from task_service.services.context import Context, MovedOnError
 from task_service.services.decisions import Decision, OpenTask, QueueAction, decide_change, decide_removal
+from task_service.services.drafts import entry_of, needs_of, new_row, shown_status
 from task_service.services.etags import Guard
 from task_service.services.inputs import NewTask, TaskChange
 from task_service.store import tasks as store
 from task_service.store.conversations import insert_conversations
 from task_service.store.database import raw
 from task_service.store.history import DELETED, note_change
+from task_service.store.new import insert_row
 from task_service.store.tasks import TaskRow
 from task_service.store.unique import KeyClaim, claim_keys
 from task_service.telemetry.metrics import count_created
 from task_service.telemetry.traces import current_trace_context
 
 log = structlog.get_logger(__name__)
-
-CREATED_COLUMNS = {
-    "title", "description", "assigned_to", "due_date", "tags", "handler", "payload", "queue", "run_at",
-    "timeout_seconds", "limit_key",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,43 +54,25 @@ class Created(NamedTuple):
 
 async def create_task(context: Context, connection: AsyncConnection, new: NewTask, caller: Principal) -> Created:
     """Create a task with its conversations; with a handler and status pending it enters the queue."""
+    task_id, now = new_id(), context.clock()
     if new.due_date is not None:
-        _require_future(new.due_date, context.clock())
-    task_id = new_id()
+        _require_future(new.due_date, now)
+    driver = await raw(connection)
     if new.unique_key is not None:
-        claim = KeyClaim(new.unique_key, task_id, new.unique_seconds)
-        held = await claim_keys(await raw(connection), [claim])
+        held = await claim_keys(driver, [KeyClaim(new.unique_key, task_id, new.unique_seconds)])
         if held:
             return await _present(connection, held[new.unique_key])
-    handler = new.handler if new.status is Status.PENDING else None
-    values = {name: getattr(new, name) for name in CREATED_COLUMNS} | {
-        "id": task_id,
-        "status": new.status if handler is None else None,
-        "priority": new.priority.rank,
-        "max_attempts": new.max_attempts or context.settings.default_max_attempts,
-    }
-    later = new.status is Status.PENDING and new.run_at is not None and new.run_at > context.clock()
-    await store.insert_task(connection, values, Status.SCHEDULED if later else new.status, caller.name)
+    row = new_row(task_id, new, now, context.settings.default_max_attempts, caller)
+    await insert_row(driver, row, shown_status(new, now))
     await insert_conversations(connection, task_id, [{"body": c.body} for c in new.conversations])
-    if handler is not None:
-        rank, attempts = values["priority"], values["max_attempts"]
-        trace = current_trace_context()
-        entry = Entry(
-            task_id, new.queue, rank, new.run_at, attempts, new.timeout_seconds, handler, limit_key=new.limit_key,
-            trace_context=trace,
-        )  # fmt: skip
-        await entries.enqueue(await raw(connection), [entry], context.wakeups)
-        await _wait_for_needs(connection, task_id, new)
+    if entry := entry_of(row, current_trace_context()):
+        await entries.enqueue(driver, [entry], context.wakeups)
+        if missing := await dependencies.block(driver, needs_of(task_id, new)):
+            raise InvalidFieldError("needs", f"there is no task {min(missing)}")
     task = await _require(connection, task_id)
     count_created(new.queue, new.handler)
     log.info("task_created", task_id=str(task.id), status=task.status, queue=task.queue, handler=task.handler)
     return Created(task, is_new=True)
-
-
-async def _wait_for_needs(connection: AsyncConnection, task_id: UUID, new: NewTask) -> None:
-    needs = [Need(task_id, other, new.when_failed == "cancel") for other in new.needs]
-    if needs and (missing := await dependencies.block(await raw(connection), needs)):
-        raise InvalidFieldError("needs", f"there is no task {min(missing)}")
 
 
 async def change_task(

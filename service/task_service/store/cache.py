@@ -212,6 +212,7 @@ class Cache(NoCache):
         try:
             tag, found = await self.link.run(script, keys, args)
         except RedisAwayError:
+            self.distrust()  # writers may not reach it either: what it holds may be old when it answers again
             CACHE_ERRORS.labels("read").inc()
             CACHE_READS.labels("bypass").inc()
             return None

@@ -5,7 +5,7 @@ Every connect reads the credentials afresh, so a rotated password needs no resta
 
 import socket
 import time
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 import asyncpg
 from sqlalchemy import event, text
@@ -15,6 +15,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool
 
 from task_service.settings import Settings
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+    Driver: TypeAlias = asyncpg.Connection[Any] | PoolConnectionProxy[Any]
+else:
+    Driver = asyncpg.Connection
 
 CONNECT_SECONDS = 5.0
 SHORTEST_LIMIT_SECONDS = 3.0

@@ -6,13 +6,13 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Insert, Integer, Text, bindparam, case, cast, delete, exists, func, insert, select, update
+from sqlalchemy import Integer, Text, Uuid, bindparam, cast, column, delete, exists, func, select, update
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from task_service.domain.statuses import Status
 from task_service.store.database import raw
-from task_service.store.tables import conversations, queue, runs, task_history, task_view, tasks
+from task_service.store.tables import conversations, queue, runs, task_view, tasks
 from task_service.telemetry.traces import traced_statement
 
 
@@ -62,8 +62,14 @@ STATUS_AT = TaskRow._fields.index("status")
 STATUSES = {str(status): status for status in Status}
 DETAILS_AT = TaskRow._fields.index("payload")
 LIST_COLUMNS = tuple(task_view.c[name] for name in TaskRow._fields[:DETAILS_AT])
-JSON_COLUMNS = tuple(cast(task_view.c[name], Text) for name in ("payload", "result"))
-COLUMNS = (*LIST_COLUMNS, *JSON_COLUMNS, *(task_view.c[name] for name in TaskRow._fields[DETAILS_AT + 2 :]))
+ONE_TASK = (
+    func.read_task(bindparam("id", type_=Uuid()))
+    .table_valued(*(column(c.name, c.type) for c in task_view.c))
+    .alias("one_task")
+)
+"""`task_view` of one id, by a plan that is kept."""
+JSON_COLUMNS = {"payload", "result"}
+COLUMNS = tuple(cast(c, Text) if c.name in JSON_COLUMNS else c for c in (ONE_TASK.c[name] for name in TaskRow._fields))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +90,8 @@ def task_row(values: Any) -> TaskRow:
 
 # Statements are made once: to build one costs more than to run it.
 LIVE = tasks.c.deleted_at.is_(None)
-BY_ID = select(*COLUMNS).where(task_view.c.id == bindparam("id"))
-LIVE_BY_ID = BY_ID.where(task_view.c.deleted_at.is_(None))
+BY_ID = select(*COLUMNS)
+LIVE_BY_ID = BY_ID.where(ONE_TASK.c.deleted_at.is_(None))
 LIVE_SQL = str(LIVE_BY_ID.compile(dialect=dialect()))  # type: ignore[no-untyped-call]
 AFTER_NUMBER = (
     select(*LIST_COLUMNS)
@@ -97,22 +103,6 @@ ID_OF_NUMBER = select(tasks.c.id).where(tasks.c.number == bindparam("number"), L
 NUMBER_OF_ID = select(tasks.c.number).where(tasks.c.id == bindparam("id"), LIVE)
 LOCK = select(tasks.c.status, tasks.c.deleted_at).where(tasks.c.id == bindparam("id")).with_for_update(key_share=True)
 IS_QUEUED = select(exists().where(queue.c.task_id == bindparam("id")))
-GIVEN_COLUMNS = (
-    "id", "title", "description", "status", "priority", "assigned_to", "due_date", "tags", "handler", "payload",
-    "queue", "run_at", "max_attempts", "timeout_seconds", "limit_key", "created_by",
-)  # fmt: skip
-
-
-def _insertion() -> Insert:
-    """Insert a task and the first line of its history, in one statement."""
-    values: dict[str, Any] = {name: bindparam(name, type_=tasks.c[name].type) for name in GIVEN_COLUMNS}
-    values["status_at"] = case((bindparam("status", type_=Text).is_not(None), func.clock_timestamp()))
-    new = insert(tasks).values(values).returning(tasks.c.id, tasks.c.created_by).cte("new")
-    line = select(new.c.id, bindparam("shown_status", type_=Text), new.c.created_by)
-    return insert(task_history).from_select(["task_id", "new_status", "changed_by"], line)
-
-
-INSERTION = _insertion()
 
 
 async def read_task(connection: AsyncConnection, task_id: UUID) -> TaskRow | None:
@@ -127,6 +117,20 @@ async def read_any_task(connection: AsyncConnection, task_id: UUID) -> TaskRow |
     """The task, also when it is soft-deleted."""
     row = (await connection.execute(BY_ID, {"id": task_id})).first()
     return task_row(row) if row else None
+
+
+async def read_tasks(connection: AsyncConnection, ids: Sequence[UUID]) -> list[TaskRow]:
+    """The tasks with these ids, in their order, without payload and result; those that are gone are left out."""
+    rows = await connection.execute(select(*LIST_COLUMNS).where(task_view.c.id.in_(ids)))
+    found = {row.id: task_row(row) for row in rows}
+    return [found[i] for i in ids if i in found]
+
+
+async def read_payloads(connection: AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, str]:
+    """The payloads of those of these tasks that have one, as JSON text."""
+    c = tasks.c
+    rows = await connection.execute(select(c.id, cast(c.payload, Text)).where(c.id.in_(ids), c.payload.is_not(None)))
+    return {row[0]: row[1] for row in rows}
 
 
 async def find_task_id(connection: AsyncConnection, number: int) -> UUID | None:
@@ -159,11 +163,6 @@ async def lock_task(connection: AsyncConnection, task_id: UUID) -> LockedTask | 
     # A statement of its own: its snapshot is taken after the lock, so it sees what the lock waited for.
     queued = await connection.scalar(IS_QUEUED, {"id": task_id})
     return LockedTask(Status(row.status) if row.status else None, row.deleted_at, bool(queued))
-
-
-async def insert_task(connection: AsyncConnection, values: Mapping[str, Any], shown_status: Status, actor: str) -> None:
-    """Insert one task (`GIVEN_COLUMNS` but the last) and the first line of its history."""
-    await connection.execute(INSERTION, {**values, "created_by": actor, "shown_status": shown_status.value})
 
 
 async def update_task(connection: AsyncConnection, task_id: UUID, columns: Mapping[str, Any]) -> int:

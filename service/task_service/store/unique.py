@@ -4,8 +4,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 from uuid import UUID
 
-from task_service.store.bulk import Driver
-from task_service.store.database import Executes
+from task_service.store.database import Driver, Executes
 
 CLAIM = "SELECT held_key, holder FROM claim_unique_keys($1::text[], $2::uuid[], $3::integer[])"
 PRUNE_BATCH = 1000

@@ -17,6 +17,7 @@ from task_service.domain.outcomes import Outcome, Reason
 from task_service.queue import results
 from task_service.queue.claims import ALONE_AFTER_SECONDS, Bounds, Claim, claim, claim_alone
 from task_service.queue.results import GivenBack
+from task_service.queue.wakeups import WINDOW_SECONDS
 from task_service.settings import Settings
 from task_service.store.database import is_unavailable
 from task_service.telemetry import metrics
@@ -29,6 +30,8 @@ BATCH = 500
 AHEAD = 3 * BATCH
 """At most so many are claimed ahead: one claim is under way while handlers run what two others brought."""
 FORGET_BOUNDS_SECONDS = 5.0
+LOOK_AGAIN_SECONDS = 0.003
+"""Where tasks come faster than notifications, which writers merge, we look so often for the next ones."""
 log = structlog.get_logger(__name__)
 
 
@@ -52,6 +55,7 @@ class Claimer:
         self._bounds = Bounds(settings.worker_queues)
         self._clock: Callable[[], float] = asyncio.get_running_loop().time
         self._forget_at = self._look_for_alone_at = self._look_for_strays_at = 0.0
+        self._found_at, self._gap = float("-inf"), float("inf")
         self._starting = False
         runner.on_slot_free = self.start_waiting
 
@@ -59,14 +63,14 @@ class Claimer:
         """Claim until cancelled; a database that is away is tried again every second."""
         while True:
             try:
-                drained = await self._once()
+                rest = await self._once()
             except Exception as error:
                 log.warning("claim_failed", error=repr(error), exc_info=not is_unavailable(error))
                 self._look_for_strays_at = 0.0
-                drained = True
-            if drained:
+                rest = self.settings.poll_seconds
+            if rest:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.wake.wait(), self.settings.poll_seconds)
+                    await asyncio.wait_for(self.wake.wait(), rest)
                 self.wake.clear()
 
     def stop(self) -> None:
@@ -86,15 +90,16 @@ class Claimer:
         for worker_id, c in waiting:
             self.reports.add(worker_id, c, GivenBack(c.task_id, c.fence, Outcome.RELEASED, reason, counts=False))
 
-    async def _once(self) -> bool:
-        """One claim, if there is room for it. True: there is nothing to do until something happens."""
+    async def _once(self) -> float:
+        """One claim, if there is room for it; for so many seconds there is then nothing to do unless we are woken."""
         self.start_waiting()
+        idle = self.settings.poll_seconds
         if not self.membership.may_start():
-            return True
+            return idle
         if self._clock() >= self._look_for_strays_at:
             await self._give_back_strays()
         if self.stopped:
-            return True
+            return idle
         if self._alone is not None or any(run.claim.alone for run in self.runner.running.values()):
             return await self._until_slot_free()
         slots = self.settings.worker_concurrency
@@ -108,10 +113,18 @@ class Claimer:
         claims = await self._claim(limit, start_at_once=limit <= free)
         self.start_waiting()
         if await self._look_for_alone(idle=not claims and not self.runner.running):
-            return False
+            return 0
         if ahead:
             await asyncio.sleep(0)  # handlers that never wait must not keep the loop from the other ones
-        return len(claims) < limit
+        return 0 if len(claims) == limit else self._rest(found=bool(claims))
+
+    def _rest(self, *, found: bool) -> float:
+        """Seconds until it is worth to look again, after a claim that had room for more."""
+        now = self._clock()
+        if found:
+            self._gap, self._found_at = now - self._found_at, now
+        come_fast = self._gap < 2 * WINDOW_SECONDS and now - self._found_at < WINDOW_SECONDS
+        return min(LOOK_AGAIN_SECONDS, self.settings.poll_seconds) if come_fast else self.settings.poll_seconds
 
     async def _claim(self, limit: int, *, start_at_once: bool) -> list[Claim]:
         worker_id = self.membership.worker_id
@@ -186,11 +199,11 @@ class Claimer:
     def _unstarted(self) -> list[tuple[UUID, Claim]]:
         return [*self._waiting, *([self._alone] if self._alone else [])]
 
-    async def _until_slot_free(self) -> bool:
+    async def _until_slot_free(self) -> float:
         self.runner.slot_free.clear()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.runner.slot_free.wait(), self.settings.poll_seconds)
-        return False
+        return 0
 
     def _context(self, c: Claim, worker_id: UUID) -> RunContext:
         return RunContext(c, worker_id, self.pool)

@@ -128,3 +128,39 @@ def _reads_queue(node: dict[str, Any]) -> bool:
     if node["Node Type"] == "ModifyTable":
         return False
     return node.get("Relation Name") == "queue" or str(node.get("Index Name", "")).startswith("queue_")
+
+
+FILL_TASKS = """
+    WITH new AS (
+        INSERT INTO tasks (id, title, handler) SELECT new_task_id(), 'a task', 'noop' FROM generate_series(1, 20000)
+        RETURNING id
+    ), ended AS (
+        INSERT INTO runs (task_id, fence, attempt, worker_id, claimed_at, outcome, reason, final)
+        SELECT id, n, 1, new_task_id(), now(), 'completed', 'success', false FROM new, generate_series(1, 2) AS n
+    ), said AS (
+        INSERT INTO conversations (id, task_id, body) SELECT new_task_id(), id, '{}' FROM new
+    ), waiting AS (
+        INSERT INTO queue (task_id, queue, priority, run_at, max_attempts, handler)
+        SELECT id, 'default', 2, now(), 5, 'noop' FROM new
+    )
+    SELECT id FROM new LIMIT 1
+"""
+
+
+@pytest.mark.parametrize("statistics", ["of empty tables", "of full ones"])
+async def test_one_task_is_read_by_index_with_a_plan_kept_since_the_tables_were_empty(
+    database: str, statistics: str
+) -> None:
+    connection = await connect(settings_for(database))
+    await connection.execute("ANALYZE")
+    read = "EXPLAIN (ANALYZE, BUFFERS, FORMAT json) SELECT * FROM read_task($1)"
+    for _ in range(10):
+        await connection.fetchval(read, new_id())
+    task = await connection.fetchval(FILL_TASKS)
+    if statistics == "of full ones":
+        await connection.execute("ANALYZE")
+    for _ in range(10):
+        plan = json.loads(await connection.fetchval(read, task))[0]["Plan"]
+    await connection.close()
+    assert plan["Actual Rows"] == 1
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 60, "it reads more than a task's rows"

@@ -19,7 +19,7 @@ from task_service.api.problems import documented
 from task_service.services.bulk import Entered, chunks, enter_tasks, past_due
 from task_service.services.context import MovedOnError
 from task_service.services.inputs import NewTask
-from task_service.store.bulk import read_tasks
+from task_service.store.tasks import read_tasks
 
 MOST_TASKS = 10_000
 MOST_ERRORS = 1_000

@@ -1,26 +1,15 @@
-"""Many tasks at once, by COPY: in the caller's transaction, on the driver's own connection (`store.database.raw`).
+"""New tasks: many by COPY, one by a statement; in the caller's transaction, on the driver's own connection (`raw`).
 
 COPY fires the same triggers as INSERT, and writes 10,000 rows in the time of some hundred INSERTs.
 """
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 from uuid import UUID
 
-import asyncpg
-from sqlalchemy import Text, cast, select
-from sqlalchemy.ext.asyncio import AsyncConnection
-
-from task_service.store.tables import task_view, tasks
-from task_service.store.tasks import LIST_COLUMNS, TaskRow, task_row
-
-if TYPE_CHECKING:
-    from asyncpg.pool import PoolConnectionProxy
-
-    Driver: TypeAlias = asyncpg.Connection[Any] | PoolConnectionProxy[Any]
-else:
-    Driver = asyncpg.Connection
+from task_service.store.database import Driver
+from task_service.telemetry.traces import traced_statement
 
 
 class NewRow(NamedTuple):
@@ -63,6 +52,15 @@ class NewConversationRow(NamedTuple):
 
 Row = NewRow | FirstLine | NewConversationRow
 TABLES: dict[type[Row], str] = {NewRow: "tasks", FirstLine: "task_history", NewConversationRow: "conversations"}
+INSERT_ONE = """
+    WITH line AS (INSERT INTO task_history (task_id, new_status, changed_by) VALUES ($1, $18, $17))
+    INSERT INTO tasks (
+        id, title, description, status, status_at, priority, assigned_to, due_date, tags, handler, payload, queue,
+        run_at, max_attempts, timeout_seconds, limit_key, created_by
+    )
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+"""
+"""A NewRow's fields, and the status for its first line."""
 
 
 async def copy_rows(connection: Driver, rows: Sequence[Row]) -> None:
@@ -73,15 +71,7 @@ async def copy_rows(connection: Driver, rows: Sequence[Row]) -> None:
     await connection.copy_records_to_table(TABLES[kind], records=rows, columns=list(kind._fields))
 
 
-async def read_tasks(connection: AsyncConnection, ids: Sequence[UUID]) -> list[TaskRow]:
-    """The tasks with these ids, in their order, without payload and result; those that are gone are left out."""
-    rows = await connection.execute(select(*LIST_COLUMNS).where(task_view.c.id.in_(ids)))
-    found = {row.id: task_row(row) for row in rows}
-    return [found[i] for i in ids if i in found]
-
-
-async def read_payloads(connection: AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, str]:
-    """The payloads of those of these tasks that have one, as JSON text."""
-    c = tasks.c
-    rows = await connection.execute(select(c.id, cast(c.payload, Text)).where(c.id.in_(ids), c.payload.is_not(None)))
-    return {row[0]: row[1] for row in rows}
+async def insert_row(connection: Driver, row: NewRow, shown_status: str) -> None:
+    """Write one task with the first line of its history, in one statement."""
+    with traced_statement(INSERT_ONE):
+        await connection.execute(INSERT_ONE, *row, shown_status)
