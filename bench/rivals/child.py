@@ -19,6 +19,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from bench.rivals.adaptors import Producer
 from bench.rivals.board import Board
@@ -28,13 +29,15 @@ TICK_SECONDS = 0.005
 
 
 async def produce(adaptor: ModuleType, url: str, queue: str, board: Board) -> None:
-    """Carry out `one`, `many` and `at_once` with FIRST COUNT, `spaced FIRST COUNT LEAST MOST`, `load FIRST COUNT RATE`.
+    """Carry out `one`, `through_service`, `many` and `at_once` with FIRST COUNT, `spaced FIRST COUNT LEAST MOST`, or
+    `load FIRST COUNT RATE`.
 
     Each is answered by a line with the seconds that it took.
     """
     async with adaptor.producer(url, queue) as producer:
         commands: dict[str, Callable[..., Awaitable[None]]] = {
-            "one": one, "many": many, "at_once": at_once(adaptor), "spaced": spaced, "load": load,
+            "one": one, "through_service": through_service, "many": many, "at_once": at_once(adaptor),
+            "spaced": spaced, "load": load,
         }  # fmt: skip
         say("ready")
         while line := await asyncio.to_thread(sys.stdin.readline):
@@ -48,6 +51,12 @@ async def one(producer: Producer, _: Board, first: float, count: float) -> None:
     """One by one, as quickly as it goes."""
     for number in range(int(first), int(first + count)):
         await producer.one(number)
+
+
+async def through_service(producer: Any, _: Board, first: float, count: float) -> None:
+    """The same by the layer below HTTP, which this product has beside its library."""
+    for number in range(int(first), int(first + count)):
+        await producer.through_service(number)
 
 
 async def many(producer: Producer, _: Board, first: float, count: float) -> None:

@@ -1,4 +1,4 @@
-"""This product: tasks through its service layer, and its own worker process with default settings."""
+"""This product: tasks by its library and through its service layer, and its own worker with default settings."""
 
 import sys
 import tempfile
@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import asyncpg
 import uvloop
 
 from bench.rivals.adaptors import Start
 from task_service.domain.principals import SYSTEM
 from task_service.embedded import free_port
+from task_service.enqueue import enqueue_async
 from task_service.migrations.runner import migrate
 from task_service.queue.statements import statement
 from task_service.queue.wakeups import Wakeups
@@ -43,15 +45,19 @@ async def prepare(url: str) -> None:
 
 
 class Service:
-    """What the API does with a request, without HTTP."""
+    """What an application does with a task, and the API with a request, without HTTP."""
 
-    def __init__(self, context: Context, queue: str) -> None:
-        self._context, self._queue = context, queue
+    def __init__(self, context: Context, connection: asyncpg.Connection, queue: str) -> None:
+        self._context, self._connection, self._queue = context, connection, queue
 
     def _draft(self, number: int) -> NewTask:
         return NewTask(title="a task", handler="bench", queue=self._queue, payload=number)
 
     async def one(self, number: int) -> None:
+        """As an application does on its own connection."""
+        await enqueue_async(self._connection, "bench", number, title="a task", queue=self._queue)
+
+    async def through_service(self, number: int) -> None:
         """A transaction of its own, as for a POST."""
         await self._context.write(lambda c: create_task(self._context, c, self._draft(number), SYSTEM))
 
@@ -64,7 +70,7 @@ class Service:
 
 @asynccontextmanager
 async def producer(url: str, queue: str) -> AsyncIterator[Service]:
-    """The service layer with its pool and its wake-ups, as an API process has it."""
+    """A connection, and the service layer with its pool and its wake-ups, as an API process has it."""
     configure_logs(settings := settings_of(url))
     engine = create_engine(settings)
 
@@ -72,9 +78,10 @@ async def producer(url: str, queue: str) -> AsyncIterator[Service]:
         async with engine.begin() as connection:
             await (await raw(connection)).execute(statement("notify"), queues)
 
-    wakeups = Wakeups(notify)
-    yield Service(Context(settings, engine, wakeups), queue)
+    wakeups, connection = Wakeups(notify), await asyncpg.connect(url)
+    yield Service(Context(settings, engine, wakeups), connection, queue)
     await wakeups.close()
+    await connection.close()
     await engine.dispose()
 
 

@@ -112,11 +112,12 @@ class Claimer:
             return await self._until_slot_free()
         claims = await self._claim(limit, start_at_once=limit <= free)
         self.start_waiting()
-        if await self._look_for_alone(idle=not claims and not self.runner.running):
+        rest = 0.0 if len(claims) == limit else self._rest(found=bool(claims))
+        if await self._look_for_alone(idle=rest == idle and not claims and not self.runner.running):
             return 0
         if ahead:
             await asyncio.sleep(0)  # handlers that never wait must not keep the loop from the other ones
-        return 0 if len(claims) == limit else self._rest(found=bool(claims))
+        return rest
 
     def _rest(self, *, found: bool) -> float:
         """Seconds until it is worth to look again, after a claim that had room for more."""
