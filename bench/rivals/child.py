@@ -29,15 +29,14 @@ TICK_SECONDS = 0.005
 
 
 async def produce(adaptor: ModuleType, url: str, queue: str, board: Board) -> None:
-    """Carry out `one`, `through_service`, `many` and `at_once` with FIRST COUNT, `spaced FIRST COUNT LEAST MOST`, or
-    `load FIRST COUNT RATE`.
+    """Carry out `spaced FIRST COUNT LEAST MOST`, `load FIRST COUNT RATE`, or one of the others with FIRST COUNT.
 
     Each is answered by a line with the seconds that it took.
     """
     async with adaptor.producer(url, queue) as producer:
         commands: dict[str, Callable[..., Awaitable[None]]] = {
             "one": one, "through_service": through_service, "many": many, "at_once": at_once(adaptor),
-            "spaced": spaced, "load": load,
+            "many_through_service": many_through_service, "spaced": spaced, "load": load,
         }  # fmt: skip
         say("ready")
         while line := await asyncio.to_thread(sys.stdin.readline):
@@ -62,6 +61,11 @@ async def through_service(producer: Any, _: Board, first: float, count: float) -
 async def many(producer: Producer, _: Board, first: float, count: float) -> None:
     """All at once, by the product's own way for many."""
     await producer.many(range(int(first), int(first + count)))
+
+
+async def many_through_service(producer: Any, _: Board, first: float, count: float) -> None:
+    """The same by the layer below HTTP."""
+    await producer.many_through_service(range(int(first), int(first + count)))
 
 
 def at_once(adaptor: ModuleType) -> Callable[..., Awaitable[None]]:

@@ -7,27 +7,37 @@
         enqueue(session, "send_invoice", {"order": order.id})
         session.commit()
 
-It calls the function `enqueue_task` of the service's schema (any language can: `SELECT enqueue_task('send_invoice',
-'{"order": 7}')`), so the connection must be one to the service's database. It needs only the caller's own driver.
+It calls the functions `enqueue_task` and `enqueue_tasks` of the service's schema (any language can: `SELECT
+enqueue_task('send_invoice', '{"order": 7}')`), so the connection must be one to the service's database. It needs only
+the caller's own driver.
 """
 
 import json
+from collections.abc import Iterable, Iterator
 from datetime import datetime
+from itertools import islice
 from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
 TYPES = {
-    "handler": "text", "payload": "jsonb", "title": "text", "queue": "text", "priority": "text",
+    "handler": "text", "payload": "text", "payloads": "text[]", "title": "text", "queue": "text", "priority": "text",
     "run_at": "timestamptz", "max_attempts": "integer", "timeout_seconds": "integer", "tags": "text[]",
     "created_by": "text", "wake": "boolean", "limit_key": "text", "unique_key": "text", "unique_seconds": "integer",
 }  # fmt: skip
-"""The function's parameters."""
+"""The functions' parameters."""
+JSON = {"payload": "jsonb", "payloads": "jsonb[]"}
+"""Those that the server makes JSON: a connection may have an encoder of its own for that."""
+RESULTS = {"enqueue_task": "text", "enqueue_tasks": "text[]"}
+"""What every driver reads without being told how."""
 ASYNCPG, DB_API, SQLALCHEMY = "${number}::{type}", "%({name})s::{type}", "CAST(:{name} AS {type})"
 """How a parameter is written."""
+CHUNK = 10_000
+"""Tasks in one call."""
+encode = json.JSONEncoder(allow_nan=False).encode
 
 
-class Options(TypedDict, total=False):
-    """What may be said of a task; what is left out has the API's default."""
+class ManyOptions(TypedDict, total=False):
+    """What may be said of tasks; what is left out has the API's default."""
 
     title: str
     queue: str
@@ -39,6 +49,11 @@ class Options(TypedDict, total=False):
     created_by: str
     wake: bool
     limit_key: str
+
+
+class Options(ManyOptions, total=False):
+    """What may be said of one task."""
+
     unique_key: str
     unique_seconds: int
 
@@ -50,41 +65,77 @@ def enqueue(connection: Any, handler: str, payload: Any = None, **options: Unpac
     within POLL_SECONDS. Where a task holds the `unique_key` already, its id is returned, and nothing is written. A bad
     value is the driver's error for SQLSTATE 22023; its message names the field.
     """
-    given = _given(handler, payload, options)
-    if hasattr(connection, "cursor"):
-        with connection.cursor() as cursor:
-            cursor.execute(_call(given, DB_API), given)
-            return UUID(str(cursor.fetchone()[0]))
-    from sqlalchemy import text  # noqa: PLC0415 - whoever passes its connection has it
+    return UUID(_run(connection, "enqueue_task", _one(handler, payload, options)))
 
-    return UUID(str(connection.execute(text(_call(given, SQLALCHEMY)), given).scalar_one()))
+
+def enqueue_many(connection: Any, handler: str, payloads: Iterable[Any], **options: Unpack[ManyOptions]) -> list[UUID]:
+    """Enter a task for each payload, all with the same options: many times as quick as one by one.
+
+    Returns their ids in the order of the payloads.
+    """
+    many = _many(handler, payloads, options)
+    return [UUID(task) for given in many for task in _run(connection, "enqueue_tasks", given)]
 
 
 async def enqueue_async(connection: Any, handler: str, payload: Any = None, **options: Unpack[Options]) -> UUID:
     """As `enqueue`, through an AsyncSession or AsyncConnection of SQLAlchemy, or a connection of asyncpg."""
-    given = _given(handler, payload, options)
-    if hasattr(connection, "fetchval"):
-        return UUID(str(await connection.fetchval(_call(given, ASYNCPG), *given.values())))
+    return UUID(await _run_async(connection, "enqueue_task", _one(handler, payload, options)))
+
+
+async def enqueue_many_async(
+    connection: Any, handler: str, payloads: Iterable[Any], **options: Unpack[ManyOptions]
+) -> list[UUID]:
+    """As `enqueue_many`, through what `enqueue_async` takes."""
+    many = _many(handler, payloads, options)
+    return [UUID(task) for given in many for task in await _run_async(connection, "enqueue_tasks", given)]
+
+
+def _run(connection: Any, function: str, given: dict[str, Any]) -> Any:
+    if hasattr(connection, "cursor"):
+        with connection.cursor() as cursor:
+            cursor.execute(_call(function, given, DB_API), given)
+            return cursor.fetchone()[0]
     from sqlalchemy import text  # noqa: PLC0415 - whoever passes its connection has it
 
-    result = await connection.execute(text(_call(given, SQLALCHEMY)), given)
-    return UUID(str(result.scalar_one()))
+    return connection.execute(text(_call(function, given, SQLALCHEMY)), given).scalar_one()
 
 
-def _given(handler: str, payload: Any, options: Options) -> dict[str, Any]:
-    if unknown := options.keys() - TYPES.keys():
-        raise TypeError(f"enqueue() has no option {', '.join(sorted(unknown))}")
-    return {"handler": handler, "payload": None if payload is None else json.dumps(payload, allow_nan=False), **options}
+async def _run_async(connection: Any, function: str, given: dict[str, Any]) -> Any:
+    if hasattr(connection, "fetchval"):
+        return await connection.fetchval(_call(function, given, ASYNCPG), *given.values())
+    from sqlalchemy import text  # noqa: PLC0415 - whoever passes its connection has it
+
+    return (await connection.execute(text(_call(function, given, SQLALCHEMY)), given)).scalar_one()
 
 
-def _call(given: dict[str, Any], written: str) -> str:
+def _one(handler: str, payload: Any, options: Options) -> dict[str, Any]:
+    return {"handler": handler, "payload": _json(payload), **_known(options, Options.__optional_keys__)}
+
+
+def _many(handler: str, payloads: Iterable[Any], options: ManyOptions) -> Iterator[dict[str, Any]]:
+    known, rest = _known(options, ManyOptions.__optional_keys__), iter(payloads)
+    while chunk := [_json(payload) for payload in islice(rest, CHUNK)]:
+        yield {"handler": handler, "payloads": chunk, **known}
+
+
+def _json(payload: Any) -> str | None:
+    return None if payload is None else encode(payload)
+
+
+def _known(options: ManyOptions, known: frozenset[str]) -> dict[str, Any]:
+    if unknown := options.keys() - known:
+        raise TypeError(f"there is no option {', '.join(sorted(unknown))}")
+    return {**options}
+
+
+def _call(function: str, given: dict[str, Any], written: str) -> str:
     """The call with these parameters.
 
-    >>> _call({"handler": "mail", "tags": ["x"]}, ASYNCPG)
-    'SELECT enqueue_task(handler => $1::text, tags => $2::text[])'
+    >>> _call("enqueue_task", {"handler": "mail", "payload": "1"}, ASYNCPG)
+    'SELECT CAST(enqueue_task(handler => $1::text, payload => CAST($2::text AS jsonb)) AS text)'
     """
-    parameters = (
-        f"{name} => {written.format(number=number, name=name, type=TYPES[name])}"
-        for number, name in enumerate(given, 1)
-    )
-    return f"SELECT enqueue_task({', '.join(parameters)})"
+    parameters = []
+    for number, name in enumerate(given, 1):
+        value = written.format(number=number, name=name, type=TYPES[name])
+        parameters.append(f"{name} => {f'CAST({value} AS {JSON[name]})' if name in JSON else value}")
+    return f"SELECT CAST({function}({', '.join(parameters)}) AS {RESULTS[function]})"

@@ -12,7 +12,7 @@ import uvloop
 from bench.rivals.adaptors import Start
 from task_service.domain.principals import SYSTEM
 from task_service.embedded import free_port
-from task_service.enqueue import enqueue_async
+from task_service.enqueue import enqueue_async, enqueue_many_async
 from task_service.migrations.runner import migrate
 from task_service.queue.statements import statement
 from task_service.queue.wakeups import Wakeups
@@ -62,6 +62,13 @@ class Service:
         await self._context.write(lambda c: create_task(self._context, c, self._draft(number), SYSTEM))
 
     async def many(self, numbers: Sequence[int]) -> None:
+        """As an application does, in transactions of `CHUNK`."""
+        for at in range(0, len(numbers), CHUNK):
+            some = numbers[at : at + CHUNK]
+            async with self._connection.transaction():
+                await enqueue_many_async(self._connection, "bench", some, title="a task", queue=self._queue)
+
+    async def many_through_service(self, numbers: Sequence[int]) -> None:
         """Transactions of `CHUNK`, as for a batch."""
         for at in range(0, len(numbers), CHUNK):
             drafts = [self._draft(number) for number in numbers[at : at + CHUNK]]

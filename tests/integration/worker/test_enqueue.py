@@ -12,7 +12,7 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from task_service.enqueue import enqueue, enqueue_async
+from task_service.enqueue import CHUNK, enqueue, enqueue_async, enqueue_many, enqueue_many_async
 from task_service.queue.statements import statement
 from task_service.worker.handlers import Context, handler
 from tests.integration.worker.conftest import StartWorker
@@ -32,50 +32,59 @@ class Way:
 
     def __init__(self, name: str, database: str) -> None:
         self.name, self.database = name, database
+        self.function: Any = enqueue
+        self.function_async: Any = enqueue_async
         self.sync: Engine = create_engine(database.replace("postgresql://", "postgresql+psycopg2://"))
         self.other: AsyncEngine = create_async_engine(database.replace("postgresql://", "postgresql+asyncpg://"))
 
     async def enter(self, *arguments: Any, commits: bool = True, **options: Any) -> UUID:
         """Enter a task, then end the transaction."""
-        return await getattr(self, f"_{self.name}")(arguments, options, commits=commits)
+        task: UUID = await getattr(self, f"_{self.name}")(arguments, options, commits=commits)
+        return task
 
-    async def _asyncpg(self, arguments: Any, options: Any, *, commits: bool) -> UUID:
+    async def enter_many(self, *arguments: Any, commits: bool = True, **options: Any) -> list[UUID]:
+        """Enter tasks, then end the transaction."""
+        self.function, self.function_async = enqueue_many, enqueue_many_async
+        tasks: list[UUID] = await getattr(self, f"_{self.name}")(arguments, options, commits=commits)
+        return tasks
+
+    async def _asyncpg(self, arguments: Any, options: Any, *, commits: bool) -> Any:
         connection = await asyncpg.connect(self.database)
         transaction = connection.transaction()
         await transaction.start()
         try:
-            task = await enqueue_async(connection, *arguments, **options)
+            task = await self.function_async(connection, *arguments, **options)
             await (transaction.commit() if commits else transaction.rollback())
             return task
         finally:
             await connection.close()
 
-    async def _psycopg2(self, arguments: Any, options: Any, *, commits: bool) -> UUID:
+    async def _psycopg2(self, arguments: Any, options: Any, *, commits: bool) -> Any:
         connection = psycopg2.connect(self.database)
         try:
-            task = enqueue(connection, *arguments, **options)
+            task = self.function(connection, *arguments, **options)
             connection.commit() if commits else connection.rollback()
             return task
         finally:
             connection.close()
 
-    async def _session(self, arguments: Any, options: Any, *, commits: bool) -> UUID:
+    async def _session(self, arguments: Any, options: Any, *, commits: bool) -> Any:
         with Session(self.sync) as session:
-            task = enqueue(session, *arguments, **options)
+            task = self.function(session, *arguments, **options)
             session.commit() if commits else session.rollback()
         self.sync.dispose()
         return task
 
-    async def _connection(self, arguments: Any, options: Any, *, commits: bool) -> UUID:
+    async def _connection(self, arguments: Any, options: Any, *, commits: bool) -> Any:
         with self.sync.connect() as connection:
-            task = enqueue(connection, *arguments, **options)
+            task = self.function(connection, *arguments, **options)
             connection.commit() if commits else connection.rollback()
         self.sync.dispose()
         return task
 
-    async def _async_session(self, arguments: Any, options: Any, *, commits: bool) -> UUID:
+    async def _async_session(self, arguments: Any, options: Any, *, commits: bool) -> Any:
         async with AsyncSession(self.other) as session:
-            task = await enqueue_async(session, *arguments, **options)
+            task = await self.function_async(session, *arguments, **options)
             await (session.commit() if commits else session.rollback())
         await self.other.dispose()
         return task
@@ -103,6 +112,41 @@ async def test_a_task_is_there_with_its_transaction_or_not_at_all(way: Way, conn
     assert await connection.fetchval("SELECT payload = $2::jsonb FROM tasks WHERE id = $1", task, json.dumps(PAYLOAD))
     [line] = await connection.fetch("SELECT new_status, changed_by FROM task_history WHERE task_id = $1", task)
     assert tuple(line) == ("scheduled", "shop")
+
+
+async def test_many_are_there_together_or_not_at_all(way: Way, connection: asyncpg.Connection) -> None:
+    payloads = [PAYLOAD, None, "text", 7, []]
+    assert len(await way.enter_many("mail", payloads, commits=False)) == 5
+    assert await way.enter_many("mail", iter([])) == []
+    tasks = await way.enter_many("mail", payloads, **OPTIONS)
+    for table in ("tasks", "queue", "task_history"):
+        assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 5
+    rows = {row["id"]: row for row in await connection.fetch("SELECT * FROM task_view")}
+    assert [None if (text := rows[t]["payload"]) is None else json.loads(text) for t in tasks] == payloads
+    assert {(r["title"], r["queue"], r["priority"], r["created_by"], r["status"]) for r in rows.values()} == {
+        ("Write to Ada", "mail", 1, "shop", "scheduled")
+    }
+    assert all(row["tags"] == ["a", "B"] for row in rows.values())
+    assert await connection.fetchval("SELECT sum(number) FROM task_deltas WHERE dimension = 'queue'") == 5
+
+
+async def test_many_more_than_one_call_takes_are_claimed_in_their_order(connection: asyncpg.Connection) -> None:
+    number = CHUNK + 5
+    async with connection.transaction():
+        tasks = await enqueue_many_async(connection, "mail", range(number))
+    waiting = await connection.fetch("SELECT task_id FROM queue ORDER BY priority, run_at")
+    assert [row["task_id"] for row in waiting] == tasks
+    assert tasks[:CHUNK] == sorted(tasks[:CHUNK])  # so lists show them in their order, too
+    payloads = await connection.fetch("SELECT id, payload::text FROM tasks")
+    assert {row["id"]: row["payload"] for row in payloads} == {task: str(n) for n, task in enumerate(tasks)}
+
+
+async def test_a_driver_with_an_encoder_of_its_own_for_json_enters_the_same(connection: asyncpg.Connection) -> None:
+    await connection.set_type_codec("jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
+    one = await enqueue_async(connection, "mail", PAYLOAD)
+    [other] = await enqueue_many_async(connection, "mail", [PAYLOAD])
+    for task in (one, other):
+        assert await connection.fetchval("SELECT payload FROM tasks WHERE id = $1", task) == PAYLOAD
 
 
 async def test_a_worker_is_woken_and_runs_it(
@@ -138,10 +182,16 @@ async def test_a_bad_value_is_named(connection: asyncpg.Connection, field: str, 
     given = {"handler": "mail", field: value}
     with pytest.raises(asyncpg.InvalidParameterValueError, match=f"^{field}: "):
         await enqueue_async(connection, **given)
+    if not field.startswith("unique"):
+        given["payloads"] = [None, given.pop("payload", None), 1]
+        with pytest.raises(asyncpg.InvalidParameterValueError, match=f"^{field}: "):
+            await enqueue_many_async(connection, **given)
     assert await connection.fetchval("SELECT count(*) FROM tasks") == 0
 
 
 async def test_an_unknown_option_and_what_is_no_json_are_refused(connection: asyncpg.Connection) -> None:
+    with pytest.raises(TypeError, match="no option unique_key"):
+        await enqueue_many_async(connection, "mail", [], unique_key="order-7")  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="no option colour"):
         await enqueue_async(connection, "mail", colour="red")  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="JSON"):
@@ -196,7 +246,8 @@ async def test_a_role_needs_no_more_than_to_insert(connection: asyncpg.Connectio
     async with connection.transaction():
         await connection.execute("SET LOCAL ROLE shop")
         await enqueue_async(connection, "mail", {"order": 7})
-    assert await connection.fetchval("SELECT created_by FROM tasks") == "shop"
+        await enqueue_many_async(connection, "mail", [{"order": 8}])
+    assert await connection.fetchval("SELECT min(created_by) FROM tasks") == "shop"
     await connection.execute("GRANT SELECT, INSERT, UPDATE ON unique_keys TO shop")
     await connection.execute("GRANT SELECT ON unique_held TO shop")
     async with connection.transaction():

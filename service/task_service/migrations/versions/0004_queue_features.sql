@@ -211,10 +211,88 @@ $$;
 -- squawk-ignore ban-drop-function
 DROP FUNCTION enqueue_task(text, jsonb, text, text, text, timestamptz, integer, integer, text[], text, boolean);
 
+-- What the functions below have in common. It raises 22023 and names the field of a value that the API would refuse, too
+-- (`domain/fields.py`).
+CREATE FUNCTION check_new_tasks(
+    handler text, payloads jsonb[], title text, queue text, priority text, run_at timestamptz, max_attempts integer,
+    timeout_seconds integer, tags text[], created_by text, limit_key text
+) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    named CONSTANT text := '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}$';
+    problem text := CASE
+        WHEN handler IS NULL OR handler !~ named THEN 'handler: must be a name, such as send_invoice'
+        WHEN queue IS NULL OR queue !~ named THEN 'queue: must be a name, such as default'
+        WHEN length(trim(coalesce(title, handler))) NOT BETWEEN 1 AND 200 THEN 'title: must have 1 to 200 characters'
+        WHEN coalesce(lower(trim(priority)), '') NOT IN ('urgent', 'high', 'medium', 'low')
+            THEN 'priority: must be urgent, high, medium or low'
+        WHEN max_attempts IS NULL OR max_attempts NOT BETWEEN 1 AND 100 THEN 'max_attempts: must be 1 to 100'
+        WHEN timeout_seconds NOT BETWEEN 1 AND 604800 THEN 'timeout_seconds: must be 1 to 604800'
+        WHEN tags IS NULL OR cardinality(tags) > 10 THEN 'tags: at most 10'
+        WHEN run_at IN ('infinity', '-infinity') THEN 'run_at: must be a moment'
+        WHEN limit_key !~ named THEN 'limit_key: must be a name, such as customer-7'
+        WHEN length(created_by) > 100 THEN 'created_by: at most 100 characters'
+    END;
+    payload jsonb;
+BEGIN
+    IF problem IS NULL AND cardinality(tags) > 0 THEN  -- apart: an expression without a query is quick
+        IF EXISTS (SELECT FROM unnest(tags) AS t (tag) WHERE tag IS NULL OR length(trim(tag)) NOT BETWEEN 1 AND 50) THEN
+            problem := 'tags: each must have 1 to 50 characters';
+        END IF;
+    END IF;
+    FOREACH payload IN ARRAY payloads LOOP
+        IF octet_length(payload::text) > 262144 THEN
+            problem := coalesce(problem, 'payload: at most 262144 bytes of JSON');
+        END IF;
+    END LOOP;
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = problem;
+    END IF;
+END
+$$;
+
+CREATE FUNCTION enter_new_tasks(
+    ids uuid[], handler text, payloads jsonb[], title text, queue text, priority text, run_at timestamptz,
+    max_attempts integer, timeout_seconds integer, tags text[], created_by text, wake boolean, limit_key text
+) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    rank integer := array_position(ARRAY['urgent', 'high', 'medium', 'low'], lower(trim(priority))) - 1;
+    shown text := trim(coalesce(title, handler));
+    kept text[] := '{}';
+    limited boolean := limit_key IS NOT NULL
+        OR EXISTS (SELECT FROM limited_queues AS l WHERE l.name = enter_new_tasks.queue);
+BEGIN
+    IF cardinality(tags) > 0 THEN
+        kept := ARRAY(
+            SELECT (array_agg(trim(t.tag) ORDER BY t.place))[1] FROM unnest(tags) WITH ORDINALITY AS t (tag, place)
+            GROUP BY lower(trim(t.tag)) ORDER BY min(t.place)
+        );
+    END IF;
+    INSERT INTO tasks (
+        id, title, priority, handler, payload, queue, run_at, max_attempts, timeout_seconds, limit_key, tags, created_by
+    )
+    SELECT
+        task.id, shown, rank, handler, task.payload, queue, run_at, max_attempts, timeout_seconds, limit_key, kept,
+        created_by
+    FROM unnest(ids, payloads) AS task (id, payload);
+    INSERT INTO task_history (task_id, new_status, changed_by)
+    SELECT task.id, CASE WHEN run_at > clock_timestamp() THEN 'scheduled' ELSE 'pending' END, created_by
+    FROM unnest(ids) AS task (id);
+    INSERT INTO queue (
+        task_id, queue, priority, run_at, max_attempts, timeout_seconds, handler, limit_key, limited, state
+    )
+    SELECT
+        task.id, queue, rank, greatest(run_at, clock_timestamp()), max_attempts, timeout_seconds, handler, limit_key,
+        limited, CASE WHEN limited THEN 'blocked' ELSE 'ready' END
+    FROM unnest(ids) AS task (id);
+    IF wake THEN
+        PERFORM pg_notify('task_service_queue', CASE WHEN limited THEN '*limits' ELSE queue END);
+    END IF;
+END
+$$;
+
 -- Enter a task for a worker in the caller's transaction: it is there when that commits, and was never there when it
--- does not. The rules are the API's (`domain/fields.py`); a broken one raises 22023 and names the field.
--- `wake => false` leaves out the NOTIFY, for which transactions queue at their commit: workers then find the task by
--- their poll. Where another task holds `unique_key`, its id is returned, and nothing is written.
+-- does not. `wake => false` leaves out the NOTIFY, for which transactions queue at their commit: workers then find the
+-- task by their poll. Where another task holds `unique_key`, its id is returned, and nothing is written.
 CREATE FUNCTION enqueue_task(
     handler text,
     payload jsonb DEFAULT NULL,
@@ -232,68 +310,64 @@ CREATE FUNCTION enqueue_task(
     unique_seconds integer DEFAULT NULL
 ) RETURNS uuid LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
-    named CONSTANT text := '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}$';
     task uuid := new_task_id();
-    rank integer := array_position(ARRAY['urgent', 'high', 'medium', 'low'], lower(trim(priority))) - 1;
-    shown text := trim(coalesce(title, handler));
-    limited boolean := limit_key IS NOT NULL
-        OR EXISTS (SELECT FROM limited_queues AS l WHERE l.name = enqueue_task.queue);
-    kept text[] := '{}';
-    problem text;
-    present uuid;
-BEGIN
-    problem := CASE
-        WHEN handler IS NULL OR handler !~ named THEN 'handler: must be a name, such as send_invoice'
-        WHEN queue IS NULL OR queue !~ named THEN 'queue: must be a name, such as default'
-        WHEN length(shown) NOT BETWEEN 1 AND 200 THEN 'title: must have 1 to 200 characters'
-        WHEN rank IS NULL THEN 'priority: must be urgent, high, medium or low'
-        WHEN max_attempts IS NULL OR max_attempts NOT BETWEEN 1 AND 100 THEN 'max_attempts: must be 1 to 100'
-        WHEN timeout_seconds NOT BETWEEN 1 AND 604800 THEN 'timeout_seconds: must be 1 to 604800'
-        WHEN tags IS NULL OR cardinality(tags) > 10 THEN 'tags: at most 10'
-        WHEN octet_length(payload::text) > 262144 THEN 'payload: at most 262144 bytes of JSON'
-        WHEN run_at IN ('infinity', '-infinity') THEN 'run_at: must be a moment'
-        WHEN limit_key !~ named THEN 'limit_key: must be a name, such as customer-7'
-        WHEN length(created_by) > 100 THEN 'created_by: at most 100 characters'
-        WHEN unique_key !~ named THEN 'unique_key: must be a name, such as order-7'
+    problem text := CASE
+        WHEN unique_key !~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}$' THEN 'unique_key: must be a name, such as order-7'
         WHEN unique_seconds IS NOT NULL AND unique_key IS NULL THEN 'unique_seconds: needs a unique_key'
         WHEN unique_seconds NOT BETWEEN 1 AND 31536000 THEN 'unique_seconds: must be 1 to 31536000'
     END;
-    IF problem IS NULL AND cardinality(tags) > 0 THEN  -- apart: the expression above has no query, and is quick so
-        IF EXISTS (SELECT FROM unnest(tags) AS t (tag) WHERE tag IS NULL OR length(trim(tag)) NOT BETWEEN 1 AND 50) THEN
-            problem := 'tags: each must have 1 to 50 characters';
-        END IF;
-        kept := ARRAY(
-            SELECT (array_agg(trim(t.tag) ORDER BY t.place))[1] FROM unnest(tags) WITH ORDINALITY AS t (tag, place)
-            GROUP BY lower(trim(t.tag)) ORDER BY min(t.place)
-        );
-    END IF;
+    present uuid;
+BEGIN
     IF problem IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = problem;
     END IF;
+    PERFORM check_new_tasks(
+        handler, ARRAY[payload], title, queue, priority, run_at, max_attempts, timeout_seconds, tags, created_by,
+        limit_key
+    );
     IF unique_key IS NOT NULL THEN
         SELECT k.holder INTO present FROM claim_unique_keys(ARRAY[unique_key], ARRAY[task], ARRAY[unique_seconds]) AS k;
         IF FOUND THEN
             RETURN present;
         END IF;
     END IF;
-    INSERT INTO tasks (
-        id, title, priority, handler, payload, queue, run_at, max_attempts, timeout_seconds, limit_key, tags, created_by
-    )
-    VALUES (
-        task, shown, rank, handler, payload, queue, run_at, max_attempts, timeout_seconds, limit_key, kept, created_by
+    PERFORM enter_new_tasks(
+        ARRAY[task], handler, ARRAY[payload], title, queue, priority, run_at, max_attempts, timeout_seconds, tags,
+        created_by, wake, limit_key
     );
-    INSERT INTO task_history (task_id, new_status, changed_by)
-    VALUES (task, CASE WHEN run_at > clock_timestamp() THEN 'scheduled' ELSE 'pending' END, created_by);
-    INSERT INTO queue (
-        task_id, queue, priority, run_at, max_attempts, timeout_seconds, handler, limit_key, limited, state
-    )
-    VALUES (
-        task, queue, rank, greatest(run_at, clock_timestamp()), max_attempts, timeout_seconds, handler, limit_key,
-        limited, CASE WHEN limited THEN 'blocked' ELSE 'ready' END
-    );
-    IF wake THEN
-        PERFORM pg_notify('task_service_queue', CASE WHEN limited THEN '*limits' ELSE queue END);
-    END IF;
     RETURN task;
+END
+$$;
+
+-- The same for many tasks that differ in their payload only; their ids in the order of the payloads, rising, which makes
+-- each index grow at its end.
+CREATE FUNCTION enqueue_tasks(
+    handler text,
+    payloads jsonb[],
+    title text DEFAULT NULL,
+    queue text DEFAULT 'default',
+    priority text DEFAULT 'medium',
+    run_at timestamptz DEFAULT NULL,
+    max_attempts integer DEFAULT 5,
+    timeout_seconds integer DEFAULT NULL,
+    tags text[] DEFAULT '{}',
+    created_by text DEFAULT current_user,
+    wake boolean DEFAULT true,
+    limit_key text DEFAULT NULL
+) RETURNS uuid[] LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    ids uuid[] := ARRAY(SELECT new_task_id() FROM generate_series(1, cardinality(payloads)) ORDER BY 1);
+BEGIN
+    IF payloads IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'payloads: must be an array';
+    END IF;
+    PERFORM check_new_tasks(
+        handler, payloads, title, queue, priority, run_at, max_attempts, timeout_seconds, tags, created_by, limit_key
+    );
+    PERFORM enter_new_tasks(
+        ids, handler, payloads, title, queue, priority, run_at, max_attempts, timeout_seconds, tags, created_by,
+        wake AND cardinality(ids) > 0, limit_key
+    );
+    RETURN ids;
 END
 $$;
