@@ -58,9 +58,12 @@ INSERT_ONE = """
         id, title, description, status, status_at, priority, assigned_to, due_date, tags, handler, payload, queue,
         run_at, max_attempts, timeout_seconds, limit_key, created_by
     )
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+    VALUES (
+        $1, $2, $3, $4, CASE WHEN $5::timestamptz IS NOT NULL THEN clock_timestamp() END, $6, $7, $8, $9, $10, $11, $12,
+        $13, $14, $15, $16, $17
+    )
 """
-"""A NewRow's fields, and the status for its first line."""
+"""A NewRow's fields, and the status for its first line. `status_at` is by the database's clock, as `created_at` is."""
 
 
 async def copy_rows(connection: Driver, rows: Sequence[Row]) -> None:

@@ -70,6 +70,11 @@ async def test_a_task_of_a_person_is_not_queued(client: httpx.AsyncClient, conne
     assert await connection.fetchval("SELECT count(*) FROM queue") == 0
 
 
+async def test_a_task_that_is_created_ended_did_not_end_before_its_creation(client: httpx.AsyncClient) -> None:
+    task = await create(client, status="completed")
+    assert datetime.fromisoformat(task["created_at"]) <= datetime.fromisoformat(task["processed_at"])
+
+
 @pytest.mark.parametrize("handler", ["noop", None])
 async def test_a_task_with_a_later_run_at_is_scheduled(client: httpx.AsyncClient, handler: str | None) -> None:
     later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
