@@ -19,11 +19,12 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TypeAlias
 
 from bench.rivals.adaptors import Producer
 from bench.rivals.board import Board
 
+Command: TypeAlias = Callable[..., Awaitable[None]]
 TICK_SECONDS = 0.005
 """Between two commits of a steady load."""
 
@@ -34,9 +35,10 @@ async def produce(adaptor: ModuleType, url: str, queue: str, board: Board) -> No
     Each is answered by a line with the seconds that it took.
     """
     async with adaptor.producer(url, queue) as producer:
-        commands: dict[str, Callable[..., Awaitable[None]]] = {
-            "one": one, "through_service": through_service, "many": many, "at_once": at_once(adaptor),
-            "many_through_service": many_through_service, "spaced": spaced, "load": load,
+        commands: dict[str, Command] = {
+            "one": each("one"), "through_service": each("through_service"), "many": whole("many"),
+            "many_through_service": whole("many_through_service"), "at_once": at_once(adaptor), "spaced": spaced,
+            "load": load,
         }  # fmt: skip
         say("ready")
         while line := await asyncio.to_thread(sys.stdin.readline):
@@ -46,34 +48,31 @@ async def produce(adaptor: ModuleType, url: str, queue: str, board: Board) -> No
             say(json.dumps(time.monotonic() - began))
 
 
-async def one(producer: Producer, _: Board, first: float, count: float) -> None:
-    """One by one, as quickly as it goes."""
-    for number in range(int(first), int(first + count)):
-        await producer.one(number)
+def each(method: str) -> Command:
+    """One by one, as quickly as it goes, by this method of the producer."""
+
+    async def enter(producer: Producer, _: Board, first: float, count: float) -> None:
+        for number in range(int(first), int(first + count)):
+            await getattr(producer, method)(number)
+
+    return enter
 
 
-async def through_service(producer: Any, _: Board, first: float, count: float) -> None:
-    """The same by the layer below HTTP, which this product has beside its library."""
-    for number in range(int(first), int(first + count)):
-        await producer.through_service(number)
+def whole(method: str) -> Command:
+    """All at once, by this method of the producer."""
+
+    async def enter(producer: Producer, _: Board, first: float, count: float) -> None:
+        await getattr(producer, method)(range(int(first), int(first + count)))
+
+    return enter
 
 
-async def many(producer: Producer, _: Board, first: float, count: float) -> None:
-    """All at once, by the product's own way for many."""
-    await producer.many(range(int(first), int(first + count)))
-
-
-async def many_through_service(producer: Any, _: Board, first: float, count: float) -> None:
-    """The same by the layer below HTTP."""
-    await producer.many_through_service(range(int(first), int(first + count)))
-
-
-def at_once(adaptor: ModuleType) -> Callable[..., Awaitable[None]]:
+def at_once(adaptor: ModuleType) -> Command:
     """All in one commit."""
 
     async def enter(producer: Producer, board: Board, first: float, count: float) -> None:
         vars(adaptor)["CHUNK"] = int(count)
-        await many(producer, board, first, count)
+        await whole("many")(producer, board, first, count)
 
     return enter
 
