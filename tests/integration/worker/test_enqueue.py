@@ -141,6 +141,24 @@ async def test_many_more_than_one_call_takes_are_claimed_in_their_order(connecti
     assert {row["id"]: row["payload"] for row in payloads} == {task: str(n) for n, task in enumerate(tasks)}
 
 
+async def test_workers_are_notified_of_many_once_and_not_when_there_are_none_or_it_is_not_wanted(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    heard: list[object] = []
+    listener = await asyncpg.connect(database)
+    await listener.add_listener("task_service_queue", lambda *given: heard.append(given[-1]))
+    await enqueue_many_async(connection, "mail", [1, 2], queue="silent", wake=False)
+    await connection.fetchval("SELECT enqueue_tasks('mail', '{}', queue => 'empty')")
+    await enqueue_many_async(connection, "mail", [1, 2], queue="mail")
+
+    async def notified() -> bool:
+        return heard != []
+
+    await eventually("the notification", notified)
+    await listener.close()
+    assert heard == ["mail"]  # they come in the order of their commits
+
+
 async def test_a_driver_with_an_encoder_of_its_own_for_json_enters_the_same(connection: asyncpg.Connection) -> None:
     await connection.set_type_codec("jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
     one = await enqueue_async(connection, "mail", PAYLOAD)
