@@ -29,10 +29,10 @@ from task_service.api.streams import ABORT
 from task_service.queue.statements import statement
 from task_service.queue.wakeups import Wakeups
 from task_service.settings import Settings
-from task_service.store.database import create_engine, raw
+from task_service.store.database import acquire_from, create_engine, raw
 from task_service.telemetry import traces
 from task_service.worker.admitter import Admitter
-from task_service.worker.maintenance import Maintenance, acquire_from
+from task_service.worker.maintenance import Maintenance
 from task_service.worker.process import Worker
 from task_service.worker.scheduler import Scheduler
 
@@ -163,7 +163,8 @@ def _create_api(settings: Settings, engine: AsyncEngine, wakeups: Wakeups, worke
         # Somebody must do these also while workers are scaled to none.
         acquire = acquire_from(engine)
         maintenance, admitter = Maintenance(settings, acquire), Admitter(acquire, settings.poll_seconds)
-        app.state.background += [Loop(one.run) for one in (Scheduler(app.state.context), maintenance, admitter)]
+        scheduler = Scheduler(app.state.context, acquire)
+        app.state.background += [Loop(one.run) for one in (scheduler, maintenance, admitter)]
     return app
 
 

@@ -86,11 +86,10 @@ async def run_inline_async(
     claim = _claim(handler, orjson.loads(orjson.dumps(payload)), (attempt, max_attempts, fence))
     context = InlineContext(claim, connection, isolated=handler.isolated)
     reports = Reports()
-    runner = Runner(
-        Handlers([replace(handler, isolated=False, memory_mb=None)]), reports, RetryPolicy(), DEFAULT_TIMEOUT_SECONDS
-    )
+    handlers = Handlers([replace(handler, isolated=False, memory_mb=None)])
+    runner = Runner(handlers, lambda *_: context, reports, RetryPolicy(), DEFAULT_TIMEOUT_SECONDS)
     runner.random = lambda: NO_SPREAD
-    runner.start(claim, context.worker_id, lambda *_: context)
+    runner.start(claim, context.worker_id)
     while (run := runner.running.get(claim.task_id)) and not run.reported:
         runner.enforce()
         with contextlib.suppress(TimeoutError):

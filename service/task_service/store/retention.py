@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from task_service.domain.outcomes import STATUS_OF_OUTCOME, Outcome
-from task_service.store.database import Executes
+from task_service.store.database import Acquire
 
 BATCH = 500
 MOST_SECONDS = 1.0
@@ -47,11 +47,15 @@ DELETE FROM tasks WHERE id = ANY (ARRAY(SELECT task_id FROM old))
 """
 
 
-async def forget_tasks(connection: Executes, outcomes: Sequence[Outcome], days: float) -> int:
-    """Forget tasks that ended so, more than so many days ago, for `MOST_SECONDS`; how many. 0 days: they stay."""
+async def forget_tasks(acquire: Acquire, outcomes: Sequence[Outcome], days: float) -> int:
+    """Forget tasks that ended so, more than so many days ago, for `MOST_SECONDS`; how many. 0 days: they stay.
+
+    Each batch acquires the connection anew, so that others who share it come in between.
+    """
     forgotten, until = 0, time.monotonic() + MOST_SECONDS
     while days > 0 and time.monotonic() < until:
-        batch = int((await connection.execute(FORGET, list(outcomes), days * 86_400, BATCH)).split()[-1])
+        async with acquire() as connection:
+            batch = int((await connection.execute(FORGET, list(outcomes), days * 86_400, BATCH)).split()[-1])
         forgotten += batch
         if batch < BATCH:
             break

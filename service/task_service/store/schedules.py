@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from task_service.domain.ids import new_id
 from task_service.store.cursors import decode_cursor, encode_cursor
+from task_service.store.database import Driver
 from task_service.store.tables import schedules
 
 
@@ -94,9 +95,16 @@ async def delete_schedule(connection: AsyncConnection, schedule_id: UUID) -> Non
     await connection.execute(delete(schedules).where(schedules.c.id == schedule_id))
 
 
-async def due_actions(connection: AsyncConnection) -> set[str]:
+async def due_actions(connection: Driver) -> set[str]:
     """What is due at this moment: `task`, `daily_log`, both or nothing."""
-    return set((await connection.execute(select(schedules.c.action).where(*DUE).distinct())).scalars())
+    due = "SELECT DISTINCT action FROM schedules WHERE enabled AND next_run_at <= clock_timestamp()"
+    return {row[0] for row in await connection.fetch(due)}
+
+
+async def own_time(connection: Driver, action: str) -> tuple[str, str] | None:
+    """Cron and time zone of the product's own schedule of this action; None when there is none."""
+    row = await connection.fetchrow("SELECT cron, time_zone FROM schedules WHERE action = $1", action)
+    return tuple(row) if row else None
 
 
 async def read_due(connection: AsyncConnection, action: str) -> ScheduleRow | None:

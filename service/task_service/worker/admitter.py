@@ -13,8 +13,7 @@ import time
 import structlog
 
 from task_service.queue import limits
-from task_service.store.database import is_unavailable
-from task_service.worker.maintenance import Acquire
+from task_service.store.database import Acquire, is_unavailable
 
 AGAIN_SECONDS = 0.005
 """Somebody else has the turn: about so long until we try again."""
@@ -25,7 +24,6 @@ class Admitter:
     """Admits for all workers. `wake` is set when something came that waits for a limit, or a task under one ended."""
 
     def __init__(self, acquire: Acquire, poll_seconds: float) -> None:
-        """`acquire` lends a connection that is in no transaction."""
         self._acquire, self._poll_seconds = acquire, poll_seconds
         self.wake = asyncio.Event()
         self._poll_at = 0.0

@@ -21,7 +21,6 @@ from task_service.queue.wakeups import WINDOW_SECONDS
 from task_service.settings import Settings
 from task_service.store.database import is_unavailable
 from task_service.telemetry import metrics
-from task_service.worker.context import RunContext
 from task_service.worker.membership import Membership
 from task_service.worker.reports import Reports
 from task_service.worker.runner import Runner
@@ -161,11 +160,11 @@ class Claimer:
         running = self.runner.running
         while self._waiting and len(running) < self.settings.worker_concurrency and self.membership.may_start():
             worker_id, c = self._waiting.popleft()
-            self.runner.start(c, worker_id, self._context)
+            self.runner.start(c, worker_id)
         if self._alone is not None and not running and not self._waiting and self.membership.may_start():
             (worker_id, c), self._alone = self._alone, None
             log.warning("running_alone", task_id=str(c.task_id), attempt=c.attempt)
-            self.runner.start(c, worker_id, self._context)
+            self.runner.start(c, worker_id)
 
     async def _look_for_alone(self, *, idle: bool) -> bool:
         """Now and then, look for a task that must run alone; a busy worker leaves it to idle ones for a while."""
@@ -205,6 +204,3 @@ class Claimer:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.runner.slot_free.wait(), self.settings.poll_seconds)
         return 0
-
-    def _context(self, c: Claim, worker_id: UUID) -> RunContext:
-        return RunContext(c, worker_id, self.pool)

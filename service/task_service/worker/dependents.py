@@ -4,11 +4,10 @@ import asyncio
 from collections.abc import Iterable
 from uuid import UUID
 
-import asyncpg
 import structlog
 
 from task_service.queue.dependencies import settle
-from task_service.store.database import is_unavailable
+from task_service.store.database import Acquire, is_unavailable
 
 RETRY_SECONDS = 0.5
 log = structlog.get_logger(__name__)
@@ -17,8 +16,8 @@ log = structlog.get_logger(__name__)
 class Dependents:
     """The loop."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
-        self._pool = pool
+    def __init__(self, acquire: Acquire) -> None:
+        self._acquire = acquire
         self._ended: set[UUID] = set()
         self._arrived = asyncio.Event()
 
@@ -43,6 +42,6 @@ class Dependents:
         """Settle what has come so far."""
         ended = self._ended.copy()
         if ended:
-            async with self._pool.acquire() as connection:
+            async with self._acquire() as connection:
                 await settle(connection, ended)
             self._ended -= ended

@@ -5,12 +5,9 @@ skip what another one is at.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TypeAlias
+from collections.abc import Callable
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from task_service.clocks import machine_seconds
 from task_service.domain.outcomes import Reason
@@ -19,7 +16,7 @@ from task_service.queue.counts import fold
 from task_service.queue.statements import Connection
 from task_service.settings import Settings
 from task_service.store import outbox
-from task_service.store.database import is_unavailable, raw
+from task_service.store.database import Acquire, is_unavailable
 from task_service.store.idempotency import prune_keys
 from task_service.store.retention import DONE, FAILED, forget_tasks
 from task_service.store.unique import prune_unique_keys
@@ -31,7 +28,6 @@ KEEP_DEAD_SECONDS = 7 * 24 * 3600.0
 KEEP_KEYS_SECONDS = 24 * 3600.0
 KEEP_NOTES_SECONDS = 24 * 3600.0
 """Notes to Redis that are older by this than all that it can hold say nothing any more."""
-Acquire: TypeAlias = Callable[[], AbstractAsyncContextManager[Connection]]
 log = structlog.get_logger(__name__)
 
 
@@ -39,7 +35,7 @@ class Maintenance:
     """The sweep, once per heartbeat."""
 
     def __init__(self, settings: Settings, acquire: Acquire, may_judge: Callable[[], bool] | None = None) -> None:
-        """`acquire` lends a connection that is in no transaction; without `may_judge` our own sweeps tell."""
+        """Without `may_judge` our own sweeps tell whether a lease that looks over is."""
         self._settings, self._acquire = settings, acquire
         self._may_judge = may_judge or self._is_steady
         self._unbroken_since: float | None = None
@@ -53,8 +49,9 @@ class Maintenance:
                 async with self._acquire() as connection:
                     await self.sweep(connection, strangers=sweeps % STRANGERS_EVERY == 0)
                     await fold(connection)
-                    await self._forget(connection)
-                    if sweeps % PRUNE_EVERY == 0:
+                await self._forget()
+                if sweeps % PRUNE_EVERY == 0:
+                    async with self._acquire() as connection:
                         await workers.prune(connection, KEEP_DEAD_SECONDS)
                         await prune_keys(connection, self._settings.idempotency_hours)
                         await prune_unique_keys(connection, KEEP_KEYS_SECONDS)
@@ -65,10 +62,10 @@ class Maintenance:
                 self._unbroken_since = None
                 log.warning("sweep_failed", error=repr(error), exc_info=not is_unavailable(error))
 
-    async def _forget(self, connection: Connection) -> None:
+    async def _forget(self) -> None:
         keep = self._settings
         for outcomes, days in ((DONE, keep.keep_done_days), (FAILED, keep.keep_failed_days)):
-            if forgotten := await forget_tasks(connection, outcomes, days):
+            if forgotten := await forget_tasks(self._acquire, outcomes, days):
                 log.info("tasks_forgotten", number=forgotten, days=days)
 
     def _is_steady(self) -> bool:
@@ -96,15 +93,3 @@ class Maintenance:
                     failed=done.failed,
                 )
         await dependencies.sweep(connection, everything=strangers or ended > 0)
-
-
-def acquire_from(engine: AsyncEngine) -> Acquire:
-    """Lend the driver's own connections of an engine."""
-    statements = engine.execution_options(isolation_level="AUTOCOMMIT")
-
-    @asynccontextmanager
-    async def acquire() -> AsyncIterator[Connection]:
-        async with statements.connect() as connection:
-            yield await raw(connection)
-
-    return acquire

@@ -110,6 +110,11 @@ class Membership:
                 await asyncio.wait_for(self.wake.wait(), pause if left is None else min(pause, left))
             self.wake.clear()
 
+    def connection_ended(self, connection: Any) -> None:
+        """If it is ours, and not by our doing: find out at once, and connect anew."""
+        if connection is self._connection:
+            self.wake.set()
+
     def _seconds_left(self) -> float | None:
         """Until our lease is over by our own clock; None while there is none."""
         if self.worker_id is None:
@@ -199,6 +204,6 @@ class Membership:
         self._slot.free()
 
     async def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.terminate()
-            self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()

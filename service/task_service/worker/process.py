@@ -14,6 +14,7 @@ import asyncpg
 import structlog
 
 from task_service.domain.outcomes import Reason, RetryPolicy
+from task_service.queue.claims import Claim
 from task_service.queue.statements import statement
 from task_service.queue.wakeups import Wakeups
 from task_service.services.context import Context
@@ -24,6 +25,7 @@ from task_service.telemetry import get_tracer, metrics
 from task_service.worker.admitter import Admitter
 from task_service.worker.builtin import builtin_handlers
 from task_service.worker.claimer import Claimer
+from task_service.worker.context import RunContext
 from task_service.worker.dependents import Dependents
 from task_service.worker.handlers import Handlers
 from task_service.worker.installed import installed_handlers
@@ -36,7 +38,8 @@ from task_service.worker.runner import Runner
 from task_service.worker.scheduler import Scheduler
 from task_service.worker.watchdog import Watchdog
 
-POOL_SIZE = 8
+HANDLERS_CONNECTIONS = 8
+"""Opened only while handlers are in transactions of their own."""
 ENFORCE_SECONDS = 0.25
 LEAVE_SECONDS = 5.0
 log = structlog.get_logger(__name__)
@@ -54,45 +57,56 @@ class Worker:
     async def start(self) -> None:
         """Start the loops; returns at once, whether or not the database answers."""
         s = self.settings
-        self.pool = await create_pool(s, POOL_SIZE)
-        self.reports, self.dependents = Reports(self.pool), Dependents(self.pool)
+        # One connection each, which keeps its few statements warm, and those who share the third come in turn.
+        claiming, reporting, aside = [await create_pool(s, 1) for _ in range(3)]
+        self._for_handlers = await create_pool(s, HANDLERS_CONNECTIONS)
+        self._pools = (claiming, reporting, aside, self._for_handlers)
+        self._aside = aside.acquire
+        self.reports, self.dependents = Reports(reporting), Dependents(self._aside)
         self.reports.on_awaited = self.dependents.add
         tracer = get_tracer() if s.otel_enabled else None
         policy = RetryPolicy(s.retry_base_seconds, s.retry_cap_seconds)
-        self.runner = Runner(self.handlers, self.reports, policy, s.default_timeout_seconds, tracer)
+        self.runner = Runner(
+            self.handlers, self._context_of, self.reports, policy, s.default_timeout_seconds, tracer
+        )  # fmt: skip
         self.runner.silence_seconds = s.lease_seconds - s.heartbeat_seconds
         self._watchdog = Watchdog(s.lease_seconds)
         self._watchdog.start()
         self.membership = Membership(s, self._own_connection, self)
-        self.claimer = Claimer(s, self.pool, self.membership, self.runner, self.reports)
-        self.admitter = Admitter(self.pool.acquire, s.poll_seconds)
+        self.claimer = Claimer(s, claiming, self.membership, self.runner, self.reports)
+        self.admitter = Admitter(self._aside, s.poll_seconds)
         self.reports.on_room = self.runner.on_room = self.admitter.wake.set
         self._engine = create_engine(s)
         self._wakeups = Wakeups(self._notify)
         self._context = Context(s, self._engine, self._wakeups)
-        self.scheduler = Scheduler(self._context)
-        self.maintenance = Maintenance(s, self.pool.acquire, self.membership.may_judge)
+        self.scheduler = Scheduler(self._context, self._aside)
+        self.maintenance = Maintenance(s, self._aside, self.membership.may_judge)
         self.reports.is_busy = lambda: bool(self.runner.running)
         metrics.RUNNING.set_function(lambda: len(self.runner.running))
         loops: list[Coroutine[Any, Any, None]] = [
             self.membership.run(), self.reports.run(), self.claimer.run(), self.maintenance.run(), self._enforce(),
             self.scheduler.run(), self.admitter.run(), self.dependents.run(),
-            ProgressNotes(self.pool, self.runner).run(),
+            ProgressNotes(self._aside, self.runner).run(),
         ]  # fmt: skip
-        if not s.database_pooler:
-            listener = Listener(
-                self._own_connection, frozenset(s.worker_queues),
-                self.claimer.wake.set, self.membership.wake.set, self.admitter.wake.set,
-            )  # fmt: skip
-            listener.worker_id = lambda: self.membership.worker_id
-            loops.append(listener.run())
+        self._listener = Listener(
+            frozenset(s.worker_queues), self.claimer.wake.set, on_worker=self.membership.wake.set,
+            on_limits=self.admitter.wake.set, on_end=self.membership.connection_ended,
+        )  # fmt: skip
+        self._listener.worker_id = lambda: self.membership.worker_id
         self._loops = [asyncio.create_task(loop, name=getattr(loop, "__qualname__", "loop")) for loop in loops]
         log.info(
             "worker_started", queues=s.worker_queues, concurrency=s.worker_concurrency, handlers=self.handlers.names()
         )
 
+    def _context_of(self, claim: Claim, worker_id: UUID) -> RunContext:
+        return RunContext(claim, worker_id, self._for_handlers)
+
     async def _own_connection(self) -> asyncpg.Connection:
-        return await connect(self.settings, command_timeout=self.settings.heartbeat_seconds)
+        """What the membership beats on and the listener listens on."""
+        connection = await connect(self.settings, command_timeout=self.settings.heartbeat_seconds)
+        if not self.settings.database_pooler:
+            await self._listener.listen(connection)
+        return connection
 
     def why_not_alive(self) -> str | None:
         """Which loop has ended before its time, for the liveness probe; None: all go on."""
@@ -100,7 +114,8 @@ class Worker:
         return f"ended: {', '.join(ended)}" if ended and not self.claimer.stopped else None
 
     async def _notify(self, queues: list[str]) -> None:
-        await self.pool.execute(statement("notify"), queues)
+        async with self._aside() as connection:
+            await connection.execute(statement("notify"), queues)
 
     async def _enforce(self) -> None:
         while True:
@@ -114,8 +129,9 @@ class Worker:
         self.runner.abandon()
 
     def registered(self) -> None:
-        """The lease holds (again): look for work at once."""
+        """The lease holds (again): look for work at once, whatever came before we listened."""
         self.claimer.wake.set()
+        self.admitter.wake.set()
 
     def cancel(self, task_id: UUID) -> None:
         """Interrupt a task that a person cancelled."""
@@ -150,7 +166,8 @@ class Worker:
                 if isinstance(self._context.cache, Cache):  # the daily loader has told it
                     await self._context.cache.link.close()
                 await self._engine.dispose()
-        self.pool.terminate()
+        for pool in self._pools:
+            pool.terminate()
 
     async def _end_loops(self) -> None:
         for loop in self._loops:

@@ -2,12 +2,11 @@
 
 import asyncio
 
-import asyncpg
 import structlog
 
 from task_service.queue import results
 from task_service.queue.results import Told
-from task_service.store.database import is_unavailable
+from task_service.store.database import Acquire, is_unavailable
 from task_service.worker.runner import Run, Runner
 
 EVERY_SECONDS = 1.0
@@ -17,8 +16,8 @@ log = structlog.get_logger(__name__)
 class ProgressNotes:
     """The loop. What could not be sent is sent the next time, unless the run has ended or said something newer."""
 
-    def __init__(self, pool: asyncpg.Pool, runner: Runner) -> None:
-        self._pool, self._runner = pool, runner
+    def __init__(self, acquire: Acquire, runner: Runner) -> None:
+        self._acquire, self._runner = acquire, runner
 
     async def run(self) -> None:
         """Tell until cancelled."""
@@ -33,7 +32,7 @@ class ProgressNotes:
 
     async def _tell(self, runs: list[Run]) -> None:
         words = [Told(run.claim.task_id, run.claim.fence, run.context.said) for run in runs if run.context.said]
-        async with self._pool.acquire() as connection:
+        async with self._acquire() as connection:
             noted = await results.note_progress(connection, runs[0].worker_id, words)
         for run, told in zip(runs, words, strict=True):
             if (told.task_id, told.fence) in noted and run.context.said is told.progress:

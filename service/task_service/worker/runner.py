@@ -89,12 +89,14 @@ class Runner:
     def __init__(
         self,
         handlers: Handlers,
+        make_context: Callable[[Claim, UUID], RunContext],
         reporter: Reporter,
         policy: RetryPolicy,
         default_timeout_seconds: float,
         tracer: Tracer | None = None,
     ) -> None:
         self.handlers, self.reporter, self.policy, self.tracer = handlers, reporter, policy, tracer
+        self._make_context = make_context
         self.default_timeout_seconds = default_timeout_seconds
         self.running: dict[UUID, Run] = {}
         self.slot_free = asyncio.Event()
@@ -113,7 +115,7 @@ class Runner:
         contain_tasks(asyncio.get_running_loop())
 
     # -- starting -----------------------------------------------------------------------------------------------
-    def start(self, claim: Claim, worker_id: UUID, make_context: Callable[[Claim, UUID], RunContext]) -> None:
+    def start(self, claim: Claim, worker_id: UUID) -> None:
         """Run a claimed task in a slot of its own; the caller has seen that one is free."""
         handler = self.handlers.get(claim.handler)
         if handler is None:
@@ -124,7 +126,7 @@ class Runner:
             self._send(claim, worker_id, Stopped(Outcome.CANCELLED))
             return
         limit = claim.timeout_seconds or handler.timeout_seconds or self.default_timeout_seconds
-        run = Run(claim, worker_id, handler, make_context(claim, worker_id))
+        run = Run(claim, worker_id, handler, self._make_context(claim, worker_id))
         run.context.deadline = run.started + limit
         self.running[claim.task_id] = run
         self.idle.clear()

@@ -10,7 +10,7 @@ import structlog
 from task_service.services import daily_log, schedules
 from task_service.services.context import Context
 from task_service.store import schedules as store
-from task_service.store.database import is_unavailable
+from task_service.store.database import Acquire, acquire_from, is_unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -18,8 +18,10 @@ log = structlog.get_logger(__name__)
 class Scheduler:
     """The loop. It asks the database what is due and what time it is: pods' clocks do not count."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, acquire: Acquire | None = None) -> None:
+        """`acquire` lends the connection to look with, by default one of the context's."""
         self._context = context
+        self._acquire = acquire or acquire_from(context.engine)
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -27,16 +29,24 @@ class Scheduler:
         while True:
             try:
                 if not prepared:
-                    await self._context.write(lambda c: schedules.ensure_own(c, self._context.settings))
+                    await self._prepare()
                     prepared = True
                 await self.look()
             except Exception as error:
                 log.warning("scheduler_failed", error=repr(error), exc_info=not is_unavailable(error))
             await asyncio.sleep(self._context.settings.schedule_poll_seconds)
 
+    async def _prepare(self) -> None:
+        """Have the product's own schedule. Most processes find it as it should be, and lock nothing."""
+        settings = self._context.settings
+        async with self._acquire() as connection:
+            own = await store.own_time(connection, schedules.OWN)
+        if own != (settings.daily_log_cron, settings.daily_log_time_zone):
+            await self._context.write(lambda c: schedules.ensure_own(c, settings))
+
     async def look(self) -> None:
         """Run everything that is due at this moment."""
-        async with self._context.reading() as connection:
+        async with self._acquire() as connection:
             due = await store.due_actions(connection)
         if "task" in due:
             while await self._context.write(lambda c: schedules.fire_next(self._context, c)):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 from uuid import UUID
 
@@ -68,7 +69,7 @@ async def left(connection: asyncpg.Connection) -> set[UUID]:
 
 
 async def forget(connection: asyncpg.Connection, outcomes: Sequence[Outcome], days: float) -> int:
-    return await forget_tasks(connection, outcomes, days)
+    return await forget_tasks(lambda: nullcontext(connection), outcomes, days)
 
 
 async def test_what_ended_before_the_time_is_forgotten_with_all_that_belongs_to_it(

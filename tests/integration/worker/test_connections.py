@@ -1,0 +1,118 @@
+"""How many connections a worker has, who must not wait for whom, and what each of them costs the server."""
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import pytest
+
+from task_service.services import schedules
+from task_service.services.context import Context as ServiceContext
+from task_service.store.database import Connection, connect, create_engine
+from task_service.worker.handlers import Context, handler
+from task_service.worker.process import HANDLERS_CONNECTIONS
+from tests.integration.conftest import settings_for
+from tests.integration.queue.test_limits import set_limit
+from tests.integration.worker.conftest import StartWorker
+from tests.support.tasks import add_tasks, quiet_wakeups
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.asyncio
+WORKERS = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'task-service'"
+)
+ENDED = "SELECT count(*) FROM runs WHERE final"
+
+
+async def ended(connection: asyncpg.Connection, count: int) -> None:
+    async def all_of_them() -> bool:
+        return bool(await connection.fetchval(ENDED) == count)
+
+    await eventually(f"the end of {count} tasks", all_of_them)
+
+
+async def test_a_worker_has_four_connections_whatever_it_is_at(
+    connection: asyncpg.Connection, database: str, start_worker: StartWorker
+) -> None:
+    @handler("tells")
+    async def tells(context: Context) -> None:
+        context.progress(0.5)
+        await asyncio.sleep(0.001)
+
+    settings = settings_for(database, between=False)
+    engine = create_engine(settings)
+    context = ServiceContext(settings, engine, quiet_wakeups())
+    await context.write(lambda c: schedules.ensure_own(c, settings))
+    await engine.dispose()
+    await set_limit(connection, "key", "seven", concurrency=7)
+    quick = {"heartbeat_seconds": 0.05, "poll_seconds": 0.05, "schedule_poll_seconds": 0.05}
+    await start_worker(tells, database_url=database, **quick)
+    for _ in range(5):
+        await add_tasks(connection, 500, handler="tells")
+        await add_tasks(connection, 40, handler="tells", limit_key="seven")
+    await ended(connection, 5 * 540)
+    # What is opened stays open for minutes: this is the most that there were.
+    assert 2 <= await connection.fetchval(WORKERS) <= 4
+
+
+async def test_handlers_that_hold_transactions_do_not_keep_others_from_being_claimed_and_reported(
+    connection: asyncpg.Connection, start_worker: StartWorker
+) -> None:
+    holding, release = asyncio.Semaphore(0), asyncio.Event()
+
+    @handler("holds")
+    async def holds(context: Context) -> None:
+        async with context.transaction() as held:
+            holding.release()
+            await release.wait()
+            await held.complete()
+
+    @handler("quick")
+    async def quick(_: Context) -> None: ...
+
+    await start_worker(holds, quick, worker_concurrency=HANDLERS_CONNECTIONS + 10, lease_seconds=30)
+    await add_tasks(connection, HANDLERS_CONNECTIONS + 2, handler="holds")
+    for _ in range(HANDLERS_CONNECTIONS):
+        await asyncio.wait_for(holding.acquire(), 15)
+    await add_tasks(connection, 20, handler="quick")
+    await ended(connection, 20)
+    release.set()
+    await ended(connection, 20 + HANDLERS_CONNECTIONS + 2)
+
+
+async def test_a_connection_that_broke_is_made_anew_and_listened_on(
+    connection: asyncpg.Connection, database: str, start_worker: StartWorker
+) -> None:
+    @handler("quick")
+    async def quick(_: Context) -> None: ...
+
+    worker = await start_worker(quick, polls=False, database_url=database, lease_seconds=15, heartbeat_seconds=5)
+
+    await eventually("the lease", lambda: asyncio.sleep(0, worker.membership.may_start()))
+    for number in range(1, 4):
+        own: Any = worker.membership._connection
+        await add_tasks(connection, 1, handler="quick")
+        await ended(connection, number)
+        await connection.execute("SELECT pg_terminate_backend($1)", own.get_server_pid())
+
+        async def anew(old: Any = own) -> bool:
+            return worker.membership._connection not in {None, old}
+
+        await eventually("another connection", anew)
+
+
+async def test_the_server_is_asked_about_a_type_once_in_a_process(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Connection, "_known", {})
+    questions = []
+    for pooler in (False, False, True, True):
+        asked: list[str] = []
+        made = await connect(settings_for(database, between=False, database_pooler=pooler))
+        made.add_query_logger(lambda record, asked=asked: asked.append(record.query))
+        for values in ([1, 2], []):
+            assert await made.fetchval("SELECT $1::bigint[]", values) == values
+        assert await made.fetchval("SELECT ARRAY[1::int8]::text IS NULL") is False
+        await made.close()
+        questions.append(sum("typeinfo_tree" in query for query in asked))
+    assert questions == [1, 0, 0, 0]
