@@ -12,7 +12,7 @@ from task_service.domain.priorities import RANKS
 from task_service.queue.statements import Connection, statement
 
 BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
-BEHIND = timedelta(seconds=2)
+BEHIND, AT_IT = timedelta(seconds=2), timedelta(0)
 ALONE_AFTER_SECONDS = 5.0
 """A task that must run alone waits so long for an idle worker before a busy one empties itself for it."""
 
@@ -38,10 +38,11 @@ class Claim(NamedTuple):
 
 
 class Bounds:
-    """A lower bound of run_at per queue and priority, two seconds behind the last claimed row.
+    """A lower bound of run_at per queue and priority: the last claimed row's, or two seconds behind it.
 
     A transaction that is held open elsewhere keeps deleted rows in the index; without a bound each claim would walk
-    over all of them again. Rows below it can exist (a commit that took longer than two seconds): `forget` now and then.
+    over all of them again. Rows below it can exist, of commits that took longer than others: look behind it now and
+    then, and sometimes `forget` it.
 
     Within a priority each claim begins with the next queue, so that none is drained before the others are served.
 
@@ -58,16 +59,17 @@ class Bounds:
         self._ranks = sorted(RANKS.values())
         self.forget()
 
-    def lines(self) -> tuple[list[str], list[int], list[datetime]]:
+    def lines(self, *, behind: bool = True) -> tuple[list[str], list[int], list[datetime]]:
         """Queues, priorities and bounds as the claim takes them, most urgent first."""
         lines = [(queue, rank) for rank in self._ranks for queue in self._queues]
-        return [q for q, _ in lines], [r for _, r in lines], [self._since[line] for line in lines]
+        back = BEHIND if behind else AT_IT
+        return [q for q, _ in lines], [r for _, r in lines], [self._since[line] - back for line in lines]
 
     def advance(self, claims: Sequence[Claim]) -> None:
         """Move up to what was claimed, and on to the next queue."""
         for claim in claims:
             key = (claim.queue, claim.priority)
-            self._since[key] = max(self._since[key], claim.run_at - BEHIND)
+            self._since[key] = max(self._since[key], claim.run_at)
         self._queues.append(self._queues.pop(0))
 
     def forget(self) -> None:
@@ -76,10 +78,13 @@ class Bounds:
 
 
 async def claim(
-    connection: Connection, worker_id: UUID, bounds: Bounds, limit: int, *, start_at_once: bool
+    connection: Connection, worker_id: UUID, bounds: Bounds, limit: int, *, start_at_once: bool, behind: bool = True
 ) -> list[Claim]:
-    """Claim up to `limit` tasks and move the bounds; an empty list also when this worker was declared dead."""
-    queues, priorities, since = bounds.lines()
+    """Claim up to `limit` tasks and move the bounds; an empty list also when this worker was declared dead.
+
+    `behind`: look behind the bounds too.
+    """
+    queues, priorities, since = bounds.lines(behind=behind)
     rows = await connection.fetch(statement("claim"), worker_id, queues, priorities, since, limit, start_at_once)
     claims = [_claim(row) for row in rows]
     claims.sort(key=lambda c: (c.priority, c.run_at))

@@ -28,7 +28,13 @@ from task_service.worker.runner import Runner
 BATCH = 500
 AHEAD = 3 * BATCH
 """At most so many are claimed ahead: one claim is under way while handlers run what two others brought."""
-FORGET_BOUNDS_SECONDS = 5.0
+PATIENCE_SECONDS = 0.5
+"""What was claimed ahead stays so long when handlers seem to be slow: they may only have lacked a processor."""
+LOOK_BEHIND_SECONDS = (0.25, 5.0)
+FORGET_BOUNDS_SECONDS = (5.0, 60.0)
+SHARE = 0.05
+"""A claim looks behind its bounds, or forgets them, once in so many seconds (least, most), between which it takes this
+share of the time: it takes long where a transaction that is held open keeps in the index what was claimed long ago."""
 LOOK_AGAIN_SECONDS = 0.003
 """Where tasks come faster than notifications, which writers merge, we look so often for the next ones."""
 log = structlog.get_logger(__name__)
@@ -53,7 +59,10 @@ class Claimer:
         self._alone: tuple[UUID, Claim] | None = None
         self._bounds = Bounds(settings.worker_queues)
         self._clock: Callable[[], float] = asyncio.get_running_loop().time
-        self._forget_at = self._look_for_alone_at = self._look_for_strays_at = 0.0
+        self._forget_at = self._look_behind_at = self._look_for_alone_at = self._look_for_strays_at = 0.0
+        self._claimed_at = 0.0
+        self._more = False  # more are there, or come at once
+        self._looked_behind = True
         self._found_at, self._gap = float("-inf"), float("inf")
         self._starting = False
         runner.on_slot_free = self.start_waiting
@@ -103,7 +112,7 @@ class Claimer:
             return await self._until_slot_free()
         slots = self.settings.worker_concurrency
         ahead = min(self.runner.ahead(slots), AHEAD)
-        if self._waiting and not ahead:
+        if self._waiting and not ahead and self._clock() - self._claimed_at > PATIENCE_SECONDS:
             self.give_back_waiting(Reason.DRAIN)  # they turned out slow: others may have them
         free = slots - len(self.runner.running) - len(self._waiting)
         limit = min(free + ahead, BATCH)
@@ -112,6 +121,9 @@ class Claimer:
         claims = await self._claim(limit, start_at_once=limit <= free)
         self.start_waiting()
         rest = 0.0 if len(claims) == limit else self._rest(found=bool(claims))
+        self._more = rest < idle
+        if not self._more and not self._looked_behind:
+            return min(LOOK_AGAIN_SECONDS, idle)
         if await self._look_for_alone(idle=rest == idle and not claims and not self.runner.running):
             return 0
         if ahead:
@@ -130,14 +142,23 @@ class Claimer:
         worker_id = self.membership.worker_id
         if worker_id is None:
             return []
-        if self._clock() >= self._forget_at:
+        began = self._clock()
+        forgets = began >= self._forget_at
+        behind = self._looked_behind = forgets or not self._more or began >= self._look_behind_at
+        if forgets:
             self._bounds.forget()
-            self._forget_at = self._clock() + FORGET_BOUNDS_SECONDS
         self.wake.clear()
         async with self.pool.acquire() as connection:
-            claims = await claim(connection, worker_id, self._bounds, limit, start_at_once=start_at_once)
+            claims = await claim(
+                connection, worker_id, self._bounds, limit, start_at_once=start_at_once, behind=behind
+            )  # fmt: skip
+        if behind:
+            self._look_behind_at = self._not_before(began, LOOK_BEHIND_SECONDS)
+        if forgets:
+            self._forget_at = self._not_before(began, FORGET_BOUNDS_SECONDS)
         if claims and worker_id == self.membership.worker_id:  # else: declared dead meanwhile, others have them
             self._waiting.extend((worker_id, c) for c in claims)
+            self._claimed_at = self._clock()
         for queue in {c.queue for c in claims}:
             waits = [(c.claimed_at - c.run_at).total_seconds() for c in claims if c.queue == queue]
             metrics.CLAIMED.labels(queue).inc(len(waits))
@@ -145,6 +166,11 @@ class Claimer:
             for seconds in waits:
                 histogram.observe(max(0.0, seconds))
         return claims
+
+    def _not_before(self, began: float, seconds: tuple[float, float]) -> float:
+        """When to do again what has just ended."""
+        least, most = seconds
+        return self._clock() + min(max((self._clock() - began) / SHARE, least), most)
 
     def start_waiting(self) -> None:
         """Start what was claimed while slots are free; nothing when the lease does not hold."""
