@@ -75,7 +75,7 @@ class Claims:
         monkeypatch.setattr("task_service.worker.claimer.claim", self._claim)
         stand_in: Any = claimer
         stand_in.membership = SimpleNamespace(worker_id=UUID(int=1))
-        stand_in.pool = SimpleNamespace(acquire=nullcontext)
+        stand_in._acquire = nullcontext
 
     async def _claim(self, _connection: Any, _worker: UUID, bounds: Bounds, limit: int, **how: bool) -> list[Claim]:
         self.behind, self.since = how["behind"], bounds.lines(behind=False)[2]

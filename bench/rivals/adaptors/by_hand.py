@@ -24,6 +24,7 @@ from bench.rivals.adaptors import Start
 from bench.rivals.adaptors.ours import prepare as prepare  # noqa: PLC0414 - the same tables
 from task_service.domain.ids import new_id
 from task_service.queue.statements import statement
+from task_service.store.database import LOOK_UPS
 from tests.support.tasks import add_worker
 
 Batches: TypeAlias = Queue[list[tuple[str, int]]]
@@ -133,7 +134,8 @@ class Statements:
         self._connection = psycopg2.connect(url)
         self._connection.autocommit = True
         self.cursor = self._connection.cursor()
-        self.cursor.execute("SET plan_cache_mode = force_custom_plan; SET jit = off")
+        for setting, value in LOOK_UPS.items():
+            self.cursor.execute(f"SET {setting} = {value}")
         for name, types in PREPARED.items():
             self.cursor.execute(f"PREPARE {name} ({types}) AS {without_comments(statement(name))}")
 

@@ -30,6 +30,10 @@ Acquire: TypeAlias = Callable[[], AbstractAsyncContextManager[Driver]]
 """Lends a connection of the driver that is in no transaction."""
 CONNECT_SECONDS = 5.0
 SHORTEST_LIMIT_SECONDS = 3.0
+LOOK_UPS = {"plan_cache_mode": "force_generic_plan"} | {
+    f"enable_{way}": "off" for way in ("seqscan", "bitmapscan", "sort", "hashjoin", "mergejoin")
+}
+"""For sessions that do nothing but look rows up by index: one plan, kept, whatever the statistics say."""
 FIRST_OID_OF_USERS = 16384
 UNNAMED = SimpleNamespace(name="")
 """In place of the statement that would have asked. By its name the driver knows whether to prepare another one anew."""
@@ -188,18 +192,36 @@ def _statement_timeout(settings: Settings) -> dict[str, Any]:
     return {"server_settings": {"statement_timeout": str(int(seconds * 1000))}}
 
 
-async def create_pool(settings: Settings, size: int) -> asyncpg.Pool:
-    """A pool of raw connections, for the queue; a statement that takes longer than a lease is given up."""
+async def create_pool(settings: Settings, size: int, session: dict[str, str] | None = None) -> asyncpg.Pool:
+    """A pool of raw connections, for the queue; a statement that takes longer than a lease is given up.
+
+    `session` is set on each but behind a transaction pooler.
+    """
+    given: dict[str, Any] = {"server_settings": session} if session and not settings.database_pooler else {}
 
     async def opener(*_: Any, **options: Any) -> asyncpg.Connection:
         for name in ("loop", "connection_class", "record_class"):
             options.pop(name, None)
-        return await connect(settings, command_timeout=settings.lease_seconds)
+        return await connect(settings, command_timeout=settings.lease_seconds, **given)
 
     async def keep(_: asyncpg.Connection) -> None:
         """Between two uses there is nothing to reset: the queue sets nothing on a session."""
 
     return await asyncpg.create_pool(min_size=0, max_size=size, connect=opener, reset=keep)
+
+
+async def create_look_ups(settings: Settings, size: int) -> tuple[asyncpg.Pool, Acquire]:
+    """A pool whose sessions have `LOOK_UPS`, and how to acquire from it: behind a pooler a transaction sets them."""
+    pool = await create_pool(settings, size, LOOK_UPS)
+    given = "; ".join(f"SET LOCAL {name} = {value}" for name, value in LOOK_UPS.items())
+
+    @asynccontextmanager
+    async def acquire() -> AsyncIterator[Driver]:
+        async with pool.acquire() as connection, connection.transaction():
+            await connection.execute(given)
+            yield connection
+
+    return pool, acquire if settings.database_pooler else pool.acquire
 
 
 def acquire_from(engine: AsyncEngine) -> Acquire:

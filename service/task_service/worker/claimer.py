@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable
 from uuid import UUID
 
-import asyncpg
 import structlog
 
 from task_service.domain.outcomes import Outcome, Reason
@@ -19,7 +18,7 @@ from task_service.queue.claims import ALONE_AFTER_SECONDS, Bounds, Claim, claim,
 from task_service.queue.results import GivenBack
 from task_service.queue.wakeups import WINDOW_SECONDS
 from task_service.settings import Settings
-from task_service.store.database import is_unavailable
+from task_service.store.database import Acquire, is_unavailable
 from task_service.telemetry import metrics
 from task_service.worker.membership import Membership
 from task_service.worker.reports import Reports
@@ -44,15 +43,11 @@ class Claimer:
     """Claims for one process and hands to its runner. `wake` is set by notifications."""
 
     def __init__(
-        self, settings: Settings, pool: asyncpg.Pool, membership: Membership, runner: Runner, reports: Reports
+        self, settings: Settings, acquire: Acquire, membership: Membership, runner: Runner, reports: Reports
     ) -> None:
-        self.settings, self.pool, self.membership, self.runner, self.reports = (
-            settings,
-            pool,
-            membership,
-            runner,
-            reports,
-        )
+        """`acquire` lends a connection with `LOOK_UPS`."""
+        self.settings, self.membership, self.runner, self.reports = settings, membership, runner, reports
+        self._acquire = acquire
         self.wake = asyncio.Event()
         self.stopped = False
         self._waiting: deque[tuple[UUID, Claim]] = deque()  # claimed, not started: prefetched
@@ -148,7 +143,7 @@ class Claimer:
         if forgets:
             self._bounds.forget()
         self.wake.clear()
-        async with self.pool.acquire() as connection:
+        async with self._acquire() as connection:
             claims = await claim(
                 connection, worker_id, self._bounds, limit, start_at_once=start_at_once, behind=behind
             )  # fmt: skip
@@ -199,7 +194,7 @@ class Claimer:
             return False
         self._look_for_alone_at = self._clock() + self.settings.poll_seconds
         waited = 0.0 if idle else ALONE_AFTER_SECONDS
-        async with self.pool.acquire() as connection:
+        async with self._acquire() as connection:
             found = await claim_alone(connection, worker_id, self.settings.worker_queues, waited)
         if found is not None and worker_id == self.membership.worker_id:
             self._alone = (worker_id, found)
@@ -211,7 +206,7 @@ class Claimer:
         worker_id = self.membership.worker_id
         if worker_id is None:
             return
-        async with self.pool.acquire() as connection:
+        async with self._acquire() as connection:
             held = await results.held(connection, worker_id)
             claims = [c for _, c in self._unstarted()] + [run.claim for run in self.runner.running.values()]
             known = {(c.task_id, c.fence) for c in claims} | self.reports.attempts()

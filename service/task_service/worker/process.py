@@ -20,7 +20,7 @@ from task_service.queue.wakeups import Wakeups
 from task_service.services.context import Context
 from task_service.settings import Settings
 from task_service.store.cache import Cache
-from task_service.store.database import connect, create_engine, create_pool
+from task_service.store.database import LOOK_UPS, connect, create_engine, create_look_ups, create_pool
 from task_service.telemetry import get_tracer, metrics
 from task_service.worker.admitter import Admitter
 from task_service.worker.builtin import builtin_handlers
@@ -58,7 +58,8 @@ class Worker:
         """Start the loops; returns at once, whether or not the database answers."""
         s = self.settings
         # One connection each, which keeps its few statements warm, and those who share the third come in turn.
-        claiming, reporting, aside = [await create_pool(s, 1) for _ in range(3)]
+        claiming, claims = await create_look_ups(s, 1)
+        reporting, aside = await create_pool(s, 1, LOOK_UPS), await create_pool(s, 1)
         self._for_handlers = await create_pool(s, HANDLERS_CONNECTIONS)
         self._pools = (claiming, reporting, aside, self._for_handlers)
         self._aside = aside.acquire
@@ -73,7 +74,7 @@ class Worker:
         self._watchdog = Watchdog(s.lease_seconds)
         self._watchdog.start()
         self.membership = Membership(s, self._own_connection, self)
-        self.claimer = Claimer(s, claiming, self.membership, self.runner, self.reports)
+        self.claimer = Claimer(s, claims, self.membership, self.runner, self.reports)
         self.admitter = Admitter(self._aside, s.poll_seconds)
         self.reports.on_room = self.runner.on_room = self.admitter.wake.set
         self._engine = create_engine(s)

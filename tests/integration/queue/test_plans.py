@@ -5,7 +5,8 @@ Statistics are taken when the queue is empty, full of waiting rows, and half cla
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +15,7 @@ import pytest
 
 from task_service.domain.ids import new_id
 from task_service.queue.statements import statement
-from task_service.store.database import connect
+from task_service.store.database import LOOK_UPS, connect, create_look_ups
 from tests.integration.conftest import settings_for
 from tests.support.tasks import add_worker
 
@@ -43,6 +44,8 @@ TYPES = {
     "admit": "integer, integer",
     "hold_back": "integer",
 }
+LOOKED_UP = ("claim", "finish", "give_back", "held")
+"""By a worker's connections that do nothing else."""
 IDS = "'{{" + ",".join(str(new_id()) for _ in range(100)) + "}}'"  # braces twice: see VALUES
 SAME = "array_fill({}, ARRAY[100])"
 TEXTS, FENCES, DELAYS, COUNTS = (SAME.format(v) for v in ("''::text", "1::bigint", "0::float8", "true"))
@@ -74,8 +77,9 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(child)
 
 
-async def check_plans(connection: asyncpg.Connection, worker: UUID, when: str) -> None:
-    for name, values in VALUES.items():
+async def check_plans(connection: asyncpg.Connection, names: Collection[str], worker: UUID, when: str) -> None:
+    for name in names:
+        values = VALUES[name]
         text = await connection.fetchval(f"EXPLAIN (FORMAT json) EXECUTE {name} ({values.format(worker=worker)})")
         on_queue = [n for n in nodes(json.loads(text)[0]["Plan"]) if _reads_queue(n)]
         assert on_queue, f"{name} does not read the queue?"
@@ -85,24 +89,48 @@ async def check_plans(connection: asyncpg.Connection, worker: UUID, when: str) -
 
 
 @pytest.mark.parametrize("size", [10_000, 100_000, 1_000_000])
-async def test_hot_statements_look_rows_up_by_index_whatever_the_statistics(database: str, size: int) -> None:
+@pytest.mark.parametrize(
+    ("session", "names"), [(LOOK_UPS, LOOKED_UP), ({}, VALUES)], ids=["claiming and reporting", "all else"]
+)
+async def test_hot_statements_look_rows_up_by_index_whatever_the_statistics(
+    database: str, session: dict[str, str], names: Collection[str], size: int
+) -> None:
     """On a connection as the worker opens it, with statements that were prepared and used while the queue was empty."""
-    connection = await connect(settings_for(database))
+    connection = await connect(settings_for(database, database_pooler=False), server_settings=session)
     worker = await add_worker(connection)
     await connection.execute("ALTER TABLE queue SET (autovacuum_enabled = false)")
     await connection.execute("VACUUM ANALYZE queue")
-    for name, types in TYPES.items():
-        await connection.execute(f"PREPARE {name} ({types}) AS {re.sub(r'--.*', '', statement(name))}")
+    for name in names:
+        await connection.execute(f"PREPARE {name} ({TYPES[name]}) AS {re.sub(r'--.*', '', statement(name))}")
         for _ in range(6):  # after the fifth time PostgreSQL may keep a plan
             await connection.execute(f"EXPLAIN EXECUTE {name} ({VALUES[name].format(worker=worker)})")
     await connection.execute(FILL, size // 2, None)
-    await check_plans(connection, worker, "statistics of an empty table")
+    await check_plans(connection, names, worker, "statistics of an empty table")
     await connection.execute("ANALYZE queue")
     await connection.execute(FILL, size // 2, worker)
-    await check_plans(connection, worker, "statistics of a table full of waiting rows")
+    await check_plans(connection, names, worker, "statistics of a table full of waiting rows")
     await connection.execute("ANALYZE queue")
-    await check_plans(connection, worker, "statistics of a half-claimed table")
+    await check_plans(connection, names, worker, "statistics of a half-claimed table")
     await connection.close()
+
+
+@pytest.mark.parametrize("pooler", [False, True], ids=["direct", "as behind a pooler"])
+async def test_a_claim_reads_what_it_takes_even_where_the_planner_would_rather_read_and_sort_all(
+    database: str, connection: asyncpg.Connection, *, pooler: bool
+) -> None:
+    """It does when it expects a row or none: the costs are the same then. Here index scans are made dear."""
+    worker = await add_worker(connection)
+    await connection.execute(f'ALTER DATABASE "{database.rpartition("/")[2]}" SET enable_indexscan = off')
+    await connection.execute(FILL, 20_000, None)
+    pool, acquire = await create_look_ups(settings_for(database, between=False, database_pooler=pooler), 1)
+    for _ in range(3):
+        async with acquire() as ours:
+            beginning = [datetime(2000, 1, 1, tzinfo=UTC)] * 2
+            given = [worker, ["default"] * 2, [0, 2], beginning, 100, True]
+            text = await ours.fetchval(f"EXPLAIN (ANALYZE, FORMAT json) {statement('claim')}", *given)
+        read = [n for n in nodes(json.loads(text)[0]["Plan"]) if _reads_queue(n)]
+        assert max(n["Actual Rows"] * n["Actual Loops"] for n in read) <= 100, text
+    await pool.close()
 
 
 @pytest.mark.parametrize("keys", [1, 50])
