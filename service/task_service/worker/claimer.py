@@ -70,6 +70,7 @@ class Claimer:
             except Exception as error:
                 log.warning("claim_failed", error=repr(error), exc_info=not is_unavailable(error))
                 self._look_for_strays_at = 0.0
+                self.start_waiting()
                 rest = self.settings.poll_seconds
             if rest:
                 with contextlib.suppress(TimeoutError):
@@ -95,7 +96,6 @@ class Claimer:
 
     async def _once(self) -> float:
         """One claim, if there is room for it; for so many seconds there is then nothing to do unless we are woken."""
-        self.start_waiting()
         idle = self.settings.poll_seconds
         if not self.membership.may_start():
             return idle
@@ -103,6 +103,8 @@ class Claimer:
             await self._give_back_strays()
         if self.stopped:
             return idle
+        if self._alone is not None:
+            self.start_waiting()
         if self._alone is not None or any(run.claim.alone for run in self.runner.running.values()):
             return await self._until_slot_free()
         slots = self.settings.worker_concurrency
@@ -112,11 +114,12 @@ class Claimer:
         free = slots - len(self.runner.running) - len(self._waiting)
         limit = min(free + ahead, BATCH)
         if free <= 0 and limit < min(BATCH, ahead // 2 + 1):
-            return await self._until_slot_free()
-        claims = await self._claim(limit, start_at_once=limit <= free)
-        self.start_waiting()
+            return 0.0 if self._start_some() else await self._until_slot_free()
+        claims = await self._claim_beside(limit, start_at_once=limit <= free)
         rest = 0.0 if len(claims) == limit else self._rest(found=bool(claims))
         self._more = rest < idle
+        if rest:  # else they start when the next claim is under way
+            self.start_waiting()
         if not self._more and not self._looked_behind:
             return min(LOOK_AGAIN_SECONDS, idle)
         if await self._look_for_alone(idle=rest == idle and not claims and not self.runner.running):
@@ -132,6 +135,17 @@ class Claimer:
             self._gap, self._found_at = now - self._found_at, now
         come_fast = self._gap < 2 * WINDOW_SECONDS and now - self._found_at < WINDOW_SECONDS
         return min(LOOK_AGAIN_SECONDS, self.settings.poll_seconds) if come_fast else self.settings.poll_seconds
+
+    async def _claim_beside(self, limit: int, *, start_at_once: bool) -> list[Claim]:
+        """Claim, and while the server does, start what the last claim brought."""
+        claiming = asyncio.create_task(self._claim(limit, start_at_once=start_at_once))
+        try:
+            for _ in range(2 if self._waiting else 0):
+                await asyncio.sleep(0)  # the first one sends it (with uvloop when all have had their turn)
+            self.start_waiting()
+            return await claiming
+        finally:
+            claiming.cancel()  # it has ended, unless we are cancelled
 
     async def _claim(self, limit: int, *, start_at_once: bool) -> list[Claim]:
         worker_id = self.membership.worker_id
@@ -166,6 +180,11 @@ class Claimer:
         """When to do again what has just ended."""
         least, most = seconds
         return self._clock() + min(max((self._clock() - began) / SHARE, least), most)
+
+    def _start_some(self) -> bool:
+        waiting = len(self._waiting)
+        self.start_waiting()
+        return len(self._waiting) < waiting
 
     def start_waiting(self) -> None:
         """Start what was claimed while slots are free; nothing when the lease does not hold."""
