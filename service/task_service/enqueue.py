@@ -13,20 +13,21 @@ the caller's own driver.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import islice
-from typing import Any, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 from uuid import UUID
 
 TYPES = {
     "handler": "text", "payload": "text", "payloads": "text[]", "title": "text", "queue": "text", "priority": "text",
     "run_at": "timestamptz", "max_attempts": "integer", "timeout_seconds": "integer", "tags": "text[]",
     "created_by": "text", "wake": "boolean", "limit_key": "text", "unique_key": "text", "unique_seconds": "integer",
+    "needs": "text[]", "when_failed": "text",
 }  # fmt: skip
 """The functions' parameters."""
-JSON = {"payload": "jsonb", "payloads": "jsonb[]"}
-"""Those that the server makes JSON: a connection may have an encoder of its own for that."""
+MADE = {"payload": "jsonb", "payloads": "jsonb[]", "needs": "uuid[]"}
+"""What the server makes of texts: a connection may have an encoder of its own for JSON, or none for ids."""
 RESULTS = {"enqueue_task": "text", "enqueue_tasks": "text[]"}
 """What every driver reads without being told how."""
 ASYNCPG, DB_API, SQLALCHEMY = "${number}::{type}", "%({name})s::{type}", "CAST(:{name} AS {type})"
@@ -49,6 +50,8 @@ class ManyOptions(TypedDict, total=False):
     created_by: str
     wake: bool
     limit_key: str
+    needs: Sequence[UUID]
+    when_failed: Literal["cancel", "run"]
 
 
 class Options(ManyOptions, total=False):
@@ -62,7 +65,8 @@ def enqueue(connection: Any, handler: str, payload: Any = None, **options: Unpac
     """Enter a task through a Session or Connection of SQLAlchemy, or a connection of psycopg2; return its id.
 
     `wake=False` leaves out the notification, for which transactions queue at their commit: workers then find the task
-    within POLL_SECONDS. Where a task holds the `unique_key` already, its id is returned, and nothing is written. A bad
+    within POLL_SECONDS. It runs when all tasks that it `needs` have ended; they may have been entered in the same
+    transaction. Where a task holds the `unique_key` already, its id is returned, and nothing is written. A bad
     value is the driver's error for SQLSTATE 22023; its message names the field.
     """
     return UUID(_run(connection, "enqueue_task", _one(handler, payload, options)))
@@ -125,7 +129,14 @@ def _json(payload: Any) -> str | None:
 def _known(options: ManyOptions, known: frozenset[str]) -> dict[str, Any]:
     if unknown := options.keys() - known:
         raise TypeError(f"there is no option {', '.join(sorted(unknown))}")
-    return {**options}
+    return {**options, "needs": [_id(need) for need in options["needs"]]} if "needs" in options else {**options}
+
+
+def _id(need: UUID) -> str:
+    try:
+        return str(UUID(str(need)))
+    except ValueError as error:
+        raise ValueError(f"needs: {need!r} is no task's id") from error
 
 
 def _call(function: str, given: dict[str, Any], written: str) -> str:
@@ -137,5 +148,5 @@ def _call(function: str, given: dict[str, Any], written: str) -> str:
     parameters = []
     for number, name in enumerate(given, 1):
         value = written.format(number=number, name=name, type=TYPES[name])
-        parameters.append(f"{name} => {f'CAST({value} AS {JSON[name]})' if name in JSON else value}")
+        parameters.append(f"{name} => {f'CAST({value} AS {MADE[name]})' if name in MADE else value}")
     return f"SELECT CAST({function}({', '.join(parameters)}) AS {RESULTS[function]})"

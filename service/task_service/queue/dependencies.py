@@ -29,12 +29,9 @@ async def block(connection: Connection, needs: Sequence[Need]) -> set[UUID]:
     """
     if not needs:
         return set()
-    wanted = sorted({need.needs for need in needs})
-    await connection.execute(statement("await_needs"), wanted)
-    missing = set(wanted) - {row[0] for row in await connection.fetch(statement("lock_needs"), wanted)}
+    waiting, needed, cancels = zip(*needs, strict=True)
+    missing = set(await connection.fetchval(statement("block"), waiting, needed, cancels))
     if not missing:
-        waiting, needed, cancels = zip(*needs, strict=True)
-        await connection.execute(statement("block"), waiting, needed, cancels)
         await _resolve(connection, sorted(set(waiting)))
     return missing
 

@@ -12,6 +12,7 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
+from task_service.domain.ids import new_id
 from task_service.enqueue import CHUNK, enqueue, enqueue_async, enqueue_many, enqueue_many_async
 from task_service.queue.statements import statement
 from task_service.worker.handlers import Context, handler
@@ -32,13 +33,14 @@ class Way:
 
     def __init__(self, name: str, database: str) -> None:
         self.name, self.database = name, database
-        self.function: Any = enqueue
-        self.function_async: Any = enqueue_async
+        self.function: Any = None
+        self.function_async: Any = None
         self.sync: Engine = create_engine(database.replace("postgresql://", "postgresql+psycopg2://"))
         self.other: AsyncEngine = create_async_engine(database.replace("postgresql://", "postgresql+asyncpg://"))
 
     async def enter(self, *arguments: Any, commits: bool = True, **options: Any) -> UUID:
         """Enter a task, then end the transaction."""
+        self.function, self.function_async = enqueue, enqueue_async
         task: UUID = await getattr(self, f"_{self.name}")(arguments, options, commits=commits)
         return task
 
@@ -193,7 +195,8 @@ async def test_a_worker_is_woken_and_runs_it(
         ("queue", "no name!"), ("queue", None), ("title", " "), ("title", "x" * 201), ("priority", "soon"),
         ("max_attempts", 0), ("max_attempts", 101), ("timeout_seconds", 0), ("tags", ["x"] * 11), ("tags", ["x" * 51]),
         ("tags", [None]), ("created_by", "x" * 101), ("handler", ""), ("handler", "ä"), ("payload", "x" * 262_144),
-        ("unique_key", "no key"), ("unique_seconds", 60),
+        ("unique_key", "no key"), ("unique_seconds", 60), ("needs", [new_id()]), ("needs", [new_id()] * 101),
+        ("when_failed", "wait"),
     ],
 )  # fmt: skip
 async def test_a_bad_value_is_named(connection: asyncpg.Connection, field: str, value: Any) -> None:
@@ -236,6 +239,70 @@ async def test_it_is_counted_and_claimed_like_any_other(connection: asyncpg.Conn
     assert await connection.fetchval(counted) == 1
 
 
+async def test_a_task_runs_after_those_that_it_needs(
+    way: Way, start_worker: StartWorker, connection: asyncpg.Connection
+) -> None:
+    seen: list[Any] = []
+
+    @handler("render")
+    async def render(context: Context) -> None:
+        seen.append(context.payload)
+
+    @handler("bind")
+    async def bind(_: Context) -> None:
+        seen.append("bound")
+
+    parts = await way.enter_many("render", [1, 2, 3])
+    book = await way.enter("bind", needs=[*parts, parts[0]])
+    assert await connection.fetchval("SELECT waits_for FROM task_view WHERE id = $1", book) == sorted(parts)
+    await start_worker(render, bind)
+
+    async def done() -> bool:
+        return set(await statuses(connection, [book, *parts])) == {"completed"}
+
+    await eventually("all of them", done)
+    assert seen[-1] == "bound"
+    assert await connection.fetchval("SELECT count(*) FROM dependencies") == 0
+
+
+async def test_one_need_of_the_same_transaction_or_of_before_decides_over_many(
+    start_worker: StartWorker, connection: asyncpg.Connection
+) -> None:
+    @handler("fails")
+    async def fails(_: Context) -> None:
+        raise ValueError("no")
+
+    @handler("after")
+    async def after(_: Context) -> None: ...
+
+    async with connection.transaction():
+        need = await enqueue_async(connection, "fails", max_attempts=1)
+        cancelled = await enqueue_many_async(connection, "after", [1, 2], needs=[need])
+        run = await enqueue_many_async(connection, "after", [3, 4], needs=[need], when_failed="run")
+    await start_worker(fails, after)
+    ends = ["failed", "cancelled", "cancelled", "completed", "completed"]
+
+    async def ended() -> bool:
+        return await statuses(connection, [need, *cancelled, *run]) == ends
+
+    await eventually("their ends", ended)
+    late = [
+        await enqueue_async(connection, "after", needs=[run[0]]),
+        await enqueue_async(connection, "after", needs=[run[0], need]),
+    ]
+
+    async def noticed() -> bool:
+        return await statuses(connection, late) == ["completed", "cancelled"]
+
+    await eventually("what had ended before", noticed)
+
+
+async def test_what_is_no_id_is_named(connection: asyncpg.Connection) -> None:
+    for needs in (["seven"], [None], "abc"):
+        with pytest.raises(ValueError, match=r"^needs: "):
+            await enqueue_async(connection, "mail", needs=needs)  # type: ignore[arg-type]
+
+
 async def test_a_key_that_is_held_gives_the_present_task(way: Way, connection: asyncpg.Connection) -> None:
     gone = await way.enter("mail", unique_key="order-7", commits=False)
     task = await way.enter("mail", unique_key="order-7", unique_seconds=60)
@@ -272,5 +339,10 @@ async def test_a_role_needs_no_more_than_to_insert(connection: asyncpg.Connectio
         await connection.execute("SET LOCAL ROLE shop")
         tasks = [await enqueue_async(connection, "mail", unique_key="order-7") for _ in range(2)]
     assert tasks[0] == tasks[1]
+    await connection.execute("GRANT SELECT, UPDATE ON queue, tasks TO shop")
+    await connection.execute("GRANT INSERT ON dependencies, ended_needs TO shop")
+    async with connection.transaction():
+        await connection.execute("SET LOCAL ROLE shop")
+        await enqueue_many_async(connection, "mail", [1, 2], needs=[tasks[0]])
     await connection.execute("DROP OWNED BY shop")
     await connection.execute("DROP ROLE shop")

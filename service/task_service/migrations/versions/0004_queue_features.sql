@@ -290,9 +290,68 @@ BEGIN
 END
 $$;
 
+-- Let tasks wait that this transaction has entered: `waiting[n]` for `needed[n]`, and `cancels[n]` says whether it is
+-- cancelled when that does not complete. Returns needs that are not there; then nothing waits.
+--
+-- The rows of the needed tasks are locked until the transaction ends, those of the queue first, each in one order, and
+-- marked, so that no end is missed: whoever is ending one is waited for. A need that has entered the queue again since its
+-- row there was looked for is marked too, unless somebody has locked it: to wait for them could be to wait for each other.
+-- Then a sweep finds its end.
+CREATE FUNCTION let_wait(waiting uuid[], needed uuid[], cancels boolean[]) RETURNS uuid[] LANGUAGE plpgsql
+SET search_path FROM CURRENT SET enable_seqscan = off AS $$
+DECLARE
+    there uuid[];
+    missing uuid[];
+BEGIN
+    PERFORM FROM queue WHERE task_id = ANY (needed) ORDER BY task_id FOR UPDATE;
+    UPDATE queue SET awaited = true WHERE task_id = ANY (needed) AND NOT awaited;
+    there := ARRAY(SELECT id FROM tasks WHERE id = ANY (needed) AND deleted_at IS NULL ORDER BY id FOR SHARE);
+    missing := ARRAY(SELECT DISTINCT need FROM unnest(needed) AS need WHERE need <> ALL (there) ORDER BY need);
+    IF cardinality(missing) = 0 THEN
+        INSERT INTO dependencies (task_id, needs, cancels) SELECT * FROM unnest(waiting, needed, cancels);
+        UPDATE queue SET awaited = true
+        WHERE task_id = ANY (ARRAY(
+            SELECT task_id FROM queue WHERE task_id = ANY (needed) AND NOT awaited FOR UPDATE SKIP LOCKED
+        ));
+        UPDATE queue SET state = 'blocked', waits = true WHERE task_id = ANY (waiting);
+    END IF;
+    RETURN missing;
+END
+$$;
+
+-- Let each of these new tasks wait for all of these others. Who has ended already is noted for the next sweep. 22023 names
+-- what is wrong.
+CREATE FUNCTION wait_for_needs(ids uuid[], needs uuid[], when_failed text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    wanted uuid[] := ARRAY(SELECT DISTINCT need FROM unnest(needs) AS need);
+    number integer := cardinality(ids) * cardinality(wanted);
+    missing uuid[];
+    problem text := CASE
+        WHEN needs IS NULL OR array_position(needs, NULL) IS NOT NULL THEN 'needs: must be ids of tasks'
+        WHEN cardinality(needs) > 100 THEN 'needs: at most 100'
+        WHEN coalesce(when_failed, '') NOT IN ('cancel', 'run') THEN 'when_failed: must be cancel or run'
+    END;
+BEGIN
+    IF problem IS NULL AND number > 0 THEN
+        missing := let_wait(
+            ARRAY(SELECT id FROM unnest(ids) AS id, unnest(wanted) AS need ORDER BY id, need),
+            ARRAY(SELECT need FROM unnest(ids) AS id, unnest(wanted) AS need ORDER BY id, need),
+            array_fill(when_failed = 'cancel', ARRAY[number])
+        );
+        INSERT INTO ended_needs (task_id)
+        SELECT need FROM unnest(wanted) AS need WHERE NOT EXISTS (SELECT FROM queue WHERE task_id = need);
+        problem := 'needs: there is no task ' || missing[1];
+    END IF;
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = problem;
+    END IF;
+END
+$$;
+
 -- Enter a task for a worker in the caller's transaction: it is there when that commits, and was never there when it
 -- does not. `wake => false` leaves out the NOTIFY, for which transactions queue at their commit: workers then find the
--- task by their poll. Where another task holds `unique_key`, its id is returned, and nothing is written.
+-- task by their poll. Where another task holds `unique_key`, its id is returned, and nothing is written. It runs when all
+-- that it `needs` has ended.
 CREATE FUNCTION enqueue_task(
     handler text,
     payload jsonb DEFAULT NULL,
@@ -307,7 +366,9 @@ CREATE FUNCTION enqueue_task(
     wake boolean DEFAULT true,
     limit_key text DEFAULT NULL,
     unique_key text DEFAULT NULL,
-    unique_seconds integer DEFAULT NULL
+    unique_seconds integer DEFAULT NULL,
+    needs uuid[] DEFAULT '{}',
+    when_failed text DEFAULT 'cancel'
 ) RETURNS uuid LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     task uuid := new_task_id();
@@ -333,8 +394,11 @@ BEGIN
     END IF;
     PERFORM enter_new_tasks(
         ARRAY[task], handler, ARRAY[payload], title, queue, priority, run_at, max_attempts, timeout_seconds, tags,
-        created_by, wake, limit_key
+        created_by, wake AND needs = '{}', limit_key
     );
+    IF needs IS DISTINCT FROM '{}' OR when_failed IS DISTINCT FROM 'cancel' THEN
+        PERFORM wait_for_needs(ARRAY[task], needs, when_failed);
+    END IF;
     RETURN task;
 END
 $$;
@@ -353,7 +417,9 @@ CREATE FUNCTION enqueue_tasks(
     tags text[] DEFAULT '{}',
     created_by text DEFAULT current_user,
     wake boolean DEFAULT true,
-    limit_key text DEFAULT NULL
+    limit_key text DEFAULT NULL,
+    needs uuid[] DEFAULT '{}',
+    when_failed text DEFAULT 'cancel'
 ) RETURNS uuid[] LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     ids uuid[] := ARRAY(SELECT new_task_id() FROM generate_series(1, cardinality(payloads)) ORDER BY 1);
@@ -366,8 +432,11 @@ BEGIN
     );
     PERFORM enter_new_tasks(
         ids, handler, payloads, title, queue, priority, run_at, max_attempts, timeout_seconds, tags, created_by,
-        wake AND cardinality(ids) > 0, limit_key
+        wake AND needs = '{}' AND cardinality(ids) > 0, limit_key
     );
+    IF needs IS DISTINCT FROM '{}' OR when_failed IS DISTINCT FROM 'cancel' THEN
+        PERFORM wait_for_needs(ids, needs, when_failed);
+    END IF;
     RETURN ids;
 END
 $$;
