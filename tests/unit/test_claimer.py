@@ -150,27 +150,28 @@ async def test_what_one_claim_brought_starts_while_the_next_one_is_under_way(
     claimer: Claimer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     happened: list[str] = []
+    started = asyncio.Event()
 
     async def slow_claim(*_: Any, **__: Any) -> list[Claim]:
         happened.append("claim sent")
-        await asyncio.sleep(0.01)
+        await asyncio.wait_for(started.wait(), 5)
         happened.append("claim answered")
         return []
+
+    def start(*_: Any) -> None:
+        happened.append("started")
+        started.set()
+
+    async def nobody(**_: Any) -> bool:
+        return False
 
     monkeypatch.setattr("task_service.worker.claimer.claim", slow_claim)
     stand_in: Any = claimer
     stand_in._acquire = nullcontext
-    stand_in.runner = SimpleNamespace(
-        running={}, ahead=lambda _: 100, start=lambda _claim, _worker: happened.append("started")
-    )
+    stand_in.runner = SimpleNamespace(running={}, ahead=lambda _: 100, start=start)
     stand_in.membership = SimpleNamespace(worker_id=UUID(int=1), may_start=lambda: True)
     claimer._look_for_strays_at = claimer._look_for_alone_at = math.inf
     claimer._waiting.extend([(UUID(int=1), claim_at(NOW))] * 2)
     stand_in._look_for_alone = nobody
     await claimer._once()
     assert happened == ["claim sent", "started", "started", "claim answered"]
-
-
-async def nobody(*, idle: bool) -> bool:
-    """No task must run alone."""
-    return idle and False

@@ -134,7 +134,7 @@ class Statements:
         self._connection = psycopg2.connect(url)
         self._connection.autocommit = True
         self.cursor = self._connection.cursor()
-        for setting, value in LOOK_UPS.items():
+        for setting, value in {**LOOK_UPS, "jit": "off"}.items():
             self.cursor.execute(f"SET {setting} = {value}")
         for name, types in PREPARED.items():
             self.cursor.execute(f"PREPARE {name} ({types}) AS {without_comments(statement(name))}")

@@ -12,7 +12,7 @@ from task_service.domain.priorities import RANKS
 from task_service.queue.statements import Connection, statement
 
 BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
-BEHIND, AT_IT = timedelta(seconds=2), timedelta(0)
+BEHIND = timedelta(seconds=2)
 ALONE_AFTER_SECONDS = 5.0
 """A task that must run alone waits so long for an idle worker before a busy one empties itself for it."""
 
@@ -62,7 +62,7 @@ class Bounds:
     def lines(self, *, behind: bool = True) -> tuple[list[str], list[int], list[datetime]]:
         """Queues, priorities and bounds as the claim takes them, most urgent first."""
         lines = [(queue, rank) for rank in self._ranks for queue in self._queues]
-        back = BEHIND if behind else AT_IT
+        back = BEHIND if behind else timedelta(0)
         return [q for q, _ in lines], [r for _, r in lines], [self._since[line] - back for line in lines]
 
     def advance(self, claims: Sequence[Claim]) -> None:

@@ -27,7 +27,7 @@ else:
     Driver = asyncpg.Connection
 
 Acquire: TypeAlias = Callable[[], AbstractAsyncContextManager[Driver]]
-"""Lends a connection of the driver that is in no transaction."""
+"""Lends a connection of the driver; what is done with it commits by the end of the loan."""
 CONNECT_SECONDS = 5.0
 SHORTEST_LIMIT_SECONDS = 3.0
 LOOK_UPS = {"plan_cache_mode": "force_generic_plan"} | {

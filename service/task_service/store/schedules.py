@@ -44,6 +44,7 @@ COLUMNS = tuple(
     for name in ScheduleRow.__dataclass_fields__
 )
 DUE = (schedules.c.enabled, schedules.c.next_run_at <= func.clock_timestamp())
+DUE_ACTIONS = str(select(schedules.c.action).where(*DUE).distinct())
 
 
 async def database_time(connection: AsyncConnection) -> datetime:
@@ -97,8 +98,7 @@ async def delete_schedule(connection: AsyncConnection, schedule_id: UUID) -> Non
 
 async def due_actions(connection: Driver) -> set[str]:
     """What is due at this moment: `task`, `daily_log`, both or nothing."""
-    due = "SELECT DISTINCT action FROM schedules WHERE enabled AND next_run_at <= clock_timestamp()"
-    return {row[0] for row in await connection.fetch(due)}
+    return {row[0] for row in await connection.fetch(DUE_ACTIONS)}
 
 
 async def own_time(connection: Driver, action: str) -> tuple[str, str] | None:

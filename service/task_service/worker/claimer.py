@@ -138,10 +138,12 @@ class Claimer:
 
     async def _claim_beside(self, limit: int, *, start_at_once: bool) -> list[Claim]:
         """Claim, and while the server does, start what the last claim brought."""
+        if not self._waiting:
+            return await self._claim(limit, start_at_once=start_at_once)
         claiming = asyncio.create_task(self._claim(limit, start_at_once=start_at_once))
         try:
-            for _ in range(2 if self._waiting else 0):
-                await asyncio.sleep(0)  # the first one sends it (with uvloop when all have had their turn)
+            for _ in range(2):  # one turn of the loop sends it, with uvloop at its end
+                await asyncio.sleep(0)
             self.start_waiting()
             return await claiming
         finally:
@@ -158,9 +160,8 @@ class Claimer:
             self._bounds.forget()
         self.wake.clear()
         async with self._acquire() as connection:
-            claims = await claim(
-                connection, worker_id, self._bounds, limit, start_at_once=start_at_once, behind=behind
-            )  # fmt: skip
+            how = {"start_at_once": start_at_once, "behind": behind}
+            claims = await claim(connection, worker_id, self._bounds, limit, **how)
         if behind:
             self._look_behind_at = self._not_before(began, LOOK_BEHIND_SECONDS)
         if forgets:

@@ -67,9 +67,7 @@ class Worker:
         self.reports.on_awaited = self.dependents.add
         tracer = get_tracer() if s.otel_enabled else None
         policy = RetryPolicy(s.retry_base_seconds, s.retry_cap_seconds)
-        self.runner = Runner(
-            self.handlers, self._context_of, self.reports, policy, s.default_timeout_seconds, tracer
-        )  # fmt: skip
+        self.runner = Runner(self.handlers, self._context_of, self.reports, policy, s.default_timeout_seconds, tracer)
         self.runner.silence_seconds = s.lease_seconds - s.heartbeat_seconds
         self._watchdog = Watchdog(s.lease_seconds)
         self._watchdog.start()

@@ -88,7 +88,10 @@ async def test_a_connection_that_broke_is_made_anew_and_listened_on(
 
     worker = await start_worker(quick, polls=False, database_url=database, lease_seconds=15, heartbeat_seconds=5)
 
-    await eventually("the lease", lambda: asyncio.sleep(0, worker.membership.may_start()))
+    async def leased() -> bool:
+        return worker.membership.may_start()
+
+    await eventually("the lease", leased)
     for number in range(1, 4):
         own: Any = worker.membership._connection
         await add_tasks(connection, 1, handler="quick")

@@ -300,18 +300,19 @@ $$;
 CREATE FUNCTION let_wait(waiting uuid[], needed uuid[], cancels boolean[]) RETURNS uuid[] LANGUAGE plpgsql
 SET search_path FROM CURRENT SET enable_seqscan = off AS $$
 DECLARE
+    wanted uuid[] := ARRAY(SELECT DISTINCT need FROM unnest(needed) AS need);  -- many may need the same
     there uuid[];
     missing uuid[];
 BEGIN
-    PERFORM FROM queue WHERE task_id = ANY (needed) ORDER BY task_id FOR UPDATE;
-    UPDATE queue SET awaited = true WHERE task_id = ANY (needed) AND NOT awaited;
-    there := ARRAY(SELECT id FROM tasks WHERE id = ANY (needed) AND deleted_at IS NULL ORDER BY id FOR SHARE);
-    missing := ARRAY(SELECT DISTINCT need FROM unnest(needed) AS need WHERE need <> ALL (there) ORDER BY need);
+    PERFORM FROM queue WHERE task_id = ANY (wanted) ORDER BY task_id FOR UPDATE;
+    UPDATE queue SET awaited = true WHERE task_id = ANY (wanted) AND NOT awaited;
+    there := ARRAY(SELECT id FROM tasks WHERE id = ANY (wanted) AND deleted_at IS NULL ORDER BY id FOR SHARE);
+    missing := ARRAY(SELECT need FROM unnest(wanted) AS need WHERE need <> ALL (there) ORDER BY need);
     IF cardinality(missing) = 0 THEN
         INSERT INTO dependencies (task_id, needs, cancels) SELECT * FROM unnest(waiting, needed, cancels);
         UPDATE queue SET awaited = true
         WHERE task_id = ANY (ARRAY(
-            SELECT task_id FROM queue WHERE task_id = ANY (needed) AND NOT awaited FOR UPDATE SKIP LOCKED
+            SELECT task_id FROM queue WHERE task_id = ANY (wanted) AND NOT awaited FOR UPDATE SKIP LOCKED
         ));
         UPDATE queue SET state = 'blocked', waits = true WHERE task_id = ANY (waiting);
     END IF;
@@ -324,7 +325,9 @@ $$;
 CREATE FUNCTION wait_for_needs(ids uuid[], needs uuid[], when_failed text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     wanted uuid[] := ARRAY(SELECT DISTINCT need FROM unnest(needs) AS need);
-    number integer := cardinality(ids) * cardinality(wanted);
+    waiting uuid[];
+    needed uuid[];
+    cancels boolean[];
     missing uuid[];
     problem text := CASE
         WHEN needs IS NULL OR array_position(needs, NULL) IS NOT NULL THEN 'needs: must be ids of tasks'
@@ -332,12 +335,10 @@ DECLARE
         WHEN coalesce(when_failed, '') NOT IN ('cancel', 'run') THEN 'when_failed: must be cancel or run'
     END;
 BEGIN
-    IF problem IS NULL AND number > 0 THEN
-        missing := let_wait(
-            ARRAY(SELECT id FROM unnest(ids) AS id, unnest(wanted) AS need ORDER BY id, need),
-            ARRAY(SELECT need FROM unnest(ids) AS id, unnest(wanted) AS need ORDER BY id, need),
-            array_fill(when_failed = 'cancel', ARRAY[number])
-        );
+    SELECT array_agg(id), array_agg(need), array_agg(when_failed = 'cancel') INTO waiting, needed, cancels
+    FROM unnest(ids) AS id, unnest(wanted) AS need;
+    IF problem IS NULL AND waiting IS NOT NULL THEN
+        missing := let_wait(waiting, needed, cancels);
         INSERT INTO ended_needs (task_id)
         SELECT need FROM unnest(wanted) AS need WHERE NOT EXISTS (SELECT FROM queue WHERE task_id = need);
         problem := 'needs: there is no task ' || missing[1];
