@@ -19,6 +19,8 @@ from itertools import islice
 from typing import Any, Literal, TypedDict, Unpack
 from uuid import UUID
 
+from task_service.domain.fields import check_payload, clean_text
+
 TYPES = {
     "handler": "text", "payload": "text", "payloads": "text[]", "title": "text", "queue": "text", "priority": "text",
     "run_at": "timestamptz", "max_attempts": "integer", "timeout_seconds": "integer", "tags": "text[]",
@@ -67,7 +69,7 @@ def enqueue(connection: Any, handler: str, payload: Any = None, **options: Unpac
     `wake=False` leaves out the notification, for which transactions queue at their commit: workers then find the task
     within POLL_SECONDS. It runs when all tasks that it `needs` have ended; they may have been entered in the same
     transaction. Where a task holds the `unique_key` already, its id is returned, and nothing is written. A bad
-    value is the driver's error for SQLSTATE 22023; its message names the field.
+    value is a ValueError before anything is sent, or the driver's error for SQLSTATE 22023; both name the field.
     """
     return UUID(_run(connection, "enqueue_task", _one(handler, payload, options)))
 
@@ -123,13 +125,32 @@ def _many(handler: str, payloads: Iterable[Any], options: ManyOptions) -> Iterat
 
 
 def _json(payload: Any) -> str | None:
-    return None if payload is None else encode(payload)
+    if payload is None:
+        return None
+    try:
+        text = encode(payload)
+        if "\\u" in text:  # may be what PostgreSQL cannot keep
+            check_payload(payload)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"payload: {error}") from error
+    return text
 
 
 def _known(options: ManyOptions, known: frozenset[str]) -> dict[str, Any]:
     if unknown := options.keys() - known:
         raise TypeError(f"there is no option {', '.join(sorted(unknown))}")
+    for name, value in options.items():
+        for text in value if isinstance(value, list) else [value]:
+            _require_storable(name, text)
     return {**options, "needs": [_id(need) for need in options["needs"]]} if "needs" in options else {**options}
+
+
+def _require_storable(name: str, value: Any) -> None:
+    try:
+        if isinstance(value, str):
+            clean_text(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _id(need: UUID) -> str:

@@ -1,8 +1,9 @@
 """A transaction that is held open elsewhere, so that VACUUM removes nothing that dies meanwhile: drains before, during
-and after.
+and after, and at the same time in a second place of the product, where none is held.
 
-Nothing is vacuumed but by autovacuum. Each drain has new worker processes, which know nothing of earlier claims.
-Products that were named take turns in that time too.
+A database that is worked in has checkpoints, autovacuum and larger tables than a new one, whatever is held open; the
+second place tells what the held transaction costs. Nothing is vacuumed but by autovacuum. Each drain has new worker
+processes, which know nothing of earlier claims. Products that were named take turns in that time too.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from bench.rivals.figures import Measures
 from bench.rivals.processes import BenchError
 
 EVERYONE = False
+HALVES = ("first half", "second half")
 
 
 def rounds(bench: Bench, product: Product) -> Iterator[Measures]:
@@ -27,24 +29,32 @@ def rounds(bench: Bench, product: Product) -> Iterator[Measures]:
         raise BenchError("has no transactions")
     count, again = product.tasks(bench.options.tasks), range(bench.options.rounds)
     seconds = bench.options.held_seconds
-    rates: dict[str, list[float]] = {name: [] for name in ("before", "held, first half", "held, second half", "after")}
-    with bench.stage(product) as stage:
+    rates: dict[str, list[float]] = {}
+    with bench.stage(product) as stage, bench.stage(product, "_free") as free:
 
-        def drained(name: str) -> Measures:
-            stage.fill(count)
-            rates[name].append(stage.drain(count))
-            return {f"{name}, tasks/s": rates[name][-1]}
+        def drained(when: str) -> Measures:
+            measured = {}
+            for name, one in ((when, stage), (f"{when}, none held", free)):
+                one.fill(count)
+                rates.setdefault(name, []).append(one.drain(count))
+                measured[f"{name}, tasks/s"] = rates[name][-1]
+            return measured
 
         for _ in again:
             yield drained("before")
         with _held(stage.place.url):
             began = time.monotonic()
             while (passed := time.monotonic() - began) < seconds:
-                yield drained("held, first half" if passed < seconds / 2 else "held, second half")
+                yield drained(HALVES[passed >= seconds / 2])
         for _ in again:
             yield drained("after")
-    before = statistics.median(rates.pop("before"))
-    yield {f"{name}, part of before": statistics.median(found) / before for name, found in rates.items() if found}
+    medians = {name: statistics.median(found) for name, found in rates.items()}
+    yield {
+        f"{when}, part of {whole}": medians[when] / medians[of]
+        for when in (*HALVES, "after")
+        if when in medians
+        for whole, of in (("before", "before"), ("none held", f"{when}, none held"))
+    }
 
 
 @contextmanager

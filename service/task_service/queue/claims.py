@@ -11,6 +11,8 @@ import asyncpg
 from task_service.domain.priorities import RANKS
 from task_service.queue.statements import Connection, statement
 
+_decode = json.JSONDecoder().raw_decode
+"""JSON without white space around it, as the server writes it: `loads` takes three times as long to look for some."""
 BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 BEHIND = timedelta(seconds=2)
 ALONE_AFTER_SECONDS = 5.0
@@ -102,4 +104,4 @@ async def claim_alone(
 
 def _claim(row: asyncpg.Record) -> Claim:
     *rest, payload = row
-    return Claim._make((*rest, None if payload is None else json.loads(payload)))
+    return Claim._make((*rest, None if payload is None else _decode(payload)[0]))

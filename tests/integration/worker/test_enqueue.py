@@ -210,15 +210,40 @@ async def test_a_bad_value_is_named(connection: asyncpg.Connection, field: str, 
     assert await connection.fetchval("SELECT count(*) FROM tasks") == 0
 
 
-async def test_an_unknown_option_and_what_is_no_json_are_refused(connection: asyncpg.Connection) -> None:
+async def test_an_unknown_option_is_refused(connection: asyncpg.Connection) -> None:
     with pytest.raises(TypeError, match="no option unique_key"):
         await enqueue_many_async(connection, "mail", [], unique_key="order-7")  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="no option colour"):
         await enqueue_async(connection, "mail", colour="red")  # type: ignore[call-arg]
-    with pytest.raises(ValueError, match="JSON"):
-        await enqueue_async(connection, "mail", float("nan"))
-    with pytest.raises(TypeError, match="set"):
-        await enqueue_async(connection, "mail", {1})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "why"),
+    [
+        ("payload", float("nan"), "JSON"),
+        ("payload", {1}, "set"),
+        ("payload", {"a": ["b\x00"]}, "NUL"),
+        ("payload", {"\ud800": 1}, "surrogate"),
+        ("title", "a\x00b", "NUL"),
+        ("tags", ["a", "\ud800"], "surrogate"),
+    ],
+)
+async def test_what_the_server_cannot_keep_is_named_before_anything_is_sent(
+    way: Way, connection: asyncpg.Connection, field: str, value: Any, why: str
+) -> None:
+    given = {"payload": None} | {field: value}
+    with pytest.raises(ValueError, match=f"^{field}: .*{why}"):
+        await way.enter("mail", **given)
+    given["payloads"] = [1, given.pop("payload")]
+    with pytest.raises(ValueError, match=f"^{field}: .*{why}"):
+        await way.enter_many("mail", **given)
+    assert await connection.fetchval("SELECT count(*) FROM tasks") == 0
+
+
+async def test_what_looks_like_a_nul_is_kept(connection: asyncpg.Connection) -> None:
+    payload = {"path": "c:\\u0000", "name": "Zoë \u2603"}
+    task = await enqueue_async(connection, "mail", payload)
+    assert json.loads(await connection.fetchval("SELECT payload FROM tasks WHERE id = $1", task)) == payload
 
 
 async def test_ids_are_of_their_time_and_of_version_seven(connection: asyncpg.Connection) -> None:
