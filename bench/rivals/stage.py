@@ -4,10 +4,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.rivals.board import Board
 from bench.rivals.catalogue import QUEUE
-from bench.rivals.processes import BenchError, Child, children
+from bench.rivals.processes import TICK, BenchError, Child, children
 from bench.rivals.servers import Place
 
 LIMIT_SECONDS = 1800.0
@@ -19,12 +20,21 @@ PAUSE_SECONDS = (0.03, 0.06)
 """Before each task for an idle worker: longer than anything that it does after one."""
 
 
+class Spent(NamedTuple):
+    """Milliseconds of processors for a thousand tasks: the workers', and those of all that ran, the kernel included."""
+
+    workers: float
+    all: float
+
+
 class Stage:
     """One product in one place. Boards are files in `folder`."""
 
     def __init__(self, place: Place, folder: Path) -> None:
         self.place, self._path = place, folder / "board"
         self._working: list[Child] = []
+        self.spent = Spent(0.0, 0.0)
+        """In the last drain."""
 
     def fill(self, count: int, how: str = "many") -> float:
         """Enter so many tasks by one producer, numbered from 0; tasks per second."""
@@ -50,13 +60,22 @@ class Stage:
             return self._drained(board, count)
 
     def _drained(self, board: Board, count: int) -> float:
+        self.until(lambda: board.started() > 0)
+        first, before = board.started(), self._processor_seconds()
         self.until(lambda: board.started() >= count)
         self.until(lambda: self.place.unfinished() == 0)
-        ended = time.monotonic_ns()
+        ended, after = time.monotonic_ns(), self._processor_seconds()
+        self.spent = Spent(*((b - a) * 1e6 / max(1, count - first) for a, b in zip(before, after, strict=True)))
         missing, began = sum(not at for at in board.starts(0, count)), min(board.starts(0, count))
         if missing:
             raise BenchError(f"{self.place.product.name}: {missing} of {count} tasks never ran")
         return count / (ended - began) * 1e9
+
+    def _processor_seconds(self) -> tuple[float, float]:
+        """Of the workers so far, and of the whole machine."""
+        user, nice, system, _idle, _wait, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
+        busy = user + nice + system + irq + softirq
+        return sum(child.cpu_seconds() for child in self._working), busy / TICK
 
     def _rest(self) -> None:
         """Wait until the workers do next to nothing."""

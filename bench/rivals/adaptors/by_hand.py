@@ -25,10 +25,10 @@ from bench.rivals.adaptors.ours import prepare as prepare  # noqa: PLC0414 - the
 from task_service.domain.ids import new_id
 from task_service.queue.statements import statement
 from task_service.store.database import LOOK_UPS
+from task_service.worker.claimer import BATCH
 from tests.support.tasks import add_worker
 
 Batches: TypeAlias = Queue[list[tuple[str, int]]]
-BATCH = 500
 CHUNK = 10_000
 POLL_SECONDS = 1.0
 SINCE = datetime(2000, 1, 1, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""PGQueuer on asyncpg, in batches of 500, on uvloop; durable tables, which is its default too."""
+"""PGQueuer on asyncpg, in batches of 1,000, on uvloop; durable tables, which is its default too."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ from pgqueuer.queries import Queries
 
 from bench.rivals.adaptors import Start
 
-BATCH = 500
+BATCH = 1000
 CHUNK = 10_000
 run = uvloop.run
 

@@ -1,5 +1,10 @@
-"""No-op tasks per second, all entered before: one worker process, then two."""
+"""No-op tasks per second, all entered before: one worker process, then two.
 
+Beside the rate: milliseconds of processors that a thousand tasks take, and the part of the cores' time that was used.
+The rate divided by that part is the most that the same work allows here.
+"""
+
+import os
 from collections.abc import Iterator
 
 from bench.rivals.bench import Bench
@@ -19,5 +24,9 @@ def rounds(bench: Bench, product: Product) -> Iterator[Measures]:
             with bench.stage(product) as stage:
                 stage.fill(count)
                 stage.place.settle()
-                measured[f"{workers} worker{'s' if workers > 1 else ''}, tasks/s"] = stage.drain(count, workers)
+                name = f"{workers} worker{'s' if workers > 1 else ''}"
+                measured[f"{name}, tasks/s"] = rate = stage.drain(count, workers)
+                measured[f"{name}, their ms of processors for 1,000 tasks"] = stage.spent.workers
+                measured[f"{name}, all ms of processors for 1,000 tasks"] = stage.spent.all
+                measured[f"{name}, part of the cores' time"] = rate * stage.spent.all / 1e6 / (os.cpu_count() or 1)
         yield measured

@@ -24,7 +24,7 @@ from task_service.worker.membership import Membership
 from task_service.worker.reports import Reports
 from task_service.worker.runner import Runner
 
-BATCH = 500
+BATCH = 1_000
 AHEAD = 3 * BATCH
 """At most so many are claimed ahead: one claim is under way while handlers run what two others brought."""
 PATIENCE_SECONDS = 0.5

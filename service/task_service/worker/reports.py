@@ -1,4 +1,4 @@
-"""Sending what runs came to, in batches: 500 rows, or what has come within 10 ms.
+"""Sending what runs came to, in batches: 1,000 rows, or what has come within 10 ms.
 
 A batch that could not be sent is sent again; what then does not match was either recorded by the first try (its answer
 was lost) or is a lost claim, whose result is discarded, counted and logged.
@@ -23,7 +23,7 @@ from task_service.store.database import is_unavailable
 from task_service.telemetry import metrics
 from task_service.worker.endings import storable
 
-BATCH = 500
+BATCH = 1_000
 WINDOW_SECONDS = 0.01
 RETRY_SECONDS = 0.5
 NOBODY = UUID(int=0)
