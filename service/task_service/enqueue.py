@@ -19,7 +19,7 @@ from itertools import islice
 from typing import Any, Literal, TypedDict, Unpack
 from uuid import UUID
 
-from task_service.domain.fields import check_payload, clean_text
+from task_service.domain.fields import clean_text, storable_json
 
 TYPES = {
     "handler": "text", "payload": "text", "payloads": "text[]", "title": "text", "queue": "text", "priority": "text",
@@ -125,13 +125,14 @@ def _many(handler: str, payloads: Iterable[Any], options: ManyOptions) -> Iterat
 
 
 def _json(payload: Any) -> str | None:
+    """As ASCII, which a connection of any encoding takes."""
     if payload is None:
         return None
     try:
         text = encode(payload)
         if "\\u" in text:  # may be what PostgreSQL cannot keep
-            check_payload(payload)
-    except (TypeError, ValueError, RecursionError) as error:
+            storable_json(payload)
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"payload: {error}") from error
     return text
 

@@ -83,6 +83,27 @@ def check_length(name: str, value: Any) -> None:
         clean_bounded(value, *BOUNDS[name])
 
 
+def storable_json(value: Any) -> bytes:
+    r"""This as JSON that PostgreSQL can keep: no NUL, no lone surrogate, no NaN. ValueError.
+
+    >>> storable_json({"a": "\u2603"})
+    b'{"a": "\xe2\x98\x83"}'
+    >>> storable_json(["b" + chr(0)])
+    Traceback (most recent call last):
+    ValueError: must not contain a NUL character
+    """
+    try:
+        text = AS_JSON.encode(value)
+        encoded = text.encode()
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"must be JSON: {error}") from None
+    if "\\u0000" in text and ESCAPED_NUL.search(text):
+        raise ValueError("must not contain a NUL character")
+    return encoded
+
+
 def check_payload(payload: Any, *, most_bytes: int = PAYLOAD_MAX_BYTES) -> Any:
     """Return the payload when it is JSON that PostgreSQL can keep, of at most 256 KiB.
 
@@ -92,17 +113,8 @@ def check_payload(payload: Any, *, most_bytes: int = PAYLOAD_MAX_BYTES) -> Any:
     Traceback (most recent call last):
     ValueError: must be at most 262144 bytes of JSON
     """
-    try:
-        text = AS_JSON.encode(payload)
-        size = len(text.encode())
-    except RecursionError:
-        raise ValueError("is nested too deeply") from None
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"must be JSON: {error}") from None
-    if size > most_bytes:
+    if len(storable_json(payload)) > most_bytes:
         raise ValueError(f"must be at most {most_bytes} bytes of JSON")
-    if ESCAPED_NUL.search(text):
-        raise ValueError("must not contain a NUL character")
     if _depth(payload) > PAYLOAD_MAX_DEPTH:
         raise ValueError(f"must not be nested more than {PAYLOAD_MAX_DEPTH} levels deep")
     return payload
