@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from tests.cluster import machine
 from tests.cluster.cluster import Cluster
 from tests.support import images
+from tests.support.leaving_out import leave_out
 
 
 def cluster_number() -> int:
@@ -20,12 +19,8 @@ def cluster_number() -> int:
 def require_cluster(*, with_images: bool = True) -> None:
     """Skip the test, saying why, where no cluster can run; with REQUIRE_CLUSTER=1 that is a failure."""
     reasons = machine.obstacles() + (images.obstacles() if with_images else [])
-    if not reasons:
-        return
-    text = "no cluster on this machine: " + "; ".join(reasons)
-    if os.environ.get("REQUIRE_CLUSTER") == "1":
-        pytest.fail(text, pytrace=False)
-    pytest.skip(text)
+    if reasons:
+        leave_out("no cluster on this machine: " + "; ".join(reasons))
 
 
 @contextmanager

@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-import pytest
-
 from task_service.embedded import free_port
+from tests.support.leaving_out import leave_out
 
 PROGRAM = "pgbouncer"
 CONFIG = """\
@@ -76,10 +75,7 @@ def pooler(url: str, size: int = 4) -> Iterator[Pooler]:
     """
     program = shutil.which(PROGRAM) or shutil.which(PROGRAM, path="/usr/sbin")
     if program is None:
-        reason = "no pgbouncer on this machine (Debian's package is pgbouncer)"
-        if os.environ.get("REQUIRE_CLUSTER") == "1":
-            pytest.fail(reason, pytrace=False)
-        pytest.skip(reason)
+        leave_out("no pgbouncer on this machine (Debian's package is pgbouncer)")
     with tempfile.TemporaryDirectory(prefix="task-service-pooler-") as name:
         folder = Path(name)
         folder.chmod(0o755)

@@ -1,6 +1,5 @@
 """A real Redis for a test: on a free port, ended by its id. Without persistence unless it is given a folder."""
 
-import os
 import shutil
 import signal
 import socket
@@ -10,9 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from task_service.embedded import free_port
+from tests.support.leaving_out import leave_out
 
 PROGRAMS = ("redis-server", "valkey-server")
 START_SECONDS = 10.0
@@ -79,10 +77,7 @@ def redis_server(folder: Path | None = None) -> Iterator[RedisServer]:
     """A running Redis (or Valkey); the test is left out where there is none, unless REQUIRE_CLUSTER=1."""
     program = next((found for name in PROGRAMS if (found := shutil.which(name))), None)
     if program is None:
-        reason = "no redis-server on this machine (Debian's package is redis-server)"
-        if os.environ.get("REQUIRE_CLUSTER") == "1":
-            pytest.fail(reason, pytrace=False)
-        pytest.skip(reason)
+        leave_out("no redis-server on this machine (Debian's package is redis-server)")
     server = RedisServer(program, folder)
     server.start()
     try:

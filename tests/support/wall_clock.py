@@ -1,11 +1,10 @@
 """A process whose clock is off: a library before the C library's, which changes the wall's clock and no other one."""
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
+from tests.support.leaving_out import leave_out
 
 SOURCE = Path(__file__).with_suffix(".c")
 
@@ -17,10 +16,7 @@ class WallClock:
         """Compile it into this folder. The test is left out without a compiler, unless REQUIRE_CLUSTER=1."""
         compiler = shutil.which("cc")
         if compiler is None:
-            reason = "no C compiler on this machine (Debian's package is gcc)"
-            if os.environ.get("REQUIRE_CLUSTER") == "1":
-                pytest.fail(reason, pytrace=False)
-            pytest.skip(reason)
+            leave_out("no C compiler on this machine (Debian's package is gcc)")
         self._library = folder / "wall_clock.so"
         subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", self._library, SOURCE], check=True)
 

@@ -45,11 +45,12 @@ class OperatorProcess:
         return found
 
     def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 15) -> int:
-        """Send a signal and wait for the end; returns the exit code."""
+        """Send a signal and wait for the end; returns the exit code. The log is shown with a test that fails."""
         if self._process.poll() is None:
             self._process.send_signal(number)
         code = self._process.wait(seconds)
         self._reader.join(seconds)
+        print(*self.lines, sep="\n")
         return code
 
     def signal(self, number: signal.Signals) -> None:

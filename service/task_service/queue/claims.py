@@ -12,7 +12,7 @@ from task_service.domain.priorities import RANKS
 from task_service.queue.statements import Connection, statement
 
 _decode = json.JSONDecoder().raw_decode
-"""JSON without white space around it, as the server writes it: `loads` takes three times as long to look for some."""
+"""JSON without white space around it, as the server writes it: `loads` looks for some first, which takes longer."""
 BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 BEHIND = timedelta(seconds=2)
 ALONE_AFTER_SECONDS = 5.0
