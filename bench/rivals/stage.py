@@ -75,15 +75,18 @@ class Stage:
         """Of the workers so far, and of the whole machine."""
         user, nice, system, _idle, _wait, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
         busy = user + nice + system + irq + softirq
-        return sum(child.cpu_seconds() for child in self._working), busy / TICK
+        return self._workers_seconds(), busy / TICK
+
+    def _workers_seconds(self) -> float:
+        return sum(child.cpu_seconds() for child in self._working)
 
     def _rest(self) -> None:
         """Wait until the workers do next to nothing."""
         used = REST * len(self._working) + 1
         while used > REST * len(self._working):
-            before = sum(child.cpu_seconds() for child in self._working)
+            before = self._workers_seconds()
             time.sleep(1)
-            used = sum(child.cpu_seconds() for child in self._working) - before
+            used = self._workers_seconds() - before
 
     def drain_some(self, count: int, backlog: int) -> float:
         """Run so many of a backlog whose tasks have numbers below `backlog`; tasks begun per second."""

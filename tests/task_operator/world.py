@@ -96,7 +96,6 @@ class World:
             "CHART": str(ROOT / "charts/task-service"),
             "HOST": "127.0.0.1",
             "PORT": "0",
-            "RENEW_SECONDS": "9",  # other tests may take the processors for longer than the default allows
             "MANAGEMENT_PORT": str(self.stand_in.port),
         }
         return OperatorProcess(environment | {name.upper(): str(value) for name, value in settings.items()})
