@@ -80,15 +80,20 @@ class Rescuer:
         pods = self._store.of_instance(POD, key)
         answer = await notes.service.release(pods, instance.id, verdict.reason, verdict.detail)
         notes.explain(instance.id)
-        if answer is not None and not answer.get("already_dead"):
+        if answer is not None:
             await self._record(key, instance, verdict, answer, notes)
 
     async def _record(self, key: Key, instance: Instance, verdict: Verdict, answer: Manifest, notes: Notes) -> None:
-        tasks = int(answer.get("released") or 0) + int(answer.get("failed") or 0)
-        if notes.pod_event_at is not None:
-            RESCUE_SECONDS.observe(asyncio.get_running_loop().time() - notes.pod_event_at)
-        RESCUES.labels(verdict.reason).inc()
-        RESCUED_TASKS.labels(verdict.reason).inc(tasks)
+        """Tell what was released, or, when successor or lease came first, of which tasks nobody knew why."""
+        released = int(answer.get("released") or 0) + int(answer.get("failed") or 0)
+        tasks = released + int(answer.get("explained") or 0)
+        if not answer.get("already_dead"):
+            if notes.pod_event_at is not None:
+                RESCUE_SECONDS.observe(asyncio.get_running_loop().time() - notes.pod_event_at)
+            RESCUES.labels(verdict.reason).inc()
+        elif not tasks:
+            return
+        RESCUED_TASKS.labels(verdict.reason).inc(released)
         notes.last_rescue = {
             "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "workerId": instance.id,

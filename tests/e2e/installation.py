@@ -108,7 +108,7 @@ class Installation:
         """Wait until a part of the status says so: it follows what it tells of."""
 
         def says() -> bool:
-            found = self.live()["status"][part]
+            found = self.live()["status"].get(part) or {}
             return bool({name: found.get(name) for name in wanted} == wanted)
 
         poll(f"status.{part} says {wanted}", says, seconds)

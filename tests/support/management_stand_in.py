@@ -79,11 +79,12 @@ class ManagementStandIn:
             return HTTPStatus.OK, {"worker_id": worker_id, "state": "draining"}
 
     def _release(self, key: Key, worker: Object, body: Object) -> Object:
-        was_dead, released = worker["state"] == "dead", worker["running"]
+        was_dead, tasks = worker["state"] == "dead", worker["running"]
         worker |= {"state": "dead", "running": 0}
+        counts = {"released": 0, "explained": tasks} if was_dead else {"released": tasks, "explained": 0}
         self.releases.append((key, worker["id"], body["reason"]))
         self._changed.notify_all()
-        return {"worker_id": worker["id"], "released": released, "failed": 0, "already_dead": was_dead}
+        return {"worker_id": worker["id"], **counts, "failed": 0, "already_dead": was_dead}
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         stand_in = self

@@ -57,6 +57,9 @@ def test_a_container_that_is_back_already_is_another_one(world: World, operator:
     world.kubelet.end_container(victim, exit_code=139)
     world.kubelet.restart_container(victim, later)
     assert world.stand_in.wait_for_release(("restarted", "demo"), id_of(victim)) == "crash"
+    kube.wait("taskservice/demo", "jsonpath={.status.lastRescue.tasks}=5")
+    rescue = kube.get("taskservice", "demo")["status"]["lastRescue"]
+    assert (rescue["workerId"], rescue["reason"]) == (id_of(victim), "crash")
 
 
 def test_a_deleted_pod_is_released_when_it_is_gone(world: World, operator: OperatorProcess) -> None:

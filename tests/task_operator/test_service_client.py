@@ -61,7 +61,7 @@ async def test_a_pod_that_refuses_the_connection_is_passed_over(
 ) -> None:
     stand_in.workers[KEY] = [registered()]
     answer = await client.release([api_pod("127.0.0.0"), api_pod("127.0.0.1")], "w1", "crash", "x" * 600)
-    assert answer == {"worker_id": "w1", "released": 3, "failed": 0, "already_dead": False}
+    assert answer == {"worker_id": "w1", "released": 3, "explained": 0, "failed": 0, "already_dead": False}
 
 
 async def test_an_instance_that_the_service_does_not_know_is_no_error(client: ServiceClient) -> None:

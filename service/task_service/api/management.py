@@ -1,6 +1,7 @@
 """The management port: probes, metrics, and the internal routes that the operator calls. Never exposed to users."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -138,7 +139,7 @@ def _internal(settings: Settings, engine: AsyncEngine) -> APIRouter:
             done = await release_worker(await raw(connection), worker_id, wanted.reason)
         if done is None:
             raise NotFoundError("worker", worker_id)
-        fields = {"released": done.released, "failed": done.failed, "already_dead": done.already_dead}
+        fields = asdict(done)
         log.info("worker_released", worker_id=str(worker_id), reason=wanted.reason, detail=wanted.detail, **fields)
         return answer({"worker_id": worker_id, **fields})
 

@@ -16,10 +16,14 @@ COUNTS = ("ready", "scheduled", "running", "blocked")
 
 @dataclass(frozen=True, slots=True)
 class ReleaseResult:
-    """What a release did; `already_dead`: a successor or the lease came first."""
+    """What a release did.
+
+    `already_dead`: a successor or the lease came first. `explained`: lost attempts whose unknown reason is known now.
+    """
 
     released: int
     failed: int
+    explained: int
     already_dead: bool
 
 
@@ -45,6 +49,7 @@ async def release_worker(connection: Connection, worker_id: UUID, reason: Reason
         return None
     declared = await workers.declare_dead(connection, worker_id, reason)
     done = await workers.release(connection, worker_id, reason)
+    explained = 0
     if not declared and reason is not Reason.UNKNOWN:
-        await workers.explain_loss(connection, worker_id, reason)
-    return ReleaseResult(done.released, done.failed, already_dead=not declared)
+        explained = await workers.explain_loss(connection, worker_id, reason)
+    return ReleaseResult(done.released, done.failed, explained, already_dead=not declared)

@@ -113,9 +113,9 @@ async def release(connection: Connection, worker_id: UUID, reason: Reason) -> Re
     return Release(released, failed)
 
 
-async def explain_loss(connection: Connection, worker_id: UUID, reason: Reason) -> None:
-    """Replace the reason `unknown` of a worker's death and of its lost attempts."""
-    await connection.execute(statement("explain_loss"), worker_id, reason)
+async def explain_loss(connection: Connection, worker_id: UUID, reason: Reason) -> int:
+    """Replace the reason `unknown` of a worker's death and of its lost attempts; how many attempts."""
+    return int(await connection.fetchval(statement("explain_loss"), worker_id, reason))
 
 
 async def prune(connection: Connection, older_than_seconds: float) -> None:

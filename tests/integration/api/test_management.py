@@ -69,11 +69,11 @@ async def test_a_released_worker_gives_its_tasks_back_and_a_second_release_does_
     await claim(connection, worker, Bounds(["default"]), 2, start_at_once=True)
     url = f"/internal/workers/{worker}/release"
     first = await management.post(url, json={"reason": "oom", "detail": "OOMKilled"})
-    assert first.json() == {"worker_id": str(worker), "released": 2, "failed": 0, "already_dead": False}
+    assert first.json() == {"worker_id": str(worker), "released": 2, "failed": 0, "explained": 0, "already_dead": False}
     assert await statuses(connection, ids) == ["pending", "pending"]
     assert {r[0] for r in await connection.fetch("SELECT reason FROM runs")} == {"oom"}
     again = await management.post(url, json={"reason": "oom"})
-    assert again.json() == {"worker_id": str(worker), "released": 0, "failed": 0, "already_dead": True}
+    assert again.json() == {"worker_id": str(worker), "released": 0, "failed": 0, "explained": 0, "already_dead": True}
 
 
 async def test_a_worker_is_asked_to_drain(management: httpx.AsyncClient, connection: asyncpg.Connection) -> None:

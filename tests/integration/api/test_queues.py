@@ -145,10 +145,16 @@ async def test_only_a_dead_worker_is_released_unless_by_force(
     assert "force=true" in refused["detail"]
     assert await statuses(connection, tasks) == ["processing"] * 2
     forced = await client.post(f"/api/v1/workers/{worker}:release", params={"force": True}, json={"reason": "node"})
-    assert forced.json() == {"worker_id": str(worker), "released": 2, "failed": 0, "already_dead": False}
+    assert forced.json() == {
+        "worker_id": str(worker),
+        "released": 2,
+        "failed": 0,
+        "explained": 0,
+        "already_dead": False,
+    }
     assert await statuses(connection, tasks) == ["pending"] * 2
     again = await client.post(f"/api/v1/workers/{worker}:release")
-    assert again.json() == {"worker_id": str(worker), "released": 0, "failed": 0, "already_dead": True}
+    assert again.json() == {"worker_id": str(worker), "released": 0, "failed": 0, "explained": 0, "already_dead": True}
     check_field(await client.post(f"/api/v1/workers/{worker}:release", json={"reason": "boredom"}), "reason")
 
 

@@ -1,12 +1,14 @@
 """What becomes of a dead worker's tasks, and who is taken for dead."""
 
+from dataclasses import replace
+
 import asyncpg
 import pytest
 
 from task_service.domain.outcomes import Reason
 from task_service.queue import workers
 from task_service.queue.claims import Bounds, claim, claim_alone
-from task_service.queue.figures import queue_figures, release_worker
+from task_service.queue.figures import ReleaseResult, queue_figures, release_worker
 from tests.support.tasks import add_tasks, add_worker, statuses
 
 pytestmark = pytest.mark.asyncio
@@ -66,9 +68,9 @@ async def test_a_release_is_idempotent_and_a_later_reason_replaces_unknown(conne
     await claim(connection, worker, Bounds(["default"]), 2, start_at_once=True)
     first = await release_worker(connection, worker, Reason.UNKNOWN)
     second = await release_worker(connection, worker, Reason.OOM)
-    assert first and second
-    assert (first.released, first.already_dead) == (2, False)
-    assert (second.released, second.already_dead) == (0, True)
+    assert first == ReleaseResult(released=2, failed=0, explained=0, already_dead=False)
+    assert second == ReleaseResult(released=0, failed=0, explained=2, already_dead=True)
+    assert await release_worker(connection, worker, Reason.CRASH) == replace(second, explained=0)
     assert {r["reason"] for r in await connection.fetch("SELECT reason FROM runs")} == {"oom"}
 
 

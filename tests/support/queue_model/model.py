@@ -273,13 +273,15 @@ class QueueModel:
             return None
         declared = self.declare_dead(worker, reason)
         done = self.release(worker, reason)
+        explained = 0
         if not declared and reason is not Reason.UNKNOWN:
             mine.dead = reason if mine.dead is Reason.UNKNOWN else mine.dead
             for task in self.tasks.values():
                 lost = {f: r for f, r in task.runs.items() if (r.worker, r.outcome) == (worker, Outcome.LOST)}
                 unknown = {f: r for f, r in lost.items() if r.reason == Reason.UNKNOWN}
                 task.runs |= {f: r._replace(reason=reason.value) for f, r in unknown.items()}
-        return ReleaseResult(done.released, done.failed, already_dead=not declared)
+                explained += len(unknown)
+        return ReleaseResult(done.released, done.failed, explained, already_dead=not declared)
 
     def sweep(self, judges: bool) -> None:
         """Declare dead whose lease is over, if the sweeper may judge, and release what the dead hold."""

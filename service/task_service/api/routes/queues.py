@@ -1,5 +1,6 @@
 """`/api/v1/queues` and `/api/v1/workers`: figures, and what operators do with them."""
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
@@ -107,7 +108,8 @@ class Released(BaseModel):
     worker_id: UUID
     released: int = Field(description="Tasks that others may claim now.")
     failed: int = Field(description="Tasks that had no attempt left.")
-    already_dead: bool
+    explained: int = Field(description="Lost attempts whose unknown reason is known now.")
+    already_dead: bool = Field(description="Whether its successor or the end of its lease came first.")
 
 
 class Drained(BaseModel):
@@ -178,14 +180,7 @@ async def release_worker(
     reason = Reason(loss.reason if loss else "unknown")
     return await once.write(
         lambda c: service.release(c, worker_id, reason, caller, force=force),
-        lambda done: answer(
-            {
-                "worker_id": worker_id,
-                "released": done.released,
-                "failed": done.failed,
-                "already_dead": done.already_dead,
-            }
-        ),
+        lambda done: answer({"worker_id": worker_id, **asdict(done)}),
     )
 
 
