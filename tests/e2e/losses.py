@@ -4,10 +4,11 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tests.e2e.installation import Attempt, Installation
 from tests.e2e.stage import CONCURRENCY
+from tests.support.kube import poll
 
 TASK_SECONDS = 5
 
@@ -62,6 +63,15 @@ def lose_a_worker(demo: Installation, way: Way, handler: str = "sleep") -> Loss:
     ids = demo.create(CONCURRENCY, handler, {"seconds": TASK_SECONDS})
     pod, lost = demo.busiest(ids)
     return Loss(ids, pod, lost, way(demo, pod))
+
+
+def until_an_outage_is_all_that_changed(demo: Installation, attempts: dict[str, list[Attempt]]) -> None:
+    """Wait until the lost worker is back and has said why; nothing else that it did since counts."""
+    told = {
+        task_id: [replace(run, reason="outage") if run.outcome == "lost" else run for run in runs]
+        for task_id, runs in attempts.items()
+    }
+    poll("only the reason has changed", lambda: demo.until_ended(list(attempts)) == told)
 
 
 def waited_seconds(loss: Loss, attempts: dict[str, list[Attempt]]) -> list[float]:

@@ -2,7 +2,7 @@
 
 from tests.e2e import losses
 from tests.e2e.installation import Installation
-from tests.e2e.losses import Loss, lose_a_worker
+from tests.e2e.losses import Loss, lose_a_worker, until_an_outage_is_all_that_changed
 from tests.e2e.stage import CONCURRENCY, Stage
 from tests.support.kube import poll
 
@@ -84,5 +84,5 @@ def test_without_the_operator_the_lease_releases_the_tasks_of_a_stopped_worker_a
 
         poll("the lost claims are counted", discarded)
         demo.until_workers()
-        assert demo.until_ended(loss.ids) == attempts, "what the stopped worker did later counted"
+        until_an_outage_is_all_that_changed(demo, attempts)
         assert set(map(tuple, demo.effects(loss.lost).values())) == {("begin", "begin", "end")}

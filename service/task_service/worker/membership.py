@@ -181,12 +181,14 @@ class Membership:
         self.worker_id = worker_id
         for predecessor in predecessors:
             await self._release(connection, predecessor)
+        if self._former_id is not None:  # others, who could not know, may have released it before we were back
+            await workers.explain_loss(connection, self._former_id, Reason.OUTAGE)
+            self._former_id = None
 
     async def _release(self, connection: asyncpg.Connection, predecessor: UUID) -> None:
         """Release who held our slot's lock and lost it: a process that is gone, or our own former self."""
         reason = Reason.OUTAGE if predecessor == self._former_id else Reason.UNKNOWN
-        if not await workers.declare_dead(connection, predecessor, reason) and reason is Reason.OUTAGE:
-            await workers.explain_loss(connection, predecessor, reason)
+        await workers.declare_dead(connection, predecessor, reason)
         done = await workers.release(connection, predecessor, reason)
         metrics.RELEASED.labels(reason).inc(done.released + done.failed)
         log.warning("predecessor_released", worker_id=str(predecessor), reason=reason, released=done.released)

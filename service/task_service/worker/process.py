@@ -36,12 +36,13 @@ from task_service.worker.progress import ProgressNotes
 from task_service.worker.reports import Reports
 from task_service.worker.runner import Runner
 from task_service.worker.scheduler import Scheduler
-from task_service.worker.watchdog import Watchdog
+from task_service.worker.watchdog import EXIT_CODE, Watchdog
 
 HANDLERS_CONNECTIONS = 8
 """Opened only while handlers are in transactions of their own."""
 ENFORCE_SECONDS = 0.25
 LEAVE_SECONDS = 5.0
+UNHEARD_LEASES = 2
 log = structlog.get_logger(__name__)
 
 
@@ -120,6 +121,19 @@ class Worker:
         while True:
             await asyncio.sleep(ENFORCE_SECONDS)
             self.runner.enforce()
+            self._end_when_unheard()
+
+    def _end_when_unheard(self) -> None:
+        """End a process whose heartbeats arrive and whose results do not: while it lives, nobody else has its tasks.
+
+        So it goes when a handler closed sockets of the worker's: their numbers are given out again, and the loop may
+        no longer hear of the new ones.
+        """
+        seconds = self.reports.silent_seconds()
+        if seconds > UNHEARD_LEASES * self.settings.lease_seconds and self.membership.may_judge():
+            log.critical("results_do_not_arrive", seconds=round(seconds, 1), results=len(self.reports.attempts()))
+            logging.shutdown()
+            os._exit(EXIT_CODE)
 
     # -- what the membership tells ------------------------------------------------------------------------------
     def lost_lease(self) -> None:

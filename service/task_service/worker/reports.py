@@ -51,11 +51,13 @@ class Reports:
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
+        self._clock: Callable[[], float] = asyncio.get_running_loop().time
         self._waiting: list[Report] = []
         self._sending: list[Report] = []
         self._arrived = asyncio.Event()
         self._sent = asyncio.Event()
         self._sent.set()
+        self._silent_since: float | None = None  # the server has answered no report since
         self.on_awaited: Callable[[list[UUID]], None] = lambda _: None  # others may wait for these tasks
         self.is_busy: Callable[[], bool] = lambda: False  # whether more results may follow at once
         self.on_room: Callable[[], None] = lambda: None  # a task under a limit ended, or waits for admission again
@@ -97,6 +99,10 @@ class Reports:
         """Wait until everything reported so far is in the database, or discarded."""
         await self._sent.wait()
 
+    def silent_seconds(self) -> float:
+        """For how long the server has answered no report, though some were sent again and again."""
+        return 0.0 if self._silent_since is None else self._clock() - self._silent_since
+
     async def _send_surely(self, batch: list[Report]) -> None:
         again = False
         while True:
@@ -105,8 +111,13 @@ class Reports:
                     mine = [r for r in batch if r.worker_id == worker_id]
                     await self._send([r for r in mine if isinstance(r.end, Finished)], self._finish, again=again)
                     await self._send([r for r in mine if isinstance(r.end, GivenBack)], results.give_back, again=again)
+                self._silent_since = None
                 return
             except Exception as error:
+                if _is_answer(error):
+                    self._silent_since = None
+                elif self._silent_since is None:
+                    self._silent_since = self._clock()
                 log.warning("report_waits", results=len(batch), error=repr(error), exc_info=not is_unavailable(error))
                 again = True
                 await asyncio.sleep(RETRY_SECONDS)
@@ -145,6 +156,11 @@ class Reports:
         if ended.awaited:
             self.on_awaited(ended.awaited)
         return ended.ours
+
+
+def _is_answer(error: Exception) -> bool:
+    """Whether the server, or a pooler before it, said so."""
+    return isinstance(error, asyncpg.PostgresError) and not isinstance(error, asyncpg.ConnectionDoesNotExistError)
 
 
 def _count(reports: list[Report], done: set[Attempt]) -> None:

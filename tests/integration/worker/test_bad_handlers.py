@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from task_service.worker import handler
+from task_service.worker.watchdog import EXIT_CODE
 from tests.integration.worker.conftest import StartCommand, StartWorker, add, end_of
 from tests.support.authors.authors_handlers import EVERY
 from tests.support.waiting import eventually
@@ -276,6 +277,17 @@ async def test_who_closes_the_workers_connections_harms_that_worker_only(
     assert (await end_of(connection, task, 60))["outcome"] == "completed"
     task = await add(connection, "coroutine", "nothing")
     assert (await end_of(connection, task, 60))["outcome"] == "completed"
+
+
+async def test_a_worker_that_is_alive_and_cannot_report_ends_and_another_one_has_its_tasks(
+    connection: asyncpg.Connection, start_command: StartCommand
+) -> None:
+    worker = start_command(**QUICK)
+    task = await add(connection, "coroutine", "cut_reports_off_async")
+    assert await ended(worker) == EXIT_CODE
+    assert "results_do_not_arrive" in worker.log()
+    start_command(**QUICK)
+    assert (await end_of(connection, task))["outcome"] == "completed"
 
 
 async def test_who_closes_everything_ends_the_worker(

@@ -16,6 +16,7 @@ from task_service.domain.outcomes import Reason
 from task_service.embedded import EmbeddedPostgres
 from task_service.migrations.runner import migrate
 from task_service.queue import workers
+from task_service.queue.figures import release_worker
 from task_service.store.database import create_engine
 from task_service.worker.handlers import Context, handler
 from task_service.worker.process import Worker
@@ -162,8 +163,9 @@ async def test_a_drained_worker_claims_no_more_and_finishes_what_it_has(
     assert await statuses(connection, [waiting]) == ["pending"]
 
 
+@pytest.mark.parametrize("released_by_others", [False, True])
 async def test_a_worker_that_could_not_renew_gives_its_former_tasks_back_without_suspicion(
-    connection: asyncpg.Connection, start_worker: StartWorker
+    connection: asyncpg.Connection, start_worker: StartWorker, released_by_others: bool
 ) -> None:
     """An outage longer than the lease is nobody's crash: the process itself registers anew and says so."""
     await connection.execute(CREATE_EFFECTS)
@@ -171,12 +173,17 @@ async def test_a_worker_that_could_not_renew_gives_its_former_tasks_back_without
     tasks = await add_tasks(connection, 2, handler="sleep", payload=0.7)
     await eventually("both tasks run", lambda: _count_running(worker))
     former = worker.instance_id
-    worker.membership._lose()
+    assert former is not None
+    if released_by_others:
+        await release_worker(connection, former, Reason.UNKNOWN)
+    else:
+        worker.membership._lose()
     worker.membership.wake.set()
     await all_completed(connection, tasks)
     assert worker.instance_id != former
     lost = await connection.fetch("SELECT reason FROM runs WHERE outcome = 'lost'")
     assert [run["reason"] for run in lost] == ["outage", "outage"]
+    assert await connection.fetchval("SELECT dead_reason FROM workers WHERE id = $1", former) == "outage"
 
 
 async def _count_running(worker: Worker) -> bool:

@@ -447,6 +447,13 @@ def close_sockets(context: Context) -> int:
     return closed
 
 
+async def cut_reports_off_async(context: Context) -> None:
+    """In the first attempt, take away for good the connection by which this worker reports."""
+    if context.fence == 1:
+        (reporting,) = (task for task in asyncio.all_tasks() if task.get_name() == "Reports.run")
+        reporting.get_coro().cr_frame.f_locals["self"]._pool.terminate()  # type: ignore[union-attr]
+
+
 def close_everything(_: Context) -> None:
     """Close as one that wants to be a daemon."""
     os.closerange(3, 256)
