@@ -38,7 +38,7 @@ def test_the_chart_installs_upgrades_to_required_tokens_and_tests_itself_without
         kube.helm(command, "plain", CHART, *given, "--wait", "--timeout=120s")
 
     release("install", "1")
-    kube.helm("test", "plain", "--timeout=60s")
+    kube.helm("test", "plain", "--logs", "--timeout=60s")
     release("upgrade", "2", *TOKENS_REQUIRED)
     installation = Installation(stage, kube, "plain", "")
 
@@ -51,7 +51,7 @@ def test_the_chart_installs_upgrades_to_required_tokens_and_tests_itself_without
     poll("it runs", lambda: installation.http.get(f"/api/v1/tasks/{task}").json()["status"] == "completed")
     images = {pod["spec"]["containers"][0]["image"] for pod in installation.worker_pods()}
     assert images == {f"{SERVICE}:2"}
-    kube.helm("test", "plain", "--timeout=60s")
+    kube.helm("test", "plain", "--logs", "--timeout=60s")
     kube.helm("uninstall", "plain", "--wait", "--timeout=120s")
     poll("nothing of the release is left", lambda: not kube.list("deployments,services,statefulsets,jobs,secrets"))
     kube.run("delete", "namespace", "helm", "--wait=false")

@@ -106,7 +106,7 @@ class Kube:
         words = [str(word) for word in argv]
         done = subprocess.run(words, input=input, capture_output=True, text=True, env=self.environment, check=False)
         if done.returncode:
-            raise CommandError(f"{' '.join(words)}: {(done.stderr or done.stdout).strip()}")
+            raise CommandError(f"{' '.join(words)}: {done.stderr}{done.stdout}".strip())
         return done.stdout
 
     # -- objects ----------------------------------------------------------------------------------------------------

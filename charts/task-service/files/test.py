@@ -26,6 +26,19 @@ def call(method: str, path: str, body: object = None) -> dict:
     return json.loads(text) if text else {}
 
 
+def reach(path: str) -> None:
+    """Wait for the first answer: a Service's new addresses are on the nodes only a moment after its pods are ready."""
+    deadline = time.monotonic() + SECONDS
+    while True:
+        try:
+            call("GET", path)
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                sys.exit(f"GET {API}{path}: no answer within {SECONDS} s: {error}")
+        time.sleep(0.2)
+
+
 def refused(path: str) -> bool:
     """Whether a request without a token is answered by 401."""
     try:
@@ -35,7 +48,7 @@ def refused(path: str) -> bool:
     return False
 
 
-call("GET", "/health")
+reach("/health")
 if os.environ["AUTH_MODE"] == "required":
     if not refused("/api/v1/tasks"):
         sys.exit("GET /api/v1/tasks without a token was not answered by 401, though auth.mode is required")
