@@ -87,12 +87,13 @@ class Rescuer:
         """Tell what was released, or, when successor or lease came first, of which tasks nobody knew why."""
         released = int(answer.get("released") or 0) + int(answer.get("failed") or 0)
         tasks = released + int(answer.get("explained") or 0)
-        if not answer.get("already_dead"):
+        others_were_first = bool(answer.get("already_dead"))
+        if others_were_first and not tasks:
+            return
+        if not others_were_first:
+            RESCUES.labels(verdict.reason).inc()
             if notes.pod_event_at is not None:
                 RESCUE_SECONDS.observe(asyncio.get_running_loop().time() - notes.pod_event_at)
-            RESCUES.labels(verdict.reason).inc()
-        elif not tasks:
-            return
         RESCUED_TASKS.labels(verdict.reason).inc(released)
         notes.last_rescue = {
             "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),

@@ -6,7 +6,6 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from task_service.embedded import free_port
 from tests.support.leaving_out import leave_out
+from tests.support.waiting import until_started
 
 PROGRAM = "pgbouncer"
 CONFIG = """\
@@ -29,7 +29,6 @@ server_login_retry = 1
 default_pool_size = {size}
 max_client_conn = 2000
 """
-START_SECONDS = 10.0
 
 
 class Pooler:
@@ -48,11 +47,7 @@ class Pooler:
         user = "nobody" if os.geteuid() == 0 else None  # PgBouncer refuses to run as root
         command = [self._program, "-q", str(self._config)]
         self._process = subprocess.Popen(command, user=user, stdin=subprocess.DEVNULL)
-        deadline = time.monotonic() + START_SECONDS
-        while not self._listens():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{PROGRAM} did not start")
-            time.sleep(0.01)
+        until_started(self._process, PROGRAM, self._listens)
 
     def kill(self) -> None:
         """End it at once, with all connections."""

@@ -1,4 +1,4 @@
-"""A server that webhooks may call: it keeps what it was sent, and answers what it was told."""
+"""A server for what calls others: it keeps what it was sent, and answers what it was told."""
 
 import socket
 import threading
@@ -40,8 +40,8 @@ class Receiver:
 
 
 @contextmanager
-def receiver(host: str = "127.0.0.1") -> Iterator[Receiver]:
-    """A running receiver on a port of its own."""
+def receiver(host: str = "127.0.0.1", port: int = 0) -> Iterator[Receiver]:
+    """A running receiver, on a port of its own unless told otherwise."""
 
     class Server(ThreadingHTTPServer):
         address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -66,7 +66,7 @@ def receiver(host: str = "127.0.0.1") -> Iterator[Receiver]:
         def log_message(self, format: str, *_: Any) -> None:
             """Say nothing."""
 
-    server = Server((host, 0), Handler)
+    server = Server((host, port), Handler)
     it = Receiver(f"http://{f'[{host}]' if ':' in host else host}:{server.server_address[1]}")
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()

@@ -4,16 +4,15 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from task_service.embedded import free_port
 from tests.support.leaving_out import leave_out
+from tests.support.waiting import until_started
 
 PROGRAMS = ("redis-server", "valkey-server")
-START_SECONDS = 10.0
 
 
 class RedisServer:
@@ -37,11 +36,7 @@ class RedisServer:
         options = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1", *keep]
         command = [self._program, "--port", str(self.port), *options]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + START_SECONDS
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{self._program} did not start")
-            time.sleep(0.01)
+        until_started(self._process, self._program, self._answers)
 
     def kill(self) -> None:
         """End it at once; nothing is saved."""
