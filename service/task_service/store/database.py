@@ -5,7 +5,7 @@ Every connect reads the credentials afresh, so a rotated password needs no resta
 
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, cast
@@ -85,8 +85,8 @@ class Connection(asyncpg.Connection):
         return types, statement
 
 
-async def connect(settings: Settings, **options: Any) -> asyncpg.Connection:
-    """Open one connection with the present credentials; `options` are asyncpg's.
+async def connect(settings: Settings, session: Mapping[str, str] | None = None, **options: Any) -> asyncpg.Connection:
+    """Open one connection with the present credentials; `session` is set on it, `options` are asyncpg's.
 
     A direct connection gets server-side limits, so that a node that is cut off in the middle of a transaction does not
     keep its locks beyond a lease. A transaction pooler takes no session settings: set them on the database there.
@@ -95,7 +95,7 @@ async def connect(settings: Settings, **options: Any) -> asyncpg.Connection:
     if settings.database_pooler:
         options |= {"statement_cache_size": 0}
     else:
-        options |= {"server_settings": server_settings(settings) | options.get("server_settings", {})}
+        options |= {"server_settings": server_settings(settings) | dict(session or {})}
     connection = await asyncpg.connect(settings.read_database_url(), connection_class=Connection, **options)
     _bound_silence(connection, settings)
     return connection
@@ -189,20 +189,16 @@ def _statement_timeout(settings: Settings) -> dict[str, Any]:
     seconds = settings.db_statement_timeout_seconds
     if settings.database_pooler:
         return {"command_timeout": seconds}
-    return {"server_settings": {"statement_timeout": str(int(seconds * 1000))}}
+    return {"session": {"statement_timeout": str(int(seconds * 1000))}}
 
 
-async def create_pool(settings: Settings, size: int, session: dict[str, str] | None = None) -> asyncpg.Pool:
-    """A pool of raw connections, for the queue; a statement that takes longer than a lease is given up.
-
-    `session` is set on each but behind a transaction pooler.
-    """
-    given: dict[str, Any] = {"server_settings": session} if session and not settings.database_pooler else {}
+async def create_pool(settings: Settings, size: int) -> asyncpg.Pool:
+    """A pool of raw connections, for the queue; a statement that takes longer than a lease is given up."""
 
     async def opener(*_: Any, **options: Any) -> asyncpg.Connection:
         for name in ("loop", "connection_class", "record_class"):
             options.pop(name, None)
-        return await connect(settings, command_timeout=settings.lease_seconds, **given)
+        return await connect(settings, command_timeout=settings.lease_seconds)
 
     async def keep(_: asyncpg.Connection) -> None:
         """Between two uses there is nothing to reset: the queue sets nothing on a session."""
@@ -210,18 +206,19 @@ async def create_pool(settings: Settings, size: int, session: dict[str, str] | N
     return await asyncpg.create_pool(min_size=0, max_size=size, connect=opener, reset=keep)
 
 
-async def create_look_ups(settings: Settings, size: int) -> tuple[asyncpg.Pool, Acquire]:
-    """A pool whose sessions have `LOOK_UPS`, and how to acquire from it: behind a pooler a transaction sets them."""
-    pool = await create_pool(settings, size, LOOK_UPS)
+def looking_up(settings: Settings, acquire: Acquire) -> Acquire:
+    """Connections with `LOOK_UPS`. Those of `acquire` have them, but behind a pooler: a transaction sets them there."""
+    if not settings.database_pooler:
+        return acquire
     given = "; ".join(f"SET LOCAL {name} = {value}" for name, value in LOOK_UPS.items())
 
     @asynccontextmanager
-    async def acquire() -> AsyncIterator[Driver]:
-        async with pool.acquire() as connection, connection.transaction():
+    async def acquire_and_set() -> AsyncIterator[Driver]:
+        async with acquire() as connection, connection.transaction():
             await connection.execute(given)
             yield connection
 
-    return pool, acquire if settings.database_pooler else pool.acquire
+    return acquire_and_set
 
 
 def acquire_from(engine: AsyncEngine) -> Acquire:

@@ -120,6 +120,7 @@ class Claimer:
         self._more = rest < idle
         if rest:  # else they start when the next claim is under way
             self.start_waiting()
+        _count(claims)
         if not self._more and not self._looked_behind:
             return min(LOOK_AGAIN_SECONDS, idle)
         if await self._look_for_alone(idle=rest == idle and not claims and not self.runner.running):
@@ -169,12 +170,6 @@ class Claimer:
         if claims and worker_id == self.membership.worker_id:  # else: declared dead meanwhile, others have them
             self._waiting.extend((worker_id, c) for c in claims)
             self._claimed_at = self._clock()
-        for queue in {c.queue for c in claims}:
-            waits = [(c.claimed_at - c.run_at).total_seconds() for c in claims if c.queue == queue]
-            metrics.CLAIMED.labels(queue).inc(len(waits))
-            histogram = metrics.WAIT_SECONDS.labels(queue)
-            for seconds in waits:
-                histogram.observe(max(0.0, seconds))
         return claims
 
     def _not_before(self, began: float, seconds: tuple[float, float]) -> float:
@@ -245,3 +240,12 @@ class Claimer:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.runner.slot_free.wait(), self.settings.poll_seconds)
         return 0
+
+
+def _count(claims: list[Claim]) -> None:
+    for queue in {c.queue for c in claims}:
+        waits = [(c.claimed_at - c.run_at).total_seconds() for c in claims if c.queue == queue]
+        metrics.CLAIMED.labels(queue).inc(len(waits))
+        histogram = metrics.WAIT_SECONDS.labels(queue)
+        for seconds in waits:
+            histogram.observe(max(0.0, seconds))

@@ -16,11 +16,12 @@ import structlog
 from task_service.domain.outcomes import Reason, RetryPolicy
 from task_service.queue.claims import Claim
 from task_service.queue.statements import statement
-from task_service.queue.wakeups import Wakeups
+from task_service.queue.wakeups import LIMITS, QUEUE_CHANNEL, Wakeups
 from task_service.services.context import Context
 from task_service.settings import Settings
 from task_service.store.cache import Cache
-from task_service.store.database import LOOK_UPS, connect, create_engine, create_look_ups, create_pool
+from task_service.store.database import LOOK_UPS, connect, create_engine, create_pool, looking_up
+from task_service.store.kept import KeptConnection
 from task_service.telemetry import get_tracer, metrics
 from task_service.worker.admitter import Admitter
 from task_service.worker.builtin import builtin_handlers
@@ -29,7 +30,7 @@ from task_service.worker.context import RunContext
 from task_service.worker.dependents import Dependents
 from task_service.worker.handlers import Handlers
 from task_service.worker.installed import installed_handlers
-from task_service.worker.listener import Listener
+from task_service.worker.listener import WORKER_CHANNEL, listen
 from task_service.worker.maintenance import Maintenance
 from task_service.worker.membership import Membership
 from task_service.worker.progress import ProgressNotes
@@ -59,12 +60,11 @@ class Worker:
         """Start the loops; returns at once, whether or not the database answers."""
         s = self.settings
         # One connection each, which keeps its few statements warm, and those who share the third come in turn.
-        claiming, claims = await create_look_ups(s, 1)
-        reporting, aside = await create_pool(s, 1, LOOK_UPS), await create_pool(s, 1)
-        self._for_handlers = await create_pool(s, HANDLERS_CONNECTIONS)
-        self._pools = (claiming, reporting, aside, self._for_handlers)
+        claiming, reporting = KeptConnection(self._claims_connection), KeptConnection(self._reports_connection)
+        aside, self._for_handlers = await create_pool(s, 1), await create_pool(s, HANDLERS_CONNECTIONS)
+        self._ends = (claiming.close, reporting.close, aside.terminate, self._for_handlers.terminate)
         self._aside = aside.acquire
-        self.reports, self.dependents = Reports(reporting), Dependents(self._aside)
+        self.reports, self.dependents = Reports(reporting.acquire), Dependents(self._aside)
         self.reports.on_awaited = self.dependents.add
         tracer = get_tracer() if s.otel_enabled else None
         policy = RetryPolicy(s.retry_base_seconds, s.retry_cap_seconds)
@@ -73,7 +73,9 @@ class Worker:
         self._watchdog = Watchdog(s.lease_seconds)
         self._watchdog.start()
         self.membership = Membership(s, self._own_connection, self)
+        claims = looking_up(s, claiming.acquire)
         self.claimer = Claimer(s, claims, self.membership, self.runner, self.reports)
+        claiming.on_lost = self.claimer.wake.set
         self.admitter = Admitter(self._aside, s.poll_seconds)
         self.reports.on_room = self.runner.on_room = self.admitter.wake.set
         self._engine = create_engine(s)
@@ -88,11 +90,6 @@ class Worker:
             self.scheduler.run(), self.admitter.run(), self.dependents.run(),
             ProgressNotes(self._aside, self.runner).run(),
         ]  # fmt: skip
-        self._listener = Listener(
-            frozenset(s.worker_queues), self.claimer.wake.set, on_worker=self.membership.wake.set,
-            on_limits=self.admitter.wake.set, on_end=self.membership.connection_ended,
-        )  # fmt: skip
-        self._listener.worker_id = lambda: self.membership.worker_id
         self._loops = [asyncio.create_task(loop, name=getattr(loop, "__qualname__", "loop")) for loop in loops]
         log.info(
             "worker_started", queues=s.worker_queues, concurrency=s.worker_concurrency, handlers=self.handlers.names()
@@ -101,12 +98,34 @@ class Worker:
     def _context_of(self, claim: Claim, worker_id: UUID) -> RunContext:
         return RunContext(claim, worker_id, self._for_handlers)
 
+    # -- its connections ------------------------------------------------------------------------------------------
     async def _own_connection(self) -> asyncpg.Connection:
-        """What the membership beats on and the listener listens on."""
+        """What the membership beats on, and hears what is meant for this worker."""
         connection = await connect(self.settings, command_timeout=self.settings.heartbeat_seconds)
+        connection.add_termination_listener(self.membership.connection_ended)
         if not self.settings.database_pooler:
-            await self._listener.listen(connection)
+            await listen(connection, WORKER_CHANNEL, self._called)
         return connection
+
+    async def _claims_connection(self) -> asyncpg.Connection:
+        """It hears of tasks and claims them: the process of the server that tells of one is awake when asked for it."""
+        connection = await self._reports_connection()
+        if not self.settings.database_pooler:
+            await listen(connection, QUEUE_CHANNEL, self._told)
+        return connection
+
+    async def _reports_connection(self) -> asyncpg.Connection:
+        return await connect(self.settings, LOOK_UPS, command_timeout=self.settings.lease_seconds)
+
+    def _called(self, worker_id: str) -> None:
+        if worker_id == str(self.membership.worker_id):
+            self.membership.wake.set()
+
+    def _told(self, queue: str) -> None:
+        if queue in self.settings.worker_queues:
+            self.claimer.wake.set()
+        elif queue == LIMITS:
+            self.admitter.wake.set()
 
     def why_not_alive(self) -> str | None:
         """Which loop has ended before its time, for the liveness probe; None: all go on."""
@@ -179,8 +198,8 @@ class Worker:
                 if isinstance(self._context.cache, Cache):  # the daily loader has told it
                     await self._context.cache.link.close()
                 await self._engine.dispose()
-        for pool in self._pools:
-            pool.terminate()
+        for end in self._ends:
+            end()
 
     async def _end_loops(self) -> None:
         for loop in self._loops:

@@ -19,7 +19,7 @@ from task_service.queue import results
 from task_service.queue.claims import Claim
 from task_service.queue.results import Attempt, Finished, GivenBack
 from task_service.queue.statements import Connection
-from task_service.store.database import is_unavailable
+from task_service.store.database import Acquire, is_unavailable
 from task_service.telemetry import metrics
 from task_service.worker.endings import storable
 
@@ -49,8 +49,8 @@ Send = Callable[[Connection, UUID, list[Any]], Awaitable[set[Attempt]]]
 class Reports:
     """The results of one process on their way to the database."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
-        self._pool = pool
+    def __init__(self, acquire: Acquire) -> None:
+        self._acquire = acquire
         self._clock: Callable[[], float] = asyncio.get_running_loop().time
         self._waiting: list[Report] = []
         self._sending: list[Report] = []
@@ -88,7 +88,7 @@ class Reports:
     async def _warm_up(self) -> None:
         """Connect, and let the server load what reporting needs: some 15 ms that the first results do not wait for."""
         with contextlib.suppress(Exception):  # they will tell
-            async with self._pool.acquire() as connection:
+            async with self._acquire() as connection:
                 await results.end(connection, NOBODY, [])
 
     def attempts(self) -> set[Attempt]:
@@ -126,7 +126,7 @@ class Reports:
         if not reports:
             return
         worker_id = reports[0].worker_id
-        async with self._pool.acquire() as connection:
+        async with self._acquire() as connection:
             try:
                 done = await send(connection, worker_id, [r.end for r in reports])
             except asyncpg.DataError as error:

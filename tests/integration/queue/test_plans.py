@@ -15,7 +15,8 @@ import pytest
 
 from task_service.domain.ids import new_id
 from task_service.queue.statements import statement
-from task_service.store.database import LOOK_UPS, connect, create_look_ups
+from task_service.store.database import LOOK_UPS, connect, looking_up
+from task_service.store.kept import KeptConnection
 from tests.integration.conftest import settings_for
 from tests.support.tasks import add_worker
 
@@ -96,7 +97,7 @@ async def test_hot_statements_look_rows_up_by_index_whatever_the_statistics(
     database: str, session: dict[str, str], names: Collection[str], size: int
 ) -> None:
     """On a connection as the worker opens it, with statements that were prepared and used while the queue was empty."""
-    connection = await connect(settings_for(database, database_pooler=False), server_settings=session)
+    connection = await connect(settings_for(database, database_pooler=False), session)
     worker = await add_worker(connection)
     await connection.execute("ALTER TABLE queue SET (autovacuum_enabled = false)")
     await connection.execute("VACUUM ANALYZE queue")
@@ -122,7 +123,9 @@ async def test_a_claim_reads_what_it_takes_even_where_the_planner_would_rather_r
     worker = await add_worker(connection)
     await connection.execute(f'ALTER DATABASE "{database.rpartition("/")[2]}" SET enable_indexscan = off')
     await connection.execute(FILL, 20_000, None)
-    pool, acquire = await create_look_ups(settings_for(database, between=False, database_pooler=pooler), 1)
+    settings = settings_for(database, between=False, database_pooler=pooler)
+    kept = KeptConnection(lambda: connect(settings, LOOK_UPS))
+    acquire = looking_up(settings, kept.acquire)
     for _ in range(3):
         async with acquire() as ours:
             beginning = [datetime(2000, 1, 1, tzinfo=UTC)] * 2
@@ -130,7 +133,7 @@ async def test_a_claim_reads_what_it_takes_even_where_the_planner_would_rather_r
             text = await ours.fetchval(f"EXPLAIN (ANALYZE, FORMAT json) {statement('claim')}", *given)
         read = [n for n in nodes(json.loads(text)[0]["Plan"]) if _reads_queue(n)]
         assert max(n["Actual Rows"] * n["Actual Loops"] for n in read) <= 100, text
-    await pool.close()
+    kept.close()
 
 
 @pytest.mark.parametrize("keys", [1, 50])
