@@ -73,12 +73,14 @@ class Claims:
     def __init__(self, claimer: Claimer, monkeypatch: pytest.MonkeyPatch) -> None:
         self.took, self.brings, self.behind, self.since = 0.0, 0, False, [BEGINNING]
         self._claimer = claimer
-        monkeypatch.setattr("task_service.worker.claimer.claim", self._claim)
+        monkeypatch.setattr("task_service.worker.claimer.claim_in_turn", self._claim)
         stand_in: Any = claimer
         stand_in.membership = SimpleNamespace(worker_id=UUID(int=1))
         stand_in._acquire = nullcontext
 
-    async def _claim(self, _connection: Any, _worker: UUID, bounds: Bounds, limit: int, **how: bool) -> list[Claim]:
+    async def _claim(
+        self, _connection: Any, _worker: UUID, bounds: Bounds, limit: int, _turn: int, **how: bool
+    ) -> list[Claim]:
         self.behind, self.since = how["behind"], bounds.lines(behind=False)[2]
         claims = [claim_at(NOW)] * min(self.brings, limit)
         bounds.advance(claims)
@@ -165,7 +167,7 @@ async def test_what_one_claim_brought_starts_while_the_next_one_is_under_way(
     async def nobody(**_: Any) -> bool:
         return False
 
-    monkeypatch.setattr("task_service.worker.claimer.claim", slow_claim)
+    monkeypatch.setattr("task_service.worker.claimer.claim_in_turn", slow_claim)
     stand_in: Any = claimer
     stand_in._acquire = nullcontext
     stand_in.runner = SimpleNamespace(running={}, ahead=lambda _: 100, start=start)

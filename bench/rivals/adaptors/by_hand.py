@@ -34,7 +34,7 @@ POLL_SECONDS = 1.0
 SINCE = datetime(2000, 1, 1, tzinfo=UTC)
 CHANNEL = "task_service_queue"
 PREPARED = {
-    "claim": "uuid, text[], smallint[], timestamptz[], integer, boolean",
+    "claim": "uuid, text[], smallint[], timestamptz[], integer, boolean, integer",
     "finish": "uuid, uuid[], bigint[], text[], text[], text[], text[]",
 }
 INSERT = """
@@ -109,7 +109,7 @@ def claim(url: str, worker: str, queue: str, start: Start, done: Batches) -> Non
     statements = Statements(url)
     statements.cursor.execute(f"LISTEN {CHANNEL}")
     while True:
-        rows = statements.execute("claim", worker, [queue], [2], [SINCE], BATCH, False)
+        rows = statements.execute("claim", worker, [queue], [2], [SINCE], BATCH, False, None)
         for row in rows:
             start(row[-1])
         if rows:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
+from zlib import crc32
 
 import asyncpg
 
@@ -15,6 +16,8 @@ _decode = json.JSONDecoder().raw_decode
 """JSON without white space around it, as the server writes it: `loads` looks for some first, which takes longer."""
 BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 BEHIND = timedelta(seconds=2)
+TURNS = 4
+"""So many workers of the same queues claim at a time."""
 ALONE_AFTER_SECONDS = 5.0
 """A task that must run alone waits so long for an idle worker before a busy one empties itself for it."""
 
@@ -86,12 +89,36 @@ async def claim(
 
     `behind`: look behind the bounds too.
     """
+    how = {"start_at_once": start_at_once, "behind": behind}
+    return await claim_in_turn(connection, worker_id, bounds, limit, None, **how) or []
+
+
+async def claim_in_turn(  # noqa: PLR0913 - a claim, and whose turn it is
+    connection: Connection,
+    worker_id: UUID,
+    bounds: Bounds,
+    limit: int,
+    turn: int | None,
+    *,
+    start_at_once: bool,
+    behind: bool,
+) -> list[Claim] | None:
+    """The same, unless another worker has this turn, one of `turns_of` the queues: None then. Without one: at once."""
     queues, priorities, since = bounds.lines(behind=behind)
-    rows = await connection.fetch(statement("claim"), worker_id, queues, priorities, since, limit, start_at_once)
+    given = (worker_id, queues, priorities, since, limit, start_at_once, turn)
+    rows = await connection.fetch(statement("claim"), *given)
+    if rows and rows[-1][0] is None:
+        return None
     claims = [_claim(row) for row in rows]
     claims.sort(key=lambda c: (c.priority, c.run_at))
     bounds.advance(claims)
     return claims
+
+
+def turns_of(queues: Sequence[str]) -> range:
+    """The turns of workers with these queues, who are in each other's way."""
+    first = crc32("\0".join(sorted(queues)).encode()) % (2**31 // TURNS) * TURNS
+    return range(first, first + TURNS)
 
 
 async def claim_alone(

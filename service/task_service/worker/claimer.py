@@ -6,6 +6,7 @@ worker that lives: now and then, and after each failure, what we hold without kn
 
 import asyncio
 import contextlib
+import random
 from collections import deque
 from collections.abc import Callable
 from uuid import UUID
@@ -14,7 +15,15 @@ import structlog
 
 from task_service.domain.outcomes import Outcome, Reason
 from task_service.queue import results
-from task_service.queue.claims import ALONE_AFTER_SECONDS, Bounds, Claim, claim, claim_alone
+from task_service.queue.claims import (
+    ALONE_AFTER_SECONDS,
+    Bounds,
+    Claim,
+    claim,
+    claim_alone,
+    claim_in_turn,
+    turns_of,
+)
 from task_service.queue.results import GivenBack
 from task_service.queue.wakeups import WINDOW_SECONDS
 from task_service.settings import Settings
@@ -34,6 +43,8 @@ FORGET_BOUNDS_SECONDS = (5.0, 60.0)
 SHARE = 0.05
 """A claim looks behind its bounds, or forgets them, once in so many seconds (least, most), between which it takes this
 share of the time: it takes long where a transaction that is held open keeps in the index what was claimed long ago."""
+PAUSES_SECONDS = (0.002, 0.004, 0.008, 0.016, 0.032, 0.064)
+"""About so long after each attempt to have a turn."""
 LOOK_AGAIN_SECONDS = 0.003
 """Where tasks come faster than notifications, which writers merge, we look so often for the next ones."""
 log = structlog.get_logger(__name__)
@@ -52,7 +63,7 @@ class Claimer:
         self.stopped = False
         self._waiting: deque[tuple[UUID, Claim]] = deque()  # claimed, not started: prefetched
         self._alone: tuple[UUID, Claim] | None = None
-        self._bounds = Bounds(settings.worker_queues)
+        self._bounds, self._turns = Bounds(settings.worker_queues), turns_of(settings.worker_queues)
         self._clock: Callable[[], float] = asyncio.get_running_loop().time
         self._forget_at = self._look_behind_at = self._look_for_alone_at = self._look_for_strays_at = 0.0
         self._claimed_at = 0.0
@@ -160,9 +171,7 @@ class Claimer:
         if forgets:
             self._bounds.forget()
         self.wake.clear()
-        async with self._acquire() as connection:
-            how = {"start_at_once": start_at_once, "behind": behind}
-            claims = await claim(connection, worker_id, self._bounds, limit, **how)
+        claims = await self._claim_in_turn(worker_id, limit, start_at_once=start_at_once, behind=behind)
         if behind:
             self._look_behind_at = self._not_before(began, LOOK_BEHIND_SECONDS)
         if forgets:
@@ -171,6 +180,19 @@ class Claimer:
             self._waiting.extend((worker_id, c) for c in claims)
             self._claimed_at = self._clock()
         return claims
+
+    async def _claim_in_turn(self, worker_id: UUID, limit: int, *, start_at_once: bool, behind: bool) -> list[Claim]:
+        """Claim when a turn is free, and after some attempts in any case: who has them all may stand still."""
+        how = {"start_at_once": start_at_once, "behind": behind}
+        for pause in PAUSES_SECONDS:
+            async with self._acquire() as connection:
+                turn = random.choice(self._turns)  # noqa: S311
+                claims = await claim_in_turn(connection, worker_id, self._bounds, limit, turn, **how)
+            if claims is not None:
+                return claims
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
+        async with self._acquire() as connection:
+            return await claim(connection, worker_id, self._bounds, limit, **how)
 
     def _not_before(self, began: float, seconds: tuple[float, float]) -> float:
         """When to do again what has just ended."""

@@ -8,7 +8,7 @@ import pytest
 
 from task_service.domain.outcomes import Outcome, Reason
 from task_service.queue import results, workers
-from task_service.queue.claims import Bounds, claim, claim_alone
+from task_service.queue.claims import Bounds, claim, claim_alone, claim_in_turn, turns_of
 from task_service.queue.results import Finished
 from tests.support.tasks import add_tasks, add_worker, statuses
 
@@ -39,6 +39,32 @@ async def test_a_task_is_claimed_by_one_worker_only(database: str, connection: a
     assert len(claimed) == len(set(claimed)) == 240
     for c in connections:
         await c.close()
+
+
+async def test_a_turn_is_one_workers_until_its_claim_has_committed(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    mine, other = await add_worker(connection), await add_worker(connection)
+    ids = await add_tasks(connection, 2)
+    theirs = await asyncpg.connect(database)
+    turn, another, *_ = turns_of(["default"])
+
+    async def ask(turn: int) -> int | None:
+        claims = await claim_in_turn(connection, mine, everything(), 1, turn, start_at_once=True, behind=True)
+        return None if claims is None else len(claims)
+
+    async with theirs.transaction():
+        assert await claim_in_turn(theirs, other, everything(), 0, turn, start_at_once=True, behind=True) == []
+        assert await ask(turn) is None
+        assert await statuses(connection, ids) == ["pending", "pending"]
+        assert await ask(another) == 1
+    assert [await ask(turn), await ask(turn)] == [1, 0]
+    await theirs.close()
+
+
+async def test_workers_of_other_queues_have_other_turns() -> None:
+    assert turns_of(["a", "b"]) == turns_of(["b", "a"])
+    assert not {*turns_of(["a", "b"])} & ({*turns_of(["ab"])} | {*turns_of(["a"])})
 
 
 async def test_a_task_with_a_later_run_at_is_scheduled_and_not_claimed(connection: asyncpg.Connection) -> None:

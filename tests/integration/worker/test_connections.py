@@ -6,6 +6,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from task_service.queue.claims import turns_of
 from task_service.services import schedules
 from task_service.services.context import Context as ServiceContext
 from task_service.store.database import Connection, connect, create_engine
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.asyncio
 WORKERS = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'task-service'"
 )
+CLAIMING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '-- Claim%'"
 ENDED = "SELECT count(*) FROM runs WHERE final"
 
 
@@ -53,6 +55,42 @@ async def test_a_worker_has_four_connections_whatever_it_is_at(
     await ended(connection, 5 * 540)
     # What is opened stays open for minutes: this is the most that there were.
     assert 2 <= await connection.fetchval(WORKERS) <= 4
+
+
+async def test_a_task_is_claimed_also_where_those_who_have_the_turns_stand_still(
+    connection: asyncpg.Connection, database: str, start_worker: StartWorker
+) -> None:
+    @handler("noop")
+    async def noop(_: Context) -> None: ...
+
+    theirs = await asyncpg.connect(database)
+    for turn in turns_of(["default"]):
+        await theirs.execute("SELECT pg_advisory_lock(7305612, $1)", turn)
+    await start_worker(noop)
+    await add_tasks(connection, 3, handler="noop")
+    await ended(connection, 3)
+    await theirs.close()
+
+
+async def test_a_worker_that_lost_the_connection_on_which_it_claims_hears_of_tasks_all_the_same(
+    connection: asyncpg.Connection, start_worker: StartWorker
+) -> None:
+    """It connects at once, not with its next look for tasks, which may be far away."""
+
+    @handler("noop")
+    async def noop(_: Context) -> None: ...
+
+    async def claiming() -> int | None:
+        found = await connection.fetch(f"{CLAIMING} AND state = 'idle'")
+        return int(found[0]["pid"]) if len(found) == 1 else None
+
+    await start_worker(noop, polls=False)
+    for count in (1, 2, 3):
+        pid = await eventually("the connection on which it claims", claiming)
+        await add_tasks(connection, handler="noop")
+        await connection.execute("SELECT pg_notify('task_service_queue', 'default')")
+        await ended(connection, count)
+        await connection.execute("SELECT pg_terminate_backend($1)", pid)
 
 
 async def test_handlers_that_hold_transactions_do_not_keep_others_from_being_claimed_and_reported(

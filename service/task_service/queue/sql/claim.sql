@@ -1,13 +1,20 @@
 -- Claim up to $5 tasks for worker $1, best priority first and oldest first within it.
 --
 -- $1 worker uuid; $2 queues text[], $3 priorities smallint[], $4 run_at from timestamptz[]: one line per queue and
--- priority, in the order in which they are served; $5 limit; $6 whether they start at once (false: some are prefetched).
+-- priority, in the order in which they are served; $5 limit; $6 whether they start at once (false: some are prefetched);
+-- $7 the turn that must be free, or null.
 --
+-- A claim visits every row that others took since it began to look, so many at a time make each other slow, and one that
+-- stands for a moment walks over all that is taken meanwhile. Hence turns: locks that the end of the claim frees. Where
+-- the turn is another one's, nothing is claimed, and one row of nulls says so.
 -- Our own worker's row is locked first (KEY SHARE: heartbeats pass, a declaration of death waits for us). A worker that
 -- is not active claims nothing. Only queue_ready can serve the inner select; rows that others have locked are skipped.
 -- Lines of paused queues are left out by a list that is read once (a join could change the lines' order).
-WITH me AS MATERIALIZED (
-    SELECT id FROM workers WHERE id = $1 AND state = 'active' FOR KEY SHARE
+WITH turn AS MATERIALIZED (
+    SELECT $7::integer IS NULL OR pg_try_advisory_xact_lock(7305612, $7) AS ours
+),
+me AS MATERIALIZED (
+    SELECT id FROM workers WHERE id = $1 AND state = 'active' AND (SELECT ours FROM turn) FOR KEY SHARE
 ),
 candidates AS MATERIALIZED (
     SELECT candidate.task_id
@@ -39,3 +46,7 @@ SELECT
     c.claimed_at, c.alone, c.cancel_requested_at IS NOT NULL AS cancel_requested, c.trace_context, c.limited,
     (SELECT payload FROM tasks WHERE tasks.id = c.task_id) AS payload
 FROM claimed AS c
+UNION ALL
+SELECT null, null, null, null, null, null, null, null, null, null, null, null, null, null, null
+FROM turn
+WHERE NOT ours
