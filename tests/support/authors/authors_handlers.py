@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from task_service.worker import Cancel, Context, Discard, Retry, Snooze, handler
 
@@ -449,9 +449,13 @@ def close_sockets(context: Context) -> int:
 
 async def cut_reports_off_async(context: Context) -> None:
     """In the first attempt, take away for good the connection by which this worker reports."""
+
+    def cut() -> NoReturn:
+        raise ConnectionError("cut off")
+
     if context.fence == 1:
         (reporting,) = (task for task in asyncio.all_tasks() if task.get_name() == "Reports.run")
-        reporting.get_coro().cr_frame.f_locals["self"]._pool.terminate()  # type: ignore[union-attr]
+        reporting.get_coro().cr_frame.f_locals["self"]._acquire = cut  # type: ignore[union-attr]
 
 
 def close_everything(_: Context) -> None:
