@@ -10,6 +10,7 @@ from task_service.queue.claims import turns_of
 from task_service.services import schedules
 from task_service.services.context import Context as ServiceContext
 from task_service.store.database import Connection, connect, create_engine
+from task_service.store.kept import KeptConnection
 from task_service.worker.handlers import Context, handler
 from task_service.worker.process import HANDLERS_CONNECTIONS
 from tests.integration.conftest import settings_for
@@ -91,6 +92,31 @@ async def test_a_worker_that_lost_the_connection_on_which_it_claims_hears_of_tas
         await connection.execute("SELECT pg_notify('task_service_queue', 'default')")
         await ended(connection, count)
         await connection.execute("SELECT pg_terminate_backend($1)", pid)
+
+
+async def test_a_kept_connection_is_opened_anew_after_a_failure_and_tells_only_of_its_loss(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    kept, lost = KeptConnection(lambda: asyncpg.connect(database)), asyncio.Event()
+    kept.on_lost = lost.set
+
+    async def backend() -> int:
+        async with kept.acquire() as ours:
+            return int(await ours.fetchval("SELECT pg_backend_pid()"))
+
+    first = await backend()
+    assert await backend() == first
+    with pytest.raises(asyncpg.PostgresError):
+        async with kept.acquire() as ours:
+            await ours.execute("no statement")
+    second = await backend()
+    assert second != first
+    await asyncio.sleep(0)
+    assert not lost.is_set()
+    await connection.execute("SELECT pg_terminate_backend($1)", second)
+    await asyncio.wait_for(lost.wait(), 10)
+    assert await backend() not in {first, second}
+    kept.close()
 
 
 async def test_handlers_that_hold_transactions_do_not_keep_others_from_being_claimed_and_reported(
