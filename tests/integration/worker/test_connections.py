@@ -6,7 +6,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from task_service.queue.claims import turns_of
+from task_service.queue.claims import Bounds, claim_in_turn, turns_of
 from task_service.services import schedules
 from task_service.services.context import Context as ServiceContext
 from task_service.store.database import Connection, connect, create_engine
@@ -16,7 +16,7 @@ from task_service.worker.process import HANDLERS_CONNECTIONS
 from tests.integration.conftest import settings_for
 from tests.integration.queue.test_limits import set_limit
 from tests.integration.worker.conftest import StartWorker
-from tests.support.tasks import add_tasks, quiet_wakeups
+from tests.support.tasks import add_tasks, add_worker, quiet_wakeups
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio
@@ -64,12 +64,14 @@ async def test_a_task_is_claimed_also_where_those_who_have_the_turns_stand_still
     @handler("noop")
     async def noop(_: Context) -> None: ...
 
-    theirs = await asyncpg.connect(database)
-    for turn in turns_of(["default"]):
-        await theirs.execute("SELECT pg_advisory_lock(7305612, $1)", turn)
-    await start_worker(noop)
-    await add_tasks(connection, 3, handler="noop")
-    await ended(connection, 3)
+    theirs, other = await asyncpg.connect(database), await add_worker(connection)
+    async with theirs.transaction():
+        for turn in turns_of(["default"]):
+            bounds = Bounds(["default"])
+            assert await claim_in_turn(theirs, other, bounds, 0, turn, start_at_once=True, behind=True) == []
+        await start_worker(noop)
+        await add_tasks(connection, 3, handler="noop")
+        await ended(connection, 3)
     await theirs.close()
 
 
@@ -111,7 +113,6 @@ async def test_a_kept_connection_is_opened_anew_after_a_failure_and_tells_only_o
             await ours.execute("no statement")
     second = await backend()
     assert second != first
-    await asyncio.sleep(0)
     assert not lost.is_set()
     await connection.execute("SELECT pg_terminate_backend($1)", second)
     await asyncio.wait_for(lost.wait(), 10)
