@@ -23,7 +23,7 @@ NO_TRANSACTION = (
 CANCELLED_ITSELF = "the handler cancelled itself (asyncio.CancelledError)"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # a frozen one takes twice as long to make, and most runs end so
 class Returned:
     """The handler returned this."""
 
