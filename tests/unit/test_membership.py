@@ -1,6 +1,8 @@
 """The lease by a worker's own clock: when it may start handlers, and when it may judge others."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -29,14 +31,10 @@ class Told:
     def drained(self, reason: str | None) -> None: ...
 
 
-class Connection:
-    """Stands for a connection: the statements are replaced, nothing is sent. (Time passes by hand here.)"""
-
-    def terminate(self) -> None: ...
-
-
-async def connect() -> Any:
-    return Connection()
+@asynccontextmanager
+async def acquire() -> AsyncIterator[Any]:
+    """Lends nothing: the statements are replaced, and nothing is sent. (Time passes by hand here.)"""
+    yield None
 
 
 def settings(folder: Path) -> Settings:
@@ -48,7 +46,7 @@ def test_the_lease_counts_from_when_the_last_acknowledged_heartbeat_was_sent(
 ) -> None:
     async def run() -> None:
         now, told = [1000.0], Told()
-        membership = Membership(settings(tmp_path), connect, told, clock=lambda: now[0])
+        membership = Membership(settings(tmp_path), acquire, told, clock=lambda: now[0])
 
         async def register(*_: Any) -> list[UUID]:
             return []
@@ -74,7 +72,7 @@ def test_others_are_judged_only_after_a_whole_lease_of_unbroken_heartbeats(
 ) -> None:
     async def run() -> None:
         now, told, away = [1000.0], Told(), [False]
-        membership = Membership(settings(tmp_path), connect, told, clock=lambda: now[0])
+        membership = Membership(settings(tmp_path), acquire, told, clock=lambda: now[0])
 
         async def register(*_: Any) -> list[UUID]:
             return []
@@ -112,7 +110,7 @@ def test_a_worker_that_was_declared_dead_drops_everything_and_registers_under_a_
 ) -> None:
     async def run() -> None:
         told, ids = Told(), []
-        membership = Membership(settings(tmp_path), connect, told)
+        membership = Membership(settings(tmp_path), acquire, told)
 
         async def register(_: Any, row: workers.WorkerRow) -> list[UUID]:
             ids.append(row.id)

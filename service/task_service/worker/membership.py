@@ -11,15 +11,16 @@ from datetime import UTC, datetime
 from typing import IO, Any, Protocol
 from uuid import UUID
 
-import asyncpg
 import structlog
 
 from task_service.clocks import machine_seconds
 from task_service.domain.ids import new_id
 from task_service.domain.outcomes import Reason
 from task_service.queue import workers
+from task_service.queue.statements import Connection
 from task_service.queue.workers import WorkerRow
 from task_service.settings import Settings
+from task_service.store.database import Acquire
 from task_service.telemetry import metrics
 
 RETRY_SECONDS = 1.0
@@ -75,17 +76,16 @@ class Membership:
     def __init__(
         self,
         settings: Settings,
-        connect: Callable[[], Any],
+        acquire: Acquire,
         losses: Losses,
         clock: Callable[[], float] = machine_seconds,
     ) -> None:
-        self.settings, self._connect, self._losses, self._clock = settings, connect, losses, clock
+        self.settings, self._acquire, self._losses, self._clock = settings, acquire, losses, clock
         self.worker_id: UUID | None = None
         self._former_id: UUID | None = None
         self.wake = asyncio.Event()  # a heartbeat is wanted now
         self._slot = Slot(settings)
         self._slot_name = ""
-        self._connection: asyncpg.Connection | None = None
         self._acknowledged = float("-inf")  # when the last acknowledged heartbeat was sent
         self._unbroken_since: float | None = None
         self.process_started_at = datetime.now(UTC)
@@ -110,11 +110,6 @@ class Membership:
                 await asyncio.wait_for(self.wake.wait(), pause if left is None else min(pause, left))
             self.wake.clear()
 
-    def connection_ended(self, connection: Any) -> None:
-        """If it is ours, and not by our doing: find out at once, and connect anew."""
-        if connection is self._connection:
-            self.wake.set()
-
     def _seconds_left(self) -> float | None:
         """Until our lease is over by our own clock; None while there is none."""
         if self.worker_id is None:
@@ -134,7 +129,6 @@ class Membership:
                 await self._beat()
         except Exception as error:  # noqa: BLE001 - the lease tells for how long that is fine
             self._unbroken_since = None
-            await self._disconnect()
             metrics.HEARTBEATS_FAILED.inc()
             log.warning("heartbeat_failed", error=repr(error))
         if self.worker_id and not self.may_start():
@@ -142,23 +136,22 @@ class Membership:
             self._lose()
 
     async def _beat(self) -> None:
-        if self._connection is None:
-            self._connection = await self._connect()
-        sent = self._clock()
-        if self.worker_id is None:
-            await self._register(self._connection)
-        else:
-            lease = await workers.heartbeat(self._connection, self.worker_id)
-            if lease is None:
-                log.error("declared_dead", worker_id=str(self.worker_id))
-                self._lose()
-                sent = self._clock()
-                await self._register(self._connection)
+        async with self._acquire() as connection:
+            sent = self._clock()
+            if self.worker_id is None:
+                await self._register(connection)
             else:
-                if lease.draining:
-                    self._losses.drained(lease.drained_reason)
-                for task_id in lease.cancel_requested:
-                    self._losses.cancel(task_id)
+                lease = await workers.heartbeat(connection, self.worker_id)
+                if lease is None:
+                    log.error("declared_dead", worker_id=str(self.worker_id))
+                    self._lose()
+                    sent = self._clock()
+                    await self._register(connection)
+                else:
+                    if lease.draining:
+                        self._losses.drained(lease.drained_reason)
+                    for task_id in lease.cancel_requested:
+                        self._losses.cancel(task_id)
         self._acknowledged = sent
         if self._unbroken_since is None:
             self._unbroken_since = sent
@@ -169,7 +162,7 @@ class Membership:
         self._unbroken_since = None
         self._losses.lost_lease()
 
-    async def _register(self, connection: asyncpg.Connection) -> None:
+    async def _register(self, connection: Connection) -> None:
         s, worker_id = self.settings, new_id()
         row = WorkerRow(
             id=worker_id, host=s.host_name, pod_name=s.pod_name, pod_uid=s.pod_uid, container=s.container_name,
@@ -185,7 +178,7 @@ class Membership:
             await workers.explain_loss(connection, self._former_id, Reason.OUTAGE)
             self._former_id = None
 
-    async def _release(self, connection: asyncpg.Connection, predecessor: UUID) -> None:
+    async def _release(self, connection: Connection, predecessor: UUID) -> None:
         """Release who held our slot's lock and lost it: a process that is gone, or our own former self."""
         reason = Reason.OUTAGE if predecessor == self._former_id else Reason.UNKNOWN
         await workers.declare_dead(connection, predecessor, reason)
@@ -196,16 +189,9 @@ class Membership:
     async def leave(self) -> None:
         """Say goodbye: this worker holds nothing any more (what it does hold is released, uncounted)."""
         if self.worker_id is not None:
-            if self._connection is None:
-                self._connection = await self._connect()
-            await workers.declare_dead(self._connection, self.worker_id, Reason.SHUTDOWN)
-            await workers.release(self._connection, self.worker_id, Reason.SHUTDOWN)
+            async with self._acquire() as connection:
+                await workers.declare_dead(connection, self.worker_id, Reason.SHUTDOWN)
+                await workers.release(connection, self.worker_id, Reason.SHUTDOWN)
             log.info("worker_left", worker_id=str(self.worker_id))
             self.worker_id = None
-        await self._disconnect()
         self._slot.free()
-
-    async def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.terminate()

@@ -59,10 +59,11 @@ class Worker:
     async def start(self) -> None:
         """Start the loops; returns at once, whether or not the database answers."""
         s = self.settings
-        # One connection each, which keeps its few statements warm, and those who share the third come in turn.
-        claiming, reporting = KeptConnection(self._claims_connection), KeptConnection(self._reports_connection)
+        # One connection each, which keeps its few statements warm; the other loops share one, and come in turn.
+        beating, claiming = KeptConnection(self._own_connection), KeptConnection(self._claims_connection)
+        reporting = KeptConnection(self._reports_connection)
         aside, self._for_handlers = await create_pool(s, 1), await create_pool(s, HANDLERS_CONNECTIONS)
-        self._ends = (claiming.close, reporting.close, aside.terminate, self._for_handlers.terminate)
+        self._ends = (beating.close, claiming.close, reporting.close, aside.terminate, self._for_handlers.terminate)
         self._aside = aside.acquire
         self.reports, self.dependents = Reports(reporting.acquire), Dependents(self._aside)
         self.reports.on_awaited = self.dependents.add
@@ -72,7 +73,8 @@ class Worker:
         self.runner.silence_seconds = s.lease_seconds - s.heartbeat_seconds
         self._watchdog = Watchdog(s.lease_seconds)
         self._watchdog.start()
-        self.membership = Membership(s, self._own_connection, self)
+        self.membership = Membership(s, beating.acquire, self)
+        beating.on_lost = self.membership.wake.set
         claims = looking_up(s, claiming.acquire)
         self.claimer = Claimer(s, claims, self.membership, self.runner, self.reports)
         claiming.on_lost = self.claimer.wake.set
@@ -102,7 +104,6 @@ class Worker:
     async def _own_connection(self) -> asyncpg.Connection:
         """What the membership beats on, and hears what is meant for this worker."""
         connection = await connect(self.settings, command_timeout=self.settings.heartbeat_seconds)
-        connection.add_termination_listener(self.membership.connection_ended)
         if not self.settings.database_pooler:
             await listen(connection, WORKER_CHANNEL, self._called)
         return connection

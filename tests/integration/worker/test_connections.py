@@ -1,7 +1,6 @@
 """How many connections a worker has, who must not wait for whom, and what each of them costs the server."""
 
 import asyncio
-from typing import Any
 
 import asyncpg
 import pytest
@@ -12,6 +11,7 @@ from task_service.services.context import Context as ServiceContext
 from task_service.store.database import Connection, connect, create_engine
 from task_service.store.kept import KeptConnection
 from task_service.worker.handlers import Context, handler
+from task_service.worker.listener import WORKER_CHANNEL
 from task_service.worker.process import HANDLERS_CONNECTIONS
 from tests.integration.conftest import settings_for
 from tests.integration.queue.test_limits import set_limit
@@ -24,6 +24,10 @@ WORKERS = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'task-service'"
 )
 CLAIMING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '-- Claim%'"
+BEATING = """
+    SELECT pid FROM pg_stat_activity
+    WHERE datname = current_database() AND query LIKE '-- Renew%' AND query_start > $1 AND pid <> ALL ($2::integer[])
+"""
 ENDED = "SELECT count(*) FROM runs WHERE final"
 
 
@@ -145,28 +149,27 @@ async def test_handlers_that_hold_transactions_do_not_keep_others_from_being_cla
     await ended(connection, 20 + HANDLERS_CONNECTIONS + 2)
 
 
-async def test_a_connection_that_broke_is_made_anew_and_listened_on(
-    connection: asyncpg.Connection, database: str, start_worker: StartWorker
+async def test_a_worker_that_lost_the_connection_on_which_it_beats_connects_and_listens_at_once(
+    connection: asyncpg.Connection, start_worker: StartWorker
 ) -> None:
-    @handler("quick")
-    async def quick(_: Context) -> None: ...
-
-    worker = await start_worker(quick, polls=False, database_url=database, lease_seconds=15, heartbeat_seconds=5)
+    worker = await start_worker(polls=False, lease_seconds=60, heartbeat_seconds=20)
+    former: list[int] = []
 
     async def leased() -> bool:
         return worker.membership.may_start()
 
+    async def has_beaten() -> int | None:
+        pid: int | None = await connection.fetchval(BEATING, since, former)
+        return pid
+
     await eventually("the lease", leased)
-    for number in range(1, 4):
-        own: Any = worker.membership._connection
-        await add_tasks(connection, 1, handler="quick")
-        await ended(connection, number)
-        await connection.execute("SELECT pg_terminate_backend($1)", own.get_server_pid())
-
-        async def anew(old: Any = own) -> bool:
-            return worker.membership._connection not in {None, old}
-
-        await eventually("another connection", anew)
+    for _ in range(3):
+        since = await connection.fetchval("SELECT clock_timestamp()")
+        await connection.execute("SELECT pg_notify($1, $2)", WORKER_CHANNEL, str(worker.instance_id))
+        former = [await eventually("a heartbeat when it is told", has_beaten)]
+        await connection.execute("SELECT pg_terminate_backend($1)", former[0])
+        await eventually("a heartbeat on another connection", has_beaten)
+        former = []
 
 
 async def test_the_server_is_asked_about_a_type_once_in_a_process(
