@@ -9,7 +9,7 @@ from task_service.worker.endings import Ending, Failed, Released, Returned, Snoo
 def verdict(claim: Claim, ending: Ending, policy: RetryPolicy, random: float) -> Finished | GivenBack:
     """Decide: finished, or back into the queue; `random` in [0, 1) spreads retries."""
     task, fence = claim.task_id, claim.fence
-    if isinstance(ending, Returned):  # apart: most do, and a pattern takes three times as long
+    if isinstance(ending, Returned):  # apart, for most do: a pattern takes longer to match
         text, problem = encode_result(ending.value)
         if problem is None:
             return Finished(task, fence, Outcome.COMPLETED, None, text)
