@@ -152,7 +152,10 @@ async def test_handlers_that_hold_transactions_do_not_keep_others_from_being_cla
 async def test_a_worker_that_lost_the_connection_on_which_it_beats_connects_and_listens_at_once(
     connection: asyncpg.Connection, start_worker: StartWorker
 ) -> None:
-    worker = await start_worker(polls=False, lease_seconds=60, heartbeat_seconds=20)
+    @handler("quick")
+    async def quick(_: Context) -> None: ...
+
+    worker = await start_worker(quick, polls=False, lease_seconds=60, heartbeat_seconds=20)
     former: list[int] = []
 
     async def leased() -> bool:
@@ -163,13 +166,14 @@ async def test_a_worker_that_lost_the_connection_on_which_it_beats_connects_and_
         return pid
 
     await eventually("the lease", leased)
-    for _ in range(3):
+    for number in range(1, 4):
+        await add_tasks(connection, 1, handler="quick")
+        await ended(connection, number)
         since = await connection.fetchval("SELECT clock_timestamp()")
         await connection.execute("SELECT pg_notify($1, $2)", WORKER_CHANNEL, str(worker.instance_id))
         former = [await eventually("a heartbeat when it is told", has_beaten)]
         await connection.execute("SELECT pg_terminate_backend($1)", former[0])
         await eventually("a heartbeat on another connection", has_beaten)
-        former = []
 
 
 async def test_the_server_is_asked_about_a_type_once_in_a_process(
