@@ -90,10 +90,10 @@ async def run_inline_async(
     runner = Runner(handlers, lambda *_: context, reports, RetryPolicy(), DEFAULT_TIMEOUT_SECONDS)
     runner.random = lambda: NO_SPREAD
     runner.start(claim, context.worker_id)
-    while (run := runner.running.get(claim.task_id)) and not run.reported:
+    while any(not run.reported for run in runner.running):
         runner.enforce()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(runner.idle.wait(), ENFORCE_SECONDS)
+            await asyncio.wait_for(runner.until_idle(), ENFORCE_SECONDS)
     if context.completed:
         return Ended(Outcome.COMPLETED, context.result, progress=tuple(context.told))
     return replace(_ended(reports.end), progress=tuple(context.told))

@@ -130,9 +130,8 @@ async def test_what_was_claimed_ahead_is_given_back_when_handlers_stay_slow_not_
 
     given: list[GivenBack] = []
     stand_in: Any = claimer
-    run = SimpleNamespace(claim=claim_at(NOW))
     stand_in.runner = SimpleNamespace(
-        running=dict.fromkeys(range(claimer.settings.worker_concurrency), run), ahead=lambda _: 0,
+        running=[SimpleNamespace(claim=claim_at(NOW))] * claimer.settings.worker_concurrency, ahead=lambda _: 0,
         slot_free=SimpleNamespace(clear=lambda: None, wait=at_once),
     )  # fmt: skip
     stand_in.membership = SimpleNamespace(worker_id=UUID(int=1), may_start=lambda: True)

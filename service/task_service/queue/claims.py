@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 from zlib import crc32
@@ -110,7 +111,7 @@ async def claim_in_turn(  # noqa: PLR0913 - a claim, and whose turn it is
     if rows and rows[-1][0] is None:
         return None
     claims = [_claim(row) for row in rows]
-    claims.sort(key=lambda c: (c.priority, c.run_at))
+    claims.sort(key=attrgetter("priority", "run_at"))
     bounds.advance(claims)
     return claims
 
@@ -130,5 +131,5 @@ async def claim_alone(
 
 
 def _claim(row: asyncpg.Record) -> Claim:
-    *rest, payload = row
-    return Claim._make((*rest, None if payload is None else _decode(payload)[0]))
+    payload = row[-1]
+    return Claim._make((*row[:-1], None if payload is None else _decode(payload)[0]))

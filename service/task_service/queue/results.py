@@ -1,6 +1,7 @@
 """Reporting how attempts ended. Everything matches task, worker and fence: a claim that was lost changes nothing."""
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import NamedTuple
 from uuid import UUID
 
@@ -46,20 +47,20 @@ class Told(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """The attempts that were ours, and those of their tasks that others may wait for (see `dependencies`)."""
+    """The attempts that were not ours, and those tasks of the other ones that others may wait for (`dependencies`)."""
 
-    ours: set[Attempt]
+    lost: set[Attempt]
     awaited: list[UUID]
 
 
 async def finish(connection: Connection, worker_id: UUID, ends: Sequence[Finished]) -> set[Attempt]:
     """End attempts in one statement; return those that were ours. A data error (22xxx) fails the whole batch."""
-    return (await end(connection, worker_id, ends)).ours
+    return {(e.task_id, e.fence) for e in ends} - (await end(connection, worker_id, ends)).lost
 
 
 async def end(connection: Connection, worker_id: UUID, ends: Sequence[Finished]) -> Ended:
-    """As `finish`; says too which tasks others may wait for."""
-    ends = sorted(ends, key=lambda e: e.task_id)
+    """As `finish`, but say which were not ours, and which tasks others may wait for: mostly none."""
+    ends = sorted(ends, key=attrgetter("task_id"))
     rows = await connection.fetch(
         statement("finish"),
         worker_id,
@@ -70,12 +71,12 @@ async def end(connection: Connection, worker_id: UUID, ends: Sequence[Finished])
         or_none([e.result for e in ends]),
         or_none([e.error for e in ends]),
     )
-    return Ended(_attempts(rows), [row[0] for row in rows if row[2]])
+    return Ended({(row[0], row[1]) for row in rows if row[2]}, [row[0] for row in rows if not row[2]])
 
 
 async def give_back(connection: Connection, worker_id: UUID, given: Sequence[GivenBack]) -> set[Attempt]:
     """Put tasks back into the queue in one statement; return those that were ours."""
-    given = sorted(given, key=lambda g: g.task_id)
+    given = sorted(given, key=attrgetter("task_id"))
     rows = await connection.fetch(
         statement("give_back"),
         worker_id,

@@ -22,4 +22,4 @@ def statement(name: str) -> str:
 
 def or_none(values: list[str | None]) -> list[str | None]:
     """An empty list for one of nulls only: UNNEST fills up with nulls, and the driver looks at every element."""
-    return values if any(value is not None for value in values) else []
+    return [] if values.count(None) == len(values) else values

@@ -1,6 +1,7 @@
 """The metrics of queue and worker; base units, few labels. What the database knows is read at scrape time."""
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
@@ -39,12 +40,10 @@ class QuickHistogram(Collector):
 
     def __init__(self, name: str, documentation: str, labels: Sequence[str], buckets: Sequence[float]) -> None:
         self._name, self._documentation, self._labels, self._buckets = name, documentation, labels, buckets
-        self._series: dict[tuple[str, ...], Observed] = {}
+        self._series: defaultdict[tuple[str, ...], Observed] = defaultdict(lambda: Observed(buckets))
 
     def labels(self, *values: str) -> Observed:
         """The series of these labels."""
-        if values not in self._series:
-            self._series[values] = Observed(self._buckets)
         return self._series[values]
 
     def describe(self) -> Iterator[HistogramMetricFamily]:

@@ -116,7 +116,7 @@ class Claimer:
             return idle
         if self._alone is not None:
             self.start_waiting()
-        if self._alone is not None or any(run.claim.alone for run in self.runner.running.values()):
+        if self._alone is not None or any(run.claim.alone for run in self.runner.running):
             return await self._until_slot_free()
         slots = self.settings.worker_concurrency
         ahead = min(self.runner.ahead(slots), AHEAD)
@@ -245,7 +245,7 @@ class Claimer:
             return
         async with self._acquire() as connection:
             held = await results.held(connection, worker_id)
-            claims = [c for _, c in self._unstarted()] + [run.claim for run in self.runner.running.values()]
+            claims = [c for _, c in self._unstarted()] + [run.claim for run in self.runner.running]
             known = {(c.task_id, c.fence) for c in claims} | self.reports.attempts()
             strays = [GivenBack(*a, Outcome.RELEASED, Reason.OUTAGE, counts=False) for a in held - known]
             if strays:

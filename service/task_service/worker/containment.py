@@ -61,7 +61,10 @@ def end_fork() -> NoReturn:
 
 
 class Contained(Coroutine[Any, Any, Any]):
-    """A handler's coroutine, step by step: a fork ends where it would give control back to the event loop."""
+    """A coroutine, step by step: a fork ends where it would wait, and give control back to the event loop.
+
+    Where a fork returns or raises is for the coroutine itself to see to.
+    """
 
     __slots__ = ("_coroutine",)
 
@@ -70,19 +73,17 @@ class Contained(Coroutine[Any, Any, Any]):
 
     def send(self, value: Any) -> Any:
         """Go on to where it waits next."""
-        try:
-            return self._coroutine.send(value)
-        finally:
-            if Process.is_fork:
-                end_fork()
+        waits_for = self._coroutine.send(value)
+        if Process.is_fork:
+            end_fork()
+        return waits_for
 
     def throw(self, error: Any, *rest: Any) -> Any:
         """Go on with an error raised where it waits."""
-        try:
-            return self._coroutine.throw(error, *rest)
-        finally:
-            if Process.is_fork:
-                end_fork()
+        waits_for = self._coroutine.throw(error, *rest)
+        if Process.is_fork:
+            end_fork()
+        return waits_for
 
     def close(self) -> None:
         """End where it waits."""
@@ -109,3 +110,6 @@ async def _without_exit(coroutine: Coroutine[Any, Any, Any]) -> Any:
         return await coroutine
     except (SystemExit, KeyboardInterrupt) as error:
         raise HandlerExitError(f"a task of the handler raised {error!r}") from error
+    finally:
+        if Process.is_fork:
+            end_fork()

@@ -43,7 +43,7 @@ class HeldTransaction:
             raise ValueError(problem)
         end = results.Finished(context.task_id, context.fence, Outcome.COMPLETED, result=text)
         ended = await results.end(self.connection, context.worker_id, [end])
-        if not ended.ours:
+        if ended.lost:
             raise LostClaimError
         if ended.awaited:
             await note_end(self.connection, context.task_id)
@@ -53,17 +53,17 @@ class HeldTransaction:
 class RunContext:
     """Everything a handler may know and do about its run."""
 
+    completed = False
+    lost = False
+    said: Progress | None = None  # what the database has not been told yet
+    deadline = math.inf  # when the run is interrupted, by time.monotonic()
+    _interrupted = False
+    _ended = False
+
     def __init__(self, claim: Claim, worker_id: UUID, pool: asyncpg.Pool) -> None:
         self.task_id, self.fence, self.attempt = claim.task_id, claim.fence, claim.attempt
         self.max_attempts, self.queue, self.payload = claim.max_attempts, claim.queue, claim.payload
-        self.worker_id = worker_id
-        self.completed = False
-        self.lost = False
-        self.said: Progress | None = None  # what the database has not been told yet
-        self.deadline = math.inf  # when the run is interrupted, by time.monotonic()
-        self._pool = pool
-        self._interrupted = False
-        self._ended = False
+        self.worker_id, self._pool = worker_id, pool
         self._loop = asyncio.get_running_loop()
 
     @property

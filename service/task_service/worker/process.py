@@ -181,7 +181,7 @@ class Worker:
         """Claim no more, let handlers finish for `shutdown_seconds`, give the rest back, report everything, leave."""
         self.claimer.stop()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.runner.idle.wait(), self.settings.shutdown_seconds)
+            await asyncio.wait_for(self.runner.until_idle(), self.settings.shutdown_seconds)
         await self.runner.give_back(Reason.SHUTDOWN)
         try:
             async with asyncio.timeout(LEAVE_SECONDS):
@@ -216,7 +216,7 @@ class Worker:
     @property
     def current_task_ids(self) -> list[UUID]:
         """The tasks that run here now."""
-        return list(self.runner.running)
+        return [run.claim.task_id for run in sorted(self.runner.running, key=lambda run: run.started)]
 
     @property
     def completed(self) -> int:

@@ -23,7 +23,7 @@ class ProgressNotes:
         """Tell until cancelled."""
         while True:
             await asyncio.sleep(EVERY_SECONDS)
-            runs = [run for run in self._runner.running.values() if run.context.said is not None and not run.reported]
+            runs = [run for run in self._runner.running if run.context.said is not None and not run.reported]
             try:
                 for worker_id in {run.worker_id for run in runs}:
                     await self._tell([run for run in runs if run.worker_id == worker_id])

@@ -6,7 +6,7 @@ was lost) or is a lost claim, whose result is discarded, counted and logged.
 
 import asyncio
 import contextlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -44,6 +44,7 @@ class Report(NamedTuple):
 
 
 Send = Callable[[Connection, UUID, list[Any]], Awaitable[set[Attempt]]]
+"""Sends ends of this worker id, and returns those attempts that were not ours."""
 
 
 class Reports:
@@ -107,10 +108,8 @@ class Reports:
         again = False
         while True:
             try:
-                for worker_id in {r.worker_id for r in batch}:
-                    mine = [r for r in batch if r.worker_id == worker_id]
-                    await self._send([r for r in mine if isinstance(r.end, Finished)], self._finish, again=again)
-                    await self._send([r for r in mine if isinstance(r.end, GivenBack)], results.give_back, again=again)
+                for (_, kind), reports in _groups(batch).items():
+                    await self._send(reports, self._finish if kind is Finished else _give_back, again=again)
                 self._silent_since = None
                 return
             except Exception as error:
@@ -123,18 +122,16 @@ class Reports:
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _send(self, reports: list[Report], send: Send, *, again: bool = False) -> None:
-        if not reports:
-            return
         worker_id = reports[0].worker_id
         async with self._acquire() as connection:
             try:
-                done = await send(connection, worker_id, [r.end for r in reports])
+                lost = await send(connection, worker_id, [r.end for r in reports])
             except asyncpg.DataError as error:
                 refused = error
             else:
-                if again and len(done) < len(reports):
-                    done |= await results.recorded(connection, worker_id, [r.attempt for r in reports])
-                _count(reports, done)
+                if again and lost:
+                    lost -= await results.recorded(connection, worker_id, list(lost))
+                _count(reports, lost)
                 return
         await self._bisect(reports, send, refused)
 
@@ -155,7 +152,19 @@ class Reports:
         ended = await results.end(connection, worker_id, ends)
         if ended.awaited:
             self.on_awaited(ended.awaited)
-        return ended.ours
+        return ended.lost
+
+
+async def _give_back(connection: Connection, worker_id: UUID, given: list[GivenBack]) -> set[Attempt]:
+    return {(g.task_id, g.fence) for g in given} - await results.give_back(connection, worker_id, given)
+
+
+def _groups(batch: list[Report]) -> dict[tuple[UUID, type], list[Report]]:
+    """By worker id and kind of end."""
+    groups: defaultdict[tuple[UUID, type], list[Report]] = defaultdict(list)
+    for report in batch:
+        groups[report.worker_id, type(report.end)].append(report)
+    return groups
 
 
 def _is_answer(error: Exception) -> bool:
@@ -163,11 +172,11 @@ def _is_answer(error: Exception) -> bool:
     return isinstance(error, asyncpg.PostgresError) and not isinstance(error, asyncpg.ConnectionDoesNotExistError)
 
 
-def _count(reports: list[Report], done: set[Attempt]) -> None:
-    ends = Counter((r.claim.queue, r.claim.handler, r.end.outcome) for r in reports if r.attempt in done)
-    for labels, count in ends.items():
-        metrics.FINISHED.labels(*labels).inc(count)
-    for r in reports if ends.total() < len(reports) else ():
-        if r.attempt not in done:
+def _count(reports: list[Report], lost: set[Attempt]) -> None:
+    for r in reports if lost else ():
+        if r.attempt in lost:
             metrics.CLAIMS_LOST.inc()
             log.warning("claim_lost", task_id=str(r.claim.task_id), fence=r.claim.fence, worker_id=str(r.worker_id))
+    ours = [r for r in reports if r.attempt not in lost] if lost else reports
+    for labels, count in Counter((r.claim.queue, r.claim.handler, r.end.outcome) for r in ours).items():
+        metrics.FINISHED.labels(*labels).inc(count)

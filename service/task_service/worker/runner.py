@@ -53,29 +53,16 @@ class Reporter(Protocol):
 class Run:
     """One attempt that is running here."""
 
-    __slots__ = (
-        "claim",
-        "context",
-        "handler",
-        "interrupted_at",
-        "process",
-        "reported",
-        "span",
-        "started",
-        "task",
-        "why",
-        "worker_id",
-    )
+    task: "asyncio.Task[None] | None" = None  # a coroutine's
+    process: IsolatedRun | None = None  # with neither it is a thread
+    reported = False
+    why: Ending | None = None  # how it will end if it is interrupted; None: it is not
+    interrupted_at = 0.0
+    span: RunSpan | None = None  # None: traces are off
 
     def __init__(self, claim: Claim, worker_id: UUID, handler: Handler, context: RunContext) -> None:
         self.claim, self.worker_id, self.handler, self.context = claim, worker_id, handler, context
         self.started = time.monotonic()
-        self.task: asyncio.Task[None] | None = None  # a coroutine's
-        self.process: IsolatedRun | None = None  # with neither it is a thread
-        self.reported = False
-        self.why: Ending | None = None  # how it will end if it is interrupted; None: it is not
-        self.interrupted_at = 0.0
-        self.span: RunSpan | None = None  # None: traces are off
 
     def kill(self) -> None:
         """End it by force, where that can be done."""
@@ -98,12 +85,10 @@ class Runner:
         self.handlers, self.reporter, self.policy, self.tracer = handlers, reporter, policy, tracer
         self._make_context = make_context
         self.default_timeout_seconds = default_timeout_seconds
-        self.running: dict[UUID, Run] = {}
+        self.running: set[Run] = set()
         self.slot_free = asyncio.Event()
         self.on_slot_free: Callable[[], None] = lambda: None
         self.on_room: Callable[[], None] = lambda: None  # a task under a limit ended in its handler's transaction
-        self.idle = asyncio.Event()
-        self.idle.set()
         self.counts = {"completed": 0, "failed": 0}
         self.random: Callable[[], float] = random.random  # spreads retries
         self.silence_seconds = 10.0  # processes of isolated runs end when this worker says nothing for so long
@@ -120,16 +105,15 @@ class Runner:
         handler = self.handlers.get(claim.handler)
         if handler is None:
             log.warning("handler_unknown", handler=claim.handler, task_id=str(claim.task_id))
-            self._send(claim, worker_id, Released(Reason.UNKNOWN_HANDLER, ELSEWHERE_DELAY_SECONDS))
+            self._send(claim, worker_id, Released(Reason.UNKNOWN_HANDLER, ELSEWHERE_DELAY_SECONDS), self.policy)
             return
         if claim.cancel_requested:
-            self._send(claim, worker_id, Stopped(Outcome.CANCELLED))
+            self._send(claim, worker_id, Stopped(Outcome.CANCELLED), self.policy)
             return
         limit = claim.timeout_seconds or handler.timeout_seconds or self.default_timeout_seconds
         run = Run(claim, worker_id, handler, self._make_context(claim, worker_id))
         run.context.deadline = run.started + limit
-        self.running[claim.task_id] = run
-        self.idle.clear()
+        self.running.add(run)
         variables = self._variables.copy()
         if self.tracer is not None:
             run.span = RunSpan(self.tracer, claim, worker_id)
@@ -141,10 +125,14 @@ class Runner:
             self._start_thread(run, variables)
 
     async def _drive(self, run: Run) -> None:
+        """Await a handler; nothing that it raises gets any further."""
+        ending: Ending | None
         try:
-            ending = await _ending(run)
+            ending = Returned(await run.handler.function(run.context))
         except asyncio.CancelledError:
             ending = run.why or Failed(CANCELLED_ITSELF)
+        except BaseException as error:  # noqa: BLE001 - also SystemExit: a handler must not end the worker
+            ending = ending_of(error)
         self._ended(run, ending)
 
     def _start_thread(self, run: Run, variables: contextvars.Context) -> None:
@@ -188,12 +176,9 @@ class Runner:
             self._report(run, ending)
         if run.span is not None:
             run.span.end(None, lost=True)  # unless it was reported
-        if self.running.get(run.claim.task_id) is run:
-            del self.running[run.claim.task_id]
+        self.running.discard(run)
         self.slot_free.set()
         self.on_slot_free()
-        if not self.running:
-            self.idle.set()
 
     def _report(self, run: Run, ending: Ending) -> None:
         run.reported = True
@@ -205,13 +190,11 @@ class Runner:
             if run.claim.limited:
                 self.on_room()
         elif not run.context.lost:
-            end = self._send(run.claim, run.worker_id, ending)
+            end = self._send(run.claim, run.worker_id, ending, run.handler.retry or self.policy)
         if run.span is not None:
             run.span.end(end, lost=run.context.lost)
 
-    def _send(self, claim: Claim, worker_id: UUID, ending: Ending) -> Finished | GivenBack:
-        handler = self.handlers.get(claim.handler)
-        policy = handler.retry if handler and handler.retry else self.policy
+    def _send(self, claim: Claim, worker_id: UUID, ending: Ending, policy: RetryPolicy) -> Finished | GivenBack:
         end = verdict(claim, ending, policy, self.random())
         if isinstance(end, Finished):
             self.counts["completed" if end.outcome is Outcome.COMPLETED else "failed"] += 1
@@ -241,13 +224,14 @@ class Runner:
 
     def cancel(self, task_id: UUID) -> None:
         """A person cancelled the task."""
-        if run := self.running.get(task_id):
-            self.interrupt(run, Stopped(Outcome.CANCELLED))
+        for run in list(self.running):
+            if run.claim.task_id == task_id:
+                self.interrupt(run, Stopped(Outcome.CANCELLED))
 
     def enforce(self) -> None:
         """Interrupt runs that are over their time, and report those that did not heed an interruption."""
         now = time.monotonic()
-        for run in list(self.running.values()):
+        for run in list(self.running):
             if run.process is not None:
                 run.process.beat()
             if run.why is None and now > run.context.deadline:
@@ -264,31 +248,37 @@ class Runner:
 
     async def give_back(self, reason: Reason) -> None:
         """Give every running task back at once (the grace period is over); a process is killed first."""
-        for run in list(self.running.values()):
+        for run in list(self.running):
             self.interrupt(run, Released(reason))
             run.kill()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(KILL_SECONDS):
-                while any(run.process for run in self.running.values()):
-                    self.slot_free.clear()
-                    await self.slot_free.wait()
-        for run in list(self.running.values()):
+                while any(run.process for run in self.running):
+                    await self._until_slot_free()
+        for run in list(self.running):
             if not run.reported:
                 self._report(run, Released(reason))
 
     def abandon(self) -> None:
         """Drop everything: the claims are lost. Nothing is reported; the slots are free for new claims."""
-        for run in list(self.running.values()):
+        for run in list(self.running):
             metrics.CLAIMS_LOST.inc()
             run.context.lost = True
             self.interrupt(run, Released(Reason.UNKNOWN))
             run.kill()
             run.reported = True
             if run.task is not None:
-                self.running.pop(run.claim.task_id, None)
-        if not self.running:
-            self.idle.set()
+                self.running.discard(run)
         self.slot_free.set()
+
+    async def until_idle(self) -> None:
+        """Wait until nothing runs here."""
+        while self.running:
+            await self._until_slot_free()
+
+    async def _until_slot_free(self) -> None:
+        self.slot_free.clear()
+        await self.slot_free.wait()
 
     def ahead(self, slots: int) -> int:
         """How many tasks so many slots get through in AHEAD_SECONDS, by the slowest handler seen here.
@@ -297,13 +287,3 @@ class Runner:
         """
         slowest = max(self._seconds.values(), default=AHEAD_SECONDS)
         return int(slots * AHEAD_SECONDS / max(slowest, 1e-6)) if slowest < AHEAD_SECONDS else 0
-
-
-async def _ending(run: Run) -> Ending | None:
-    """Await a handler and say how it ended; None when its claim was lost. Nothing it raises gets any further."""
-    try:
-        return Returned(await run.handler.function(run.context))
-    except asyncio.CancelledError:
-        raise
-    except BaseException as error:  # noqa: BLE001 - also SystemExit: a handler must not end the worker
-        return ending_of(error)

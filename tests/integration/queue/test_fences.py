@@ -64,6 +64,22 @@ async def test_a_report_sent_twice_is_recognised_as_ours(connection: asyncpg.Con
     assert await results.recorded(connection, worker, [attempt]) == {attempt}
 
 
+async def test_of_a_batch_those_that_were_not_ours_are_named_and_the_others_end(connection: asyncpg.Connection) -> None:
+    worker = await add_worker(connection)
+    await add_tasks(connection, 4)
+    first, second, third, fourth = await claim(connection, worker, Bounds(["default"]), 4, start_at_once=True)
+    await connection.execute("UPDATE queue SET awaited = true WHERE task_id = $1", third.task_id)
+    ends = [Finished(c.task_id, c.fence, Outcome.COMPLETED) for c in (first, second, third)]
+    stale = Finished(fourth.task_id, fourth.fence - 1, Outcome.COMPLETED)
+    assert await results.end(connection, worker, [*ends, stale]) == (
+        {(stale.task_id, stale.fence)},
+        [third.task_id],
+    )
+    assert await results.finish(connection, worker, ends) == set()
+    ids = [c.task_id for c in (first, second, third, fourth)]
+    assert await statuses(connection, ids) == ["completed"] * 3 + ["processing"]
+
+
 async def test_a_lost_attempt_is_not_taken_for_a_recorded_report(connection: asyncpg.Connection) -> None:
     old, lost, _, _ = await overtaken(connection)
     assert await results.recorded(connection, old, [(lost.task_id, lost.fence)]) == set()  # type: ignore[arg-type]

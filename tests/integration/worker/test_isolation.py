@@ -177,7 +177,7 @@ async def test_at_its_time_limit_it_is_killed_at_once_with_all_that_it_started(
     end = await end_of(connection, task)
     assert (end["outcome"], end["error"][:20]) == ("timed_out", "ran out of time afte")
     assert group_of(leader) == []
-    await asyncio.wait_for(worker.runner.idle.wait(), 10)
+    await asyncio.wait_for(worker.runner.until_idle(), 10)
     assert "handler_ignores_interruption" not in capsys.readouterr().out
 
 
@@ -204,7 +204,7 @@ async def test_a_cancelled_one_that_does_not_heed_is_killed(
     assert await entries.request_cancel(connection, task)
     assert (await end_of(connection, task))["outcome"] == "cancelled"
     await all_gone(numbers)
-    await asyncio.wait_for(worker.runner.idle.wait(), 10)
+    await asyncio.wait_for(worker.runner.until_idle(), 10)
 
 
 async def test_its_slot_is_free_when_the_process_has_ended(
@@ -256,7 +256,7 @@ async def test_who_asks_for_time_without_its_claim_is_killed(
     await connection.execute("UPDATE queue SET fence = fence + 1 WHERE task_id = $1", task)
     (tmp_path / "go").touch()
     await all_gone([leader])
-    await asyncio.wait_for(worker.runner.idle.wait(), 10)
+    await asyncio.wait_for(worker.runner.until_idle(), 10)
     assert await connection.fetchval("SELECT count(*) FROM runs") == 0
 
 
@@ -348,7 +348,7 @@ async def test_nothing_of_a_run_stays_with_the_worker(
 
     worker = await start_worker(*EVERY, **STEADY)
     await end_of(connection, await add(connection, "process", "look"))
-    await asyncio.wait_for(worker.runner.idle.wait(), 10)
+    await asyncio.wait_for(worker.runner.until_idle(), 10)
     before = kept()
     tasks = [await add(connection, "process", "leave_daemon", file=str(tmp_path / f"daemon-{n}")) for n in range(5)]
     for task in tasks:
@@ -381,7 +381,7 @@ async def test_process_1_of_a_container_is_left_no_zombie(
     task = await add(connection, "process", "raise_family", file=str(tmp_path / "family"), timeout_seconds=2)
     leader, _ = (int(number) for number in (await text_of(tmp_path / "family")).split())
     assert (await end_of(connection, task))["outcome"] == "timed_out"
-    await asyncio.wait_for(worker.runner.idle.wait(), 10)
+    await asyncio.wait_for(worker.runner.until_idle(), 10)
     assert not has_children_in(leader)
 
 

@@ -153,7 +153,7 @@ async def test_a_run_that_exceeds_its_time_is_timed_out(
     if threaded:
         assert worker.runner.running, "a thread that goes on keeps its slot"
         ended.set()
-    await asyncio.wait_for(worker.runner.idle.wait(), 10)
+    await asyncio.wait_for(worker.runner.until_idle(), 10)
 
 
 async def test_a_cancelled_task_is_interrupted_and_ends_as_cancelled(
