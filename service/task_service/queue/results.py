@@ -16,7 +16,7 @@ Attempt = tuple[UUID, int]
 
 
 class Finished(NamedTuple):
-    """An attempt that ends its task. `result` is JSON text."""
+    """An attempt that ends its task. `result` is JSON text. In the order in which finish.sql takes them."""
 
     task_id: UUID
     fence: int
@@ -61,16 +61,8 @@ async def finish(connection: Connection, worker_id: UUID, ends: Sequence[Finishe
 async def end(connection: Connection, worker_id: UUID, ends: Sequence[Finished]) -> Ended:
     """As `finish`, but say which were not ours, and which tasks others may wait for: mostly none."""
     ends = sorted(ends, key=attrgetter("task_id"))
-    rows = await connection.fetch(
-        statement("finish"),
-        worker_id,
-        [e.task_id for e in ends],
-        [e.fence for e in ends],
-        [e.outcome for e in ends],
-        or_none([e.reason for e in ends]),
-        or_none([e.result for e in ends]),
-        or_none([e.error for e in ends]),
-    )
+    tasks, fences, outcomes, *texts = zip(*ends, strict=True) if ends else [()] * len(Finished._fields)
+    rows = await connection.fetch(statement("finish"), worker_id, tasks, fences, outcomes, *map(or_none, texts))
     return Ended({(row[0], row[1]) for row in rows if row[2]}, [row[0] for row in rows if not row[2]])
 
 

@@ -1,5 +1,6 @@
 """The statements by name, and what they run on."""
 
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -20,6 +21,6 @@ def statement(name: str) -> str:
     return files(__package__).joinpath("sql", f"{name}.sql").read_text()
 
 
-def or_none(values: list[str | None]) -> list[str | None]:
-    """An empty list for one of nulls only: UNNEST fills up with nulls, and the driver looks at every element."""
+def or_none(values: Sequence[str | None]) -> Sequence[str | None]:
+    """An empty one for one of nulls only: UNNEST fills up with nulls, and the driver looks at every element."""
     return [] if values.count(None) == len(values) else values

@@ -57,7 +57,6 @@ class Reports:
         self._sending: list[Report] = []
         self._arrived = asyncio.Event()
         self._sent = asyncio.Event()
-        self._sent.set()
         self._silent_since: float | None = None  # the server has answered no report since
         self.on_awaited: Callable[[list[UUID]], None] = lambda _: None  # others may wait for these tasks
         self.is_busy: Callable[[], bool] = lambda: False  # whether more results may follow at once
@@ -66,7 +65,6 @@ class Reports:
     def add(self, worker_id: UUID, claim: Claim, end: Finished | GivenBack) -> None:
         """Take one result; never blocks."""
         self._waiting.append(Report(worker_id, claim, end))
-        self._sent.clear()
         self._arrived.set()
 
     async def run(self) -> None:
@@ -83,8 +81,7 @@ class Reports:
             if any(report.claim.limited for report in self._sending):
                 self.on_room()
             self._sending = []
-            if not self._waiting:
-                self._sent.set()
+            self._sent.set()
 
     async def _warm_up(self) -> None:
         """Connect, and let the server load what reporting needs: some 15 ms that the first results do not wait for."""
@@ -98,7 +95,9 @@ class Reports:
 
     async def flushed(self) -> None:
         """Wait until everything reported so far is in the database, or discarded."""
-        await self._sent.wait()
+        while self._waiting or self._sending:
+            self._sent.clear()
+            await self._sent.wait()
 
     def silent_seconds(self) -> float:
         """For how long the server has answered no report, though some were sent again and again."""
