@@ -83,7 +83,7 @@ class Work:
     async def end(self, task: str, outcome: Outcome = Outcome.COMPLETED, *, tells: bool = True) -> None:
         held = self.held.pop(task)
         ended = await end(self.connection, self.worker, [Finished(held.task_id, held.fence, outcome)])
-        assert ended.ours
+        assert not ended.lost
         if tells:
             await settle(self.connection, ended.awaited)
 
@@ -326,7 +326,7 @@ class TestRaces:
         transaction = other.transaction()
         await transaction.start()
         held = work.held[need]
-        assert (await end(other, work.worker, [Finished(held.task_id, held.fence, Outcome.COMPLETED)])).ours
+        assert not (await end(other, work.worker, [Finished(held.task_id, held.fence, Outcome.COMPLETED)])).lost
         creates = asyncio.create_task(waiter(client, need))
         await waiting(connection, 1)
         await (transaction.commit() if commits else transaction.rollback())
