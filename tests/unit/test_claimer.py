@@ -132,7 +132,7 @@ async def test_what_was_claimed_ahead_is_given_back_when_handlers_stay_slow_not_
     stand_in: Any = claimer
     stand_in.runner = SimpleNamespace(
         running=[SimpleNamespace(claim=claim_at(NOW))] * claimer.settings.worker_concurrency, ahead=lambda _: 0,
-        slot_free=SimpleNamespace(clear=lambda: None, wait=at_once),
+        until_slot_free=at_once,
     )  # fmt: skip
     stand_in.membership = SimpleNamespace(worker_id=UUID(int=1), may_start=lambda: True)
     stand_in.reports = SimpleNamespace(add=lambda _worker, _claim, end: given.append(end))

@@ -258,9 +258,8 @@ class Claimer:
         return [*self._waiting, *([self._alone] if self._alone else [])]
 
     async def _until_slot_free(self) -> float:
-        self.runner.slot_free.clear()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.runner.slot_free.wait(), self.settings.poll_seconds)
+            await asyncio.wait_for(self.runner.until_slot_free(), self.settings.poll_seconds)
         return 0
 
 

@@ -10,7 +10,7 @@ import contextvars
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
@@ -254,7 +254,7 @@ class Runner:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(KILL_SECONDS):
                 while any(run.process for run in self.running):
-                    await self._until_slot_free()
+                    await self.until_slot_free()
         for run in list(self.running):
             if not run.reported:
                 self._report(run, Released(reason))
@@ -274,11 +274,12 @@ class Runner:
     async def until_idle(self) -> None:
         """Wait until nothing runs here."""
         while self.running:
-            await self._until_slot_free()
+            await self.until_slot_free()
 
-    async def _until_slot_free(self) -> None:
+    def until_slot_free(self) -> Awaitable[object]:
+        """The end of the next run, from this call on."""
         self.slot_free.clear()
-        await self.slot_free.wait()
+        return self.slot_free.wait()
 
     def ahead(self, slots: int) -> int:
         """How many tasks so many slots get through in AHEAD_SECONDS, by the slowest handler seen here.
