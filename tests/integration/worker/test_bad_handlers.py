@@ -123,6 +123,7 @@ async def test_a_fork_does_not_go_on_as_a_second_worker(
     end = await end_of(connection, await add(connection, handler, do, **{"and": then}))
     assert (end["outcome"], end["result"]) == ("completed", "70"), "the exit code of the fork"
     assert worker.log().count("fork_ended") == 1
+    assert "stopping" not in worker.log(), "the fork went on in the event loop, and ended as a worker does"
     await goes_on(connection)
 
 
