@@ -119,8 +119,8 @@ async def runs(rows: list[Row]) -> None:
     """Runs alone, begun and ended in batches as they come."""
     claims = [Claim(*row) for row in rows[:BATCH]]
     runner = runner_for(Kept(), None)
-    for _ in range(len(rows) // BATCH):
-        for claim in claims:
+    for at in range(0, len(rows), BATCH):
+        for claim in claims[: len(rows) - at]:
             runner.start(claim, WORKER)
 
 

@@ -8,6 +8,7 @@ import asyncio
 import contextvars
 import os
 import signal
+import sys
 from collections.abc import Coroutine
 from typing import Any, NoReturn
 
@@ -111,5 +112,5 @@ async def _without_exit(coroutine: Coroutine[Any, Any, Any]) -> Any:
     except (SystemExit, KeyboardInterrupt) as error:
         raise HandlerExitError(f"a task of the handler raised {error!r}") from error
     finally:
-        if Process.is_fork:
+        if Process.is_fork and not isinstance(sys.exception(), GeneratorExit):  # closed, as garbage: it did not go on
             end_fork()
