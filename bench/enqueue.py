@@ -4,15 +4,17 @@
 
 One connection of asyncpg, one task after the other, each committed, on a durable server; the lines take turns, those
 without something each in a database of their own. One small row in a table with only a key is the least that any queue
-does. Prints microseconds a task, median of the rounds, and writes bench/results/enqueue.json.
+does. The last two lines are of several connections at once, with the notification that makes commits queue and without.
+Prints microseconds a task, median of the rounds, and writes bench/results/enqueue.json.
 """
 
 import argparse
+import asyncio
 import json
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -46,6 +48,8 @@ WITHOUT = {
     "the checks of columns": CHECKS,
 }
 """What the product does for one task that others do not, and the statement that takes it away."""
+AT_ONCE = 8
+"""Connections."""
 Step = Callable[[asyncpg.Connection, int], Awaitable[object]]
 
 
@@ -64,12 +68,25 @@ async def enter(connection: asyncpg.Connection, number: int) -> None:
     await enqueue_async(connection, "bench", number, title="a task", queue="bench")
 
 
+async def enter_unannounced(connection: asyncpg.Connection, number: int) -> None:
+    """The same, left to the workers' polls."""
+    await enqueue_async(connection, "bench", number, title="a task", queue="bench", wake=False)
+
+
 async def microseconds(connection: asyncpg.Connection, step: Step, count: int) -> float:
     """Of each of so many, one after the other."""
     began = time.perf_counter()
     for number in range(count):
         await step(connection, number)
     return (time.perf_counter() - began) / count * 1e6
+
+
+async def at_once(connections: Sequence[asyncpg.Connection], step: Step, count: int) -> float:
+    """Microseconds of each of so many in all, some on each connection at the same time."""
+    each = count // len(connections)
+    began = time.perf_counter()
+    await asyncio.gather(*(microseconds(connection, step, each) for connection in connections))
+    return (time.perf_counter() - began) / (each * len(connections)) * 1e6
 
 
 async def measure(server: EmbeddedPostgres, count: int, rounds: int) -> dict[str, list[float]]:
@@ -85,6 +102,7 @@ async def measure(server: EmbeddedPostgres, count: int, rounds: int) -> dict[str
         await places[name].execute(statement)
     whole = places.pop("")
     await whole.execute("CREATE TABLE one_row (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), number integer)")
+    several = [await asyncpg.connect(server.url("whole")) for _ in range(AT_ONCE)]
     found: dict[str, list[float]] = {}
     for _ in range(rounds):
         for name, step in {"a statement that does nothing": nothing, "one row": one_row, "a task": enter}.items():
@@ -93,7 +111,10 @@ async def measure(server: EmbeddedPostgres, count: int, rounds: int) -> dict[str
             found.setdefault("a task, its commit not counted", []).append(await microseconds(whole, enter, count))
         for name, place in places.items():
             found.setdefault(f"a task without {name}", []).append(await microseconds(place, enter, count))
-    for connection in (own, whole, *places.values()):
+        for name, step in {"": enter, ", wake=False": enter_unannounced}.items():
+            line = f"a task, {AT_ONCE} connections at once{name}"
+            found.setdefault(line, []).append(await at_once(several, step, count))
+    for connection in (own, whole, *places.values(), *several):
         await connection.close()
     return found
 
