@@ -3,7 +3,8 @@
     python -m bench.worker [--tasks 40000] [--rounds 9]
 
 Handlers do nothing. What the driver, the kernel and the server take is not in it: `bench.rivals --section drain`
-measures all. The lines take turns. Prints microseconds of the processor for a task, median of the rounds, and writes
+measures all. The least is a loop on the same connection that runs each task in a coroutine of its own, with nothing
+around it. The lines take turns. Prints microseconds of the processor for a task, median of the rounds, and writes
 bench/results/worker.json.
 """
 
@@ -11,25 +12,31 @@ import argparse
 import asyncio
 import contextlib
 import contextvars
+import gc
 import json
 import statistics
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import uvloop
 from asyncpg.pgproto import pgproto
 
 from bench.requests import RESULTS
 from task_service.domain.ids import new_id
-from task_service.domain.outcomes import RetryPolicy
+from task_service.domain.outcomes import Outcome, RetryPolicy
 from task_service.queue.claims import Claim
 from task_service.queue.results import Finished, GivenBack
 from task_service.queue.statements import statement
+from task_service.server import GARBAGE_EVERY
 from task_service.settings import Settings
+from task_service.telemetry import metrics
+from task_service.worker import runner
 from task_service.worker.claimer import BATCH, Claimer
 from task_service.worker.context import RunContext
 from task_service.worker.handlers import Context, Handler, Handlers
@@ -92,9 +99,9 @@ async def whole(rows: list[Row]) -> None:
     memory, member = Memory(rows), SimpleNamespace(worker_id=WORKER, may_start=lambda: True)
     reports = Reports(memory.acquire)
     reports.is_busy = lambda: True
-    runner = runner_for(reports, memory)
+    running = runner_for(reports, memory)
     settings = Settings(_env_file=None, database_url="postgresql://unused/unused")  # type: ignore[call-arg]
-    claimer = Claimer(settings, memory.acquire, member, runner, reports)  # type: ignore[arg-type]
+    claimer = Claimer(settings, memory.acquire, member, running, reports)  # type: ignore[arg-type]
     loops = [asyncio.create_task(loop) for loop in (claimer.run(), reports.run())]
     while memory.ended < len(rows):
         await asyncio.sleep(0.0005)
@@ -108,20 +115,20 @@ class Kept:
     """Takes what runs come to."""
 
     def __init__(self) -> None:
-        self.ends: list[Finished | GivenBack] = []
+        self.end: Finished | GivenBack | None = None
 
     def add(self, _worker: Any, _claim: Claim, end: Finished | GivenBack) -> None:
-        """Keep it."""
-        self.ends.append(end)
+        """Keep the last."""
+        self.end = end
 
 
 async def runs(rows: list[Row]) -> None:
     """Runs alone, begun and ended in batches as they come."""
     claims = [Claim(*row) for row in rows[:BATCH]]
-    runner = runner_for(Kept(), None)
+    running = runner_for(Kept(), None)
     for at in range(0, len(rows), BATCH):
         for claim in claims[: len(rows) - at]:
-            runner.start(claim, WORKER)
+            running.start(claim, WORKER)
 
 
 async def tasks(rows: list[Row]) -> None:
@@ -132,10 +139,60 @@ async def tasks(rows: list[Row]) -> None:
         asyncio.Task(nothing(context), loop=loop, context=variables.copy(), **EAGER)
 
 
+async def least(rows: list[Row]) -> None:
+    """Claim, run and report with nothing that keeps a worker safe, counts, or tells how a run ended."""
+    memory, loop = Memory(rows), asyncio.get_running_loop()
+    ended: list[tuple[Any, int]] = []
+
+    async def drive(task: Any, fence: int, payload: str) -> None:
+        json.loads(payload)
+        await nothing(None)  # type: ignore[arg-type]
+        ended.append((task, fence))
+
+    while memory.ended < len(rows):
+        for row in await memory.fetch(statement("claim"), *[None] * 4, BATCH):
+            asyncio.Task(drive(row[0], row[1], row[-1]), loop=loop, **EAGER)
+        tasks, fences = zip(*sorted(ended), strict=True)
+        await memory.fetch(statement("finish"), WORKER, tasks, fences, ["completed"] * len(ended))
+        ended.clear()
+
+
+def at_once(running: Runner, claim: Claim, worker: Any) -> None:
+    """Instead of `Runner.start`: the handler has ended."""
+    running.reporter.add(worker, claim, Finished(claim.task_id, claim.fence, Outcome.COMPLETED))
+
+
+class Bare:
+    """A context that knows nothing."""
+
+    completed = lost = False
+
+    def __init__(self, *_: Any) -> None:
+        """As a context is made."""
+
+    def end(self) -> None:
+        """As a context is told."""
+
+
+def without(owner: object, name: str, instead: object) -> Callable[[list[Row]], Awaitable[None]]:
+    """`whole`, with this for that part of it."""
+
+    async def less(rows: list[Row]) -> None:
+        with patch.object(owner, name, instead):
+            await whole(rows)
+
+    return less
+
+
 LINES: dict[str, Callable[[list[Row]], Awaitable[None]]] = {
     "claim, run and report": whole,
+    "without metrics": without(metrics.QuickHistogram, "labels", lambda *_: SimpleNamespace(observe=lambda _: None)),
+    "without containment": without(runner, "Contained", lambda coroutine: coroutine),
+    "without contexts": without(sys.modules[__name__], "RunContext", Bare),
+    "without runs": without(Runner, "start", at_once),
     "begin and end a run": runs,
     "a task of asyncio": tasks,
+    "the least": least,
 }
 
 
@@ -154,6 +211,8 @@ def main() -> None:
     given = parser.parse_args()
     rows = rows_of(given.tasks)
     found: dict[str, list[float]] = {}
+    gc.freeze()  # as a worker does
+    gc.set_threshold(GARBAGE_EVERY)
     for _ in range(given.rounds):
         for name, line in LINES.items():
             found.setdefault(name, []).append(uvloop.run(microseconds(line, rows)))
