@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -79,11 +79,10 @@ class Memory:
 
 def rows_of(count: int) -> list[Row]:
     """What the driver makes of so many claimed tasks."""
-    run_at = datetime.now(UTC)
-    claimed_at = run_at + timedelta(milliseconds=5)
+    now = time.time()
     ids = [pgproto.UUID(new_id().bytes) for _ in range(count)]
     return [
-        (i, 1, 1, 5, None, "bench", "default", 2, run_at, claimed_at, False, False, None, False, str(n))
+        (i, 1, 1, 5, None, "bench", "default", 2, now, 0.005, False, False, None, False, str(n))
         for n, i in enumerate(ids)
     ]  # fmt: skip
 

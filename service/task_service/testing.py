@@ -19,7 +19,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any, cast
 from uuid import UUID
 
@@ -157,10 +156,9 @@ class InlineContext(RunContext):
 
 def _claim(handler: Handler, payload: Any, numbers: tuple[int, int, int]) -> Claim:
     attempt, max_attempts, fence = numbers
-    now = datetime.now(UTC)
     return Claim(
         task_id=new_id(), fence=fence, attempt=attempt, max_attempts=max_attempts, timeout_seconds=None,
-        handler=handler.name, queue="default", priority=0, run_at=now, claimed_at=now, alone=False,
+        handler=handler.name, queue="default", priority=0, run_at=time.time(), waited=0.0, alone=False,
         cancel_requested=False, trace_context=None, limited=False, payload=payload,
     )  # fmt: skip
 

@@ -3,7 +3,6 @@
 import asyncio
 import math
 from contextlib import nullcontext
-from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -17,7 +16,7 @@ from task_service.settings import Settings
 from task_service.worker.claimer import LOOK_AGAIN_SECONDS, PATIENCE_SECONDS, Claimer
 
 POLL = 1.0
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
+NOW = 1_767_225_600.0
 
 
 class Clock:
@@ -41,8 +40,8 @@ def pass_time(claimer: Claimer, seconds: float) -> None:
     claimer._clock.now += seconds
 
 
-def claim_at(run_at: datetime) -> Claim:
-    return Claim(UUID(int=2), 1, 1, 5, None, "noop", "default", 2, run_at, run_at, False, False, None, False, None)
+def claim_at(run_at: float) -> Claim:
+    return Claim(UUID(int=2), 1, 1, 5, None, "noop", "default", 2, run_at, 0.0, False, False, None, False, None)
 
 
 def rest_after(claimer: Claimer, seconds: float, *, found: bool) -> float:

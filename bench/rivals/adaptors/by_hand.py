@@ -12,7 +12,6 @@ import select
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from io import StringIO
 from queue import Queue
 from typing import Any, TypeAlias
@@ -23,6 +22,7 @@ import psycopg2  # type: ignore[import-untyped]
 from bench.rivals.adaptors import Start
 from bench.rivals.adaptors.ours import prepare as prepare  # noqa: PLC0414 - the same tables
 from task_service.domain.ids import new_id
+from task_service.queue.claims import BEGINNING
 from task_service.queue.statements import statement
 from task_service.store.database import LOOK_UPS
 from task_service.worker.claimer import BATCH
@@ -31,10 +31,9 @@ from tests.support.tasks import add_worker
 Batches: TypeAlias = Queue[list[tuple[str, int]]]
 CHUNK = 10_000
 POLL_SECONDS = 1.0
-SINCE = datetime(2000, 1, 1, tzinfo=UTC)
 CHANNEL = "task_service_queue"
 PREPARED = {
-    "claim": "uuid, text[], smallint[], timestamptz[], integer, boolean, integer",
+    "claim": "uuid, text[], smallint[], float8[], integer, boolean, integer",
     "finish": "uuid, uuid[], bigint[], text[], text[], text[], text[]",
 }
 INSERT = """
@@ -109,7 +108,7 @@ def claim(url: str, worker: str, queue: str, start: Start, done: Batches) -> Non
     statements = Statements(url)
     statements.cursor.execute(f"LISTEN {CHANNEL}")
     while True:
-        rows = statements.execute("claim", worker, [queue], [2], [SINCE], BATCH, False, None)
+        rows = statements.execute("claim", worker, [queue], [2], [BEGINNING], BATCH, False, None)
         for row in rows:
             start(row[-1])
         if rows:

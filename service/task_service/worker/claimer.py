@@ -265,7 +265,7 @@ class Claimer:
 
 def _count(claims: list[Claim]) -> None:
     for queue in {c.queue for c in claims}:
-        waits = [(c.claimed_at - c.run_at).total_seconds() for c in claims if c.queue == queue]
+        waits = [c.waited for c in claims if c.queue == queue]
         metrics.CLAIMED.labels(queue).inc(len(waits))
         histogram = metrics.WAIT_SECONDS.labels(queue)
         for seconds in waits:

@@ -109,7 +109,9 @@ async def test_the_bound_lies_two_seconds_behind_and_is_forgotten_on_demand(conn
     worker, bounds = await add_worker(connection), everything()
     await add_tasks(connection)
     [first] = await claim(connection, worker, bounds, 1, start_at_once=True)
-    assert max(bounds.lines()[2]) == first.run_at - timedelta(seconds=2)
+    assert max(bounds.lines()[2]) == first.run_at - 2
+    kept = "SELECT run_at FROM queue WHERE task_id = $2 AND run_at = to_timestamp($1)"
+    assert await connection.fetchval(kept, first.run_at, first.task_id), "to the microsecond"
     [late] = await add_tasks(connection)
     await connection.execute("UPDATE queue SET run_at = now() - interval '1 hour' WHERE task_id = $1", late)
     assert await claim(connection, worker, bounds, 1, start_at_once=True) == []

@@ -6,7 +6,6 @@ Statistics are taken when the queue is empty, full of waiting rows, and half cla
 import json
 import re
 from collections.abc import Collection, Iterator
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +13,7 @@ import asyncpg
 import pytest
 
 from task_service.domain.ids import new_id
+from task_service.queue.claims import BEGINNING
 from task_service.queue.statements import statement
 from task_service.store.database import LOOK_UPS, connect, looking_up
 from task_service.store.kept import KeptConnection
@@ -36,7 +36,7 @@ BLOCKED = """
     FROM generate_series(1, $1) AS n
 """
 TYPES = {
-    "claim": "uuid, text[], smallint[], timestamptz[], integer, boolean, integer",
+    "claim": "uuid, text[], smallint[], float8[], integer, boolean, integer",
     "finish": "uuid, uuid[], bigint[], text[], text[], text[], text[]",
     "give_back": "uuid, uuid[], bigint[], text[], text[], text[], float8[], boolean[]",
     "held": "uuid",
@@ -51,7 +51,7 @@ IDS = "'{{" + ",".join(str(new_id()) for _ in range(100)) + "}}'"  # braces twic
 SAME = "array_fill({}, ARRAY[100])"
 TEXTS, FENCES, DELAYS, COUNTS = (SAME.format(v) for v in ("''::text", "1::bigint", "0::float8", "true"))
 VALUES = {
-    "claim": "'{worker}', '{{default,default}}', '{{0,2}}', '{{2000-01-01,2000-01-01}}', 100, false, null",
+    "claim": "'{worker}', '{{default,default}}', '{{0,2}}', '{{0,0}}', 100, false, null",
     "finish": f"'{{worker}}', {IDS}, {FENCES}, {TEXTS}, {TEXTS}, {TEXTS}, {TEXTS}",
     "give_back": f"'{{worker}}', {IDS}, {FENCES}, {TEXTS}, {TEXTS}, {TEXTS}, {DELAYS}, {COUNTS}",
     "held": "'{worker}'",
@@ -128,7 +128,7 @@ async def test_a_claim_reads_what_it_takes_even_where_the_planner_would_rather_r
     acquire = looking_up(settings, kept.acquire)
     for _ in range(3):
         async with acquire() as ours:
-            beginning = [datetime(2000, 1, 1, tzinfo=UTC)] * 2
+            beginning = [BEGINNING] * 2
             given = [worker, ["default"] * 2, [0, 2], beginning, 100, True, 1]
             text = await ours.fetchval(f"EXPLAIN (ANALYZE, FORMAT json) {statement('claim')}", *given)
         read = [n for n in nodes(json.loads(text)[0]["Plan"]) if _reads_queue(n)]

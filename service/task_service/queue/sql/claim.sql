@@ -1,7 +1,7 @@
 -- Claim up to $5 tasks for worker $1, best priority first and oldest first within it.
 --
--- $1 worker uuid; $2 queues text[], $3 priorities smallint[], $4 run_at from timestamptz[]: one line per queue and
--- priority, in the order in which they are served; $5 limit; $6 whether they start at once (false: some are prefetched);
+-- $1 worker uuid; $2 queues text[], $3 priorities smallint[], $4 run_at from, in seconds since 1970, float8[]: one line per
+-- queue and priority, in the order in which they are served; $5 limit; $6 whether they start at once (false: some are prefetched);
 -- $7 the turn that must be free, or null.
 --
 -- A claim visits every row that others took since it began to look, so many at a time make each other slow, and one that
@@ -19,13 +19,13 @@ me AS MATERIALIZED (
 candidates AS MATERIALIZED (
     SELECT candidate.task_id
     FROM me
-    CROSS JOIN unnest($2::text[], $3::smallint[], $4::timestamptz[]) AS line (queue, priority, since)
+    CROSS JOIN unnest($2::text[], $3::smallint[], $4::float8[]) AS line (queue, priority, since)
     CROSS JOIN LATERAL (
         SELECT q.task_id
         FROM queue AS q
         WHERE q.state = 'ready' AND NOT q.alone
             AND q.queue = line.queue AND q.priority = line.priority
-            AND q.run_at >= line.since AND q.run_at <= now()
+            AND q.run_at >= to_timestamp(line.since) AND q.run_at <= now()
         ORDER BY q.run_at
         LIMIT $5::integer
         FOR UPDATE SKIP LOCKED
@@ -42,8 +42,8 @@ claimed AS (
     RETURNING q.*
 )
 SELECT
-    c.task_id, c.fence, c.attempt, c.max_attempts, c.timeout_seconds, c.handler, c.queue, c.priority, c.run_at,
-    c.claimed_at, c.alone, c.cancel_requested_at IS NOT NULL AS cancel_requested, c.trace_context, c.limited,
+    c.task_id, c.fence, c.attempt, c.max_attempts, c.timeout_seconds, c.handler, c.queue, c.priority,
+    date_part('epoch', c.run_at) AS run_at, date_part('epoch', c.claimed_at - c.run_at) AS waited, c.alone, c.cancel_requested_at IS NOT NULL AS cancel_requested, c.trace_context, c.limited,
     (SELECT payload FROM tasks WHERE tasks.id = c.task_id) AS payload
 FROM claimed AS c
 UNION ALL

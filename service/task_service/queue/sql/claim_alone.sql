@@ -30,7 +30,7 @@ claimed AS (
     RETURNING q.*
 )
 SELECT
-    c.task_id, c.fence, c.attempt, c.max_attempts, c.timeout_seconds, c.handler, c.queue, c.priority, c.run_at,
-    c.claimed_at, c.alone, c.cancel_requested_at IS NOT NULL AS cancel_requested, c.trace_context, c.limited,
+    c.task_id, c.fence, c.attempt, c.max_attempts, c.timeout_seconds, c.handler, c.queue, c.priority,
+    date_part('epoch', c.run_at) AS run_at, date_part('epoch', c.claimed_at - c.run_at) AS waited, c.alone, c.cancel_requested_at IS NOT NULL AS cancel_requested, c.trace_context, c.limited,
     (SELECT payload FROM tasks WHERE tasks.id = c.task_id) AS payload
 FROM claimed AS c
