@@ -1,8 +1,8 @@
 -- Claim up to $5 tasks for worker $1, best priority first and oldest first within it.
 --
--- $1 worker uuid; $2 queues text[], $3 priorities smallint[], $4 run_at from, in seconds since 1970, float8[]: one line per
--- queue and priority, in the order in which they are served; $5 limit; $6 whether they start at once (false: some are prefetched);
--- $7 the turn that must be free, or null.
+-- $1 worker uuid; $2 queues text[], $3 priorities smallint[], $4 run_at from, in seconds since 1970, float8[]: one line
+-- per queue and priority, in the order in which they are served; $5 limit; $6 whether they start at once (false: some
+-- are prefetched); $7 the turn that must be free, or null.
 --
 -- A claim visits every row that others took since it began to look, so many at a time make each other slow, and one that
 -- stands for a moment walks over all that is taken meanwhile. Hence turns: locks that the end of the claim frees. Where
@@ -43,7 +43,8 @@ claimed AS (
 )
 SELECT
     c.task_id, c.fence, c.attempt, c.max_attempts, c.timeout_seconds, c.handler, c.queue, c.priority,
-    date_part('epoch', c.run_at) AS run_at, date_part('epoch', c.claimed_at - c.run_at) AS waited, c.alone, c.cancel_requested_at IS NOT NULL AS cancel_requested, c.trace_context, c.limited,
+    date_part('epoch', c.run_at) AS run_at, date_part('epoch', c.claimed_at - c.run_at) AS waited,
+    c.alone, c.cancel_requested_at IS NOT NULL AS cancel_requested, c.trace_context, c.limited,
     (SELECT payload FROM tasks WHERE tasks.id = c.task_id) AS payload
 FROM claimed AS c
 UNION ALL

@@ -31,6 +31,7 @@ claimed AS (
 )
 SELECT
     c.task_id, c.fence, c.attempt, c.max_attempts, c.timeout_seconds, c.handler, c.queue, c.priority,
-    date_part('epoch', c.run_at) AS run_at, date_part('epoch', c.claimed_at - c.run_at) AS waited, c.alone, c.cancel_requested_at IS NOT NULL AS cancel_requested, c.trace_context, c.limited,
+    date_part('epoch', c.run_at) AS run_at, date_part('epoch', c.claimed_at - c.run_at) AS waited,
+    c.alone, c.cancel_requested_at IS NOT NULL AS cancel_requested, c.trace_context, c.limited,
     (SELECT payload FROM tasks WHERE tasks.id = c.task_id) AS payload
 FROM claimed AS c
