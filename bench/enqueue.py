@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -63,14 +64,9 @@ async def one_row(connection: asyncpg.Connection, number: int) -> None:
     await connection.execute(ONE_ROW, number)
 
 
-async def enter(connection: asyncpg.Connection, number: int) -> None:
-    """One task, as an application enters it."""
-    await enqueue_async(connection, "bench", number, title="a task", queue="bench")
-
-
-async def enter_unannounced(connection: asyncpg.Connection, number: int) -> None:
-    """The same, left to the workers' polls."""
-    await enqueue_async(connection, "bench", number, title="a task", queue="bench", wake=False)
+async def enter(connection: asyncpg.Connection, number: int, *, wake: bool = True) -> None:
+    """One task, as an application enters it; without `wake` it is left to the workers' polls."""
+    await enqueue_async(connection, "bench", number, title="a task", queue="bench", wake=wake)
 
 
 async def microseconds(connection: asyncpg.Connection, step: Step, count: int) -> float:
@@ -83,7 +79,7 @@ async def microseconds(connection: asyncpg.Connection, step: Step, count: int) -
 
 async def at_once(connections: Sequence[asyncpg.Connection], step: Step, count: int) -> float:
     """Microseconds of each of so many in all, some on each connection at the same time."""
-    each = count // len(connections)
+    each = max(1, count // len(connections))
     began = time.perf_counter()
     await asyncio.gather(*(microseconds(connection, step, each) for connection in connections))
     return (time.perf_counter() - began) / (each * len(connections)) * 1e6
@@ -111,9 +107,9 @@ async def measure(server: EmbeddedPostgres, count: int, rounds: int) -> dict[str
             found.setdefault("a task, its commit not counted", []).append(await microseconds(whole, enter, count))
         for name, place in places.items():
             found.setdefault(f"a task without {name}", []).append(await microseconds(place, enter, count))
-        for name, step in {"": enter, ", wake=False": enter_unannounced}.items():
-            line = f"a task, {AT_ONCE} connections at once{name}"
-            found.setdefault(line, []).append(await at_once(several, step, count))
+        for wake in (True, False):
+            line = f"a task, {AT_ONCE} connections at once{'' if wake else ', wake=False'}"
+            found.setdefault(line, []).append(await at_once(several, partial(enter, wake=wake), count))
     for connection in (own, whole, *places.values(), *several):
         await connection.close()
     return found

@@ -110,21 +110,17 @@ async def whole(rows: list[Row]) -> None:
             await loop
 
 
-class Kept:
-    """Takes what runs come to."""
+class Nobody:
+    """Takes what runs come to, and does nothing with it."""
 
-    def __init__(self) -> None:
-        self.end: Finished | GivenBack | None = None
-
-    def add(self, _worker: Any, _claim: Claim, end: Finished | GivenBack) -> None:
-        """Keep the last."""
-        self.end = end
+    def add(self, _worker: Any, _claim: Claim, _end: Finished | GivenBack) -> None:
+        """See `Reporter`."""
 
 
 async def runs(rows: list[Row]) -> None:
     """Runs alone, begun and ended in batches as they come."""
     claims = [Claim(*row) for row in rows[:BATCH]]
-    running = runner_for(Kept(), None)
+    running = runner_for(Nobody(), None)
     for at in range(0, len(rows), BATCH):
         for claim in claims[: len(rows) - at]:
             running.start(claim, WORKER)
@@ -151,8 +147,9 @@ async def least(rows: list[Row]) -> None:
     while memory.ended < len(rows):
         for row in await memory.fetch(statement("claim"), *[None] * 4, BATCH):
             asyncio.Task(drive(row[0], row[1], row[-1]), loop=loop, **EAGER)
-        tasks, fences = zip(*sorted(ended), strict=True)
-        await memory.fetch(statement("finish"), WORKER, tasks, fences, ["completed"] * len(ended))
+        await asyncio.sleep(0)  # without eager tasks, as on Python 3.11, they run now
+        ids, fences = zip(*sorted(ended), strict=True)
+        await memory.fetch(statement("finish"), WORKER, ids, fences, ["completed"] * len(ended))
         ended.clear()
 
 

@@ -15,6 +15,7 @@ from task_service.queue.statements import Connection, statement
 _decode = json.JSONDecoder().raw_decode
 """JSON without white space around it, as the server writes it: `loads` looks for some first, which takes longer."""
 BEGINNING = 0.0
+"""Of all run_at, in seconds since 1970."""
 BEHIND_SECONDS = 2.0
 TURNS = 4
 """So many workers of the same queues claim at a time."""

@@ -1,0 +1,12 @@
+"""bench.worker: each of its lines runs, also for fewer tasks than a batch, and on interpreters without eager tasks."""
+
+import pytest
+import uvloop
+
+from bench.worker import LINES, microseconds, rows_of
+
+
+@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("count", [5, 1_005])
+def test_each_line_runs_all_tasks(line: str, count: int) -> None:
+    assert uvloop.run(microseconds(LINES[line], rows_of(count))) > 0
