@@ -67,9 +67,15 @@ async def compare(url: str, redis_url: str, pids: tuple[int, int], rounds: int) 
     )
     engine = create_engine(plain)
     await migrate(engine)
-    contexts = [Context(settings, engine, Wakeups(lambda _: asyncio.sleep(0))) for settings in (plain, cached)]
+    contexts = [
+        Context(settings, engine, Wakeups(lambda _: asyncio.sleep(0)))
+        for settings in (plain, cached)
+    ]
     new = NewTask.model_validate({"title": "a task", "description": "x" * 200, "tags": ["a", "b"]})
-    ids = [(await contexts[0].write(lambda c: create_task(contexts[0], c, new, ANONYMOUS))).task.id for _ in range(50)]
+    ids = [
+        (await contexts[0].write(lambda c: create_task(contexts[0], c, new, ANONYMOUS))).task.id
+        for _ in range(50)
+    ]
     [watch] = watch_cache(contexts[1])
     await watch.start()
     await asyncio.sleep(1.5)
@@ -81,7 +87,9 @@ async def compare(url: str, redis_url: str, pids: tuple[int, int], rounds: int) 
                 figures[which].append(figure)
     for name, of in zip(("PostgreSQL", "cache"), figures, strict=True):
         rate, own, its = (median(column) for column in zip(*of, strict=True))
-        print(f"{name:11} {rate:7.0f} reads/s   {own:.2f} ms CPU here   {its:.2f} ms CPU in the server")
+        print(
+            f"{name:11} {rate:7.0f} reads/s   {own:.2f} ms CPU here   {its:.2f} ms CPU in the server"
+        )
     await watch.stop()
     await engine.dispose()
 

@@ -92,7 +92,12 @@ def measure(stage: Stage, kills: int, rounds: int, idle_seconds: float) -> dict[
     with idle_task_services(stage):
         writes = writes_of_the_operator(stage, idle_seconds)
     others = Counter(line for line in writes if not is_lease(line))
-    results["idle"] = {"task_services": COUNT + 1, "seconds": idle_seconds, "writes": len(writes), "others": others}
+    results["idle"] = {
+        "task_services": COUNT + 1,
+        "seconds": idle_seconds,
+        "writes": len(writes),
+        "others": others,
+    }
     demo.close()
     return results
 
@@ -100,7 +105,9 @@ def measure(stage: Stage, kills: int, rounds: int, idle_seconds: float) -> dict[
 def show(results: dict[str, Any]) -> None:
     for name, values in results.items():
         if isinstance(values, list):
-            print(f"{name:34} median {statistics.median(values):6.2f}  max {max(values):6.2f}  of {len(values)}")
+            print(
+                f"{name:34} median {statistics.median(values):6.2f}  max {max(values):6.2f}  of {len(values)}"
+            )
     load, idle = results["upgrade"], results["idle"]
     print(f"{'upgrade under load':34} {len(load['failures'])} of {load['requests']} requests failed, "
           f"slowest {load['slowest_seconds']:.2f} s")  # fmt: skip

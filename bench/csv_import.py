@@ -34,7 +34,16 @@ from task_service.store.database import create_engine
 SMALL_ROWS = 1_000
 MOST_SECONDS = 10
 MOST_GROWTH_MIB = 16
-COLUMNS = ("title", "description", "priority", "assigned_to", "due_date", "tags", "handler", "payload")
+COLUMNS = (
+    "title",
+    "description",
+    "priority",
+    "assigned_to",
+    "due_date",
+    "tags",
+    "handler",
+    "payload",
+)
 
 
 @dataclass
@@ -108,7 +117,9 @@ async def import_file(server: Server, client: httpx.AsyncClient, path: Path, row
     reset_peak(server.process)
     before, began = cpu_seconds(*server.pids), time.perf_counter()
     with path.open("rb") as file:
-        answer = await client.post("/api/v1/tasks:import", files={"file": (path.name, file, "text/csv")})
+        answer = await client.post(
+            "/api/v1/tasks:import", files={"file": (path.name, file, "text/csv")}
+        )
         size = file.tell()
     seconds, cpu = time.perf_counter() - began, cpu_seconds(*server.pids) - before
     if answer.status_code != 201 or answer.json()["created"] != rows:
@@ -121,21 +132,31 @@ async def run(rows: int, rounds: int) -> list[tuple[Run, Run]]:
     found = []
     async with contextlib.AsyncExitStack() as stack:
         data, files = (
-            Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="task-service-bench-", dir="/var/tmp")))
+            Path(
+                stack.enter_context(
+                    tempfile.TemporaryDirectory(prefix="task-service-bench-", dir="/var/tmp")
+                )
+            )
             for _ in range(2)
         )
         options = {"shared_buffers": "512MB", "max_wal_size": "4GB"}
         database = stack.enter_context(EmbeddedPostgres(data, options=options))
-        await migrate(create_engine(Settings(_env_file=None, database_url=database.url()), pooled=False))  # type: ignore[call-arg]
+        await migrate(
+            create_engine(Settings(_env_file=None, database_url=database.url()), pooled=False)
+        )  # type: ignore[call-arg]
         port = free_port()
         environment = {
             "DATABASE_URL": database.url(), "HOST": LOCAL, "PORT": str(port), "MANAGEMENT_PORT": "0",
             "AUTH_MODE": "open", "LOG_LEVEL": "ERROR", "RATE_LIMIT_UPLOAD": "none",
         }  # fmt: skip
-        process = stack.enter_context(started([sys.executable, "-m", "task_service.cli", "api"], environment))
+        process = stack.enter_context(
+            started([sys.executable, "-m", "task_service.cli", "api"], environment)
+        )
         await listening(port)
         server = Server(process, int((database.data / "postmaster.pid").read_text().split()[0]))
-        client = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://{LOCAL}:{port}", timeout=120))
+        client = await stack.enter_async_context(
+            httpx.AsyncClient(base_url=f"http://{LOCAL}:{port}", timeout=120)
+        )
         connection = await asyncpg.connect(database.url())
         small, large = files / "small.csv", files / "large.csv"
         for number in range(rounds + 1):
@@ -167,7 +188,9 @@ def main() -> None:
     seconds = statistics.median(large.seconds for _, large in found)
     growth = max(large.peak_mib - small.peak_mib for small, large in found)
     print(f"median {seconds:.2f} s, needed under {MOST_SECONDS} s for 100,000 rows")
-    print(f"peak at most {growth:.1f} MiB over that of {SMALL_ROWS:,} rows, allowed {MOST_GROWTH_MIB}")
+    print(
+        f"peak at most {growth:.1f} MiB over that of {SMALL_ROWS:,} rows, allowed {MOST_GROWTH_MIB}"
+    )
     RESULTS.mkdir(exist_ok=True)
     figures = {
         "rows": arguments.rows, "bytes": found[0][1].bytes, "seconds": [large.seconds for _, large in found],

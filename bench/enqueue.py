@@ -97,19 +97,31 @@ async def measure(server: EmbeddedPostgres, count: int, rounds: int) -> dict[str
         places[name] = await asyncpg.connect(server.url(f"place{number}"))
         await places[name].execute(statement)
     whole = places.pop("")
-    await whole.execute("CREATE TABLE one_row (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), number integer)")
+    await whole.execute(
+        "CREATE TABLE one_row (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), number integer)"
+    )
     several = [await asyncpg.connect(server.url("whole")) for _ in range(AT_ONCE)]
     found: dict[str, list[float]] = {}
     for _ in range(rounds):
-        for name, step in {"a statement that does nothing": nothing, "one row": one_row, "a task": enter}.items():
+        for name, step in {
+            "a statement that does nothing": nothing,
+            "one row": one_row,
+            "a task": enter,
+        }.items():
             found.setdefault(name, []).append(await microseconds(whole, step, count))
         async with whole.transaction():
-            found.setdefault("a task, its commit not counted", []).append(await microseconds(whole, enter, count))
+            found.setdefault("a task, its commit not counted", []).append(
+                await microseconds(whole, enter, count)
+            )
         for name, place in places.items():
-            found.setdefault(f"a task without {name}", []).append(await microseconds(place, enter, count))
+            found.setdefault(f"a task without {name}", []).append(
+                await microseconds(place, enter, count)
+            )
         for wake in (True, False):
             line = f"a task, {AT_ONCE} connections at once{'' if wake else ', wake=False'}"
-            found.setdefault(line, []).append(await at_once(several, partial(enter, wake=wake), count))
+            found.setdefault(line, []).append(
+                await at_once(several, partial(enter, wake=wake), count)
+            )
     for connection in (own, whole, *places.values(), *several):
         await connection.close()
     return found
@@ -128,8 +140,14 @@ def main() -> None:
         found = uvloop.run(measure(server, given.tasks, given.rounds))
     for name, values in found.items():
         middle = statistics.median(values)
-        print(f"{name:58} {middle:6.0f} us  {1e6 / middle:8,.0f}/s  ({min(values):.0f} to {max(values):.0f})")
-    kept = {"at": datetime.now(UTC).isoformat(timespec="minutes"), "options": vars(given), "microseconds": found}
+        print(
+            f"{name:58} {middle:6.0f} us  {1e6 / middle:8,.0f}/s  ({min(values):.0f} to {max(values):.0f})"
+        )
+    kept = {
+        "at": datetime.now(UTC).isoformat(timespec="minutes"),
+        "options": vars(given),
+        "microseconds": found,
+    }
     (RESULTS / "enqueue.json").write_text(json.dumps(kept, indent=1) + "\n")
 
 

@@ -20,8 +20,30 @@ TASK = (
     "id", "title", "description", "status", "priority", "assigned_to", "due_date", "tags", "handler", "queue", "run_at",
     "created_by", "created_at", "updated_at", "status_at", "deleted_at",
 )  # fmt: skip
-QUEUED = ("task_id", "queue", "priority", "run_at", "state", "attempt", "max_attempts", "fence", "worker_id", "handler")
-RUN = ("task_id", "fence", "attempt", "worker_id", "claimed_at", "finished_at", "outcome", "final", "hidden", "error")
+QUEUED = (
+    "task_id",
+    "queue",
+    "priority",
+    "run_at",
+    "state",
+    "attempt",
+    "max_attempts",
+    "fence",
+    "worker_id",
+    "handler",
+)
+RUN = (
+    "task_id",
+    "fence",
+    "attempt",
+    "worker_id",
+    "claimed_at",
+    "finished_at",
+    "outcome",
+    "final",
+    "hidden",
+    "error",
+)
 
 
 def word(rank: int) -> str:
@@ -33,7 +55,9 @@ def word(rank: int) -> str:
     letters, number = "", rank
     while len(letters) < 4 or number:
         number, syllable = divmod(number, 20 * 4)
-        letters += "bcdfghjklmnprstvwxyz"[syllable // 4] + "aeiu"[(syllable + len(letters) // 2) % 4]
+        letters += (
+            "bcdfghjklmnprstvwxyz"[syllable // 4] + "aeiu"[(syllable + len(letters) // 2) % 4]
+        )
     return letters
 
 
@@ -88,7 +112,9 @@ class Maker:
         handler = f"handler-{draw.choice((1, 1, 1, 1, 1, 2, 2, 2, 3, 4))}" if by_worker else None
         priority = draw.choices((0, 1, 2, 3), (5, 15, 60, 20))[0]
         queue = "mail" if draw.random() < 0.05 else "default"
-        person = f"person {self._people.some(1)[0]}" if not by_worker or draw.random() < 0.1 else None
+        person = (
+            f"person {self._people.some(1)[0]}" if not by_worker or draw.random() < 0.1 else None
+        )
         due = created + timedelta(days=draw.randint(1, 60)) if draw.random() < 0.3 else None
         chosen = self._tags.some(draw.randint(1, 3)) if draw.random() < 0.3 else []
         tags = list(dict.fromkeys(f"tag {t}" for t in chosen))
@@ -102,12 +128,38 @@ class Maker:
             running = number > self._count - 400
             at = later if draw.random() < 0.15 and not running else created
             state, worker = ("running", self._worker) if running else ("ready", None)
-            made.queue.append((task_id, queue, priority, at, state, int(running), 5, int(running), worker, handler))
+            made.queue.append(
+                (
+                    task_id,
+                    queue,
+                    priority,
+                    at,
+                    state,
+                    int(running),
+                    5,
+                    int(running),
+                    worker,
+                    handler,
+                )
+            )
         elif by_worker:
             outcome = draw.choices(("completed", "failed", "cancelled"), (96, 3, 1))[0]
             error = "it did not work" if outcome == "failed" else None
             end = created + timedelta(seconds=10)
-            made.runs.append((task_id, 1, 1, self._worker, created, end, outcome, True, deleted is not None, error))
+            made.runs.append(
+                (
+                    task_id,
+                    1,
+                    1,
+                    self._worker,
+                    created,
+                    end,
+                    outcome,
+                    True,
+                    deleted is not None,
+                    error,
+                )
+            )
 
     def _own_status(self, recent: bool) -> str:
         kinds = ("pending", "in_progress", "completed", "cancelled", "failed")

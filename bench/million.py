@@ -68,14 +68,18 @@ class Work:
             children = (folder / f"task/{pid}/children").read_text().split()
             for process in (folder, *(Path(f"/proc/{child}") for child in children)):
                 with contextlib.suppress(OSError):
-                    nanoseconds += sum(int(t.read_text().split()[0]) for t in process.glob("task/*/schedstat"))
+                    nanoseconds += sum(
+                        int(t.read_text().split()[0]) for t in process.glob("task/*/schedstat")
+                    )
         return nanoseconds / 1e6
 
 
 class Client:
     """One kept-alive connection."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, work: Work) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, work: Work
+    ) -> None:
         self._reader, self._writer, self._work = reader, writer, work
 
     async def timed(self, target: str) -> tuple[float, float]:
@@ -89,7 +93,9 @@ class Client:
         begun = time.perf_counter()
         self._writer.write(f"GET {target} HTTP/1.1\r\nhost: bench\r\n\r\n".encode())
         head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
-        body = await self._reader.readexactly(int(head.split(b"content-length:")[1].split(b"\r\n")[0]))
+        body = await self._reader.readexactly(
+            int(head.split(b"content-length:")[1].split(b"\r\n")[0])
+        )
         taken = (time.perf_counter() - begun) * 1000
         if b" 200 " not in head[:16]:
             raise RuntimeError(f"{target}: {head!r} {body[:300]!r}")
@@ -107,26 +113,43 @@ def lists(draw: random.Random) -> Queries:
         {"status": ["pending", "processing", "cancelled"]},
     ]
     found |= {f"priority {p}": [{"priority": p}] for p in Priority}
-    found["status and priority"] = [{"status": s, "priority": p} for s in ("pending", "failed") for p in Priority]
+    found["status and priority"] = [
+        {"status": s, "priority": p} for s in ("pending", "failed") for p in Priority
+    ]
     found["assigned_to"] = [{"assigned_to": f"person {n}"} for n in (0, 1, 10, 100, 499, 9999)]
-    found["assigned_to, status"] = [{"assigned_to": f"person {n}", "status": "pending"} for n in (0, 10, 499, 9999)]
+    found["assigned_to, status"] = [
+        {"assigned_to": f"person {n}", "status": "pending"} for n in (0, 10, 499, 9999)
+    ]
     found["tag"] = [{"tag": f"tag {n}"} for n in (0, 1, 10, 100, TAGS - 1, 9999)]
-    found["tags"] = [{"tag": ["tag 0", "tag 1"]}, {"tag": ["tag 0", f"tag {TAGS - 1}"]}, {"tag": ["tag 3", "tag 40"]}]
-    found["tag, status"] = [{"tag": f"tag {n}", "status": "in_progress"} for n in (0, 10, 100, 9999)]
+    found["tags"] = [
+        {"tag": ["tag 0", "tag 1"]},
+        {"tag": ["tag 0", f"tag {TAGS - 1}"]},
+        {"tag": ["tag 3", "tag 40"]},
+    ]
+    found["tag, status"] = [
+        {"tag": f"tag {n}", "status": "in_progress"} for n in (0, 10, 100, 9999)
+    ]
     found["handler"] = [{"handler": f"handler-{n}"} for n in (1, 2, 3, 4, 9)]
     found["handler, failed"] = [{"handler": f"handler-{n}", "status": "failed"} for n in (1, 4, 9)]
     found["queue"] = [{"queue": q} for q in ("default", "mail", "none")]
     found["created"] = [
-        {"created_after": d.isoformat(), "created_before": (d + timedelta(days=2)).isoformat()} for d in days
+        {"created_after": d.isoformat(), "created_before": (d + timedelta(days=2)).isoformat()}
+        for d in days
     ]
-    found["due"] = [{"due_after": d.isoformat(), "due_before": (d + timedelta(days=2)).isoformat()} for d in days]
+    found["due"] = [
+        {"due_after": d.isoformat(), "due_before": (d + timedelta(days=2)).isoformat()}
+        for d in days
+    ]
     found["created, priority"] = [{"created_before": days[0].isoformat(), "priority": "urgent"}]
     return found
 
 
 def sorted_by(queries: Queries, sorts: Iterable[str]) -> Queries:
     """Each in these orders."""
-    return {name: [q | {"sort": sort} for q in several for sort in sorts] for name, several in queries.items()}
+    return {
+        name: [q | {"sort": sort} for q in several for sort in sorts]
+        for name, several in queries.items()
+    }
 
 
 def texts(counts: dict[str, int]) -> tuple[Queries, Queries]:
@@ -135,23 +158,37 @@ def texts(counts: dict[str, int]) -> tuple[Queries, Queries]:
     many = [w for w, n in counts.items() if n > 1000][:MANY]
     small: Queries = {
         "a word of up to 1,000": [{"text": w} for w in few],
-        "a word of up to 1,000, by other sorts": [{"text": w, "sort": s} for w in few for s in SORTS[1:]],
+        "a word of up to 1,000, by other sorts": [
+            {"text": w, "sort": s} for w in few for s in SORTS[1:]
+        ],
         "two words, one of up to 1,000": [{"text": f"{w} {word(0)}"} for w in few],
-        "a word of up to 1,000 and a status": [{"text": w, "status": s} for w in few for s in ("pending", "failed")],
+        "a word of up to 1,000 and a status": [
+            {"text": w, "status": s} for w in few for s in ("pending", "failed")
+        ],
         "an absent word": [{"text": "nowhere"}, {"text": "überall niemals"}, {"text": "会议"}],
         "no word": [{"text": "%"}],
     }
     large: Queries = {
         "a frequent word": [{"text": w} for w in many],
-        "a frequent word, by other sorts": [{"text": w, "sort": s} for w in many for s in SORTS[1:]],
+        "a frequent word, by other sorts": [
+            {"text": w, "sort": s} for w in many for s in SORTS[1:]
+        ],
         "two frequent words": [{"text": f"{a} {b}"} for a in many for b in many if a < b],
         "a frequent and an absent word": [{"text": f"{w} nowhere"} for w in many],
         "the beginning of words": [{"text": f"{w[:3]}*"} for w in [*few, *many]],
         "a frequent word and a status": [{"text": w, "status": s} for w in many for s in Status],
-        "a frequent word and a person": [{"text": w, "assigned_to": f"person {n}"} for w in many for n in (0, 50, 499)],
-        "a frequent word and a tag": [{"text": w, "tag": f"tag {n}"} for w in many for n in (0, 50, 1999)],
-        "a frequent word of the last day": [{"text": w, "created_after": _days_ago(1)} for w in many],
-        "a frequent word of a year ago": [{"text": w, "created_before": _days_ago(364)} for w in many],
+        "a frequent word and a person": [
+            {"text": w, "assigned_to": f"person {n}"} for w in many for n in (0, 50, 499)
+        ],
+        "a frequent word and a tag": [
+            {"text": w, "tag": f"tag {n}"} for w in many for n in (0, 50, 1999)
+        ],
+        "a frequent word of the last day": [
+            {"text": w, "created_after": _days_ago(1)} for w in many
+        ],
+        "a frequent word of a year ago": [
+            {"text": w, "created_before": _days_ago(364)} for w in many
+        ],
     }
     return small, large
 
@@ -183,14 +220,26 @@ async def measure_all(
 ) -> dict[str, object]:
     """All groups."""
     draw = random.Random(1)
-    ids = [str(r[0]) for r in await connection.fetch("SELECT id FROM tasks WHERE deleted_at IS NULL LIMIT 3000")]
+    ids = [
+        str(r[0])
+        for r in await connection.fetch("SELECT id FROM tasks WHERE deleted_at IS NULL LIMIT 3000")
+    ]
     ranks = (0, 2, 10, 30, 100, 300, 1000, 3000, 10_000, WORDS - 1)
     matching = "SELECT count(*) FROM tasks WHERE task_words(title, description) @@ plainto_tsquery('simple', $1)"
-    counts = {word(r): await connection.fetchval(f"{matching} AND deleted_at IS NULL", word(r)) for r in ranks}
+    counts = {
+        word(r): await connection.fetchval(f"{matching} AND deleted_at IS NULL", word(r))
+        for r in ranks
+    }
     small, large = texts(counts)
-    client, management = [Client(*await asyncio.open_connection(LOCAL, port), work) for port in ports]
+    client, management = [
+        Client(*await asyncio.open_connection(LOCAL, port), work) for port in ports
+    ]
     figures: dict[str, dict[str, dict[str, float]]] = {
-        "get": {"get": await measure(client, [f"{TASKS_PATH}/{i}" for i in draw.sample(ids, 100)], count)},
+        "get": {
+            "get": await measure(
+                client, [f"{TASKS_PATH}/{i}" for i in draw.sample(ids, 100)], count
+            )
+        },
         "statistics": {
             "summary": await measure(client, [f"{TASKS_PATH}/stats/summary"], count),
             "queues": await measure(client, ["/api/v1/queues"], count),
@@ -202,17 +251,22 @@ async def measure_all(
         "list": sorted_by(filters, SORTS[:1]) | sorted_by({"every sort": [{}]}, SORTS),
         "list by other sorts": sorted_by(filters, SORTS[1:]),
         "list by tag and derived status": {
-            f"tag, {s}": [{"tag": f"tag {n}", "status": s} for n in (0, 3, 10, 100, 9999)] for s in DERIVED
+            f"tag, {s}": [{"tag": f"tag {n}", "status": s} for n in (0, 3, 10, 100, 9999)]
+            for s in DERIVED
         },
         "text up to 1,000": small,
         "text": large,
     }
     for group, queries in groups.items():
         figures[group] = {
-            name: await measure(client, [f"{TASKS_PATH}?{urlencode(q, doseq=True)}" for q in several], count)
+            name: await measure(
+                client, [f"{TASKS_PATH}?{urlencode(q, doseq=True)}" for q in several], count
+            )
             for name, several in queries.items()
         }
-    deep = [f"{TASKS_PATH}?{urlencode({'sort': s, 'cursor': await _far(client, s)})}" for s in SORTS]
+    deep = [
+        f"{TASKS_PATH}?{urlencode({'sort': s, 'cursor': await _far(client, s)})}" for s in SORTS
+    ]
     figures["list"]["a page far down"] = await measure(client, deep, count)
     return {"tasks with each word": counts, "milliseconds": figures}
 
@@ -231,7 +285,9 @@ async def check_counts(client: Client, connection: asyncpg.Connection) -> None:
     rows = await connection.fetch(COUNTED)
     for kind, names, column in (("by_status", list(Status), 0), ("by_priority", list(Priority), 1)):
         keys = [n if column == 0 else i for i, n in enumerate(names)]
-        counted = {n: sum(r[2] for r in rows if r[column] == k) for n, k in zip(names, keys, strict=True)}
+        counted = {
+            n: sum(r[2] for r in rows if r[column] == k) for n, k in zip(names, keys, strict=True)
+        }
         if shown[kind] != counted:
             raise RuntimeError(f"{kind}: shown {shown[kind]}, counted {counted}")
 
@@ -261,11 +317,15 @@ async def run(tasks: int, count: int, folder: Path) -> dict[str, object]:
     """Fill, unless that was done, and measure."""
     options = {"shared_buffers": "1GB", "max_wal_size": "4GB"}
     with EmbeddedPostgres(folder, options=options) as server:
-        await migrate(create_engine(Settings(_env_file=None, database_url=server.url()), pooled=False))  # type: ignore[call-arg]
+        await migrate(
+            create_engine(Settings(_env_file=None, database_url=server.url()), pooled=False)
+        )  # type: ignore[call-arg]
         connection = await asyncpg.connect(server.url())
         if not await connection.fetchval("SELECT count(*) FROM tasks"):
             await fill(connection, tasks, await add_worker(connection))
-        await connection.execute("UPDATE workers SET heartbeat_at = now() + interval '1 day'")  # it holds what it holds
+        await connection.execute(
+            "UPDATE workers SET heartbeat_at = now() + interval '1 day'"
+        )  # it holds what it holds
         await connection.execute("SET work_mem = '512MB'")  # for the counts below
         await fold(connection)
         await connection.execute("VACUUM (ANALYZE) task_counts, task_deltas")
@@ -280,7 +340,9 @@ async def run(tasks: int, count: int, folder: Path) -> dict[str, object]:
             work = Work(api.pid, server.process.pid)
             for port in ports:
                 await listening(port)
-            await check_counts(Client(*await asyncio.open_connection(LOCAL, ports[0]), work), connection)
+            await check_counts(
+                Client(*await asyncio.open_connection(LOCAL, ports[0]), work), connection
+            )
             figures = await measure_all(ports, connection, count, work)
         await connection.close()
     return figures
@@ -298,9 +360,15 @@ def main() -> None:
     groups: dict[str, dict[str, dict[str, float]]] = figures["milliseconds"]  # type: ignore[assignment]
     for group, cases in groups.items():
         for name, found in sorted(cases.items(), key=lambda case: -case[1]["cpu p99"]):
-            missed = [k for k in ("wall", "cpu") if found[f"{k} p99"] > LIMITS[group] or found[f"{k} max"] > SLOWEST]
+            missed = [
+                k
+                for k in ("wall", "cpu")
+                if found[f"{k} p99"] > LIMITS[group] or found[f"{k} max"] > SLOWEST
+            ]
             shown = "  ".join(f"{k} {found[k]:7.1f}" for k in found)
-            print(f"{group:30} {name:40} {shown} ms{'  MISSED: ' + ', '.join(missed) if missed else ''}")
+            print(
+                f"{group:30} {name:40} {shown} ms{'  MISSED: ' + ', '.join(missed) if missed else ''}"
+            )
     RESULTS.mkdir(exist_ok=True)
     kept = {"tasks": arguments.tasks, **figures}
     (RESULTS / "million.json").write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")

@@ -22,7 +22,9 @@ from task_service.store.tables import task_history
 from task_service.store.tables import tasks as table
 
 engine = create_engine(
-    os.environ["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg2://"), pool_size=20, max_overflow=10
+    os.environ["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg2://"),
+    pool_size=20,
+    max_overflow=10,
 )
 app = FastAPI()
 FIRST_PAGE = page_statement(TaskFilter(), "-created_at")
@@ -35,8 +37,12 @@ GIVEN_COLUMNS = (
 
 def insertion() -> Insert:
     """Insert a task and the first line of its history, in one statement."""
-    values: dict[str, Any] = {name: bindparam(name, type_=table.c[name].type) for name in GIVEN_COLUMNS}
-    values["status_at"] = case((bindparam("status", type_=Text).is_not(None), func.clock_timestamp()))
+    values: dict[str, Any] = {
+        name: bindparam(name, type_=table.c[name].type) for name in GIVEN_COLUMNS
+    }
+    values["status_at"] = case(
+        (bindparam("status", type_=Text).is_not(None), func.clock_timestamp())
+    )
     new = insert(table).values(values).returning(table.c.id, table.c.created_by).cte("new")
     line = select(new.c.id, bindparam("shown_status", type_=Text), new.c.created_by)
     return insert(task_history).from_select(["task_id", "new_status", "changed_by"], line)
@@ -65,7 +71,9 @@ def list_tasks() -> Page[TaskItem]:
     """The first page of 50."""
     with engine.connect() as connection:
         rows = connection.execute(FIRST_PAGE, {"most": 51}).all()
-    return Page[TaskItem](items=[TaskItem.model_validate(_shown(r)) for r in rows[:50]], next_cursor="more")
+    return Page[TaskItem](
+        items=[TaskItem.model_validate(_shown(r)) for r in rows[:50]], next_cursor="more"
+    )
 
 
 @app.post("/tasks", status_code=201)

@@ -104,7 +104,9 @@ async def collector() -> AsyncIterator[int]:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
                 await reader.readexactly(int(head.split(b"content-length:")[1].split(b"\r\n")[0]))
-                writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n")
+                writer.write(
+                    b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n"
+                )
         writer.close()
 
     server = await asyncio.start_server(serve, LOCAL, 0)
@@ -125,7 +127,9 @@ async def call(server: Server, lines: list[str], bodies: list[bytes], expected: 
                 head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
             writer.write(head.encode() + b"\r\n" + body)
             answer = (await reader.readuntil(b"\r\n\r\n")).lower()
-            content = await reader.readexactly(int(answer.split(b"content-length:")[1].split(b"\r\n")[0]))
+            content = await reader.readexactly(
+                int(answer.split(b"content-length:")[1].split(b"\r\n")[0])
+            )
             if int(answer[9:12]) != expected:
                 raise RuntimeError(f"{server.name}: {line}: {answer!r} {content[:300]!r}")
         writer.close()
@@ -144,7 +148,8 @@ async def measure(server: Server, operation: str, ids: list[str], count: int) ->
     else:
         lines, expected = [f"POST {server.prefix}"] * count, 201
         bodies = [
-            json.dumps({"title": f"task {i}", "priority": "high", "tags": ["phone"]}).encode() for i in range(count)
+            json.dumps({"title": f"task {i}", "priority": "high", "tags": ["phone"]}).encode()
+            for i in range(count)
         ]
     before = server.cpu_seconds()
     await call(server, lines, bodies, expected)
@@ -154,11 +159,15 @@ async def measure(server: Server, operation: str, ids: list[str], count: int) ->
 async def token(port: int) -> str:
     """Log the administrator in."""
     async with httpx.AsyncClient(base_url=f"http://{LOCAL}:{port}") as client:
-        answer = await client.post("/api/v1/auth/token", data={"username": "admin", "password": PASSWORD})
+        answer = await client.post(
+            "/api/v1/auth/token", data={"username": "admin", "password": PASSWORD}
+        )
         return str(answer.raise_for_status().json()["access_token"])
 
 
-def environment_of(name: str, base: dict[str, str], redis_port: int, otlp_port: int) -> dict[str, str]:
+def environment_of(
+    name: str, base: dict[str, str], redis_port: int, otlp_port: int
+) -> dict[str, str]:
     """The settings of one of our two servers."""
     if name == "bare":
         return base | {"AUTH_MODE": "open"}
@@ -174,16 +183,26 @@ async def run(count: int, rounds: int, redis: str) -> dict[str, dict[str, list[f
     """Interleave all servers and operations; rates by operation and server."""
     figures: dict[str, dict[str, list[float]]] = {}
     async with contextlib.AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="task-service-bench-", dir="/var/tmp")))
-        database = stack.enter_context(EmbeddedPostgres(folder, options={"shared_buffers": "512MB"}))
-        await migrate(create_engine(Settings(_env_file=None, database_url=database.url()), pooled=False))  # type: ignore[call-arg]
+        folder = Path(
+            stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="task-service-bench-", dir="/var/tmp")
+            )
+        )
+        database = stack.enter_context(
+            EmbeddedPostgres(folder, options={"shared_buffers": "512MB"})
+        )
+        await migrate(
+            create_engine(Settings(_env_file=None, database_url=database.url()), pooled=False)
+        )  # type: ignore[call-arg]
         connection = await asyncpg.connect(database.url())
         await connection.execute(FILL, TASKS)
         await connection.execute("ANALYZE")
         ids = [str(row[0]) for row in await connection.fetch("SELECT id FROM tasks LIMIT 2000")]
         await connection.close()
         otlp_port, redis_port = await stack.enter_async_context(collector()), free_port()
-        stack.enter_context(started([redis, "--port", str(redis_port), "--save", "", "--bind", LOCAL], {}))
+        stack.enter_context(
+            started([redis, "--port", str(redis_port), "--save", "", "--bind", LOCAL], {})
+        )
         await listening(redis_port)
         servers = []
         for name in ("plain", "bare", "full"):

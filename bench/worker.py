@@ -90,7 +90,13 @@ def rows_of(count: int) -> list[Row]:
 def runner_for(reporter: Any, pool: Any) -> Runner:
     """Of one handler that does nothing."""
     handlers = Handlers([Handler("bench", nothing)])
-    return Runner(handlers, lambda claim, worker: RunContext(claim, worker, pool), reporter, RetryPolicy(), 3600.0)
+    return Runner(
+        handlers,
+        lambda claim, worker: RunContext(claim, worker, pool),
+        reporter,
+        RetryPolicy(),
+        3600.0,
+    )
 
 
 async def whole(rows: list[Row]) -> None:
@@ -182,7 +188,9 @@ def without(owner: object, name: str, instead: object) -> Callable[[list[Row]], 
 
 LINES: dict[str, Callable[[list[Row]], Awaitable[None]]] = {
     "claim, run and report": whole,
-    "without metrics": without(metrics.QuickHistogram, "labels", lambda *_: SimpleNamespace(observe=lambda _: None)),
+    "without metrics": without(
+        metrics.QuickHistogram, "labels", lambda *_: SimpleNamespace(observe=lambda _: None)
+    ),
     "without containment": without(runner, "Contained", lambda coroutine: coroutine),
     "without contexts": without(sys.modules[__name__], "RunContext", Bare),
     "without runs": without(Runner, "start", at_once),
@@ -213,8 +221,14 @@ def main() -> None:
         for name, line in LINES.items():
             found.setdefault(name, []).append(uvloop.run(microseconds(line, rows)))
     for name, values in found.items():
-        print(f"{name:24} {statistics.median(values):5.2f} us  ({min(values):.2f} to {max(values):.2f})")
-    kept = {"at": datetime.now(UTC).isoformat(timespec="minutes"), "options": vars(given), "microseconds": found}
+        print(
+            f"{name:24} {statistics.median(values):5.2f} us  ({min(values):.2f} to {max(values):.2f})"
+        )
+    kept = {
+        "at": datetime.now(UTC).isoformat(timespec="minutes"),
+        "options": vars(given),
+        "microseconds": found,
+    }
     (RESULTS / "worker.json").write_text(json.dumps(kept, indent=1) + "\n")
 
 

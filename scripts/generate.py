@@ -18,7 +18,9 @@ GENERATORS = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; fail when a file is stale")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; fail when a file is stale"
+    )
     check: bool = parser.parse_args().check
     stale: list[str] = []
     for module in GENERATORS:

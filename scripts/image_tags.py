@@ -44,12 +44,16 @@ def chart_version(ref: str, sha: str, declared: str) -> str:
         return f"{declared}-sha-{sha[:7]}"
     version = tags_of(ref, sha)[0]
     if version.partition("-")[0] != declared:
-        raise ValueError(f"the tag says {version}, pyproject.toml {declared}: bump the version before the tag")
+        raise ValueError(
+            f"the tag says {version}, pyproject.toml {declared}: bump the version before the tag"
+        )
     return version
 
 
 def _git(*words: str) -> str:
-    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    return subprocess.run(
+        ["git", *words], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
 
 
 def here() -> tuple[str, str]:
@@ -57,7 +61,11 @@ def here() -> tuple[str, str]:
     sha = os.environ.get("GITHUB_SHA") or _git("rev-parse", "HEAD")
     if ref := os.environ.get("GITHUB_REF"):
         return ref, sha
-    tags = [tag for tag in _git("tag", "--points-at", "HEAD").split() if RELEASE.fullmatch(f"refs/tags/{tag}")]
+    tags = [
+        tag
+        for tag in _git("tag", "--points-at", "HEAD").split()
+        if RELEASE.fullmatch(f"refs/tags/{tag}")
+    ]
     return (f"refs/tags/{tags[0]}" if tags else _git("symbolic-ref", "-q", "HEAD")), sha
 
 

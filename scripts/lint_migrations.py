@@ -38,7 +38,11 @@ def sql(older: str, newer: str) -> str:
     config = alembic_config()
     config.output_buffer = text
     command.upgrade(config, f"{older}:{newer}", sql=True)
-    return "".join(line for line in text.getvalue().splitlines(True) if line.strip() not in ("BEGIN;", "COMMIT;"))
+    return "".join(
+        line
+        for line in text.getvalue().splitlines(True)
+        if line.strip() not in ("BEGIN;", "COMMIT;")
+    )
 
 
 def squawk(*paths: Path) -> subprocess.CompletedProcess[str]:

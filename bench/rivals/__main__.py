@@ -45,11 +45,15 @@ def prepared(servers: Servers, products: Sequence[Product]) -> list[Product]:
     return ready
 
 
-def measured(bench: Bench, name: str, products: Sequence[Product], *, named: bool) -> dict[str, Any]:
+def measured(
+    bench: Bench, name: str, products: Sequence[Product], *, named: bool
+) -> dict[str, Any]:
     """The summary of one section. `named`: these products and no others were asked for."""
     section = importlib.import_module(f"bench.rivals.sections.{name}")
     chosen = [p for p in products if section.EVERYONE or named or p is OURS]
-    interleave(name, {product: section.rounds(bench, product) for product in chosen}, found := Figures())
+    interleave(
+        name, {product: section.rounds(bench, product) for product in chosen}, found := Figures()
+    )
     return found.summary()
 
 
@@ -85,14 +89,22 @@ def say(text: str) -> None:
 
 def parsed() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench.rivals", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--section", nargs="+", choices=SECTIONS, default=SECTIONS, help="all by default")
-    parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", help=f"of {', '.join(NAMES)}")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.rivals", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument(
+        "--section", nargs="+", choices=SECTIONS, default=SECTIONS, help="all by default"
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=NAMES, metavar="NAME", help=f"of {', '.join(NAMES)}"
+    )
     for name, default in vars(Options()).items():
         kind = type(default)
         option = f"--{name.replace('_', '-')}"
         if kind is tuple:
-            parser.add_argument(option, nargs="+", type=int, default=default, help=f"{' '.join(map(str, default))}")
+            parser.add_argument(
+                option, nargs="+", type=int, default=default, help=f"{' '.join(map(str, default))}"
+            )
         else:
             parser.add_argument(option, type=kind, default=default, help=f"{default}")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the file that is written")
@@ -103,7 +115,9 @@ def parsed() -> argparse.Namespace:
 def main() -> None:
     """Run, print, write, draw."""
     given = parsed()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # through all that ends what was started
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit("ended")
+    )  # through all that ends what was started
     options = Options(**{name: getattr(given, name) for name in vars(Options())})
     products = [p for p in PRODUCTS if given.only is None or p.name in given.only]
     began = time.monotonic()
@@ -117,7 +131,12 @@ def main() -> None:
                 found = measured(bench, name, products, named=given.only is not None)
                 for line in figures.lines(found, OURS.name):
                     print(line, flush=True)
-                draw(figures.write(given.results, on, found)["sections"], given.plot, OURS.name, CEILING.name)
+                draw(
+                    figures.write(given.results, on, found)["sections"],
+                    given.plot,
+                    OURS.name,
+                    CEILING.name,
+                )
     say(f"in {time.monotonic() - began:.0f} s")
 
 

@@ -61,7 +61,10 @@ class Board:
         Less than zero where the handler began before the producer's commit was answered.
         """
         commits = self._view[SLOTS + 2 * first : SLOTS + 2 * (first + count) : 2]
-        return [(start - commit) / 1e6 for commit, start in zip(commits, self.starts(first, count), strict=True)]
+        return [
+            (start - commit) / 1e6
+            for commit, start in zip(commits, self.starts(first, count), strict=True)
+        ]
 
     def close(self) -> None:
         """Unmap the file."""

@@ -77,7 +77,9 @@ def at_once(adaptor: ModuleType) -> Command:
     return enter
 
 
-async def spaced(producer: Producer, board: Board, first: float, count: float, *seconds: float) -> None:
+async def spaced(
+    producer: Producer, board: Board, first: float, count: float, *seconds: float
+) -> None:
     """One by one, with a pause of `seconds` (least, most) before each: what an idle worker is given."""
     draw = random.Random(1)
     for number in range(int(first), int(first + count)):

@@ -30,7 +30,17 @@ def python_of(product: Product) -> Path:
     if not (folder / ".complete").exists():
         shutil.rmtree(folder, ignore_errors=True)
         _run("uv", "venv", "--quiet", "--no-python-downloads", "--python", str(base), str(folder))
-        _run("uv", "pip", "install", "--quiet", "--require-hashes", "--python", str(python), "-r", str(lock))
+        _run(
+            "uv",
+            "pip",
+            "install",
+            "--quiet",
+            "--require-hashes",
+            "--python",
+            str(python),
+            "-r",
+            str(lock),
+        )
         (folder / ".complete").touch()
     return python
 
@@ -62,7 +72,10 @@ def interpreter(least: tuple[int, int]) -> Path:
         return Path(sys.executable).resolve()
     named = (shutil.which(f"python3.{minor}") for minor in range(least[1], least[1] + 5))
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    for path in [*(Path(found) for found in named if found), *sorted(pyenv.glob("3.*/bin/python3"))]:
+    for path in [
+        *(Path(found) for found in named if found),
+        *sorted(pyenv.glob("3.*/bin/python3")),
+    ]:
         version = _version(path)
         if version is not None and version >= least:
             return path

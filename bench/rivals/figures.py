@@ -53,11 +53,19 @@ def summarised(values: list[Any]) -> dict[str, Any]:
     """
     if not isinstance(values[0], Sequence):
         kept = [round(v, 3) for v in values]
-        return {"median": statistics.median(kept), "min": min(kept), "max": max(kept), "values": kept}
+        return {
+            "median": statistics.median(kept),
+            "min": min(kept),
+            "max": max(kept),
+            "values": kept,
+        }
     rounds = [sorted(waits) for waits in values]
     together = sorted(wait for waits in rounds for wait in waits)
     whole = {name: round(percentile(together, part), 3) for name, part in PERCENTILES.items()}
-    by_round = {f"{n} by round": [round(percentile(r, part), 3) for r in rounds] for n, part in PERCENTILES.items()}
+    by_round = {
+        f"{n} by round": [round(percentile(r, part), 3) for r in rounds]
+        for n, part in PERCENTILES.items()
+    }
     return {"samples": len(together), **whole, **by_round}
 
 
@@ -73,7 +81,9 @@ def percentile(ordered: Sequence[float], part: float) -> float:
 def lines(sections: Mapping[str, Any], ours: str) -> Iterator[str]:
     """A table for people: a group for each label, a line for each product, and how many times its rate ours is."""
     for section, products in sections.items():
-        labels = dict.fromkeys(label for found in products.values() for label in found if label != "failed")
+        labels = dict.fromkeys(
+            label for found in products.values() for label in found if label != "failed"
+        )
         for label in labels:
             yield f"\n{section}: {label}"
             measured = {name: found[label] for name, found in products.items() if label in found}
@@ -103,7 +113,10 @@ def _ratio(figure: Mapping[str, Any], ours: Mapping[str, Any] | None) -> str:
 def write(path: Path, about: Mapping[str, Any], sections: Mapping[str, Any]) -> dict[str, Any]:
     """Put these sections into the file beside the ones of earlier runs, and return all of it."""
     kept: dict[str, Any] = json.loads(path.read_text())["sections"] if path.exists() else {}
-    whole = {"sections": kept | {name: {"about": dict(about), **found} for name, found in sections.items()}}
+    whole = {
+        "sections": kept
+        | {name: {"about": dict(about), **found} for name, found in sections.items()}
+    }
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(whole, indent=1) + "\n")
     return whole

@@ -46,7 +46,9 @@ def draw(sections: Mapping[str, Any], path: Path, ours: str, ceiling: str) -> No
         parts += _bars(drain.get(name, {}), most)
         parts += _waits(latency.get(name, {}))
         parts.append("</g>")
-    machine = f"{about['cores']} cores, PostgreSQL {about['postgresql']} with fsync, {about['at'][:10]}"
+    machine = (
+        f"{about['cores']} cores, PostgreSQL {about['postgresql']} with fsync, {about['at'][:10]}"
+    )
     foot = f"{machine}. {ceiling}: our statements without our Python. * Redis: not durable."
     parts.append(f'<text class="small" x="12" y="{height - 10}">{escape(foot)}</text></svg>')
     path.write_text("\n".join(parts) + "\n")
@@ -54,7 +56,11 @@ def draw(sections: Mapping[str, Any], path: Path, ours: str, ceiling: str) -> No
 
 def _products(sections: Mapping[str, Any], name: str) -> dict[str, Any]:
     found = sections.get(name, {})
-    return {product: labels for product, labels in found.items() if product != "about" and "failed" not in labels}
+    return {
+        product: labels
+        for product, labels in found.items()
+        if product != "about" and "failed" not in labels
+    }
 
 
 def _headings(height: int) -> Iterator[str]:
@@ -73,7 +79,9 @@ def _bars(labels: Mapping[str, Any], most: float) -> Iterator[str]:
         if label not in labels:
             continue
         figure = labels[label]
-        wide, low, high = ((BARS_END - NAMES_END) * figure[name] / most for name in ("median", "min", "max"))
+        wide, low, high = (
+            (BARS_END - NAMES_END) * figure[name] / most for name in ("median", "min", "max")
+        )
         yield f'<rect class="{kind}" x="{NAMES_END}" y="{y}" width="{wide:.1f}" height="10"/>'
         yield (
             f'<line x1="{NAMES_END + low:.1f}" x2="{NAMES_END + high:.1f}" y1="{y + 5}" y2="{y + 5}" stroke="#1c2b39"/>'
@@ -91,5 +99,7 @@ def _waits(labels: Mapping[str, Any]) -> Iterator[str]:
 
 def _at(milliseconds: float) -> float:
     """Where a wait lies on the logarithmic axis."""
-    part = math.log10(min(max(milliseconds, LEAST_MS), MOST_MS) / LEAST_MS) / math.log10(MOST_MS / LEAST_MS)
+    part = math.log10(min(max(milliseconds, LEAST_MS), MOST_MS) / LEAST_MS) / math.log10(
+        MOST_MS / LEAST_MS
+    )
     return WAITS_START + part * (WAITS_END - WAITS_START)

@@ -28,9 +28,21 @@ class Child:
 
     def __init__(self, place: Place, role: str, queue: str, board: Path, slot: int = 0) -> None:
         product = place.product
-        argv = [str(python_of(product)), "-m", "bench.rivals.child", product.adaptor, role, place.url, queue]
+        argv = [
+            str(python_of(product)),
+            "-m",
+            "bench.rivals.child",
+            product.adaptor,
+            role,
+            place.url,
+            queue,
+        ]
         self._errors = board.with_name(f"{board.name}.{role}{slot}.err")
-        environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "LANG": "C.UTF-8"}
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": os.environ.get("HOME", "/"),
+            "LANG": "C.UTF-8",
+        }
         with self._errors.open("w") as errors:
             self.process = subprocess.Popen(
                 [*argv, str(board), str(slot)],

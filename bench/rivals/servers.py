@@ -108,7 +108,9 @@ class Servers:
         self._administer(f'CREATE DATABASE "{_template(product)}"')
         argv = [str(python_of(product)), "-m", "bench.rivals.child", product.adaptor, "prepare"]
         url = self.postgres.url(_template(product))
-        done = subprocess.run([*argv, url, QUEUE, "-", "0"], cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*argv, url, QUEUE, "-", "0"], cwd=ROOT, capture_output=True, text=True, check=False
+        )
         if done.returncode != 0:
             raise MissingError(f"its tables cannot be made: {done.stderr.strip()[-500:]}")
 
@@ -134,7 +136,10 @@ class Servers:
 
     def versions(self) -> dict[str, str]:
         """Of the servers that run."""
-        with contextlib.closing(psycopg2.connect(self.postgres.url())) as connection, connection.cursor() as cursor:
+        with (
+            contextlib.closing(psycopg2.connect(self.postgres.url())) as connection,
+            connection.cursor() as cursor,
+        ):
             cursor.execute("SHOW server_version")
             found = {"postgresql": str(cursor.fetchone()[0])}
         if self._redis is not None:

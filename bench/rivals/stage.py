@@ -65,7 +65,9 @@ class Stage:
         self.until(lambda: board.started() >= count)
         self.until(lambda: self.place.unfinished() == 0)
         ended, after = time.monotonic_ns(), self._processor_seconds()
-        self.spent = Spent(*((b - a) * 1e6 / max(1, count - first) for a, b in zip(before, after, strict=True)))
+        self.spent = Spent(
+            *((b - a) * 1e6 / max(1, count - first) for a, b in zip(before, after, strict=True))
+        )
         missing, began = sum(not at for at in board.starts(0, count)), min(board.starts(0, count))
         if missing:
             raise BenchError(f"{self.place.product.name}: {missing} of {count} tasks never ran")
@@ -73,7 +75,9 @@ class Stage:
 
     def _processor_seconds(self) -> tuple[float, float]:
         """Of the workers so far, and of the whole machine."""
-        user, nice, system, _idle, _wait, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
+        user, nice, system, _idle, _wait, irq, softirq = map(
+            int, Path("/proc/stat").read_text().split()[1:8]
+        )
         busy = user + nice + system + irq + softirq
         return self._workers_seconds(), busy / TICK
 
@@ -135,7 +139,9 @@ class Stage:
     @contextmanager
     def workers(self, number: int, queue: str = QUEUE) -> Iterator[None]:
         """Start them all, and let them begin at the same moment."""
-        with children(Child(self.place, "work", queue, self._path, slot) for slot in range(number)) as started:
+        with children(
+            Child(self.place, "work", queue, self._path, slot) for slot in range(number)
+        ) as started:
             for child in started:
                 child.tell("go")
             self._working = started
@@ -146,8 +152,14 @@ class Stage:
         """Wait until something holds. Raises BenchError when a worker ends before, or it takes too long."""
         deadline = time.monotonic() + LIMIT_SECONDS
         while not holds():
-            if ended := next((child for child in self._working if child.process.poll() is not None), None):
-                raise BenchError(f"{self.place.product.name}: a worker ended: {ended.said()[-600:]}")
+            if ended := next(
+                (child for child in self._working if child.process.poll() is not None), None
+            ):
+                raise BenchError(
+                    f"{self.place.product.name}: a worker ended: {ended.said()[-600:]}"
+                )
             if time.monotonic() > deadline:
-                raise BenchError(f"{self.place.product.name} was not done within {LIMIT_SECONDS:.0f} s")
+                raise BenchError(
+                    f"{self.place.product.name} was not done within {LIMIT_SECONDS:.0f} s"
+                )
             time.sleep(LOOK_SECONDS)

@@ -15,10 +15,14 @@ from task_operator.settings import Settings
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="task-operator", description="The operator of task services on Kubernetes.")
+    parser = argparse.ArgumentParser(
+        prog="task-operator", description="The operator of task services on Kubernetes."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("run", help="run the operator; settings are environment variables")
-    commands.add_parser("settings", help="print the environment variables that it reads, with their defaults")
+    commands.add_parser(
+        "settings", help="print the environment variables that it reads, with their defaults"
+    )
     chosen = parser.parse_args(arguments)
     if chosen.command == "settings":
         print(describe(), end="")

@@ -51,7 +51,10 @@ class Cluster:
         query = {"limit": str(PAGE)} | ({"labelSelector": selector} if selector else {})
         while True:
             page = await self._api.request("GET", kind.path(namespace), query=query)
-            items += [{"apiVersion": kind.api_version, "kind": kind.kind} | item for item in page.get("items") or ()]
+            items += [
+                {"apiVersion": kind.api_version, "kind": kind.kind} | item
+                for item in page.get("items") or ()
+            ]
             metadata = page["metadata"]
             if not metadata.get("continue"):
                 return self._store.replace(kind, namespace, items, int(metadata["resourceVersion"]))
@@ -91,7 +94,9 @@ class Cluster:
         """Delete a child of ours, and only the very object that was seen; False when it was not there any more."""
         kind = kind_of(obj)
         if kind not in KINDS or (controller(obj) or {}).get("uid") != owner_uid:
-            raise RefusedError(f"{obj.get('kind')} {name_of(obj)} is not a child of this TaskService")
+            raise RefusedError(
+                f"{obj.get('kind')} {name_of(obj)} is not a child of this TaskService"
+            )
         options = {"preconditions": {"uid": uid_of(obj)}, "propagationPolicy": "Background"}
         return await self._delete(kind, obj, options)
 
@@ -101,7 +106,9 @@ class Cluster:
 
     async def _delete(self, kind: Kind, obj: Manifest, options: Manifest) -> bool:
         try:
-            await self._api.request("DELETE", kind.path(namespace_of(obj), name_of(obj)), body=options)
+            await self._api.request(
+                "DELETE", kind.path(namespace_of(obj), name_of(obj)), body=options
+            )
         except ApiError as error:
             if error.status in (404, 409):  # gone, or another object of that name
                 return False
@@ -138,7 +145,9 @@ class Cluster:
         answer = await self._api.request("GET", EVENT.path(namespace_of(obj)), query=query)
         return list(answer.get("items") or ())
 
-    async def record_event(self, task_service: Manifest, kind: str, reason: str, message: str) -> None:
+    async def record_event(
+        self, task_service: Manifest, kind: str, reason: str, message: str
+    ) -> None:
         """Write an event about a TaskService (kind: Normal or Warning)."""
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         namespace, name = namespace_of(task_service), name_of(task_service)
@@ -190,4 +199,6 @@ class Cluster:
     async def serves_task_services(self) -> bool:
         """Whether the CRD is installed."""
         answer = await self._api.find(f"/apis/{TASK_SERVICE.api_version}")
-        return any(item["name"] == TASK_SERVICE.plural for item in (answer or {}).get("resources") or ())
+        return any(
+            item["name"] == TASK_SERVICE.plural for item in (answer or {}).get("resources") or ()
+        )

@@ -21,7 +21,11 @@ METADATA_IDENTITY = frozenset({"name", "namespace"})
 def owned_fields(live: Manifest, manager: str = MANAGER) -> dict[str, Any]:
     """The fieldsV1 tree of what the manager applied; empty when it applied nothing."""
     for entry in live["metadata"].get("managedFields") or ():
-        if entry.get("manager") == manager and entry.get("operation") == "Apply" and not entry.get("subresource"):
+        if (
+            entry.get("manager") == manager
+            and entry.get("operation") == "Apply"
+            and not entry.get("subresource")
+        ):
             return dict(entry.get("fieldsV1") or {})
     return {}
 
@@ -29,7 +33,9 @@ def owned_fields(live: Manifest, manager: str = MANAGER) -> dict[str, Any]:
 def lost_fields(manifest: Manifest, live: Manifest) -> frozenset[str]:
     """Paths of the manifest that are not ours in the live object."""
     body = {name: value for name, value in manifest.items() if name not in IDENTITY}
-    body["metadata"] = {name: value for name, value in manifest["metadata"].items() if name not in METADATA_IDENTITY}
+    body["metadata"] = {
+        name: value for name, value in manifest["metadata"].items() if name not in METADATA_IDENTITY
+    }
     return frozenset(_lost(body, owned_fields(live), ""))
 
 
@@ -47,11 +53,17 @@ def _lost(node: Any, fields: dict[str, Any], path: str) -> Iterator[str]:
 
 
 def _lost_items(items: list[Any], fields: dict[str, Any], path: str) -> Iterator[str]:
-    keyed = [(json.loads(name[2:]), below) for name, below in fields.items() if name.startswith("k:")]
+    keyed = [
+        (json.loads(name[2:]), below) for name, below in fields.items() if name.startswith("k:")
+    ]
     if keyed:
         for item in items:
             # A key that the manifest leaves out has the API server's default (a port's protocol).
-            found = [b for keys, b in keyed if all(item.get(key, value) == value for key, value in keys.items())]
+            found = [
+                b
+                for keys, b in keyed
+                if all(item.get(key, value) == value for key, value in keys.items())
+            ]
             if found:
                 yield from _lost(item, found[0], f"{path}[{_title(item)}]")
             else:
@@ -60,7 +72,9 @@ def _lost_items(items: list[Any], fields: dict[str, Any], path: str) -> Iterator
     values = {name[2:] for name in fields if name.startswith("v:")}
     if values:
         known = {json.dumps(json.loads(value), sort_keys=True) for value in values}
-        yield from (f"{path}[{item}]" for item in items if json.dumps(item, sort_keys=True) not in known)
+        yield from (
+            f"{path}[{item}]" for item in items if json.dumps(item, sort_keys=True) not in known
+        )
     elif items:
         yield path
 
@@ -74,6 +88,10 @@ def _leaves(value: Any, path: str) -> Iterator[str]:
 def _title(item: Any) -> str:
     if isinstance(item, dict):
         return str(
-            item.get("name") or item.get("uid") or item.get("key") or item.get("type") or next(iter(item.values()), "")
+            item.get("name")
+            or item.get("uid")
+            or item.get("key")
+            or item.get("type")
+            or next(iter(item.values()), "")
         )
     return str(item)

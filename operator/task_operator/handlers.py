@@ -22,7 +22,15 @@ from task_operator.kinds import (
     Kind,
     Manifest,
 )
-from task_operator.objects import component, controller, dig, instance_key, is_ready_pod, name_of, namespace_of
+from task_operator.objects import (
+    component,
+    controller,
+    dig,
+    instance_key,
+    is_ready_pod,
+    name_of,
+    namespace_of,
+)
 from task_operator.rescue import tells_of_an_end
 from task_operator.store import Store
 
@@ -64,7 +72,9 @@ def register(registry: kopf.OperatorRegistry, store: Store, wakers: Wakers) -> N
         _watch(registry, kind, partial(on_child, store, wakers, kind))
 
 
-def _watch(registry: kopf.OperatorRegistry, kind: Kind, handle: Callable[[bool, Manifest], None]) -> None:
+def _watch(
+    registry: kopf.OperatorRegistry, kind: Kind, handle: Callable[[bool, Manifest], None]
+) -> None:
     version = kind.api_version.rpartition("/")[2]
 
     @kopf.on.event(kind.group, version, kind.plural, registry=registry, id=kind.plural)

@@ -100,17 +100,25 @@ class KubeApi:
         content_type: str = JSON,
     ) -> Manifest:
         """One request; the answer's JSON. Raises ApiError, also when there is no answer."""
-        headers = {"Accept": "application/json, */*;q=0.5", "Content-Type": content_type, "User-Agent": "task-operator"}
+        headers = {
+            "Accept": "application/json, */*;q=0.5",
+            "Content-Type": content_type,
+            "User-Agent": "task-operator",
+        }
         if authorization := await self.authorization():
             headers["Authorization"] = authorization
         url = self._configuration.host + path + (f"?{urlencode(query)}" if query else "")
         data = None if body is None else json.dumps(body)
         try:
             timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_SECONDS)
-            async with self._session.request(method, url, data=data, headers=headers, timeout=timeout) as response:
+            async with self._session.request(
+                method, url, data=data, headers=headers, timeout=timeout
+            ) as response:
                 text = await response.text()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ApiError(0, "Unreachable", f"{method} {path}: {str(error) or type(error).__name__}") from error
+            raise ApiError(
+                0, "Unreachable", f"{method} {path}: {str(error) or type(error).__name__}"
+            ) from error
         return _answer(response.status, text)
 
     async def find(self, path: str) -> Manifest | None:
@@ -129,5 +137,7 @@ def _answer(status: int, text: str) -> Manifest:
     except ValueError:
         document = {"message": text[:500]}
     if status >= 400:
-        raise ApiError(status, str(document.get("reason") or "Error"), str(document.get("message") or ""))
+        raise ApiError(
+            status, str(document.get("reason") or "Error"), str(document.get("message") or "")
+        )
     return dict(document)

@@ -61,13 +61,19 @@ class Leader:
                 signing_keys=lambda: self._signing_keys,
             )
         )
-        self._passes = KeyedQueue(self._reconcile, self._reconcile_failed, at_once=settings.passes_at_once)
-        self._rescuer = Rescuer(self._cluster, self.store, self._notebook, reporter, settings, self._passes.add)
+        self._passes = KeyedQueue(
+            self._reconcile, self._reconcile_failed, at_once=settings.passes_at_once
+        )
+        self._rescuer = Rescuer(
+            self._cluster, self.store, self._notebook, reporter, settings, self._passes.add
+        )
         self._rescues = KeyedQueue(
             self._survey,
             self._survey_failed,
             at_once=settings.passes_at_once,
-            backoff=lambda failures: backoff_seconds(failures, RESCUE_RETRY_SECONDS, RESCUE_RETRY_CEILING_SECONDS),
+            backoff=lambda failures: backoff_seconds(
+                failures, RESCUE_RETRY_SECONDS, RESCUE_RETRY_CEILING_SECONDS
+            ),
         )
         self._timers: list[asyncio.Task[None]] = []
 
@@ -129,10 +135,16 @@ class Leader:
 
     def _reconcile_failed(self, key: Key, error: Exception, pause: float) -> None:
         RECONCILE_TOTAL.labels("failed").inc()
-        RECONCILE_ERRORS.labels(error.reason if isinstance(error, ApiError) else type(error).__name__).inc()
+        RECONCILE_ERRORS.labels(
+            error.reason if isinstance(error, ApiError) else type(error).__name__
+        ).inc()
         expected = isinstance(error, ApiError)
         log.warning(
-            "pass_failed", taskservice=key, error=str(error), retry_seconds=pause, exc_info=None if expected else error
+            "pass_failed",
+            taskservice=key,
+            error=str(error),
+            retry_seconds=pause,
+            exc_info=None if expected else error,
         )
 
     async def _survey(self, key: Key) -> float | None:

@@ -84,7 +84,11 @@ class Election:
         lease = self._lease
         if lease is None or _holder(lease) != self._settings.pod_name:
             return
-        lease["spec"] = lease["spec"] | {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()}
+        lease["spec"] = lease["spec"] | {
+            "holderIdentity": "",
+            "leaseDurationSeconds": 1,
+            "renewTime": _now(),
+        }
         try:
             await self._api.request("PUT", self._path, body=lease)
             log.info("lease_released", identity=self._settings.pod_name)
@@ -107,7 +111,9 @@ class Election:
     async def _take(self) -> bool:
         lease = await self._api.find(self._path)
         if lease is None:
-            self._lease = await self._api.request("POST", LEASE.path(self._settings.pod_namespace), body=self._new())
+            self._lease = await self._api.request(
+                "POST", LEASE.path(self._settings.pod_namespace), body=self._new()
+            )
             return True
         mine = _holder(lease) == self._settings.pod_name
         if not mine and not self._is_over(lease):
@@ -130,14 +136,19 @@ class Election:
             self._seen, self._seen_at = version, self._monotonic()
         if not _holder(lease):
             return True
-        duration = float((lease.get("spec") or {}).get("leaseDurationSeconds") or self._settings.lease_seconds)
+        duration = float(
+            (lease.get("spec") or {}).get("leaseDurationSeconds") or self._settings.lease_seconds
+        )
         return self._monotonic() - self._seen_at > duration
 
     def _new(self) -> Manifest:
         return {
             "apiVersion": LEASE.api_version,
             "kind": LEASE.kind,
-            "metadata": {"name": self._settings.lease_name, "namespace": self._settings.pod_namespace},
+            "metadata": {
+                "name": self._settings.lease_name,
+                "namespace": self._settings.pod_namespace,
+            },
             "spec": {
                 "holderIdentity": self._settings.pod_name,
                 "leaseDurationSeconds": int(self._settings.lease_seconds),

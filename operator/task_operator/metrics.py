@@ -6,18 +6,29 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 REGISTRY = CollectorRegistry()
 
-RECONCILE_TOTAL = Counter("task_operator_reconcile", "Passes over a TaskService.", ["outcome"], registry=REGISTRY)
+RECONCILE_TOTAL = Counter(
+    "task_operator_reconcile", "Passes over a TaskService.", ["outcome"], registry=REGISTRY
+)
 RECONCILE_SECONDS = Histogram(
     "task_operator_reconcile_duration_seconds",
     "Duration of a pass over a TaskService.",
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
     registry=REGISTRY,
 )
-RECONCILE_ERRORS = Counter("task_operator_reconcile_errors", "Passes that failed.", ["reason"], registry=REGISTRY)
-RESCUES = Counter("task_operator_rescues", "Worker processes declared dead.", ["reason"], registry=REGISTRY)
-RESCUED_TASKS = Counter("task_operator_rescued_tasks", "Tasks given back by rescues.", ["reason"], registry=REGISTRY)
+RECONCILE_ERRORS = Counter(
+    "task_operator_reconcile_errors", "Passes that failed.", ["reason"], registry=REGISTRY
+)
+RESCUES = Counter(
+    "task_operator_rescues", "Worker processes declared dead.", ["reason"], registry=REGISTRY
+)
+RESCUED_TASKS = Counter(
+    "task_operator_rescued_tasks", "Tasks given back by rescues.", ["reason"], registry=REGISTRY
+)
 RESCUE_ERRORS = Counter(
-    "task_operator_rescue_errors", "Looks at the instances that failed.", ["reason"], registry=REGISTRY
+    "task_operator_rescue_errors",
+    "Looks at the instances that failed.",
+    ["reason"],
+    registry=REGISTRY,
 )
 RESCUE_SECONDS = Histogram(
     "task_operator_rescue_duration_seconds",
@@ -26,11 +37,19 @@ RESCUE_SECONDS = Histogram(
     registry=REGISTRY,
 )
 DRIFT_REPAIRED = Counter(
-    "task_operator_drift_repaired", "Children set back to what was applied.", ["kind"], registry=REGISTRY
+    "task_operator_drift_repaired",
+    "Children set back to what was applied.",
+    ["kind"],
+    registry=REGISTRY,
 )
 PRUNED = Counter(
-    "task_operator_pruned", "Children deleted because they are no longer rendered.", ["kind"], registry=REGISTRY
+    "task_operator_pruned",
+    "Children deleted because they are no longer rendered.",
+    ["kind"],
+    registry=REGISTRY,
 )
-MIGRATIONS = Counter("task_operator_migrations_started", "Migration Jobs created.", registry=REGISTRY)
+MIGRATIONS = Counter(
+    "task_operator_migrations_started", "Migration Jobs created.", registry=REGISTRY
+)
 LEADER = Gauge("task_operator_leader", "1 while this replica holds the Lease.", registry=REGISTRY)
 TASK_SERVICES = Gauge("task_operator_taskservices", "TaskServices known.", registry=REGISTRY)

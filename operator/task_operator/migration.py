@@ -60,7 +60,9 @@ class Failed:
 Step = Migrated | Start | Running | Failed
 
 
-def decide(live: Manifest | None, pods: Iterable[Manifest], now: datetime, first_retry_seconds: float) -> Step:
+def decide(
+    live: Manifest | None, pods: Iterable[Manifest], now: datetime, first_retry_seconds: float
+) -> Step:
     """What to do about the migration, from the live Job of the wanted image and the Job's pods."""
     if live is None:
         return Start(attempt=1)
@@ -77,7 +79,11 @@ def decide(live: Manifest | None, pods: Iterable[Manifest], now: datetime, first
     left = pause - (now - parse_time(failure["lastTransitionTime"])).total_seconds()
     if left <= 0:
         return Start(attempt + 1, failed=live)
-    return Failed(attempt, message or str(failure.get("message") or failure.get("reason") or "the Job failed"), left)
+    return Failed(
+        attempt,
+        message or str(failure.get("message") or failure.get("reason") or "the Job failed"),
+        left,
+    )
 
 
 def retry_seconds(attempt: int, reason: str, first: float) -> float:
@@ -109,7 +115,9 @@ def termination_message(pods: Iterable[Manifest]) -> str:
     if not endings:
         return ""
     last = max(endings, key=lambda ending: str(ending.get("finishedAt", "")))
-    return str(last.get("message") or f"{last.get('reason', 'Error')}: exit code {last['exitCode']}").strip()
+    return str(
+        last.get("message") or f"{last.get('reason', 'Error')}: exit code {last['exitCode']}"
+    ).strip()
 
 
 async def start(cluster: Cluster, job: Manifest, step: Start, owner_uid: str) -> None:
@@ -117,7 +125,8 @@ async def start(cluster: Cluster, job: Manifest, step: Start, owner_uid: str) ->
     if step.failed is not None:
         await cluster.delete(step.failed, owner_uid)
     metadata = job["metadata"] | {
-        "annotations": dict(job["metadata"].get("annotations") or {}) | {ATTEMPT_ANNOTATION: str(step.attempt)}
+        "annotations": dict(job["metadata"].get("annotations") or {})
+        | {ATTEMPT_ANNOTATION: str(step.attempt)}
     }
     await cluster.apply(job | {"metadata": metadata})
 

@@ -102,7 +102,9 @@ def parse_time(text: str) -> datetime:
 
 def newest(objects: Iterable[Manifest]) -> Manifest | None:
     """The object created last."""
-    return max(objects, key=lambda obj: str(obj["metadata"].get("creationTimestamp", "")), default=None)
+    return max(
+        objects, key=lambda obj: str(obj["metadata"].get("creationTimestamp", "")), default=None
+    )
 
 
 def dig(obj: Any, *path: str) -> Any:

@@ -43,4 +43,6 @@ class Probes:
         return web.json_response(body, status=503 if problem else 200)
 
     async def _metrics(self, _request: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(REGISTRY), headers={"Content-Type": "text/plain; version=0.0.4"})
+        return web.Response(
+            body=generate_latest(REGISTRY), headers={"Content-Type": "text/plain; version=0.0.4"}
+        )

@@ -27,7 +27,16 @@ from task_operator.kinds import (
 from task_operator.kubeapi import ApiError
 from task_operator.metrics import DRIFT_REPAIRED, MIGRATIONS, PRUNED
 from task_operator.notes import Notebook, Notes
-from task_operator.objects import annotation, component, controller, is_deleting, label, name_of, namespace_of, uid_of
+from task_operator.objects import (
+    annotation,
+    component,
+    controller,
+    is_deleting,
+    label,
+    name_of,
+    namespace_of,
+    uid_of,
+)
 from task_operator.render import Desired, Renderer, RenderError
 from task_operator.replicas import Replicas
 from task_operator.report import Reporter
@@ -97,13 +106,16 @@ class Reconciler:
             raise error  # the key's backoff decides when to try again
         return min((pause for pause in (again, stuck) if pause is not None), default=None)
 
-    async def _converge(self, task_service: Manifest, notes: Notes, situation: Situation) -> float | None:
+    async def _converge(
+        self, task_service: Manifest, notes: Notes, situation: Situation
+    ) -> float | None:
         """Migrate, apply, scale, prune; each only when the one before allows it."""
         key = (namespace_of(task_service), name_of(task_service))
         keys = self._parts.signing_keys()
         if keys is None:
             situation.problem = Problem(
-                "SigningKeysUnknown", "the cluster's ServiceAccount signing keys could not be read yet"
+                "SigningKeysUnknown",
+                "the cluster's ServiceAccount signing keys could not be read yet",
             )
             return STUCK_SECONDS
         issuers = keys.trusted_issuers(key, self._parts.settings.subject)
@@ -120,22 +132,34 @@ class Reconciler:
         await self._prune(task_service, desired)
         return again
 
-    async def _migrate(self, task_service: Manifest, desired: Desired, notes: Notes) -> migration.Step:
+    async def _migrate(
+        self, task_service: Manifest, desired: Desired, notes: Notes
+    ) -> migration.Step:
         """Ask the gate, and start the Job that it wants."""
         job = desired.migration
         if job is None:
             return migration.Migrated()
         key = (namespace_of(task_service), name_of(task_service))
-        live = self._store.get(JOB, key[0], name_of(job)) or await self._cluster.get(JOB, key[0], name_of(job))
+        live = self._store.get(JOB, key[0], name_of(job)) or await self._cluster.get(
+            JOB, key[0], name_of(job)
+        )
         if live is not None:
             self._check_ownership(live, task_service)
         pods = [
-            pod for pod in self._store.of_instance(POD, key) if label(pod, migration.JOB_NAME_LABEL) == name_of(job)
+            pod
+            for pod in self._store.of_instance(POD, key)
+            if label(pod, migration.JOB_NAME_LABEL) == name_of(job)
         ]
-        step = migration.decide(live, pods, self._parts.clock(), self._parts.settings.migration_retry_seconds)
+        step = migration.decide(
+            live, pods, self._parts.clock(), self._parts.settings.migration_retry_seconds
+        )
         if isinstance(step, migration.Start):
             for other in self._store.owned(key, uid_of(task_service)):
-                if kind_of(other) == JOB and name_of(other) != name_of(job) and migration.is_active(other):
+                if (
+                    kind_of(other) == JOB
+                    and name_of(other) != name_of(job)
+                    and migration.is_active(other)
+                ):
                     await self._cluster.delete(other, uid_of(task_service))
             for child in desired.children:
                 if (
@@ -154,7 +178,9 @@ class Reconciler:
         kind, name, namespace = known_kind(child), name_of(child), namespace_of(child)
         live = self._store.get(kind, namespace, name)
         if live is None:
-            live = await self._cluster.get(kind, namespace, name)  # it may lack the label that the watch selects by
+            live = await self._cluster.get(
+                kind, namespace, name
+            )  # it may lack the label that the watch selects by
         if live is None:
             await self._require_owner(task_service)
         elif is_deleting(live):
@@ -164,7 +190,9 @@ class Reconciler:
         wanted = annotation(child, RENDER_ANNOTATION)
         same = live is not None and annotation(live, RENDER_ANNOTATION) == wanted
         lost = (
-            lost_fields(child, live) - notes.unverifiable.get(uid_of(live), frozenset()) if live else frozenset({"it"})
+            lost_fields(child, live) - notes.unverifiable.get(uid_of(live), frozenset())
+            if live
+            else frozenset({"it"})
         )
         if same and not lost:
             notes.applied[(kind.kind, name)] = wanted
@@ -173,16 +201,28 @@ class Reconciler:
         notes.unverifiable[uid_of(applied)] = lost_fields(child, applied)
         if notes.applied.get((kind.kind, name)) == wanted:
             DRIFT_REPAIRED.labels(kind.kind).inc()
-            what = "was missing" if live is None else "had lost " + ", ".join(sorted(lost)[:5] or ["its mark"])
-            log.info(
-                "drift_repaired", taskservice=(namespace, name_of(task_service)), kind=kind.kind, name=name, what=what
+            what = (
+                "was missing"
+                if live is None
+                else "had lost " + ", ".join(sorted(lost)[:5] or ["its mark"])
             )
-            await self._parts.reporter.tell(task_service, "Normal", "DriftRepaired", f"{kind.kind} {name} {what}")
+            log.info(
+                "drift_repaired",
+                taskservice=(namespace, name_of(task_service)),
+                kind=kind.kind,
+                name=name,
+                what=what,
+            )
+            await self._parts.reporter.tell(
+                task_service, "Normal", "DriftRepaired", f"{kind.kind} {name} {what}"
+            )
         notes.applied[(kind.kind, name)] = wanted
 
     async def _require_owner(self, task_service: Manifest) -> None:
         """Create nothing for a TaskService that is gone while its children are being collected."""
-        live = await self._cluster.get(TASK_SERVICE, namespace_of(task_service), name_of(task_service))
+        live = await self._cluster.get(
+            TASK_SERVICE, namespace_of(task_service), name_of(task_service)
+        )
         if live is None or uid_of(live) != uid_of(task_service) or is_deleting(live):
             raise ApiError(404, "NotFound", "the TaskService is gone")
 
@@ -197,7 +237,9 @@ class Reconciler:
                 f"{title} belongs to {owner.get('kind')} {owner.get('name')}: delete it, or choose another name"
             )
         if not owned_fields(live):
-            raise RefusedError(f"{title} exists and was not made by the operator: delete it, or choose another name")
+            raise RefusedError(
+                f"{title} exists and was not made by the operator: delete it, or choose another name"
+            )
 
     async def _prune(self, task_service: Manifest, desired: Desired) -> None:
         """Delete children that are not rendered any more; what old pods still need goes after the rollout."""
@@ -224,9 +266,14 @@ class Reconciler:
                 situation.worker = deployment
         situation.last_rescue, situation.queue = notes.last_rescue, notes.figures
         situation.schema_revision = notes.schema_revision
-        pods = [pod for pod in self._store.of_instance(POD, key) if self._is_current(pod, situation)]
+        pods = [
+            pod for pod in self._store.of_instance(POD, key) if self._is_current(pod, situation)
+        ]
         stuck = [pod for pod in pods if trouble.is_stuck(pod)]
-        events = {name_of(pod): await self._cluster.events_about(pod) for pod in stuck[:STUCK_PODS_LOOKED_AT]}
+        events = {
+            name_of(pod): await self._cluster.events_about(pod)
+            for pod in stuck[:STUCK_PODS_LOOKED_AT]
+        }
         situation.trouble = trouble.find(pods, events, situation.task_service["spec"])
         return STUCK_SECONDS if stuck else None
 

@@ -50,9 +50,14 @@ class Desired:
     """Size by Deployment; a Deployment that an autoscaler owns is absent."""
 
 
-def operator_values(spec: Mapping[str, Any], trusted_issuers: list[Manifest], namespace: str) -> dict[str, Any]:
+def operator_values(
+    spec: Mapping[str, Any], trusted_issuers: list[Manifest], namespace: str
+) -> dict[str, Any]:
     """The spec as chart values, with what only the operator knows: whom to trust, and where it runs itself."""
-    return chart_values(spec) | {"trustedIssuers": trusted_issuers, "operator": {"namespace": namespace}}
+    return chart_values(spec) | {
+        "trustedIssuers": trusted_issuers,
+        "operator": {"namespace": namespace},
+    }
 
 
 def digest(value: Any) -> str:
@@ -61,13 +66,20 @@ def digest(value: Any) -> str:
     >>> digest({"b": 1, "a": 2}) == digest({"a": 2, "b": 1})
     True
     """
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+    ).hexdigest()[:16]
 
 
 def folder_digest(folder: Path) -> str:
     """A hash of a folder's files, so that a new chart renders anew."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return digest([[str(path.relative_to(folder)), hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])
+    return digest(
+        [
+            [str(path.relative_to(folder)), hashlib.sha256(path.read_bytes()).hexdigest()]
+            for path in files
+        ]
+    )
 
 
 def parse(text: str) -> list[Manifest]:
@@ -80,7 +92,9 @@ def refuse(manifests: list[Manifest], namespace: str) -> None:
     for manifest in manifests:
         title = f"{manifest.get('apiVersion')} {manifest.get('kind')} {manifest.get('metadata', {}).get('name')}"
         if kind_of(manifest) not in KINDS:
-            raise RenderError(f"the chart renders {title}, which is not a kind that the operator applies")
+            raise RenderError(
+                f"the chart renders {title}, which is not a kind that the operator applies"
+            )
         if manifest["metadata"].get("namespace", namespace) != namespace:
             raise RenderError(f"the chart renders {title} into another namespace than {namespace}")
 
@@ -90,7 +104,9 @@ def desire(manifests: list[Manifest], task_service: Manifest) -> Desired:
     refuse(manifests, namespace_of(task_service))
     order = {kind: place for place, kind in enumerate(KINDS)}
     children, migration, replicas = [], None, {}
-    for manifest in sorted(map(without_empty, manifests), key=lambda item: order[kind_of(item) or KINDS[-1]]):
+    for manifest in sorted(
+        map(without_empty, manifests), key=lambda item: order[kind_of(item) or KINDS[-1]]
+    ):
         if kind_of(manifest) == DEPLOYMENT and "replicas" in manifest["spec"]:
             replicas[name_of(manifest)] = int(manifest["spec"].pop("replicas"))
         child = adopt(manifest, task_service)
@@ -120,7 +136,9 @@ def adopt(manifest: Manifest, task_service: Manifest) -> Manifest:
         }
     ]
     child = manifest | {"metadata": metadata}
-    metadata["annotations"] = dict(metadata.get("annotations") or {}) | {RENDER_ANNOTATION: digest(child)}
+    metadata["annotations"] = dict(metadata.get("annotations") or {}) | {
+        RENDER_ANNOTATION: digest(child)
+    }
     return child
 
 
@@ -163,7 +181,16 @@ class Renderer:
         return desire(json.loads(text), task_service)
 
     async def _template(self, name: str, namespace: str, values: Mapping[str, Any]) -> str:
-        command = [self._helm, "template", name, str(self._chart), "--namespace", namespace, "--values", "-"]
+        command = [
+            self._helm,
+            "template",
+            name,
+            str(self._chart),
+            "--namespace",
+            namespace,
+            "--values",
+            "-",
+        ]
         command += ["--no-hooks", "--skip-tests", "--kube-version", self._kube_version]
         for version in API_VERSIONS:
             command += ["--api-versions", version]

@@ -14,7 +14,13 @@ from task_operator.kubeapi import ApiError
 from task_operator.notes import Notes
 from task_operator.objects import component, is_deleting, uid_of
 from task_operator.render import Desired
-from task_operator.scaling import ScaleDown, choose_retired, deletion_costs, may_lower, running_by_pod
+from task_operator.scaling import (
+    ScaleDown,
+    choose_retired,
+    deletion_costs,
+    may_lower,
+    running_by_pod,
+)
 from task_operator.service import Instance, ServiceUnreachableError
 from task_operator.settings import Settings
 from task_operator.store import Store
@@ -58,7 +64,9 @@ class Replicas:
                 log.info("scaled", taskservice=key, deployment=name, before=current, after=wanted)
         return again
 
-    async def _scale_down(self, key: Key, deployment: Manifest, wanted: int, notes: Notes) -> float | None:
+    async def _scale_down(
+        self, key: Key, deployment: Manifest, wanted: int, notes: Notes
+    ) -> float | None:
         """Drain the emptiest, wait a bounded time, then lower the number."""
         instances = await self._instances(key, notes)
         running = running_by_pod(instances)
@@ -71,7 +79,9 @@ class Replicas:
         notes.scale_down = None
         return None
 
-    async def _retire(self, key: Key, instances: list[Instance], wanted: int, notes: Notes) -> ScaleDown:
+    async def _retire(
+        self, key: Key, instances: list[Instance], wanted: int, notes: Notes
+    ) -> ScaleDown:
         pods = [pod for pod in self._store.of_instance(POD, key) if component(pod) == "worker"]
         running = running_by_pod(instances)
         retired = choose_retired(pods, running, wanted)

@@ -24,7 +24,9 @@ SILENT = {"Progressing"}
 class Reporter:
     """Writes what a pass found."""
 
-    def __init__(self, cluster: Cluster, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self, cluster: Cluster, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
         self._cluster = cluster
         self._clock = clock
 
@@ -40,10 +42,14 @@ class Reporter:
         for item in wanted["conditions"]:
             before = condition(task_service, item["type"])
             told = (item["status"], item["reason"])
-            if (before and (before["status"], before["reason"]) == told) or notes.told.get(item["type"]) == told:
+            if (before and (before["status"], before["reason"]) == told) or notes.told.get(
+                item["type"]
+            ) == told:
                 continue
             notes.told[item["type"]] = told
-            if item["type"] in SILENT or (before is None and item["type"] != "Ready" and item["status"] != "True"):
+            if item["type"] in SILENT or (
+                before is None and item["type"] != "Ready" and item["status"] != "True"
+            ):
                 continue
             log.info(
                 "condition", taskservice=(namespace_of(task_service), name_of(task_service)),

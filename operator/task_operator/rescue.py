@@ -11,12 +11,28 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from task_operator.kinds import Manifest
-from task_operator.objects import condition, container_statuses, dig, is_deleting, label, newest, parse_time, uid_of
+from task_operator.objects import (
+    condition,
+    container_statuses,
+    dig,
+    is_deleting,
+    label,
+    newest,
+    parse_time,
+    uid_of,
+)
 from task_operator.service import Instance
 
 TEMPLATE_LABEL = "pod-template-hash"
 NODE_REASONS = frozenset(
-    {"NodeShutdown", "Terminated", "Shutdown", "NodeLost", "NodeAffinity", "UnexpectedAdmissionError"}
+    {
+        "NodeShutdown",
+        "Terminated",
+        "Shutdown",
+        "NodeLost",
+        "NodeAffinity",
+        "UnexpectedAdmissionError",
+    }
 )
 DISRUPTIONS = {
     "EvictionByEvictionAPI": "eviction",
@@ -47,7 +63,11 @@ class Retirement:
         if uid_of(pod) in self.scaled_down:
             return "scale_down"
         template = label(pod, TEMPLATE_LABEL)
-        return "rollout" if template and self.newest_template and template != self.newest_template else "deleted"
+        return (
+            "rollout"
+            if template and self.newest_template and template != self.newest_template
+            else "deleted"
+        )
 
 
 def newest_template(pods: Iterable[Manifest]) -> str:
@@ -103,10 +123,14 @@ def _pod_finished(instance: Instance, pod: Manifest, retirement: Retirement) -> 
             f"pod {instance.pod_name} is {status['phase']}: {status.get('reason', '')} "
             f"{status.get('message', '')}".strip(),
         )
-    return _container_ended(instance, pod, dig(_container(pod, instance.container), "state", "terminated"), retirement)
+    return _container_ended(
+        instance, pod, dig(_container(pod, instance.container), "state", "terminated"), retirement
+    )
 
 
-def _container_ended(instance: Instance, pod: Manifest, terminated: Manifest | None, retirement: Retirement) -> Verdict:
+def _container_ended(
+    instance: Instance, pod: Manifest, terminated: Manifest | None, retirement: Retirement
+) -> Verdict:
     """Name the end of a container; only crash and oom count against a task, so they need evidence."""
     where = f"container {instance.container} of pod {instance.pod_name}"
     if not terminated:
@@ -129,7 +153,11 @@ def _disruption(pod: Manifest) -> str | None:
     if status.get("reason") in NODE_REASONS:
         return "node"
     found = condition(pod, "DisruptionTarget")
-    return DISRUPTIONS.get(str(found.get("reason"))) if found and found.get("status") == "True" else None
+    return (
+        DISRUPTIONS.get(str(found.get("reason")))
+        if found and found.get("status") == "True"
+        else None
+    )
 
 
 def _container(pod: Manifest, name: str) -> Manifest | None:
@@ -140,4 +168,7 @@ def tells_of_an_end(pod: Manifest) -> bool:
     """Whether a pod's state alone makes a look at the instances worth it."""
     if is_deleting(pod) or dig(pod, "status", "phase") in ("Succeeded", "Failed"):
         return True
-    return any(status.get("restartCount") or dig(status, "state", "terminated") for status in container_statuses(pod))
+    return any(
+        status.get("restartCount") or dig(status, "state", "terminated")
+        for status in container_statuses(pod)
+    )

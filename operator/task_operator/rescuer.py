@@ -57,18 +57,25 @@ class Rescuer:
         instances = await notes.service.workers(pods)
         workers = [pod for pod in pods if component(pod) == "worker"]
         retirement = Retirement(newest_template(workers), frozenset(notes.retired))
-        await asyncio.gather(*(self._look_at(key, instance, retirement, notes) for instance in instances))
+        await asyncio.gather(
+            *(self._look_at(key, instance, retirement, notes) for instance in instances)
+        )
         notes.pod_event_at = None
         await self._replace_stranded(key, workers, instances, notes)
         await self._read_figures(key, retirement.newest_template, notes)
         return None
 
-    async def _look_at(self, key: Key, instance: Instance, retirement: Retirement, notes: Notes) -> None:
+    async def _look_at(
+        self, key: Key, instance: Instance, retirement: Retirement, notes: Notes
+    ) -> None:
         """Release one instance, if the API server itself says that it is gone."""
         if instance.state == "dead" and instance.id in notes.explained:
             return
         departed = self._store.departed(instance.pod_uid)
-        if judge(instance, self._store.get(POD, key[0], instance.pod_name), departed, retirement) is None:
+        if (
+            judge(instance, self._store.get(POD, key[0], instance.pod_name), departed, retirement)
+            is None
+        ):
             return
         pod = await self._cluster.get(POD, key[0], instance.pod_name)
         verdict = judge(instance, pod, departed, retirement)
@@ -83,7 +90,9 @@ class Rescuer:
         if answer is not None:
             await self._record(key, instance, verdict, answer, notes)
 
-    async def _record(self, key: Key, instance: Instance, verdict: Verdict, answer: Manifest, notes: Notes) -> None:
+    async def _record(
+        self, key: Key, instance: Instance, verdict: Verdict, answer: Manifest, notes: Notes
+    ) -> None:
         """Tell what was released, or, when successor or lease came first, of which tasks nobody knew why."""
         released = int(answer.get("released") or 0) + int(answer.get("failed") or 0)
         tasks = released + int(answer.get("explained") or 0)
@@ -110,7 +119,9 @@ class Rescuer:
         task_service = self._store.task_service(key)
         if task_service is not None:
             text = f"{tasks} tasks of {instance.pod_name} released ({verdict.reason}): {verdict.detail}"
-            await self._reporter.tell(task_service, "Warning" if tasks else "Normal", "TasksReleased", text)
+            await self._reporter.tell(
+                task_service, "Warning" if tasks else "Normal", "TasksReleased", text
+            )
 
     async def _replace_stranded(
         self, key: Key, workers: list[Manifest], instances: list[Instance], notes: Notes
@@ -119,7 +130,9 @@ class Rescuer:
 
         Only pods found so in two looks running, while nothing else moves: a pod that ends by itself is none of them.
         """
-        deployment = next((d for d in self._store.of_instance(DEPLOYMENT, key) if component(d) == "worker"), None)
+        deployment = next(
+            (d for d in self._store.of_instance(DEPLOYMENT, key) if component(d) == "worker"), None
+        )
         if notes.scale_down is not None or not rolled_out(deployment):
             notes.stranded = set()
             return
@@ -133,7 +146,10 @@ class Rescuer:
     async def _read_figures(self, key: Key, template: str, notes: Notes) -> None:
         """Take the queue's figures for the status, not more often than they may be written, and after a rollout."""
         now = asyncio.get_running_loop().time()
-        if now - notes.figures_at < self._settings.figures_seconds and template == notes.figures_template:
+        if (
+            now - notes.figures_at < self._settings.figures_seconds
+            and template == notes.figures_template
+        ):
             return
         notes.figures_at, notes.figures_template = now, template
         pods = self._store.of_instance(POD, key)

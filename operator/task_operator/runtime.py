@@ -56,7 +56,9 @@ async def run(settings: Settings) -> int:
         await probes.stop()
 
 
-async def _lead(api: KubeApi, settings: Settings, stop: asyncio.Event, holding: asyncio.Task[None]) -> bool:
+async def _lead(
+    api: KubeApi, settings: Settings, stop: asyncio.Event, holding: asyncio.Task[None]
+) -> bool:
     """Do the work until told to stop; True when that ended by itself, as by the loss of the Lease."""
     leader: Leader | None = None
     setting_up = asyncio.create_task(_set_up(api, settings), name="set up")
@@ -74,7 +76,9 @@ async def _lead(api: KubeApi, settings: Settings, stop: asyncio.Event, holding: 
         watching = asyncio.create_task(kopf.run_tasks(tasks, ignored=ignored), name="watch")
         leader.start()
         failure = asyncio.create_task(leader.wait(), name="timers")
-        await asyncio.wait({watching, stopping, holding, failure}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            {watching, stopping, holding, failure}, return_when=asyncio.FIRST_COMPLETED
+        )
         await leader.close()
         await _cancel(failure)
         stop_watching.set()

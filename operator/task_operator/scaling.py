@@ -31,14 +31,22 @@ def running_by_pod(instances: Iterable[Instance]) -> dict[str, int]:
     return running
 
 
-def choose_retired(pods: Iterable[Manifest], running: Mapping[str, int], replicas: int) -> list[Manifest]:
+def choose_retired(
+    pods: Iterable[Manifest], running: Mapping[str, int], replicas: int
+) -> list[Manifest]:
     """The pods to give up so that `replicas` stay.
 
     Pods that are not Ready come first, as the ReplicaSet controller takes them first whatever the cost says; then the
     emptiest.
     """
-    living = [pod for pod in pods if not is_deleting(pod) and (pod.get("status") or {}).get("phase") != "Failed"]
-    ranked = sorted(living, key=lambda pod: (is_ready_pod(pod), running.get(uid_of(pod), 0), name_of(pod)))
+    living = [
+        pod
+        for pod in pods
+        if not is_deleting(pod) and (pod.get("status") or {}).get("phase") != "Failed"
+    ]
+    ranked = sorted(
+        living, key=lambda pod: (is_ready_pod(pod), running.get(uid_of(pod), 0), name_of(pod))
+    )
     return ranked[: max(0, len(living) - replicas)]
 
 
@@ -48,7 +56,11 @@ def deletion_costs(
     """The cost of every pod: retired ones far below the others, those by the tasks they run."""
     gone = {uid_of(pod) for pod in retired}
     return [
-        (pod, min(running.get(uid_of(pod), 0), HIGHEST_COST) + (RETIRED_COST if uid_of(pod) in gone else 0))
+        (
+            pod,
+            min(running.get(uid_of(pod), 0), HIGHEST_COST)
+            + (RETIRED_COST if uid_of(pod) in gone else 0),
+        )
         for pod in pods
         if not is_deleting(pod)
     ]

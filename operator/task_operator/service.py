@@ -87,10 +87,14 @@ class ServiceClient:
         found = (Instance.from_json(item) for item in answer["workers"])
         return [instance for instance in found if instance]
 
-    async def release(self, pods: Iterable[Manifest], worker_id: str, reason: str, detail: str) -> Manifest | None:
+    async def release(
+        self, pods: Iterable[Manifest], worker_id: str, reason: str, detail: str
+    ) -> Manifest | None:
         """Declare an instance dead and give its tasks back; None when the service does not know it."""
         path = f"/internal/workers/{worker_id}/release"
-        return await self._call_known("POST", path, pods, {"reason": reason, "detail": detail[:500]})
+        return await self._call_known(
+            "POST", path, pods, {"reason": reason, "detail": detail[:500]}
+        )
 
     async def drain(self, pods: Iterable[Manifest], worker_id: str) -> Manifest | None:
         """Let an instance claim nothing more; None when the service does not know it."""
@@ -104,7 +108,9 @@ class ServiceClient:
         """Version and schema revision."""
         return await self._call("GET", "/internal/version", pods)
 
-    async def _call_known(self, method: str, path: str, pods: Iterable[Manifest], body: Any) -> Manifest | None:
+    async def _call_known(
+        self, method: str, path: str, pods: Iterable[Manifest], body: Any
+    ) -> Manifest | None:
         try:
             return await self._call(method, path, pods, body)
         except httpx.HTTPStatusError as error:
@@ -112,7 +118,9 @@ class ServiceClient:
                 return None
             raise
 
-    async def _call(self, method: str, path: str, pods: Iterable[Manifest], body: Any = None) -> Manifest:
+    async def _call(
+        self, method: str, path: str, pods: Iterable[Manifest], body: Any = None
+    ) -> Manifest:
         """Ask one pod after the other; an answer of 4xx is an answer, anything else asks the next pod."""
         order = sorted(addresses(pods), key=lambda ip: ip != self._last)[:POD_ATTEMPTS]
         troubles = []
@@ -132,7 +140,9 @@ class ServiceClient:
 
     async def _send(self, method: str, url: str, body: Any) -> httpx.Response:
         response = await self._authorized(method, url, body)
-        if response.status_code == 401:  # the keys or the account changed: one try with a fresh token
+        if (
+            response.status_code == 401
+        ):  # the keys or the account changed: one try with a fresh token
             self._tokens.forget(self._key)
             response = await self._authorized(method, url, body)
         return response

@@ -40,7 +40,9 @@ class Situation:
         said = self.step.message if isinstance(self.step, Failed) else ""
         said = self.step.trouble if isinstance(self.step, Running) else said
         if isinstance(self.step, Failed | Running) and said:
-            return Problem("MigrationFailed", f"the migration failed (attempt {self.step.attempt}): {said}")
+            return Problem(
+                "MigrationFailed", f"the migration failed (attempt {self.step.attempt}): {said}"
+            )
         if isinstance(self.step, Start | Running) and self.step.attempt > 1:
             known = condition(self.task_service, "Migrated")
             if known and known["reason"] == "MigrationFailed":
@@ -60,7 +62,10 @@ class Finding:
 
 def is_paused(task_service: Manifest) -> bool:
     """Whether spec or annotation pauses the TaskService."""
-    return bool(dig(task_service, "spec", "paused")) or annotation(task_service, PAUSED_ANNOTATION).lower() == "true"
+    return (
+        bool(dig(task_service, "spec", "paused"))
+        or annotation(task_service, PAUSED_ANNOTATION).lower() == "true"
+    )
 
 
 def rolled_out(deployment: Manifest | None) -> bool:
@@ -69,7 +74,9 @@ def rolled_out(deployment: Manifest | None) -> bool:
         return False
     wanted, status = deployment["spec"].get("replicas", 1), deployment.get("status") or {}
     updated = int(status.get("updatedReplicas", 0))
-    seen = int(status.get("observedGeneration", 0)) >= int(deployment["metadata"].get("generation", 0))
+    seen = int(status.get("observedGeneration", 0)) >= int(
+        deployment["metadata"].get("generation", 0)
+    )
     all_new = updated == int(wanted) and int(status.get("replicas", 0)) == updated
     return seen and all_new and int(status.get("availableReplicas", 0)) >= int(wanted)
 
@@ -83,7 +90,9 @@ def build(situation: Situation, now: datetime) -> Manifest:
         "api": _replicas(situation.api),
         "worker": _replicas(situation.worker) | {"selector": _selector(situation.worker)},
     }
-    if situation.api is not None and rolled_out(situation.api):  # until then it is the old one that serves
+    if situation.api is not None and rolled_out(
+        situation.api
+    ):  # until then it is the old one that serves
         status["image"] = container_image(situation.api, "api")
         status["version"] = label(situation.api, VERSION_LABEL)
     for name, value in (
@@ -115,7 +124,12 @@ def findings(situation: Situation) -> Iterator[Finding]:
     yield _degraded(situation)
     yield _migrated(situation)
     if situation.paused:
-        yield Finding("Paused", "True", "Paused", "spec.paused or the annotation stops migration, rollout and repair")
+        yield Finding(
+            "Paused",
+            "True",
+            "Paused",
+            "spec.paused or the annotation stops migration, rollout and repair",
+        )
     else:
         yield Finding("Paused", "False", "NotPaused", "the operator is at work")
     autoscaling = dig(situation.task_service, "spec", "worker", "autoscaling") or {}
@@ -131,12 +145,17 @@ def _ready(situation: Situation) -> Finding:
     blocker = situation.problem or situation.trouble
     if blocker is None and situation.failure:
         return Finding(
-            "Ready", "False", situation.failure.reason, _still_serving(situation) + situation.failure.message
+            "Ready",
+            "False",
+            situation.failure.reason,
+            _still_serving(situation) + situation.failure.message,
         )
     if blocker:
         return Finding("Ready", "False", blocker.reason, blocker.message)
     if isinstance(situation.step, Start | Running):
-        return Finding("Ready", "False", "Migrating", _still_serving(situation) + "the migration runs")
+        return Finding(
+            "Ready", "False", "Migrating", _still_serving(situation) + "the migration runs"
+        )
     waiting = list(_unfinished(situation))
     if waiting:
         return Finding("Ready", "False", "RollingOut", "; ".join(waiting))
@@ -149,9 +168,16 @@ def _progressing(situation: Situation) -> Finding:
     if situation.problem:
         return Finding("Progressing", "False", situation.problem.reason, situation.problem.message)
     if situation.failure:
-        return Finding("Progressing", "False", "MigrationFailed", "the migration is tried again with a growing pause")
+        return Finding(
+            "Progressing",
+            "False",
+            "MigrationFailed",
+            "the migration is tried again with a growing pause",
+        )
     if isinstance(situation.step, Start | Running):
-        return Finding("Progressing", "True", "Migrating", "the migration of the new image or settings runs")
+        return Finding(
+            "Progressing", "True", "Migrating", "the migration of the new image or settings runs"
+        )
     waiting = list(_unfinished(situation))
     if waiting:
         return Finding("Progressing", "True", "RollingOut", "; ".join(waiting))
@@ -177,14 +203,21 @@ def _migrated(situation: Situation) -> Finding:
         return Finding("Migrated", "False", situation.failure.reason, situation.failure.message)
     match situation.step:
         case Migrated():
-            return Finding("Migrated", "True", "MigrationSucceeded", "the database has the schema of this image")
+            return Finding(
+                "Migrated",
+                "True",
+                "MigrationSucceeded",
+                "the database has the schema of this image",
+            )
         case Start() | Running() | Failed():
             return Finding("Migrated", "False", "MigrationRunning", "the migration Job runs")
         case None:
             known = condition(situation.task_service, "Migrated")
             if known:
                 return Finding("Migrated", known["status"], known["reason"], known["message"])
-            return Finding("Migrated", "Unknown", "NotYetKnown", "the migration has not been looked at")
+            return Finding(
+                "Migrated", "Unknown", "NotYetKnown", "the migration has not been looked at"
+            )
 
 
 def _still_serving(situation: Situation) -> str:
@@ -197,7 +230,10 @@ def _unfinished(situation: Situation) -> Iterator[str]:
             yield f"{title}: not there yet"
         elif not rolled_out(deployment):
             status, wanted = deployment.get("status") or {}, deployment["spec"].get("replicas", 1)
-            updated, available = status.get("updatedReplicas", 0), status.get("availableReplicas", 0)
+            updated, available = (
+                status.get("updatedReplicas", 0),
+                status.get("availableReplicas", 0),
+            )
             yield f"{title}: {updated} of {wanted} updated, {available} available"
 
 

@@ -15,7 +15,9 @@ class Store:
     """Objects by kind, namespace and name; fed by watch events, by our own writes and by full listings."""
 
     def __init__(self) -> None:
-        self._objects: dict[Kind, dict[Key, Manifest]] = {kind: {} for kind in (*KINDS, POD, TASK_SERVICE)}
+        self._objects: dict[Kind, dict[Key, Manifest]] = {
+            kind: {} for kind in (*KINDS, POD, TASK_SERVICE)
+        }
         self._by_instance: dict[Kind, dict[Key, dict[str, Manifest]]] = {
             kind: defaultdict(dict) for kind in (*KINDS, POD)
         }
@@ -44,7 +46,9 @@ class Store:
         if known and uid_of(known) == uid_of(obj):
             self._drop(kind, known)
 
-    def replace(self, kind: Kind, namespace: str | None, objects: Iterable[Manifest], version: int) -> set[Key]:
+    def replace(
+        self, kind: Kind, namespace: str | None, objects: Iterable[Manifest], version: int
+    ) -> set[Key]:
         """Take a full listing of a kind (of one namespace, or of all) as it was at a resource version.
 
         Returns the TaskServices that lost an object which no watch event had taken away.
@@ -53,7 +57,9 @@ class Store:
         lost = [
             obj
             for key, obj in list(self._objects[kind].items())
-            if (namespace is None or key[0] == namespace) and key not in listed and _version(obj) <= version
+            if (namespace is None or key[0] == namespace)
+            and key not in listed
+            and _version(obj) <= version
         ]
         for obj in lost:
             self.remove(kind, obj)
@@ -82,7 +88,10 @@ class Store:
     def owned(self, key: Key, uid: str) -> list[Manifest]:
         """Children of every kind whose controller is the TaskService with that UID."""
         return [
-            obj for kind in KINDS for obj in self.of_instance(kind, key) if (controller(obj) or {}).get("uid") == uid
+            obj
+            for kind in KINDS
+            for obj in self.of_instance(kind, key)
+            if (controller(obj) or {}).get("uid") == uid
         ]
 
     def departed(self, uid: str) -> Manifest | None:

@@ -10,9 +10,13 @@ from typing import Any
 from task_operator.kinds import Manifest
 from task_operator.objects import condition, container_statuses, dig, is_deleting, name_of
 
-IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
+IMAGE_REASONS = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
+)
 MISSING = re.compile(r'(secret|configmap) "(?P<name>[^"]+)" not found', re.IGNORECASE)
-MISSING_KEY = re.compile(r"couldn't find key (?P<key>\S+) in (?P<kind>Secret|ConfigMap) (?:[^/\s]+/)?(?P<name>\S+)")
+MISSING_KEY = re.compile(
+    r"couldn't find key (?P<key>\S+) in (?P<kind>Secret|ConfigMap) (?:[^/\s]+/)?(?P<name>\S+)"
+)
 MOUNT_KEY = re.compile(
     r'for volume "(?P<volume>[^"]+)"\s*: references non-existent (?P<kind>secret|config) key: (?P<key>\S+)'
 )
@@ -26,18 +30,28 @@ class Problem:
     message: str
 
 
-def find(pods: Iterable[Manifest], events: Mapping[str, list[Manifest]], spec: Manifest) -> Problem | None:
+def find(
+    pods: Iterable[Manifest], events: Mapping[str, list[Manifest]], spec: Manifest
+) -> Problem | None:
     """The first problem that a person has to solve; `events` holds those of stuck pods, by pod name."""
-    found = [problem for pod in pods if not is_deleting(pod) for problem in _of_pod(pod, events, spec)]
+    found = [
+        problem for pod in pods if not is_deleting(pod) for problem in _of_pod(pod, events, spec)
+    ]
     return min(found, key=_urgency, default=None)
 
 
 def is_stuck(pod: Manifest) -> bool:
     """Whether a pod has a node and no container yet, so that its events may tell why."""
-    if is_deleting(pod) or dig(pod, "status", "phase") != "Pending" or not dig(pod, "spec", "nodeName"):
+    if (
+        is_deleting(pod)
+        or dig(pod, "status", "phase") != "Pending"
+        or not dig(pod, "spec", "nodeName")
+    ):
         return False
     reasons = [dig(status, "state", "waiting", "reason") for status in container_statuses(pod)]
-    return not reasons or any(reason in ("ContainerCreating", "PodInitializing", None) for reason in reasons)
+    return not reasons or any(
+        reason in ("ContainerCreating", "PodInitializing", None) for reason in reasons
+    )
 
 
 def _urgency(problem: Problem) -> int:
@@ -52,26 +66,39 @@ def _urgency(problem: Problem) -> int:
     return order.index(problem.reason)
 
 
-def _of_pod(pod: Manifest, events: Mapping[str, list[Manifest]], spec: Manifest) -> Iterator[Problem]:
+def _of_pod(
+    pod: Manifest, events: Mapping[str, list[Manifest]], spec: Manifest
+) -> Iterator[Problem]:
     for status in container_statuses(pod):
         waiting = dig(status, "state", "waiting") or {}
         reason, message = str(waiting.get("reason") or ""), str(waiting.get("message") or "")
         where = f"container {status['name']} of pod {name_of(pod)}"
         if reason == "CreateContainerConfigError":
-            yield _missing(message, pod, spec) or Problem("ContainerConfigError", f"{where}: {message}")
+            yield _missing(message, pod, spec) or Problem(
+                "ContainerConfigError", f"{where}: {message}"
+            )
         elif reason in IMAGE_REASONS:
             yield Problem(
-                "ImagePullFailed", f"{where}: image {status.get('image', '')} cannot be pulled: {message or reason}"
+                "ImagePullFailed",
+                f"{where}: image {status.get('image', '')} cannot be pulled: {message or reason}",
             )
         elif reason == "CrashLoopBackOff":
             last = dig(status, "lastState", "terminated") or {}
             said = str(last.get("message") or last.get("reason") or "no message").strip()
-            yield Problem("CrashLoop", f"{where} keeps ending with exit code {last.get('exitCode')}: {said}")
+            yield Problem(
+                "CrashLoop", f"{where} keeps ending with exit code {last.get('exitCode')}: {said}"
+            )
     scheduled = condition(pod, "PodScheduled")
-    if scheduled and scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
+    if (
+        scheduled
+        and scheduled.get("status") == "False"
+        and scheduled.get("reason") == "Unschedulable"
+    ):
         yield Problem("Unschedulable", f"pod {name_of(pod)}: {scheduled.get('message', '')}")
     for event in events.get(name_of(pod), ()):
-        if event.get("reason") == "FailedMount" and (problem := _missing(str(event.get("message", "")), pod, spec)):
+        if event.get("reason") == "FailedMount" and (
+            problem := _missing(str(event.get("message", "")), pod, spec)
+        ):
             yield problem
 
 
@@ -108,7 +135,9 @@ def references(node: Any, name: str, path: str = "") -> Iterator[tuple[str, str]
     """
     if isinstance(node, dict):
         if node.get("name") == name and ("key" in node or path.endswith("secretRef")):
-            usual = dig(node, "keys", "secretKey") or ("secret-key" if path == "auth.secretRef" else "url")
+            usual = dig(node, "keys", "secretKey") or (
+                "secret-key" if path == "auth.secretRef" else "url"
+            )
             yield path, str(node.get("key", usual))
         for field, value in node.items():
             yield from references(value, name, f"{path}.{field}" if path else field)

@@ -38,7 +38,11 @@ class SigningKeys:
                 "audience": audience(key),
                 "subject": subject,
                 "role": "operator",
-                "jwks": {"keys": sorted(self.jwks.get("keys") or [], key=lambda item: str(item.get("kid")))},
+                "jwks": {
+                    "keys": sorted(
+                        self.jwks.get("keys") or [], key=lambda item: str(item.get("kid"))
+                    )
+                },
             }
         ]
 
@@ -47,7 +51,11 @@ class Tokens:
     """Tokens of the operator's account, one per TaskService, kept until four fifths of their time are over."""
 
     def __init__(
-        self, cluster: Cluster, namespace: str, account: str, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        cluster: Cluster,
+        namespace: str,
+        account: str,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._cluster = cluster
         self._namespace = namespace
@@ -63,7 +71,9 @@ class Tokens:
             if known and self._clock() < known[1]:
                 return known[0]
             asked = self._clock()
-            token, ends = await self._cluster.request_token(self._namespace, self._account, audience(key))
+            token, ends = await self._cluster.request_token(
+                self._namespace, self._account, audience(key)
+            )
             lifetime: timedelta = parse_time(ends) - asked
             self._known[key] = (token, asked + lifetime * RENEW_AT)
             return token

@@ -13,7 +13,9 @@ from pydantic import ValidationError
 from task_service.entry import leave_at_sigterm
 from task_service.settings import Settings, load_settings
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
+)
 
 
 @app.command()
@@ -47,23 +49,35 @@ def migrate() -> None:
 
 @app.command()
 def dev(
-    port: Annotated[int | None, typer.Option(help="Port of the API (default: PORT or 8000).")] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder for PostgreSQL's data (default: .data).")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port of the API (default: PORT or 8000).")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder for PostgreSQL's data (default: .data).")
+    ] = None,
 ) -> None:
     """Everything on this machine: PostgreSQL, migrations, API and worker. Stop with Ctrl-C."""
     try:
         from task_service.dev import run_dev
     except ModuleNotFoundError as error:
-        raise SystemExit(f"{error.name} is missing: pip install 'task-service[service,embedded]'") from error
+        raise SystemExit(
+            f"{error.name} is missing: pip install 'task-service[service,embedded]'"
+        ) from error
     _settings(port=port)
     raise SystemExit(run_dev(data, port))
 
 
 @app.command(name="import")
 def import_(
-    service: Annotated[str, typer.Option("--from", help="The service whose tables they are: a, b, c, d or e.")],
-    url: Annotated[str, typer.Argument(envvar="SOURCE_DATABASE_URL", help="The address of its database.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Go through everything and write nothing.")] = False,
+    service: Annotated[
+        str, typer.Option("--from", help="The service whose tables they are: a, b, c, d or e.")
+    ],
+    url: Annotated[
+        str, typer.Argument(envvar="SOURCE_DATABASE_URL", help="The address of its database.")
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Go through everything and write nothing.")
+    ] = False,
 ) -> None:
     """Bring tasks, users and history over from a service's own tables. Twice makes nothing twice."""
     from task_service.services.importing.command import run_command

@@ -27,7 +27,10 @@ def run_dev(folder: Path | None, port: int | None) -> int:
     """Run until Ctrl-C; data stays in `folder`. Returns the exit code; what is wrong is said on standard error."""
     given = load_settings(port=port)
     host = given.host if "host" in given.model_fields_set else LOCAL
-    problems = [_why_not(host, given.port, "PORT"), _why_not(LOCAL, given.management_port, "MANAGEMENT_PORT")]
+    problems = [
+        _why_not(host, given.port, "PORT"),
+        _why_not(LOCAL, given.management_port, "MANAGEMENT_PORT"),
+    ]
     if said := [problem for problem in problems if problem]:
         print(*said, sep="\n", file=sys.stderr)
         return 1
@@ -75,7 +78,9 @@ def _kept_secret(folder: Path) -> Path:
     if not path.exists():
         unfinished = path.with_suffix(".new")
         unfinished.unlink(missing_ok=True)
-        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        with os.fdopen(
+            os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w"
+        ) as file:
             file.write(secrets.token_hex(32))
         unfinished.rename(path)
     return path
@@ -83,7 +88,9 @@ def _kept_secret(folder: Path) -> Path:
 
 async def _run(settings: Settings, folder: Path) -> int:
     # A closed terminal is a reason to stop, not to leave the database server behind.
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, os.kill, os.getpid(), signal.SIGTERM)
+    asyncio.get_running_loop().add_signal_handler(
+        signal.SIGHUP, os.kill, os.getpid(), signal.SIGTERM
+    )
     if code := await run_migrate(settings):
         return code
     started = asyncio.Event()
@@ -118,7 +125,9 @@ def _why_not(host: str, port: int, setting: str) -> str | None:
     problem = _bind_error(host, port)
     if problem is None:
         return None
-    other = next((p for p in range(port + 1, min(port + 100, 65_536)) if _bind_error(host, p) is None), None)
+    other = next(
+        (p for p in range(port + 1, min(port + 100, 65_536)) if _bind_error(host, p) is None), None
+    )
     advice = f"Choose another one ({setting}={other or '…'})"
     if problem.errno == errno.EADDRINUSE:
         return f"Port {port} is in use. {advice}, or stop what uses it."

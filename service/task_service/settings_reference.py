@@ -15,7 +15,9 @@ def render() -> str:
     lines = [HEAD]
     for name, field in Settings.model_fields.items():
         default = field.default
-        shown = ",".join(default) if isinstance(default, tuple) else "" if default is None else default
+        shown = (
+            ",".join(default) if isinstance(default, tuple) else "" if default is None else default
+        )
         lines.append(f"# {field.description}\n# {name.upper()}={shown}\n")
     return "\n".join(lines)
 

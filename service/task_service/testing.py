@@ -59,13 +59,22 @@ class Ended:
 
 
 def run_inline(
-    handler: Handler, payload: Any = None, *, attempt: int = 1, max_attempts: int = 5, fence: int = 1
+    handler: Handler,
+    payload: Any = None,
+    *,
+    attempt: int = 1,
+    max_attempts: int = 5,
+    fence: int = 1,
 ) -> Ended:
     """Run a handler once. TypeError: the payload is not JSON. RuntimeError: this is within an event loop."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(run_inline_async(handler, payload, attempt=attempt, max_attempts=max_attempts, fence=fence))
+        return asyncio.run(
+            run_inline_async(
+                handler, payload, attempt=attempt, max_attempts=max_attempts, fence=fence
+            )
+        )
     raise RuntimeError("within an event loop, use: await run_inline_async(…)")
 
 
@@ -135,7 +144,9 @@ class InlineContext(RunContext):
         if self._isolated:
             raise RuntimeError(NO_TRANSACTION)
         if self._connection is None:
-            raise RuntimeError("context.transaction() needs a database: run_inline_async(…, connection=…)")
+            raise RuntimeError(
+                "context.transaction() needs a database: run_inline_async(…, connection=…)"
+            )
         return self._transaction(self._connection)
 
     @asynccontextmanager

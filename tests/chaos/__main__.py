@@ -48,7 +48,9 @@ def show(report: Report) -> None:
     """Print the figures, then what is broken."""
     print(f"seed {report.seed}: {report.seconds:.0f} s")
     for name, counts in report.figures.items():
-        print(f"{name}: {sum(counts.values()):,} ({', '.join(f'{kind} {n:,}' for kind, n in counts.most_common())})")
+        print(
+            f"{name}: {sum(counts.values()):,} ({', '.join(f'{kind} {n:,}' for kind, n in counts.most_common())})"
+        )
     for what, rows in report.broken.items():
         print(f"BROKEN: {what}:", *(f"  {json.dumps(row, default=str)}" for row in rows), sep="\n")
     print("nothing is broken" if not report.broken else f"repeat it with --seed {report.seed}")

@@ -22,7 +22,9 @@ TIMES_NOT_ONCE = """
     FROM due FULL JOIN made USING (at)
     GROUP BY at HAVING count(created_at) <> 1 OR min(created_at) < at OR bool_or(due.at IS NULL)
 """
-LEFT_IN_QUEUE = "SELECT task_id, handler, state, alone, attempt, fence, worker_id, run_at FROM queue"
+LEFT_IN_QUEUE = (
+    "SELECT task_id, handler, state, alone, attempt, fence, worker_id, run_at FROM queue"
+)
 NOT_ONE_END = """
     SELECT t.id, t.handler, count(r.task_id) AS ends
     FROM tasks AS t LEFT JOIN runs AS r ON r.task_id = t.id AND r.final

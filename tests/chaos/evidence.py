@@ -18,7 +18,17 @@ from tests.support.full_disk import TABLES_THAT_FILL
 
 OURS = "chaos"
 """The application name of the run's own connections: no fault is for them."""
-CUTTING = {"stop", "terminate", "stall", "deaf", "postgres", "backend", "disk_full", "pooler", "machine"}
+CUTTING = {
+    "stop",
+    "terminate",
+    "stall",
+    "deaf",
+    "postgres",
+    "backend",
+    "disk_full",
+    "pooler",
+    "machine",
+}
 """Kinds by which a worker may lose its lease and live on. `machine`: it or the server had no processor for a while."""
 CREATE = f"""
 {TABLES_THAT_FILL}
@@ -117,7 +127,16 @@ async def load(
                 done.append(Done("machine", process.number, float(words[0]), float(words[1])))
             else:
                 at, task, fence, worker = words
-                noted.append((process.number, what, UUID(task), int(fence), UUID(worker), _time(clock, float(at))))
+                noted.append(
+                    (
+                        process.number,
+                        what,
+                        UUID(task),
+                        int(fence),
+                        UUID(worker),
+                        _time(clock, float(at)),
+                    )
+                )
     rows = [(f.kind, f.process, _time(clock, f.began), _time(clock, f.ended), f.cuts) for f in done]
     await connection.copy_records_to_table("chaos_processes", records=ended)
     await connection.copy_records_to_table("chaos_notes", records=noted)

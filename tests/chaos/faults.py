@@ -40,11 +40,17 @@ class Faults:
             processes = self._processes(seat, concerns)
             began = machine_seconds()
             await deed(self._stage, seat, fault)
-            self.done += [Done(fault.kind, process, began, machine_seconds()) for process in processes]
+            self.done += [
+                Done(fault.kind, process, began, machine_seconds()) for process in processes
+            ]
 
     def _processes(self, seat: Seat, concerns: str) -> list[int | None]:
         """Whom a fault concerns: all when the server is hit."""
-        seats = [seat] if concerns == SEAT else [s for s in self._stage.seats if concerns == POOLER and s.pooled]
+        seats = (
+            [seat]
+            if concerns == SEAT
+            else [s for s in self._stage.seats if concerns == POOLER and s.pooled]
+        )
         return [s.life.number for s in seats if s.life] or [None]
 
 

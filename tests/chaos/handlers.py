@@ -40,7 +40,9 @@ class Notes:
 
     def run(self, what: str, context: Context) -> None:
         """Note the `start` or `end` of a run, or that it is `alive`."""
-        self._write(f"{what} {machine_seconds():.6f} {context.task_id} {context.fence} {context.worker_id}\n")
+        self._write(
+            f"{what} {machine_seconds():.6f} {context.task_id} {context.fence} {context.worker_id}\n"
+        )
 
     def watch(self) -> None:
         """From now on note when the process stands still."""
@@ -124,7 +126,9 @@ async def complete(context: Context) -> None:
     """Sleep `payload` seconds; write an effect and complete in the same commit."""
     await asyncio.sleep(context.payload)
     async with context.transaction() as transaction:
-        await transaction.connection.execute(INSERT_EFFECT, context.task_id, context.fence, context.worker_id)
+        await transaction.connection.execute(
+            INSERT_EFFECT, context.task_id, context.fence, context.worker_id
+        )
         await transaction.complete()
 
 
@@ -134,7 +138,9 @@ async def write(context: Context) -> None:
     """Sleep `payload` seconds, write an effect through the transaction, sleep half as long and return."""
     await asyncio.sleep(context.payload)
     async with context.transaction() as transaction:
-        await transaction.connection.execute(INSERT_EFFECT, context.task_id, context.fence, context.worker_id)
+        await transaction.connection.execute(
+            INSERT_EFFECT, context.task_id, context.fence, context.worker_id
+        )
     await asyncio.sleep(context.payload / 2)
 
 
@@ -169,4 +175,15 @@ async def snooze(context: Context) -> None:
         raise Snooze(context.payload)
 
 
-HANDLERS = ("quick", "sleep", "thread", "isolated", "complete", "write", "fail", "flaky", "retry", "snooze")
+HANDLERS = (
+    "quick",
+    "sleep",
+    "thread",
+    "isolated",
+    "complete",
+    "write",
+    "fail",
+    "flaky",
+    "retry",
+    "snooze",
+)

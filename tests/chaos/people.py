@@ -36,7 +36,9 @@ class Reader:
         await asyncio.wait([running])
         shown = await eventually("the API's answer", self._read_once, BACK_SECONDS)
         if self._acknowledged and shown < self._acknowledged[-1][1]:
-            self._stage.troubles.append(f"the last read showed {shown}, not {self._acknowledged[-1][1]}")
+            self._stage.troubles.append(
+                f"the last read showed {shown}, not {self._acknowledged[-1][1]}"
+            )
 
     async def _once(self, number: int) -> None:
         if not self._path:
@@ -47,9 +49,13 @@ class Reader:
         for _ in range(3):
             began = machine_seconds()
             shown = await self._read()
-            oldest = max((n for at, n in self._acknowledged if at <= began - STALE_SECONDS), default=0)
+            oldest = max(
+                (n for at, n in self._acknowledged if at <= began - STALE_SECONDS), default=0
+            )
             if shown < oldest:
-                self._stage.troubles.append(f"a read showed {shown}, long after {oldest} had been acknowledged")
+                self._stage.troubles.append(
+                    f"a read showed {shown}, long after {oldest} had been acknowledged"
+                )
 
     async def _read_once(self) -> int:
         """What is shown; 0 when there is no answer."""

@@ -58,7 +58,9 @@ class Fault:
         return f"{self.number:4} {self.kind:10} seat {self.seat} for {self.seconds:4.1f} s, share {self.share:.2f}"
 
 
-def draw(seed: int, faults: int, pause_seconds: float, kinds: Sequence[str] = tuple(KINDS)) -> list[Fault]:
+def draw(
+    seed: int, faults: int, pause_seconds: float, kinds: Sequence[str] = tuple(KINDS)
+) -> list[Fault]:
     """So many faults of these kinds, each at least once when there are enough of them."""
     random = Random(seed)
     drawn = list(kinds)[:faults]

@@ -73,7 +73,9 @@ async def run(seed: int, size: Size, folder: Path, say: Say = print) -> Report:
         await asyncio.gather(*(stage.end_worker(seat) for seat in stage.seats))
         stage.kill_api()
         connection = await stage.connect()
-        processes = [Process(x.number, x.seat, x.ended or 0.0, stage.notes_of(x.number)) for x in stage.lives]
+        processes = [
+            Process(x.number, x.seat, x.ended or 0.0, stage.notes_of(x.number)) for x in stage.lives
+        ]
         await load(connection, size.tasks, processes, faults.done)
         broken: dict[str, list[Any]] = {**await find_broken(connection)}
         figures = {"faults": Counter(fault.kind for fault in planned)}
@@ -87,7 +89,10 @@ async def run(seed: int, size: Size, folder: Path, say: Say = print) -> Report:
 
 def _batches(seed: int, count: int) -> list[list[tasks.Draft]]:
     """All tasks, as many at a time as are created at once."""
-    return [tasks.draw(seed, first, min(BATCH, count - first + 1)) for first in range(1, count + 1, BATCH)]
+    return [
+        tasks.draw(seed, first, min(BATCH, count - first + 1))
+        for first in range(1, count + 1, BATCH)
+    ]
 
 
 async def _do_all(faults: Faults, planned: list[plan.Fault], say: Say) -> None:

@@ -32,7 +32,10 @@ from tests.support.wall_clock import WallClock
 REPOSITORY = Path(__file__).parents[2]
 WORKER = [sys.executable, "-m", "task_service.cli", "worker"]
 POOL_SIZE = 20
-LEASES: dict[str, object] = {"heartbeat_seconds": LEASE_SECONDS * 0.3, "lease_seconds": LEASE_SECONDS}
+LEASES: dict[str, object] = {
+    "heartbeat_seconds": LEASE_SECONDS * 0.3,
+    "lease_seconds": LEASE_SECONDS,
+}
 WORKERS = LEASES | {
     "worker_concurrency": 20, "shutdown_seconds": 6, "retry_base_seconds": 0.1, "retry_cap_seconds": 0.5,
     "management_host": "127.0.0.1", "management_port": 0, "log_level": "WARNING",
@@ -136,7 +139,9 @@ class Stage:
         """Kill the API."""
         assert self.api is not None
         if self.api.process.poll() is not None:
-            self.troubles.append(f"the API ended by itself; its last words: {self.api.log()[-1500:]}")
+            self.troubles.append(
+                f"the API ended by itself; its last words: {self.api.log()[-1500:]}"
+            )
         self.api.process.kill()
         self.api.process.wait()
 
@@ -145,7 +150,9 @@ class Stage:
         assert self.api is not None
         answer = await self.client.request(method, self.api.url + path, **given)
         if answer.status_code >= 400 and answer.status_code != 503:
-            self.troubles.append(f"{method} {path} answered {answer.status_code}: {answer.text[:500]}")
+            self.troubles.append(
+                f"{method} {path} answered {answer.status_code}: {answer.text[:500]}"
+            )
         return answer.raise_for_status()
 
     # -- workers --------------------------------------------------------------------------------------------------
@@ -156,9 +163,14 @@ class Stage:
             "database_url": seat.database_url, "database_pooler": seat.pooled, "runtime_dir": seat.slot,
         }  # fmt: skip
         environment = environment_of(self.folder, given) | self.clock.environment(clock_hours)
-        environment |= {"PYTHONPATH": f"{REPOSITORY}:{self.folder}", NOTES: str(self.notes_of(number))}
+        environment |= {
+            "PYTHONPATH": f"{REPOSITORY}:{self.folder}",
+            NOTES: str(self.notes_of(number)),
+        }
         with self.log_of(number).open("wb") as log:
-            process = subprocess.Popen(WORKER, env=environment, cwd=self.folder, stdout=log, stderr=log)
+            process = subprocess.Popen(
+                WORKER, env=environment, cwd=self.folder, stdout=log, stderr=log
+            )
         seat.life = Life(number, seat.number, process)
         self.lives.append(seat.life)
 
@@ -199,7 +211,9 @@ class Stage:
 
     def _complain(self, life: Life, what: str) -> None:
         last = self.log_of(life.number).read_text()[-1500:]
-        self.troubles.append(f"worker {life.number} in seat {life.seat} {what}; its last words: {last}")
+        self.troubles.append(
+            f"worker {life.number} in seat {life.seat} {what}; its last words: {last}"
+        )
 
 
 @asynccontextmanager

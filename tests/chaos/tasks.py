@@ -50,7 +50,9 @@ def draw(seed: int, first: int, count: int) -> list[Draft]:
     """The tasks numbered from `first`; the same ones for the same seed."""
     random = Random(f"{seed} {first}")
     handlers = random.choices(list(MIX), [share for share, _, _ in MIX.values()], k=count)
-    return [Draft(f"chaos {first + n}", name, _seconds(random, name)) for n, name in enumerate(handlers)]
+    return [
+        Draft(f"chaos {first + n}", name, _seconds(random, name)) for n, name in enumerate(handlers)
+    ]
 
 
 def _seconds(random: Random, handler: str) -> float:
@@ -98,7 +100,9 @@ def _transaction(stage: Stage, drafts: Sequence[Draft]) -> Attempt:
             async with connection.transaction():
                 await connection.execute("INSERT INTO chaos_batches VALUES ($1)", drafts[0].title)
                 for d in drafts:
-                    await enqueue_async(connection, d.handler, d.seconds, title=d.title, max_attempts=d.max_attempts)
+                    await enqueue_async(
+                        connection, d.handler, d.seconds, title=d.title, max_attempts=d.max_attempts
+                    )
         except asyncpg.UniqueViolationError:
             return  # the commit was done, its answer lost
         finally:

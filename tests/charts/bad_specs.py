@@ -32,9 +32,16 @@ def _api(**change: Any) -> dict[str, Any]:
 
 
 def _issuer(**change: Any) -> dict[str, Any]:
-    issuer: dict[str, Any] = {"issuer": "https://login.example.com", "audience": "tasks", "role": "viewer"}
+    issuer: dict[str, Any] = {
+        "issuer": "https://login.example.com",
+        "audience": "tasks",
+        "role": "viewer",
+    }
     issuer |= {"jwksUri": "https://login.example.com/jwks"} | change
-    return {"auth": AUTH | {"issuers": [{name: value for name, value in issuer.items() if value is not None}]}}
+    return {
+        "auth": AUTH
+        | {"issuers": [{name: value for name, value in issuer.items() if value is not None}]}
+    }
 
 
 BAD = [
@@ -58,13 +65,21 @@ BAD = [
         {"auth": {"mode": "open"}, "settings": {"environment": "staging"}},
         (NO_SECRET,),
     ),
-    Bad("a key to sign tokens without a name", {"auth": {"secretRef": {}}}, ("auth", "secretRef", "name")),
+    Bad(
+        "a key to sign tokens without a name",
+        {"auth": {"secretRef": {}}},
+        ("auth", "secretRef", "name"),
+    ),
     Bad(
         "a production that is open to everybody",
         {"auth": {"mode": "open"}, "settings": {"environment": "production"}},
         (OPEN_IN_PRODUCTION,),
     ),
-    Bad("the production that is not named, open", {"auth": {"mode": "open"}}, ("auth: mode must not be open",)),
+    Bad(
+        "the production that is not named, open",
+        {"auth": {"mode": "open"}},
+        ("auth: mode must not be open",),
+    ),
     Bad(
         "an issuer whose bearers have no role",
         _issuer(role=None),
@@ -76,16 +91,36 @@ BAD = [
         ("auth.issuers: exactly one of jwks and jwksUri must be set",),
     ),
     Bad("an issuer with a role that is none", _issuer(role="root"), ("issuers", "role", "viewer")),
-    Bad("keys over plain HTTP", _issuer(jwksUri="http://login.example.com/jwks"), ("issuers", "jwksUri")),
+    Bad(
+        "keys over plain HTTP",
+        _issuer(jwksUri="http://login.example.com/jwks"),
+        ("issuers", "jwksUri"),
+    ),
     Bad(
         "an issuer's private key",
         _issuer(jwksUri=None, jwks={"keys": [{"kty": "EC", "kid": "1", "d": "secret"}]}),
         ("issuers", "d"),
     ),
-    Bad("a rate that is none", {"settings": {"rateLimits": {"read": "often"}}}, ("rateLimits", "read")),
-    Bad("an origin that is none", {"settings": {"corsOrigins": ["app.example.com"]}}, ("corsOrigins",)),
-    Bad("a proxy by its name", {"settings": {"trustedProxies": ["proxy.example.com"]}}, ("trustedProxies",)),
-    Bad("a cron of six fields", {"settings": {"dailyLog": {"cron": "0 5 0 * * *"}}}, ("dailyLog", "cron")),
+    Bad(
+        "a rate that is none",
+        {"settings": {"rateLimits": {"read": "often"}}},
+        ("rateLimits", "read"),
+    ),
+    Bad(
+        "an origin that is none",
+        {"settings": {"corsOrigins": ["app.example.com"]}},
+        ("corsOrigins",),
+    ),
+    Bad(
+        "a proxy by its name",
+        {"settings": {"trustedProxies": ["proxy.example.com"]}},
+        ("trustedProxies",),
+    ),
+    Bad(
+        "a cron of six fields",
+        {"settings": {"dailyLog": {"cron": "0 5 0 * * *"}}},
+        ("dailyLog", "cron"),
+    ),
     Bad("a share over one", {"settings": {"otel": {"sampleRatio": 1.5}}}, ("otel", "sampleRatio")),
     Bad(
         "traces for nobody",
@@ -94,7 +129,11 @@ BAD = [
     ),
     Bad("no database", {"database": None}, ("database",)),
     Bad("a database without a reference", {"database": {}}, ("database", "secretRef")),
-    Bad("a reference without a name", {"database": {"secretRef": {"key": "url"}}}, ("secretRef", "name")),
+    Bad(
+        "a reference without a name",
+        {"database": {"secretRef": {"key": "url"}}},
+        ("secretRef", "name"),
+    ),
     Bad(
         "two disruption budgets",
         _api(podDisruptionBudget={"minAvailable": 1, "maxUnavailable": "10%"}),
@@ -129,12 +168,19 @@ BAD = [
         "a variable with two sources",
         _api(
             extraEnv=[
-                {"name": "A", "valueFrom": {s: {"name": "s", "key": "k"} for s in ("secretKeyRef", "configMapKeyRef")}}
+                {
+                    "name": "A",
+                    "valueFrom": {
+                        s: {"name": "s", "key": "k"} for s in ("secretKeyRef", "configMapKeyRef")
+                    },
+                }
             ]
         ),
         ("valueFrom must have exactly one of secretKeyRef and configMapKeyRef",),
     ),
-    Bad("an amount that is none", _api(resources={"requests": {"cpu": "lots"}}), ("requests", "cpu")),
+    Bad(
+        "an amount that is none", _api(resources={"requests": {"cpu": "lots"}}), ("requests", "cpu")
+    ),
     Bad("a log level that is none", {"settings": {"logLevel": "LOUD"}}, ("logLevel",)),
     Bad("a queue with a comma", {"worker": {"queues": ["a,b"]}}, ("queues",)),
     Bad("a digest that is none", {"image": {"digest": "latest"}}, ("image", "digest")),

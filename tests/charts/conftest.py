@@ -14,7 +14,11 @@ REPOSITORY = binaries.HERE.parents[1]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-golden", action="store_true", help="write the golden files instead of comparing them")
+    parser.addoption(
+        "--update-golden",
+        action="store_true",
+        help="write the golden files instead of comparing them",
+    )
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +50,14 @@ def api_server() -> Iterator[Kube]:
         kube = Kube(cluster, "tasks")
         kube.run("apply", "--server-side", "-f", REPOSITORY / "k8s/crd.yaml")
         poll("the API server serves TaskServices", lambda: _serves_taskservices(kube))
-        levels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
-        kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "tasks", "labels": levels}})
+        levels = {
+            f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")
+        }
+        kube.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Namespace",
+                "metadata": {"name": "tasks", "labels": levels},
+            }
+        )
         yield kube

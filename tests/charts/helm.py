@@ -60,7 +60,9 @@ def cases() -> list[Case]:
         Case("autoscaled", sample("autoscaled")),
         Case("in-cluster-postgresql", read(VALUES / "in-cluster-postgresql.yaml")),
         Case("upgrade", read(VALUES / "upgrade.yaml"), ("--is-upgrade",)),
-        Case("operator-minimal", sample("minimal") | read(VALUES / "operator.yaml"), OPERATOR_FLAGS),
+        Case(
+            "operator-minimal", sample("minimal") | read(VALUES / "operator.yaml"), OPERATOR_FLAGS
+        ),
         Case("operator-full", sample("full") | read(VALUES / "operator.yaml"), OPERATOR_FLAGS),
     ]
 
@@ -69,7 +71,11 @@ def operator_cases() -> list[Case]:
     """Value sets of the operator's own chart; the CRD, which is checked by itself, is left out."""
     return [
         Case("task-operator", {"crds": {"enabled": False}}, chart=OPERATOR_CHART),
-        Case("task-operator-namespaces", read(VALUES / "task-operator-namespaces.yaml"), chart=OPERATOR_CHART),
+        Case(
+            "task-operator-namespaces",
+            read(VALUES / "task-operator-namespaces.yaml"),
+            chart=OPERATOR_CHART,
+        ),
     ]
 
 
@@ -86,7 +92,9 @@ class Helm:
             raise RefusedError(done.stderr + done.stdout)
         return done.stdout
 
-    def template(self, values: Manifest, *flags: str, name: str = "demo", chart: Path = CHART) -> str:
+    def template(
+        self, values: Manifest, *flags: str, name: str = "demo", chart: Path = CHART
+    ) -> str:
         """The rendered manifests as text; raises RefusedError."""
         fixed = ("--namespace", "tasks", "--kube-version", "1.36.3", "--values", "-")
         return self._run("helm", "template", name, chart, *fixed, *flags, text=json.dumps(values))
@@ -96,11 +104,17 @@ class Helm:
         return by_name(self.template(values, *flags))
 
     def lint(self, values: Manifest) -> str:
-        return self._run("helm", "lint", "--strict", CHART, "--values", "-", text=json.dumps(values))
+        return self._run(
+            "helm", "lint", "--strict", CHART, "--values", "-", text=json.dumps(values)
+        )
 
     def conforms(self, schemas: list[Path], *files: Path) -> str:
         """Check the files with kubeconform against schemas in these folders; raises RefusedError."""
-        places = [word for folder in schemas for word in ("-schema-location", f"{folder}/{{{{.ResourceKind}}}}.json")]
+        places = [
+            word
+            for folder in schemas
+            for word in ("-schema-location", f"{folder}/{{{{.ResourceKind}}}}.json")
+        ]
         return self._run("kubeconform", "-strict", "-summary", *places, *files)
 
     def kustomize(self, folder: Path) -> str:

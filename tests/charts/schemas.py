@@ -35,8 +35,12 @@ def kubernetes_schemas(openapi: Schema) -> dict[str, str]:
     """From `/openapi/v2`: file names and their text, one file a kind and one with the definitions that they share."""
     roots = [f"{package}.{kind}" for package, kinds in KINDS.items() for kind in kinds]
     needed = _reachable(roots, openapi["definitions"])
-    definitions = {name: SCALARS.get(name) or _strict(openapi["definitions"][name]) for name in sorted(needed)}
-    files = {DEFINITIONS.name: json.dumps({"definitions": definitions}, separators=(",", ":")) + "\n"}
+    definitions = {
+        name: SCALARS.get(name) or _strict(openapi["definitions"][name]) for name in sorted(needed)
+    }
+    files = {
+        DEFINITIONS.name: json.dumps({"definitions": definitions}, separators=(",", ":")) + "\n"
+    }
     for root in roots:
         files[f"{root.rpartition('.')[2].lower()}.json"] = (
             json.dumps({"$ref": f"definitions.json#/definitions/{root}"}) + "\n"
@@ -81,11 +85,15 @@ def _strict(node: Schema) -> Schema:
     if node.get("x-kubernetes-int-or-string"):
         return {"type": ["string", "integer"]}
     dropped = ("description", "format", "default")
-    result = {k: v for k, v in node.items() if k not in dropped and not k.startswith("x-kubernetes-")}
+    result = {
+        k: v for k, v in node.items() if k not in dropped and not k.startswith("x-kubernetes-")
+    }
     for key in ("items", "additionalProperties"):
         if isinstance(result.get(key), dict):
             result[key] = _strict(result[key])
     if "properties" in result:
-        result["properties"] = {name: _strict(child) for name, child in result["properties"].items()}
+        result["properties"] = {
+            name: _strict(child) for name, child in result["properties"].items()
+        }
         result.setdefault("additionalProperties", False)
     return result

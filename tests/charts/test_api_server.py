@@ -18,7 +18,11 @@ OVERLAYS = sorted((REPOSITORY / "k8s/overlays").iterdir())
 
 
 def taskservice(spec: dict[str, Any], name: str = "demo") -> str:
-    meta = {"apiVersion": "taskservice.dev/v1alpha1", "kind": "TaskService", "metadata": {"name": name}}
+    meta = {
+        "apiVersion": "taskservice.dev/v1alpha1",
+        "kind": "TaskService",
+        "metadata": {"name": name},
+    }
     return json.dumps(meta | {"spec": spec})
 
 
@@ -48,22 +52,37 @@ def test_an_overlay_applies(api_server: Kube, helm: Helm, path: Path) -> None:
     api_server.apply(namespace)
     service = next(m for m in by_name(built).values() if m["kind"] == "TaskService")
     assert service["metadata"]["namespace"] == namespace["metadata"]["name"]
-    assert "created" in api_server.of(namespace["metadata"]["name"]).run(*DRY_RUN, "-", input=json.dumps(service))
+    assert "created" in api_server.of(namespace["metadata"]["name"]).run(
+        *DRY_RUN, "-", input=json.dumps(service)
+    )
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.yaml")), ids=lambda path: path.stem)
 def test_golden_manifests_apply_under_restricted_pod_security(api_server: Kube, path: Path) -> None:
-    api_server.apply(by_name(path.read_text())["ServiceAccount/demo"])  # a pod on trial needs it to be there
-    api_server.run("apply", "--dry-run=server", "--server-side", "--warnings-as-errors", "--filename", path)
+    api_server.apply(
+        by_name(path.read_text())["ServiceAccount/demo"]
+    )  # a pod on trial needs it to be there
+    api_server.run(
+        "apply", "--dry-run=server", "--server-side", "--warnings-as-errors", "--filename", path
+    )
 
 
-def test_pod_security_would_warn_of_a_privileged_deployment(api_server: Kube, tmp_path: Path) -> None:
+def test_pod_security_would_warn_of_a_privileged_deployment(
+    api_server: Kube, tmp_path: Path
+) -> None:
     manifest = by_name((GOLDEN / "minimal.yaml").read_text())["Deployment/demo-worker"]
-    manifest["spec"]["template"]["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
+    manifest["spec"]["template"]["spec"]["containers"][0]["securityContext"][
+        "allowPrivilegeEscalation"
+    ] = True
     (tmp_path / "worker.json").write_text(json.dumps(manifest))
     with pytest.raises(CommandError, match="allowPrivilegeEscalation"):
         api_server.run(
-            "apply", "--dry-run=server", "--server-side", "--warnings-as-errors", "-f", tmp_path / "worker.json"
+            "apply",
+            "--dry-run=server",
+            "--server-side",
+            "--warnings-as-errors",
+            "-f",
+            tmp_path / "worker.json",
         )
 
 
@@ -81,10 +100,25 @@ def test_the_scale_subresource_works_on_the_smallest_spec(api_server: Kube) -> N
 def test_get_shows_the_columns_and_all_lists_it(api_server: Kube) -> None:
     api_server.run("create", "--filename", "-", input=taskservice(MINIMAL, "shown"))
     try:
-        status = {"version": "1", "conditions": [], "queue": {"ready": 7}, "api": {"ready": 2}, "worker": {"ready": 3}}
+        status = {
+            "version": "1",
+            "conditions": [],
+            "queue": {"ready": 7},
+            "api": {"ready": 2},
+            "worker": {"ready": 3},
+        }
         api_server.patch("ts", "shown", {"status": status}, "--subresource=status")
         header, line = api_server.run("get", "ts", "shown").splitlines()
-        assert header.split() == ["NAME", "READY", "REASON", "VERSION", "API", "WORKERS", "QUEUED", "AGE"]
+        assert header.split() == [
+            "NAME",
+            "READY",
+            "REASON",
+            "VERSION",
+            "API",
+            "WORKERS",
+            "QUEUED",
+            "AGE",
+        ]
         assert line.split()[:5] == ["shown", "1", "2", "3", "7"]
         assert "taskservice.taskservice.dev/shown" in api_server.run("get", "all", "--output=name")
     finally:
@@ -100,7 +134,9 @@ def test_explain_documents_a_field(api_server: Kube, field: str) -> None:
     assert "DESCRIPTION:" in text
 
 
-def test_the_schemas_of_kubeconform_are_those_of_the_api_server(api_server: Kube, *, update_golden: bool) -> None:
+def test_the_schemas_of_kubeconform_are_those_of_the_api_server(
+    api_server: Kube, *, update_golden: bool
+) -> None:
     files = kubernetes_schemas(json.loads(api_server.run("get", "--raw", "/openapi/v2")))
     if update_golden:
         for name, text in files.items():
@@ -110,7 +146,9 @@ def test_the_schemas_of_kubeconform_are_those_of_the_api_server(api_server: Kube
 
 def test_the_crd_of_the_chart_is_the_crd(api_server: Kube) -> None:
     template = (REPOSITORY / "charts/task-operator/templates/crd.yaml").read_text()
-    kept = yaml.safe_load("\n".join(line for line in template.splitlines() if not line.startswith("{{")))
+    kept = yaml.safe_load(
+        "\n".join(line for line in template.splitlines() if not line.startswith("{{"))
+    )
     assert kept["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
     assert kept == yaml.safe_load((REPOSITORY / "k8s/crd.yaml").read_text())
     assert api_server.get("crd", kept["metadata"]["name"])["spec"]["group"] == "taskservice.dev"

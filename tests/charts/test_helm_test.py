@@ -21,7 +21,9 @@ def script(url: str) -> Iterator["subprocess.Popen[str]"]:
     """It runs, for a release without workers."""
     about = {"API_URL": url, "AUTH_MODE": "open", "QUEUE": "default", "WORKERS": "none"}
     command = [sys.executable, "-c", SCRIPT.read_text()]
-    with subprocess.Popen(command, env=os.environ | about, stderr=subprocess.PIPE, text=True) as running:
+    with subprocess.Popen(
+        command, env=os.environ | about, stderr=subprocess.PIPE, text=True
+    ) as running:
         yield running
         running.kill()
 

@@ -43,14 +43,20 @@ def test_a_job_that_would_differ_has_another_name(helm: Helm, change: dict[str, 
 
 
 @pytest.mark.parametrize(
-    "change", [{"worker": {"replicas": 5}}, {"trustedIssuers": []}, {"api": {"replicas": 4}}], ids=str
+    "change",
+    [{"worker": {"replicas": 5}}, {"trustedIssuers": []}, {"api": {"replicas": 4}}],
+    ids=str,
 )
-def test_what_does_not_concern_the_migration_keeps_its_name(helm: Helm, change: dict[str, Any]) -> None:
+def test_what_does_not_concern_the_migration_keeps_its_name(
+    helm: Helm, change: dict[str, Any]
+) -> None:
     assert job(helm, MINIMAL) == job(helm, MINIMAL | change)
 
 
 def test_the_job_of_an_upgrade_replaces_one_that_failed_and_goes_by_itself(helm: Helm) -> None:
-    before, after = (job(helm, MINIMAL | {"image": {"tag": tag}}, "--is-upgrade") for tag in ("1", "2"))
+    before, after = (
+        job(helm, MINIMAL | {"image": {"tag": tag}}, "--is-upgrade") for tag in ("1", "2")
+    )
     assert before["metadata"]["name"] == after["metadata"]["name"]
     assert after["spec"]["ttlSecondsAfterFinished"] == 3600
 

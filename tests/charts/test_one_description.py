@@ -20,7 +20,17 @@ from tests.charts.helm import CHART, REPOSITORY, by_name, cases, pod_specs, read
 Schema = dict[str, Any]
 CHART_ONLY = {"secret", "postgresql", "valkey", "operator", "trustedIssuers", "global"}
 OPERATOR_ONLY = {"paused"}
-COMPARED = ("type", "enum", "pattern", "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems")
+COMPARED = (
+    "type",
+    "enum",
+    "pattern",
+    "minimum",
+    "maximum",
+    "minLength",
+    "maxLength",
+    "minItems",
+    "maxItems",
+)
 
 
 def spec_schema() -> Schema:
@@ -58,12 +68,20 @@ def test_a_stale_file_is_named_and_written_anew(tmp_path: Path) -> None:
 
 def test_the_chart_takes_every_field_of_the_spec_with_the_same_bounds() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
-    in_values = {path: node for path, node in fields(schema) if path.split(".")[0].split("[")[0] not in CHART_ONLY}
+    in_values = {
+        path: node
+        for path, node in fields(schema)
+        if path.split(".")[0].split("[")[0] not in CHART_ONLY
+    }
     in_crd = {path: node for path, node in fields(spec_schema()) if path not in OPERATOR_ONLY}
     assert set(in_values) == set(in_crd)
     for path, node in in_crd.items():
-        if not node.get("x-kubernetes-int-or-string") and path != "image.tag":  # Helm may take a tag for a number
-            assert {k: node.get(k) for k in COMPARED} == {k: in_values[path].get(k) for k in COMPARED}, path
+        if (
+            not node.get("x-kubernetes-int-or-string") and path != "image.tag"
+        ):  # Helm may take a tag for a number
+            assert {k: node.get(k) for k in COMPARED} == {
+                k: in_values[path].get(k) for k in COMPARED
+            }, path
 
 
 def test_every_field_of_spec_and_status_is_described() -> None:
@@ -103,9 +121,9 @@ def test_every_rule_has_a_spec_that_breaks_it() -> None:
     expected = " ".join(word for bad in BAD for word in bad.words)
     for model in models():
         for rule in model.rules:
-            assert any(part in expected for part in (rule.message, rule.message.partition(": ")[2] or "-")), (
-                rule.message
-            )
+            assert any(
+                part in expected for part in (rule.message, rule.message.partition(": ")[2] or "-")
+            ), rule.message
 
 
 def test_every_rule_of_the_spec_is_also_a_rule_of_the_chart() -> None:
@@ -119,6 +137,12 @@ def test_no_variable_that_the_chart_sets_can_be_given_twice() -> None:
     for case in cases():
         for key, spec in pod_specs(by_name(case.golden.read_text())).items():
             if not key.endswith(("-test", "-postgresql", "-valkey")):
-                given = {e["name"] for c in ("api", "worker") for e in case.values.get(c, {}).get("extraEnv", [])}
-                names |= {env["name"] for container in spec["containers"] for env in container["env"]} - given
+                given = {
+                    e["name"]
+                    for c in ("api", "worker")
+                    for e in case.values.get(c, {}).get("extraEnv", [])
+                }
+                names |= {
+                    env["name"] for container in spec["containers"] for env in container["env"]
+                } - given
     assert names - {"ENVIRONMENT", "LOG_LEVEL", "LOG_FORMAT"} <= set(RESERVED_ENV)

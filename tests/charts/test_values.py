@@ -11,18 +11,30 @@ from tests.charts.helm import CHART, MINIMAL, Case, Helm, RefusedError, cases, r
 ENVIRONMENTS = sorted(CHART.glob("values-*.yaml"))
 CHART_ONLY = [
     ({"secret": {"create": True}, "database": {}}, "secret.databaseUrl: required"),
-    ({"secret": {"create": True, "databaseUrl": "postgresql://x"}}, "database.secretRef: set exactly one of"),
+    (
+        {"secret": {"create": True, "databaseUrl": "postgresql://x"}},
+        "database.secretRef: set exactly one of",
+    ),
     ({"auth": {}}, r"auth: secretRef is required .* or give secret.create and secret.secretKey"),
     ({"secret": {"create": True, "secretKey": "k" * 32}}, "auth.secretRef: set only one of"),
-    ({"secret": {"create": True, "secretKey": "k" * 31}, "auth": {}}, "secret.secretKey: must have at least 32"),
+    (
+        {"secret": {"create": True, "secretKey": "k" * 31}, "auth": {}},
+        "secret.secretKey: must have at least 32",
+    ),
     (
         {"secret": {"create": True, "secretKey": "k" * 32, "adminUsername": "root"}, "auth": {}},
         "secret.adminPassword: give both",
     ),
-    ({"secret": {"create": True, "adminUsername": "a", "adminPassword": "b"}}, "secret.adminUsername: needs"),
+    (
+        {"secret": {"create": True, "adminUsername": "a", "adminPassword": "b"}},
+        "secret.adminUsername: needs",
+    ),
     ({"postgresql": {"enabled": True}, "database": {}}, "postgresql.password: required"),
     ({"postgresql": {"enabled": True, "password": "x"}}, "database.secretRef: set exactly one of"),
-    ({"valkey": {"enabled": True}, "redis": {"secretRef": {"name": "r"}}}, "redis.secretRef: set only one of"),
+    (
+        {"valkey": {"enabled": True}, "redis": {"secretRef": {"name": "r"}}},
+        "redis.secretRef: set only one of",
+    ),
     ({"trustedIssuers": [{"issuer": "i", "audience": "a", "subject": "s"}]}, "jwks"),
     ({"paused": True}, "paused"),
 ]
@@ -46,8 +58,12 @@ def test_helm_refuses_bad_values_and_names_the_field(helm: Helm, bad: Bad) -> No
         assert word in str(refusal.value)
 
 
-@pytest.mark.parametrize(("change", "message"), CHART_ONLY, ids=lambda value: value if isinstance(value, str) else "")
-def test_helm_refuses_what_only_the_chart_has(helm: Helm, change: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"), CHART_ONLY, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_helm_refuses_what_only_the_chart_has(
+    helm: Helm, change: dict[str, Any], message: str
+) -> None:
     with pytest.raises(RefusedError, match=message):
         helm.template(MINIMAL | change)
 

@@ -10,7 +10,17 @@ from task_service.api.auth.start import StartRefusedError, refuse_bad_start
 from task_service.api.issuers import TrustFile
 from task_service.settings import Settings as ServiceSettings
 from task_service.settings import load_settings
-from tests.charts.helm import AUTH, MINIMAL, OPERATOR_FLAGS, Case, Helm, by_name, cases, of_kind, pod_specs
+from tests.charts.helm import (
+    AUTH,
+    MINIMAL,
+    OPERATOR_FLAGS,
+    Case,
+    Helm,
+    by_name,
+    cases,
+    of_kind,
+    pod_specs,
+)
 
 ALL = pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
 SERVICE_DEPLOYMENTS = ("Deployment/demo-api", "Deployment/demo-worker")
@@ -31,7 +41,9 @@ def environment(manifest: dict[str, Any]) -> dict[str, str]:
 
 def settings_of(rendered: dict[str, dict[str, Any]]) -> dict[str, str]:
     """The environment variables that all pods share."""
-    found: dict[str, str] = next(m["data"] for m in of_kind(rendered, "ConfigMap") if "LOG_LEVEL" in m["data"])
+    found: dict[str, str] = next(
+        m["data"] for m in of_kind(rendered, "ConfigMap") if "LOG_LEVEL" in m["data"]
+    )
     return found
 
 
@@ -40,7 +52,9 @@ def test_no_pod_has_a_token_or_a_writable_root(case: Case) -> None:
     for key, spec in pod_specs(manifests(case)).items():
         assert spec["automountServiceAccountToken"] is False, key
         assert spec["enableServiceLinks"] is False, key
-        assert [c["securityContext"]["readOnlyRootFilesystem"] for c in spec["containers"]] == [True], key
+        assert [c["securityContext"]["readOnlyRootFilesystem"] for c in spec["containers"]] == [
+            True
+        ], key
 
 
 @ALL
@@ -59,13 +73,17 @@ def test_liveness_outlasts_three_leases_and_startup_half_an_hour(case: Case) -> 
         live, start = container["livenessProbe"], container["startupProbe"]
         assert live["periodSeconds"] * live["failureThreshold"] > 3 * lease
         assert start["periodSeconds"] * start["failureThreshold"] >= 1800
-        assert {container[probe]["httpGet"]["port"] for probe in ("livenessProbe", "startupProbe")} == {"management"}
+        assert {
+            container[probe]["httpGet"]["port"] for probe in ("livenessProbe", "startupProbe")
+        } == {"management"}
 
 
 @pytest.mark.parametrize("lease", [3, 10, 60, 3600])
 def test_liveness_follows_the_lease(helm: Helm, lease: int) -> None:
     rendered = helm.manifests(with_settings(heartbeatSeconds=1, leaseSeconds=lease))
-    probe = rendered["Deployment/demo-worker"]["spec"]["template"]["spec"]["containers"][0]["livenessProbe"]
+    probe = rendered["Deployment/demo-worker"]["spec"]["template"]["spec"]["containers"][0][
+        "livenessProbe"
+    ]
     assert 3 * lease < probe["periodSeconds"] * probe["failureThreshold"] <= 3 * lease + 20
 
 
@@ -81,8 +99,17 @@ def test_a_pod_stops_its_work_before_the_kubelet_stops_it(case: Case) -> None:
     for key in SERVICE_DEPLOYMENTS:
         manifest = manifests(case)[key]
         pod = manifest["spec"]["template"]["spec"]
-        asleep = pod["containers"][0].get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-        assert asleep + int(environment(manifest)["SHUTDOWN_SECONDS"]) < pod["terminationGracePeriodSeconds"]
+        asleep = (
+            pod["containers"][0]
+            .get("lifecycle", {})
+            .get("preStop", {})
+            .get("sleep", {})
+            .get("seconds", 0)
+        )
+        assert (
+            asleep + int(environment(manifest)["SHUTDOWN_SECONDS"])
+            < pod["terminationGracePeriodSeconds"]
+        )
 
 
 @ALL
@@ -91,7 +118,9 @@ def test_a_deployment_selects_its_own_pods_and_no_others(case: Case) -> None:
     for key, manifest in deployments.items():
         selector = manifest["spec"]["selector"]["matchLabels"].items()
         for other, peer in deployments.items():
-            assert (selector <= peer["spec"]["template"]["metadata"]["labels"].items()) is (key == other)
+            assert (selector <= peer["spec"]["template"]["metadata"]["labels"].items()) is (
+                key == other
+            )
 
 
 def test_a_user_label_never_replaces_one_of_the_chart(helm: Helm) -> None:
@@ -123,7 +152,9 @@ def test_a_changed_setting_makes_a_new_config_map_and_rolls_both_deployments(hel
         m["metadata"]["name"] for m in of_kind(after, "ConfigMap")
     }
     for key in SERVICE_DEPLOYMENTS:
-        source = after[key]["spec"]["template"]["spec"]["containers"][0]["envFrom"][0]["configMapRef"]["name"]
+        source = after[key]["spec"]["template"]["spec"]["containers"][0]["envFrom"][0][
+            "configMapRef"
+        ]["name"]
         assert f"ConfigMap/{source}" in after
         assert before[key]["spec"]["template"] != after[key]["spec"]["template"]
 
@@ -131,7 +162,9 @@ def test_a_changed_setting_makes_a_new_config_map_and_rolls_both_deployments(hel
 def test_new_trust_changes_no_pod(helm: Helm) -> None:
     issuer = {"issuer": "i", "audience": "a", "subject": "s", "jwks": {"keys": []}}
     before, after = helm.manifests(MINIMAL), helm.manifests(MINIMAL | {"trustedIssuers": [issuer]})
-    assert json.loads(after["ConfigMap/demo-trust"]["data"]["trusted-issuers.json"])["issuers"] == [issuer]
+    assert json.loads(after["ConfigMap/demo-trust"]["data"]["trusted-issuers.json"])["issuers"] == [
+        issuer
+    ]
     assert {key for key in after if before[key] != after[key]} == {"ConfigMap/demo-trust"}
 
 
@@ -141,7 +174,10 @@ def test_more_issuers_stand_beside_the_operators_in_the_words_of_the_service() -
     operator, login, ci = TrustFile.model_validate_json(text).issuers
     (given,) = case.values["trustedIssuers"]
     assert operator.model_dump(exclude_none=True, include=set(given)) == given
-    assert (login.jwks_uri, login.name_prefix) == ("https://login.example.com/.well-known/jwks.json", "sso:")
+    assert (login.jwks_uri, login.name_prefix) == (
+        "https://login.example.com/.well-known/jwks.json",
+        "sso:",
+    )
     assert login.role_of({"groups": ["task-users", "task-admins"]}) == "admin"
     assert login.name_of({"sub": "1", "email": "ann@example.com"}) == "sso:ann@example.com"
     assert (ci.subject, ci.role_of({})) == ("nightly-import", "editor")
@@ -157,22 +193,36 @@ def test_only_the_api_has_what_signs_tokens(helm: Helm) -> None:
     api = rendered["Deployment/demo-api"]
     (volume,) = (v for v in api["spec"]["template"]["spec"]["volumes"] if v["name"] == "auth")
     needed, wished = (source["secret"] for source in volume["projected"]["sources"])
-    assert (needed["items"], needed.get("optional")) == ([{"key": "key", "path": "secret-key"}], None)
-    assert (wished["items"], wished["optional"]) == ([{"key": "word", "path": "admin-password"}], True)
+    assert (needed["items"], needed.get("optional")) == (
+        [{"key": "key", "path": "secret-key"}],
+        None,
+    )
+    assert (wished["items"], wished["optional"]) == (
+        [{"key": "word", "path": "admin-password"}],
+        True,
+    )
     assert environment(api)["SECRET_KEY_FILE"] == "/etc/task-service/auth/secret-key"
 
 
 def test_the_open_mode_needs_no_secret(helm: Helm) -> None:
-    rendered = helm.manifests(MINIMAL | {"auth": {"mode": "open"}, "settings": {"environment": "development"}})
+    rendered = helm.manifests(
+        MINIMAL | {"auth": {"mode": "open"}, "settings": {"environment": "development"}}
+    )
     assert "SECRET_KEY_FILE" not in environment(rendered["Deployment/demo-api"])
     assert settings_of(rendered)["AUTH_MODE"] == "open"
 
 
-def test_the_api_starts_with_a_secret_that_names_no_administrator(helm: Helm, tmp_path: Path) -> None:
+def test_the_api_starts_with_a_secret_that_names_no_administrator(
+    helm: Helm, tmp_path: Path
+) -> None:
     rendered = helm.manifests(MINIMAL)
     folder = "/etc/task-service/auth"
     given = environment(rendered["Deployment/demo-api"]) | settings_of(rendered)
-    files = {name.lower(): value.replace(folder, str(tmp_path)) for name, value in given.items() if folder in value}
+    files = {
+        name.lower(): value.replace(folder, str(tmp_path))
+        for name, value in given.items()
+        if folder in value
+    }
     mode = {name: given[name.upper()] for name in ("environment", "auth_mode")}
     with pytest.raises(StartRefusedError, match="SECRET_KEY_FILE"):
         refuse_bad_start(load_settings(**files, **mode))
@@ -181,16 +231,29 @@ def test_the_api_starts_with_a_secret_that_names_no_administrator(helm: Helm, tm
 
 
 def test_the_chart_can_make_the_secret_beside_a_database_of_its_own(helm: Helm) -> None:
-    secret = {"create": True, "secretKey": "k" * 32, "adminUsername": "root", "adminPassword": "first"}
+    secret = {
+        "create": True,
+        "secretKey": "k" * 32,
+        "adminUsername": "root",
+        "adminPassword": "first",
+    }
     rendered = helm.manifests({"postgresql": {"enabled": True, "password": "x"}, "secret": secret})
-    assert set(rendered["Secret/demo-credentials"]["data"]) == {"secret-key", "admin-username", "admin-password"}
-    volumes = {v["name"]: v for v in rendered["Deployment/demo-api"]["spec"]["template"]["spec"]["volumes"]}
+    assert set(rendered["Secret/demo-credentials"]["data"]) == {
+        "secret-key",
+        "admin-username",
+        "admin-password",
+    }
+    volumes = {
+        v["name"]: v for v in rendered["Deployment/demo-api"]["spec"]["template"]["spec"]["volumes"]
+    }
     assert volumes["database"]["secret"]["secretName"] == "demo-postgresql"
     assert volumes["auth"]["projected"]["sources"][0]["secret"]["name"] == "demo-credentials"
 
 
 @pytest.mark.parametrize("component", ["api", "worker"])
-def test_redis_reaches_the_pods_by_a_file_or_by_the_bundled_valkey(helm: Helm, component: str) -> None:
+def test_redis_reaches_the_pods_by_a_file_or_by_the_bundled_valkey(
+    helm: Helm, component: str
+) -> None:
     given = helm.manifests(MINIMAL | {"redis": {"secretRef": {"name": "cache"}}})
     bundled = helm.manifests(MINIMAL | {"valkey": {"enabled": True}})
     key = f"Deployment/demo-{component}"
@@ -215,9 +278,17 @@ def test_every_setting_with_a_field_reaches_the_service(helm: Helm) -> None:
     read = load_settings(**{name.lower(): value for name, value in config.items()})
     assert read.cors_origins == ("https://a.example.com", "https://b.example.com")
     assert read.trusted_proxies == ("10.0.0.0/8", "fd00::/8")
-    assert (read.rate_limit_read, read.rate_limit_write, read.rate_limit_upload) == ("600/minute", None, "5/hour")
+    assert (read.rate_limit_read, read.rate_limit_write, read.rate_limit_upload) == (
+        "600/minute",
+        None,
+        "5/hour",
+    )
     assert (read.otel_enabled, read.otel_exporter_endpoint) == (True, "http://collector:4318")
-    assert (read.otel_sample_ratio, read.max_upload_bytes, read.root_compatibility) == (0.1, 2147483648, "e")
+    assert (read.otel_sample_ratio, read.max_upload_bytes, read.root_compatibility) == (
+        0.1,
+        2147483648,
+        "e",
+    )
     assert (read.daily_log_cron, read.daily_log_time_zone) == ("30 1 * * *", "Europe/Berlin")
 
 
@@ -252,7 +323,10 @@ def test_the_password_of_the_bundled_database_is_escaped_in_its_url(helm: Helm) 
             {"repository": "r.example.com:5000/x", "digest": "sha256:" + "a" * 64},
             f"r.example.com:5000/x@sha256:{'a' * 64}",
         ),
-        ({"tag": "2", "digest": "sha256:" + "a" * 64}, f"localhost/task-service:2@sha256:{'a' * 64}"),
+        (
+            {"tag": "2", "digest": "sha256:" + "a" * 64},
+            f"localhost/task-service:2@sha256:{'a' * 64}",
+        ),
     ],
 )
 def test_every_part_runs_the_same_image(helm: Helm, image: dict[str, str], reference: str) -> None:
@@ -273,6 +347,18 @@ def test_port_8081_is_open_to_the_operator_and_prometheus_only() -> None:
 
 
 def test_the_operator_is_given_namespaced_kinds_only_and_no_rights() -> None:
-    kinds = {key.partition("/")[0] for case in cases() if case.flags == OPERATOR_FLAGS for key in manifests(case)}
-    namespaced = {"ConfigMap", "Deployment", "Ingress", "Job", "NetworkPolicy", "PodDisruptionBudget"}
+    kinds = {
+        key.partition("/")[0]
+        for case in cases()
+        if case.flags == OPERATOR_FLAGS
+        for key in manifests(case)
+    }
+    namespaced = {
+        "ConfigMap",
+        "Deployment",
+        "Ingress",
+        "Job",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+    }
     assert kinds == namespaced | {"Service", "ServiceAccount"}

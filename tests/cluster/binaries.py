@@ -19,7 +19,15 @@ MODULES = {  # binary: Go package at a version
     "helm": "helm.sh/helm/v4/cmd/helm@v4.3.1",
     "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0",
 }
-COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl")
+COMPONENTS = (
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+    "kube-proxy",
+    "kubectl",
+)
 
 PAUSE_C = """
 #include <signal.h>
@@ -49,7 +57,9 @@ def bin_dir() -> Path:
 
 def missing() -> list[str]:
     """The names of the binaries that `build` would have to make."""
-    return [name for name in ("kube", *MODULES, *COMPONENTS, "pause") if not (bin_dir() / name).exists()]
+    return [
+        name for name in ("kube", *MODULES, *COMPONENTS, "pause") if not (bin_dir() / name).exists()
+    ]
 
 
 def build() -> Path:
@@ -60,11 +70,27 @@ def build() -> Path:
     if not (bins / "kube").exists():
         say(f"building Kubernetes {KUBERNETES}")
         flags = f"-ldflags=-s -w -X k8s.io/component-base/version.gitVersion={KUBERNETES}"
-        sh("go", "build", "-trimpath", flags, "-o", bins / "kube", ".", run=Run(env=env, cwd=HERE / "kube"))
+        sh(
+            "go",
+            "build",
+            "-trimpath",
+            flags,
+            "-o",
+            bins / "kube",
+            ".",
+            run=Run(env=env, cwd=HERE / "kube"),
+        )
     for name, package in MODULES.items():
         if not (bins / name).exists():
             say(f"building {package}")
-            sh("go", "install", "-trimpath", "-ldflags=-s -w", package, run=Run(env=env, cwd=Path("/")))
+            sh(
+                "go",
+                "install",
+                "-trimpath",
+                "-ldflags=-s -w",
+                package,
+                run=Run(env=env, cwd=Path("/")),
+            )
     for name in COMPONENTS:
         if not (bins / name).exists():
             (bins / name).symlink_to("kube")

@@ -70,7 +70,10 @@ class Cluster:
             self.control.start_dns()
             self.control.start_metrics()
             list(starting)
-        wait_until(lambda: self._ready_nodes() == len(nodes), f"not every node is Ready; see {self.processes.logs}")
+        wait_until(
+            lambda: self._ready_nodes() == len(nodes),
+            f"not every node is Ready; see {self.processes.logs}",
+        )
         wait_until(self.control.metrics_ready, f"no metrics; see {self.processes.logs}", 90)
 
     def _ready_nodes(self) -> int:
@@ -92,7 +95,11 @@ class Cluster:
     def down(self) -> None:
         """Stop every process of the cluster and remove its namespaces, mounts, cgroups and state."""
         running = self.processes.names()
-        last = [name for name in running if name.endswith("containerd") or name in ("kube-apiserver", "etcd")]
+        last = [
+            name
+            for name in running
+            if name.endswith("containerd") or name in ("kube-apiserver", "etcd")
+        ]
         self.processes.stop((name for name in running if name not in last), seconds=3)
         for node in self.nodes:
             if self.network.has(node.name):

@@ -33,7 +33,9 @@ class ControlPlane:
         self.audit_log = state / "audit.log"
 
     def kubectl(self, *argv: object, input: str | None = None) -> str:
-        return sh(bin_dir() / "kubectl", "--kubeconfig", self.kubeconfig, *argv, run=Run(input=input))
+        return sh(
+            bin_dir() / "kubectl", "--kubeconfig", self.kubeconfig, *argv, run=Run(input=input)
+        )
 
     def ask(self, *argv: object) -> str:
         """Run kubectl where a failure is an answer too."""
@@ -63,7 +65,11 @@ class ControlPlane:
         )  # fmt: skip
         self._spawn(
             "kube-scheduler",
-            [bins / "kube-scheduler", f"--kubeconfig={self.pki.kubeconfig('kube-scheduler')}", "--leader-elect=false"],
+            [
+                bins / "kube-scheduler",
+                f"--kubeconfig={self.pki.kubeconfig('kube-scheduler')}",
+                "--leader-elect=false",
+            ],
         )
         self.pki.kubeconfig("kube-proxy")
 
@@ -97,7 +103,9 @@ class ControlPlane:
         plugins = (f"bind {self.network.control_ip}", "errors", kubernetes, "cache 5")
         corefile.write_text(".:53 {\n" + "".join(f" {plugin}\n" for plugin in plugins) + "}\n")
         self._spawn("coredns", [bin_dir() / "coredns", "-conf", corefile])
-        self._external_service("kube-dns", {"name": "udp", "port": 53, "protocol": "UDP"}, 53, self.network.dns_ip)
+        self._external_service(
+            "kube-dns", {"name": "udp", "port": 53, "protocol": "UDP"}, 53, self.network.dns_ip
+        )
 
     def start_metrics(self) -> None:
         """Start metrics-server and register its API; the first figures come some 10 s later."""
@@ -108,7 +116,9 @@ class ControlPlane:
              "--secure-port=10443", f"--cert-dir={self.state}/metrics", "--kubelet-insecure-tls",
              "--kubelet-preferred-address-types=InternalIP", "--metric-resolution=10s", "--kubelet-request-timeout=5s"],
         )  # fmt: skip
-        self._external_service("metrics-server", {"name": "tcp", "port": 443, "protocol": "TCP"}, 10443, None)
+        self._external_service(
+            "metrics-server", {"name": "tcp", "port": 443, "protocol": "TCP"}, 10443, None
+        )
         service = {"name": "metrics-server", "namespace": "kube-system"}
         priorities = {"groupPriorityMinimum": 100, "versionPriority": 100}
         self._apply(
@@ -129,7 +139,9 @@ class ControlPlane:
     def metrics_ready(self) -> bool:
         return bool(self.ask("get", "--raw", "/apis/metrics.k8s.io/v1beta1/nodes/node-1"))
 
-    def _external_service(self, name: str, port: dict[str, Any], target: int, cluster_ip: str | None) -> None:
+    def _external_service(
+        self, name: str, port: dict[str, Any], target: int, cluster_ip: str | None
+    ) -> None:
         """A Service in kube-system whose one endpoint is a process beside the control plane."""
         spec: dict[str, Any] = {"ports": [port | {"targetPort": target}]}
         if cluster_ip:
@@ -147,7 +159,11 @@ class ControlPlane:
             {
                 "apiVersion": "discovery.k8s.io/v1",
                 "kind": "EndpointSlice",
-                "metadata": {"name": f"{name}-process", "namespace": "kube-system", "labels": labels},
+                "metadata": {
+                    "name": f"{name}-process",
+                    "namespace": "kube-system",
+                    "labels": labels,
+                },
                 "addressType": "IPv4",
                 "ports": [port | {"port": target}],
                 "endpoints": [{"addresses": [self.network.control_ip]}],

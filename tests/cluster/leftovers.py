@@ -16,7 +16,15 @@ CNI_RESULTS = Path("/var/lib/cni/results")
 KUBELET_SOCKET = Path("/var/lib/kubelet/device-plugins/kubelet.sock")
 LOG_LINKS = Path("/var/log/containers")
 FOLDERS = (  # made by the programs whatever their settings are
-    *map(Path, ("/run/containerd/s", "/run/containerd/runc/k8s.io", "/run/containerd/runc", "/run/containerd")),
+    *map(
+        Path,
+        (
+            "/run/containerd/s",
+            "/run/containerd/runc/k8s.io",
+            "/run/containerd/runc",
+            "/run/containerd",
+        ),
+    ),
     *(CNI_RESULTS, CNI_RESULTS.parent, KUBELET_SOCKET.parent, KUBELET_SOCKET.parents[1], LOG_LINKS),
 )
 

@@ -35,7 +35,15 @@ def sh(*argv: object, run: Run | None = None) -> str:
     """Run a command and return its standard output; a failure raises SystemExit with the end of its standard error."""
     run = run or Run()
     words = [str(word) for word in argv]
-    done = subprocess.run(words, text=True, capture_output=True, input=run.input, env=run.env, cwd=run.cwd, check=False)
+    done = subprocess.run(
+        words,
+        text=True,
+        capture_output=True,
+        input=run.input,
+        env=run.env,
+        cwd=run.cwd,
+        check=False,
+    )
     if run.check and done.returncode:
         raise SystemExit(f"cluster: {' '.join(words)}: {done.stderr.strip()[-2000:]}")
     return done.stdout
@@ -58,7 +66,9 @@ def obstacles() -> list[str]:
     if os.geteuid() != 0:
         reasons.append("a cluster needs root (network namespaces, mounts, cgroups)")
     absent = [
-        f"{command} (Debian package {package})" for command, package in NEEDED.items() if not shutil.which(command)
+        f"{command} (Debian package {package})"
+        for command, package in NEEDED.items()
+        if not shutil.which(command)
     ]
     if not any((Path(folder) / "bridge").exists() for folder in CNI_FOLDERS):
         absent.append("CNI plugins (Debian package containernetworking-plugins)")

@@ -84,7 +84,16 @@ class Network:
         sh("ip", "-n", netns, "route", "add", "default", "via", self.host_ip)
         for node in NODE_NUMBERS:
             if address != self.node_ip(node):
-                sh("ip", "-n", netns, "route", "add", self.node_pods(node), "via", self.node_ip(node))
+                sh(
+                    "ip",
+                    "-n",
+                    netns,
+                    "route",
+                    "add",
+                    self.node_pods(node),
+                    "via",
+                    self.node_ip(node),
+                )
         sh(*self.inside(place, "sysctl", "-qw", "net.ipv4.ip_forward=1"))
         attempt(*self.inside(place, "sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=1"))
 

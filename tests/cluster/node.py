@@ -53,7 +53,9 @@ class Node:
         (self.state / "cni").mkdir(parents=True)
         ip = self.network.node_ip(self.number)
         self.network.add(self.name, ip)
-        self.pki.certificate(self.name, f"/O=system:nodes/CN=system:node:{self.name}", f"DNS:{self.name},IP:{ip}")
+        self.pki.certificate(
+            self.name, f"/O=system:nodes/CN=system:node:{self.name}", f"DNS:{self.name},IP:{ip}"
+        )
         self._start_containerd()
         self._start_kubelet()
         bins = bin_dir()
@@ -86,7 +88,11 @@ class Node:
         conflist = {"cniVersion": "1.0.0", "name": "pods", "plugins": plugins}
         (self.state / "cni/10-pods.conflist").write_text(json.dumps(conflist))
         config = self.state / "containerd.toml"
-        config.write_text(CONTAINERD.format(state=self.state, socket=self.socket, cni=json.dumps(list(CNI_FOLDERS))))
+        config.write_text(
+            CONTAINERD.format(
+                state=self.state, socket=self.socket, cni=json.dumps(list(CNI_FOLDERS))
+            )
+        )
         self._spawn("containerd", [bin_dir() / "containerd", "--config", config])
         version = [str(bin_dir() / "ctr"), "-a", str(self.socket), "version"]
 
@@ -173,7 +179,11 @@ class Node:
     def pids(self, namespace: str, pod: str, container: str | None = None) -> list[int]:
         """The host's process ids of every process of that container, its first process first."""
         first = self.pid(namespace, pod, container)
-        return [] if first is None else [first, *(pid for pid in cgroup_members(first) if pid != first)]
+        return (
+            []
+            if first is None
+            else [first, *(pid for pid in cgroup_members(first) if pid != first)]
+        )
 
     def stop_containers(self) -> None:
         ctr = (bin_dir() / "ctr", "-a", self.socket, "-n", "k8s.io")

@@ -17,7 +17,11 @@ def write_pause_archive(binary: Path, target: Path) -> None:
     def blob(data: bytes, media_type: str) -> dict[str, Any]:
         digest = hashlib.sha256(data).hexdigest()
         blobs[digest] = data
-        return {"mediaType": f"application/vnd.oci.image.{media_type}", "digest": f"sha256:{digest}", "size": len(data)}
+        return {
+            "mediaType": f"application/vnd.oci.image.{media_type}",
+            "digest": f"sha256:{digest}",
+            "size": len(data),
+        }
 
     layer = blob(_tar({"pause": binary.read_bytes()}), "layer.v1.tar")
     config = blob(
@@ -31,10 +35,20 @@ def write_pause_archive(binary: Path, target: Path) -> None:
         ),
         "config.v1+json",
     )
-    manifest = blob(_json({"schemaVersion": 2, "config": config, "layers": [layer]}), "manifest.v1+json")
-    index = {"schemaVersion": 2, "manifests": [manifest | {"annotations": {"io.containerd.image.name": NAME}}]}
+    manifest = blob(
+        _json({"schemaVersion": 2, "config": config, "layers": [layer]}), "manifest.v1+json"
+    )
+    index = {
+        "schemaVersion": 2,
+        "manifests": [manifest | {"annotations": {"io.containerd.image.name": NAME}}],
+    }
     files = {f"blobs/sha256/{digest}": data for digest, data in blobs.items()}
-    target.write_bytes(_tar(files | {"index.json": _json(index), "oci-layout": _json({"imageLayoutVersion": "1.0.0"})}))
+    target.write_bytes(
+        _tar(
+            files
+            | {"index.json": _json(index), "oci-layout": _json({"imageLayoutVersion": "1.0.0"})}
+        )
+    )
 
 
 def _json(value: object) -> bytes:

@@ -39,7 +39,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--admin", default="admin:admin", help="Its administrator, as user:password.")
     group.addoption("--root", default="c", choices=ROOTS, help="Its ROOT_COMPATIBILITY.")
     group.addoption("--without-redis", action="store_true", help="Start products without Redis.")
-    group.addoption("--with-pooler", action="store_true", help="Start products behind PgBouncer in transaction mode.")
+    group.addoption(
+        "--with-pooler",
+        action="store_true",
+        help="Start products behind PgBouncer in transaction mode.",
+    )
 
 
 def option(config: pytest.Config, name: str) -> Any:
@@ -53,7 +57,8 @@ def workshop(request: pytest.FixtureRequest) -> Iterator[Workshop]:
     if option(request.config, "--url"):
         pytest.skip("this needs a product with settings of its own")
     workshop = Workshop(
-        with_redis=not option(request.config, "--without-redis"), with_pooler=option(request.config, "--with-pooler")
+        with_redis=not option(request.config, "--without-redis"),
+        with_pooler=option(request.config, "--with-pooler"),
     )
     try:
         yield workshop
@@ -100,7 +105,10 @@ def places_of(service: str) -> list[tuple[str, str]]:
     are at every root, on one.
     """
     at_root = service if service in ROOTS else "c"
-    return [(at_root, ""), *((root, f"/compat/{service}") for root in (ROOTS if service in ROOTS else ("d",)))]
+    return [
+        (at_root, ""),
+        *((root, f"/compat/{service}") for root in (ROOTS if service in ROOTS else ("d",))),
+    ]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

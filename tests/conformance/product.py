@@ -17,7 +17,12 @@ import httpx
 from task_service.embedded import EmbeddedPostgres, free_port
 from tests.support.pooler import transaction_pooler
 
-QUICK = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "300"}
+QUICK = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_connections": "300",
+}
 ADMIN = ("admin", "correct-horse-battery-staple")
 PROGRAM = (sys.executable, "-m", "task_service.cli")
 START_SECONDS = 90
@@ -41,20 +46,26 @@ class Product:
     def token(self, role: str) -> str:
         """An access token of a user with this role, who is registered for it."""
         if role not in self.tokens:
-            self.tokens[role] = self.log_in(*(self.admin if role == "admin" else self.register(role)))
+            self.tokens[role] = self.log_in(
+                *(self.admin if role == "admin" else self.register(role))
+            )
         return self.tokens[role]
 
     def register(self, role: str) -> tuple[str, str]:
         """A new user's name and password."""
         user = (f"{role}-{uuid4().hex[:8]}", uuid4().hex)
         with self.client() as admin:
-            made = admin.post("/api/v1/users", json={"username": user[0], "password": user[1], "role": role})
+            made = admin.post(
+                "/api/v1/users", json={"username": user[0], "password": user[1], "role": role}
+            )
         assert made.status_code == 201, made.text
         return user
 
     def log_in(self, name: str, password: str) -> str:
         """The access token of a user."""
-        answer = httpx.post(f"{self.url}/api/v1/auth/token", data={"username": name, "password": password})
+        answer = httpx.post(
+            f"{self.url}/api/v1/auth/token", data={"username": name, "password": password}
+        )
         assert answer.status_code == 200, answer.text
         return str(answer.json()["access_token"])
 
@@ -67,7 +78,9 @@ class Workshop:
         self.folder = Path(tempfile.mkdtemp(prefix="task-service-conformance-", dir="/var/tmp"))
         self.folder.chmod(0o755)  # root's PostgreSQL runs as another user
         self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
-        self.postgres = self._stack.enter_context(EmbeddedPostgres(self.folder / "data", options=QUICK))
+        self.postgres = self._stack.enter_context(
+            EmbeddedPostgres(self.folder / "data", options=QUICK)
+        )
         self.redis_url = self._stack.enter_context(_redis(self.folder)) if with_redis else None
         self._with_pooler = with_pooler
         self._number = 0
@@ -110,7 +123,11 @@ class Workshop:
 
         until("the product is ready", is_ready, START_SECONDS)
         # Beside its first requests the product makes its administrator; asking by logging in would use up a limit.
-        until("there is an administrator", lambda: "first_admin_made" in Path(log.name).read_text(), START_SECONDS)
+        until(
+            "there is an administrator",
+            lambda: "first_admin_made" in Path(log.name).read_text(),
+            START_SECONDS,
+        )
         return Product(f"http://127.0.0.1:{port}", ADMIN, root)
 
     def _run(self, command: str, **settings: str) -> None:
@@ -127,7 +144,9 @@ class Workshop:
 
 
 def _environment(settings: Mapping[str, object]) -> dict[str, str]:
-    return os.environ | {name.upper(): str(value) for name, value in settings.items() if value is not None}
+    return os.environ | {
+        name.upper(): str(value) for name, value in settings.items() if value is not None
+    }
 
 
 def until(what: str, probe: Callable[[], bool], seconds: float = 15) -> None:
@@ -145,7 +164,17 @@ def _redis(folder: Path) -> Iterator[str | None]:
         yield None
         return
     port = free_port()
-    argv = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    argv = [
+        "redis-server",
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--dir",
+        str(folder),
+    ]
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield f"redis://127.0.0.1:{port}"

@@ -13,7 +13,18 @@ import pytest
 from tests.conformance.checks import PATHS, is_problem, json_of, post_text, send
 from tests.conformance.product import Product
 
-NUMBERS = ["1e400", "-1e400", "1e-400", "1" * 400, "9" * 5_000, f"0.{'1' * 5_000}", "NaN", "Infinity", "-0", "1e308"]
+NUMBERS = [
+    "1e400",
+    "-1e400",
+    "1e-400",
+    "1" * 400,
+    "9" * 5_000,
+    f"0.{'1' * 5_000}",
+    "NaN",
+    "Infinity",
+    "-0",
+    "1e308",
+]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +36,9 @@ def client(product: Product) -> Iterator[httpx.Client]:
 
 @pytest.mark.parametrize("depth", [100, 101, 1_000, 10_000, 100_000])
 @pytest.mark.parametrize("pair", ["[]", "{}"])
-def test_payloads_nested_deep_are_refused_by_name(client: httpx.Client, depth: int, pair: str) -> None:
+def test_payloads_nested_deep_are_refused_by_name(
+    client: httpx.Client, depth: int, pair: str
+) -> None:
     opening = "[" if pair == "[]" else '{"a":'
     payload = opening * (depth - 1) + pair + pair[1] * (depth - 1)
     answer = post_text(client, PATHS[0], f'{{"title": "a", "payload": {payload}}}')
@@ -33,7 +46,9 @@ def test_payloads_nested_deep_are_refused_by_name(client: httpx.Client, depth: i
         json_of(answer, 201)
     else:
         problem = is_problem(answer, 422, "invalid_field")
-        assert problem["errors"] == [{"field": "payload", "message": "must not be nested more than 100 levels deep"}]
+        assert problem["errors"] == [
+            {"field": "payload", "message": "must not be nested more than 100 levels deep"}
+        ]
 
 
 NESTED = f"{'[' * 1_000}{']' * 1_000}"
@@ -42,12 +57,27 @@ NESTED = f"{'[' * 1_000}{']' * 1_000}"
 @pytest.mark.parametrize(
     ("method", "path", "body", "field"),
     [
-        ("POST", "/api/v1/tasks:batch", f'{{"tasks": [{{"title": "a", "payload": {NESTED}}}]}}', "tasks"),
-        ("POST", "/api/v1/tasks", f'{{"title": "a", "conversations": [{{"body": {NESTED}}}]}}', "conversations"),
+        (
+            "POST",
+            "/api/v1/tasks:batch",
+            f'{{"tasks": [{{"title": "a", "payload": {NESTED}}}]}}',
+            "tasks",
+        ),
+        (
+            "POST",
+            "/api/v1/tasks",
+            f'{{"title": "a", "conversations": [{{"body": {NESTED}}}]}}',
+            "conversations",
+        ),
         ("PUT", "/api/v1/settings/deep", f'{{"value": {NESTED}}}', "value"),
         ("POST", "/api/v1/tasks", f'{{"title": "a", "tags": {NESTED}}}', "tags"),
         ("POST", "/api/v1/tasks", NESTED, "body"),
-        ("POST", "/compat/c/tasks", f'{{"title": "a", "conversations": [{{"body": {NESTED}}}]}}', "conversations"),
+        (
+            "POST",
+            "/compat/c/tasks",
+            f'{{"title": "a", "conversations": [{{"body": {NESTED}}}]}}',
+            "conversations",
+        ),
         ("POST", "/api/tasks", f'{{"payload": {NESTED}, "title": "a"}}', "payload"),
         ("PUT", "/api/settings/deep", f'{{"value": {NESTED}}}', "value"),
         ("POST", "/compat/e/tasks", f'{{"title": "[[[", "payload": {NESTED}}}', "payload"),
@@ -57,25 +87,46 @@ NESTED = f"{'[' * 1_000}{']' * 1_000}"
 def test_json_nested_a_thousand_deep_is_refused_by_name_on_every_path(
     client: httpx.Client, method: str, path: str, body: str, field: str
 ) -> None:
-    answer = client.request(method, path, content=body, headers={"Content-Type": "application/json"})
+    answer = client.request(
+        method, path, content=body, headers={"Content-Type": "application/json"}
+    )
     assert answer.status_code == 422, answer.text
     found = answer.json()
-    assert (found["error"] if "error" in found else found["detail"]).startswith(f"{field}: must not be nested more")
+    assert (found["error"] if "error" in found else found["detail"]).startswith(
+        f"{field}: must not be nested more"
+    )
 
 
-@pytest.mark.parametrize("path", [*PATHS, "/task", "/api/python/v1/tasks", "/api/tasks", "/compat/c/tasks"])
+@pytest.mark.parametrize(
+    "path", [*PATHS, "/task", "/api/python/v1/tasks", "/api/tasks", "/compat/c/tasks"]
+)
 @pytest.mark.parametrize("number", NUMBERS, ids=lambda n: f"{n[:6]} of {len(n)}")
-def test_numbers_beyond_range_are_kept_or_refused(client: httpx.Client, path: str, number: str) -> None:
-    for field in ("payload", "max_attempts", "timeout_seconds", "title", "due_date", "priority", "tags", "unknown"):
+def test_numbers_beyond_range_are_kept_or_refused(
+    client: httpx.Client, path: str, number: str
+) -> None:
+    for field in (
+        "payload",
+        "max_attempts",
+        "timeout_seconds",
+        "title",
+        "due_date",
+        "priority",
+        "tags",
+        "unknown",
+    ):
         answer = post_text(client, path, f'{{"title": "a", "{field}": {number}}}')
         assert answer.status_code in (201, 422), (field, answer.text)
         if answer.status_code == 422:
             found = answer.json()
-            assert (found["error"] if "error" in found else found["detail"]).startswith(f"{field}: "), answer.text
+            assert (found["error"] if "error" in found else found["detail"]).startswith(
+                f"{field}: "
+            ), answer.text
 
 
 @pytest.mark.parametrize("number", ["1e400", "-1e400", "9" * 5_000, "NaN", "Infinity", "-Infinity"])
-def test_numbers_that_json_or_the_database_cannot_hold_are_refused_by_name(client: httpx.Client, number: str) -> None:
+def test_numbers_that_json_or_the_database_cannot_hold_are_refused_by_name(
+    client: httpx.Client, number: str
+) -> None:
     for payload in (number, f"[{number}]", f'{{"a": {{"b": [1, {number}]}}}}'):
         answer = post_text(client, PATHS[0], f'{{"title": "a", "payload": {payload}}}')
         assert is_problem(answer, 422, "invalid_field")["errors"][0]["field"] == "payload"
@@ -93,8 +144,12 @@ HUGE = ["9" * 18, str(2**63 - 1), str(2**63), "9" * 40, "9" * 4_000]
 
 
 @pytest.mark.parametrize("number", HUGE, ids=lambda n: f"of {len(n)} digits")
-@pytest.mark.parametrize("path", ["/compat/c/tasks/{}", "/compat/c/conversations/{}", "/task/{}", "/compat/d/task/{}"])
-def test_numbers_of_tasks_that_no_database_has_are_not_found(client: httpx.Client, path: str, number: str) -> None:
+@pytest.mark.parametrize(
+    "path", ["/compat/c/tasks/{}", "/compat/c/conversations/{}", "/task/{}", "/compat/d/task/{}"]
+)
+def test_numbers_of_tasks_that_no_database_has_are_not_found(
+    client: httpx.Client, path: str, number: str
+) -> None:
     answer = client.put(path.format(number), json={"title": "a", "body": 1})
     assert answer.status_code == 404, answer.text
 
@@ -120,11 +175,15 @@ CURSORS = [
      "/api/v1/daily-log?date=2026-01-01", "/api/v1/audit-log", "/compat/e/tasks", "/compat/d/tasks",
      "/compat/d/audit-log"],
 )  # fmt: skip
-def test_cursors_that_were_never_given_are_refused_by_name(client: httpx.Client, path: str, cursor: str) -> None:
+def test_cursors_that_were_never_given_are_refused_by_name(
+    client: httpx.Client, path: str, cursor: str
+) -> None:
     answer = client.get(path + ("&" if "?" in path else "?") + urlencode({"cursor": cursor}))
     assert answer.status_code == 422, answer.text
     found = answer.json()
-    assert (found["error"] if "error" in found else found["detail"]).startswith("cursor: "), answer.text
+    assert (found["error"] if "error" in found else found["detail"]).startswith("cursor: "), (
+        answer.text
+    )
 
 
 @pytest.mark.parametrize(
@@ -134,8 +193,13 @@ def test_cursors_that_were_never_given_are_refused_by_name(client: httpx.Client,
      "0.5", "1e20", "Infinity", ""],
 )  # fmt: skip
 @pytest.mark.parametrize("field", ["due_date", "run_at"])
-def test_times_that_do_not_exist_are_refused_by_name(client: httpx.Client, field: str, moment: str) -> None:
-    for value in (moment, float(moment) if moment.replace(".", "").lstrip("-").isdigit() else moment):
+def test_times_that_do_not_exist_are_refused_by_name(
+    client: httpx.Client, field: str, moment: str
+) -> None:
+    for value in (
+        moment,
+        float(moment) if moment.replace(".", "").lstrip("-").isdigit() else moment,
+    ):
         problem = is_problem(send(client, **{field: value}), 422, "invalid_field")
         assert [e["field"] for e in problem["errors"]] == [field]
 
@@ -145,13 +209,19 @@ def test_times_that_do_not_exist_are_refused_by_name(client: httpx.Client, field
     ["/api/v1/daily-log?date={}", "/compat/d/tasks?date={}", "/api/v1/tasks?due_before={}",
      "/compat/e/tasks?created_after={}", "/api/v1/audit-log?from={}"],
 )  # fmt: skip
-@pytest.mark.parametrize("day", ["2026-02-30", "2026-02-29", "2026-13-01", "2026-00-10", "2026-04-31", "0000-01-01"])
-def test_dates_that_do_not_exist_are_refused_by_name_in_parameters(client: httpx.Client, path: str, day: str) -> None:
+@pytest.mark.parametrize(
+    "day", ["2026-02-30", "2026-02-29", "2026-13-01", "2026-00-10", "2026-04-31", "0000-01-01"]
+)
+def test_dates_that_do_not_exist_are_refused_by_name_in_parameters(
+    client: httpx.Client, path: str, day: str
+) -> None:
     name = path.partition("?")[2].partition("=")[0]
     answer = client.get(path.format(day))
     assert answer.status_code == 422, answer.text
     found = answer.json()
-    assert (found["error"] if "error" in found else found["detail"]).startswith(f"{name}: "), answer.text
+    assert (found["error"] if "error" in found else found["detail"]).startswith(f"{name}: "), (
+        answer.text
+    )
 
 
 @pytest.mark.parametrize(
@@ -175,7 +245,9 @@ def test_dates_that_do_not_exist_are_refused_by_name_in_parameters(client: httpx
         ("* " * 101, "200"),
     ],
 )
-def test_cron_expressions_that_never_fire_are_refused_by_name(client: httpx.Client, cron: str, words: str) -> None:
+def test_cron_expressions_that_never_fire_are_refused_by_name(
+    client: httpx.Client, cron: str, words: str
+) -> None:
     new = {"name": "never", "cron": cron, "template": {"title": "a"}}
     problem = is_problem(client.post("/api/v1/schedules", json=new), 422, "invalid_field")
     assert [e["field"] for e in problem["errors"]] == ["cron"]
@@ -193,13 +265,17 @@ OF_TYPE: dict[str, tuple[type, ...]] = {
 
 
 @pytest.mark.parametrize("field", OF_TYPE)
-def test_values_of_a_wrong_type_are_refused_by_name_and_nothing_is_made(client: httpx.Client, field: str) -> None:
+def test_values_of_a_wrong_type_are_refused_by_name_and_nothing_is_made(
+    client: httpx.Client, field: str
+) -> None:
     title = uuid4().hex
     for value in WRONG:
         good = type(value) in OF_TYPE[field] or (value == [] and field in ("tags", "conversations"))
         if good or (field == "title" and value is None):
             continue
-        problem = is_problem(client.post(PATHS[0], json={"title": title} | {field: value}), 422, "invalid_field")
+        problem = is_problem(
+            client.post(PATHS[0], json={"title": title} | {field: value}), 422, "invalid_field"
+        )
         assert {e["field"].split(".")[0] for e in problem["errors"]} == {field}, value
     assert json_of(client.get(PATHS[0], params={"text": title}))["items"] == []
 
@@ -220,18 +296,32 @@ def test_nul_in_paths_is_not_found_or_refused(client: httpx.Client, path: str) -
 def test_nothing_is_half_done_when_a_part_is_wrong(client: httpx.Client) -> None:
     title = uuid4().hex
     for answer in (
-        client.post(PATHS[0], json={"title": title, "conversations": [{"body": 1}, {"body": None}]}),
         client.post(
-            "/api/v1/tasks:batch", json={"tasks": [{"title": title}, {"title": "a", "due_date": "2001-01-01"}]}
+            PATHS[0], json={"title": title, "conversations": [{"body": 1}, {"body": None}]}
+        ),
+        client.post(
+            "/api/v1/tasks:batch",
+            json={"tasks": [{"title": title}, {"title": "a", "due_date": "2001-01-01"}]},
         ),
         client.post("/compat/c/tasks", json={"title": title, "conversations": [{"body": 1}, {}]}),
-        client.post("/api/v1/tasks:import", files={"file": f"title,status\n{title},pending\nb,done\n".encode()}),
-        client.post("/upload-csv", files={"file": f"title,status\n{title},pending\nb,done\n".encode()}),
+        client.post(
+            "/api/v1/tasks:import",
+            files={"file": f"title,status\n{title},pending\nb,done\n".encode()},
+        ),
+        client.post(
+            "/upload-csv", files={"file": f"title,status\n{title},pending\nb,done\n".encode()}
+        ),
     ):
         assert answer.status_code == 422, answer.text
     assert json_of(client.get(PATHS[0], params={"text": title}))["items"] == []
     made = json_of(client.post(PATHS[0], json={"title": title}), 201)
     one = f"{PATHS[0]}/{made['id']}"
-    is_problem(client.patch(one, json={"title": "b", "due_date": "2001-01-01T00:00:00Z"}), 422, "invalid_field")
-    is_problem(client.patch(one, json={"title": "b", "status": "processing"}), 409, "invalid_transition")
+    is_problem(
+        client.patch(one, json={"title": "b", "due_date": "2001-01-01T00:00:00Z"}),
+        422,
+        "invalid_field",
+    )
+    is_problem(
+        client.patch(one, json={"title": "b", "status": "processing"}), 409, "invalid_transition"
+    )
     assert json_of(client.get(one)) == made

@@ -22,18 +22,24 @@ def client(product: Product) -> Iterator[httpx.Client]:
 @pytest.fixture
 def task(client: httpx.Client) -> dict[str, Any]:
     """A task for a person."""
-    made: dict[str, Any] = json_of(client.post("/tasks", json={"title": f"Ring Ada {uuid4().hex}"}), 201)
+    made: dict[str, Any] = json_of(
+        client.post("/tasks", json={"title": f"Ring Ada {uuid4().hex}"}), 201
+    )
     return made
 
 
 def test_a_task_lives_from_creation_to_deletion(client: httpx.Client) -> None:
-    answer = client.post("/tasks", json={"title": "Ring Ada", "priority": "high", "tags": ["phone"]})
+    answer = client.post(
+        "/tasks", json={"title": "Ring Ada", "priority": "high", "tags": ["phone"]}
+    )
     made = json_of(answer, 201)
     assert answer.headers["location"] == f"/api/v1/tasks/{made['id']}"
     one = f"/tasks/{made['id']}"
     assert client.get(one, headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
     guard = {"If-Match": answer.headers["etag"]}
-    changed = json_of(client.patch(one, json={"status": "in_progress", "reason": "now"}, headers=guard))
+    changed = json_of(
+        client.patch(one, json={"status": "in_progress", "reason": "now"}, headers=guard)
+    )
     assert changed["status"] == "in_progress"
     is_problem(client.patch(one, json={"title": "b"}, headers=guard), 412, "stale_version")
     assert json_of(client.post(f"{one}:cancel"))["status"] == "cancelled"
@@ -46,21 +52,33 @@ def test_a_task_lives_from_creation_to_deletion(client: httpx.Client) -> None:
 
 def test_a_worker_runs_a_task_that_names_a_handler(client: httpx.Client) -> None:
     made = json_of(client.post("/tasks", json={"title": "a", "handler": "noop"}), 201)
-    until("it is completed", lambda: json_of(client.get(f"/tasks/{made['id']}"))["status"] == "completed", 30)
+    until(
+        "it is completed",
+        lambda: json_of(client.get(f"/tasks/{made['id']}"))["status"] == "completed",
+        30,
+    )
     [run] = json_of(client.get(f"/tasks/{made['id']}/runs"))["items"]
     assert (run["attempt"], run["outcome"], run["final"]) == (1, "completed", True)
 
 
 def test_many_tasks_are_made_all_or_none(client: httpx.Client) -> None:
     text = uuid4().hex
-    json_of(client.post("/tasks:batch", json={"tasks": [{"title": f"{text} {n}"} for n in range(20)]}), 201)
-    is_problem(client.post("/tasks:batch", json={"tasks": [{"title": text}, {}]}), 422, "invalid_field")
+    json_of(
+        client.post("/tasks:batch", json={"tasks": [{"title": f"{text} {n}"} for n in range(20)]}),
+        201,
+    )
+    is_problem(
+        client.post("/tasks:batch", json={"tasks": [{"title": text}, {}]}), 422, "invalid_field"
+    )
     assert len(json_of(client.get("/tasks", params={"text": text}))["items"]) == 20
 
 
 def test_pages_follow_each_other_by_cursor(client: httpx.Client) -> None:
     who = uuid4().hex
-    made = [json_of(client.post("/tasks", json={"title": "a", "assigned_to": who}), 201)["id"] for _ in range(5)]
+    made = [
+        json_of(client.post("/tasks", json={"title": "a", "assigned_to": who}), 201)["id"]
+        for _ in range(5)
+    ]
     found, cursor = [], {}
     while True:
         page = json_of(client.get("/tasks", params={"assigned_to": who, "limit": 2, **cursor}))
@@ -72,7 +90,9 @@ def test_pages_follow_each_other_by_cursor(client: httpx.Client) -> None:
 
 
 def test_conversations_belong_to_a_task(client: httpx.Client, task: dict[str, Any]) -> None:
-    made = json_of(client.post(f"/tasks/{task['id']}/conversations", json={"body": {"text": "hello"}}), 201)
+    made = json_of(
+        client.post(f"/tasks/{task['id']}/conversations", json={"body": {"text": "hello"}}), 201
+    )
     one = f"/conversations/{made['id']}"
     assert json_of(client.get(f"/tasks/{task['id']}/conversations"))["items"] == [made]
     assert json_of(client.patch(one, json={"status": "processed"}))["status"] == "processed"
@@ -84,14 +104,18 @@ def test_tasks_go_out_and_come_in_as_csv(client: httpx.Client, task: dict[str, A
     sent = client.get("/tasks:export", params={"text": task["title"]})
     assert sent.headers["content-type"].startswith("text/csv")
     assert task["title"] in sent.text
-    report = json_of(client.post("/tasks:import", files={"file": ("tasks.csv", sent.content, "text/csv")}), 201)
+    report = json_of(
+        client.post("/tasks:import", files={"file": ("tasks.csv", sent.content, "text/csv")}), 201
+    )
     assert (report["created"], report["skipped"]) == (1, 0)
 
 
 def test_the_daily_log_has_what_is_active(client: httpx.Client, task: dict[str, Any]) -> None:
     loaded = json_of(client.post("/daily-log:run", json={}))
     assert loaded["entries"] >= 1
-    [entry] = json_of(client.get("/daily-log", params={"date": loaded["date"], "limit": 1}))["items"]
+    [entry] = json_of(client.get("/daily-log", params={"date": loaded["date"], "limit": 1}))[
+        "items"
+    ]
     assert json_of(client.get(f"/daily-log/{entry['id']}")) == entry
     assert json_of(client.post("/daily-log:run", json={}))["added"] == 0
 
@@ -104,7 +128,12 @@ def test_queues_are_shown_paused_and_resumed(client: httpx.Client) -> None:
 
 
 def test_a_schedule_tells_its_next_run(client: httpx.Client) -> None:
-    new = {"name": f"nightly-{uuid4().hex}", "cron": "0 3 * * *", "time_zone": "UTC", "template": {"title": "Clean"}}
+    new = {
+        "name": f"nightly-{uuid4().hex}",
+        "cron": "0 3 * * *",
+        "time_zone": "UTC",
+        "template": {"title": "Clean"},
+    }
     made = json_of(client.post("/schedules", json=new), 201)
     following = datetime.fromisoformat(made["next_run_at"])
     assert datetime.now(UTC) < following <= datetime.now(UTC) + timedelta(days=1)
@@ -117,7 +146,9 @@ def test_settings_are_kept(client: httpx.Client) -> None:
     json_of(client.delete(f"/settings/{key}"), 204)
 
 
-def test_users_log_in_refresh_and_are_shut_out_when_disabled(product: Product, client: httpx.Client) -> None:
+def test_users_log_in_refresh_and_are_shut_out_when_disabled(
+    product: Product, client: httpx.Client
+) -> None:
     name, password = product.register("editor")
     form = {"username": name, "password": password}
     tokens = json_of(client.post("/auth/token", data=form))
@@ -137,12 +168,18 @@ def test_administrators_read_the_audit_log(client: httpx.Client, task: dict[str,
 
 def test_statistics_add_up(client: httpx.Client) -> None:
     summary = json_of(client.get("/tasks/stats/summary"))
-    assert summary["total"] == sum(summary["by_status"].values()) == sum(summary["by_priority"].values())
+    assert (
+        summary["total"]
+        == sum(summary["by_status"].values())
+        == sum(summary["by_priority"].values())
+    )
 
 
 def test_a_request_that_is_sent_again_is_done_once(client: httpx.Client) -> None:
     headers = {"Idempotency-Key": uuid4().hex}
-    first, second = (client.post("/tasks", json={"title": "once"}, headers=headers) for _ in range(2))
+    first, second = (
+        client.post("/tasks", json={"title": "once"}, headers=headers) for _ in range(2)
+    )
     assert json_of(first, 201) == json_of(second, 201)
     other = client.post("/tasks", json={"title": "other"}, headers=headers)
     is_problem(other, 422, "idempotency_conflict")
@@ -155,7 +192,9 @@ def test_a_unique_key_gives_the_task_that_holds_it(client: httpx.Client) -> None
     assert second.headers["location"] == first.headers["location"]
     batch = json_of(client.post("/tasks:batch", json={"tasks": [form, {"title": "other"}]}), 201)
     assert (batch["created"], batch["present"]) == (1, [0])
-    is_problem(client.post("/tasks", json={"title": "a", "unique_seconds": 1}), 422, "invalid_field")
+    is_problem(
+        client.post("/tasks", json={"title": "a", "unique_seconds": 1}), 422, "invalid_field"
+    )
 
 
 def test_a_task_waits_for_what_it_needs(client: httpx.Client) -> None:
@@ -164,7 +203,11 @@ def test_a_task_waits_for_what_it_needs(client: httpx.Client) -> None:
     waits = json_of(client.post("/tasks", json=form), 201)
     assert waits["waits_for"] == [person["id"]]
     json_of(client.patch(f"/tasks/{person['id']}", json={"status": "completed"}))
-    until("it is completed", lambda: json_of(client.get(f"/tasks/{waits['id']}"))["status"] == "completed", 30)
+    until(
+        "it is completed",
+        lambda: json_of(client.get(f"/tasks/{waits['id']}"))["status"] == "completed",
+        30,
+    )
     json_of(client.delete(f"/tasks/{person['id']}", params={"hard": True}), 204)
     is_problem(client.post("/tasks", json=form), 422, "invalid_field")
 

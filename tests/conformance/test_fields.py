@@ -60,7 +60,12 @@ def test_descriptions(client: httpx.Client, text: str, times: int) -> None:
 
 
 @many
-@given(tags=st.lists(TEXT | st.sampled_from(["Home", "home", "HOME ", "ß", "SS", "x" * 50, "x" * 51]), max_size=14))
+@given(
+    tags=st.lists(
+        TEXT | st.sampled_from(["Home", "home", "HOME ", "ß", "SS", "x" * 50, "x" * 51]),
+        max_size=14,
+    )
+)
 def test_tags(client: httpx.Client, tags: list[str]) -> None:
     answer, tags = send(client, tags=tags), [as_read(t) for t in tags]
     kept: dict[str, str] = {}
@@ -91,25 +96,51 @@ def test_due_dates(client: httpx.Client, due: datetime) -> None:
     if moment is not None and moment > now:
         assert datetime.fromisoformat(json_of(answer, 201)["due_date"]) == moment
     else:
-        assert [e["field"] for e in is_problem(answer, 422, "invalid_field")["errors"]] == ["due_date"]
+        assert [e["field"] for e in is_problem(answer, 422, "invalid_field")["errors"]] == [
+            "due_date"
+        ]
 
 
-WORDS = ["pending", "scheduled", "processing", "in_progress", "completed", "failed", "cancelled", "active", "done", ""]
+WORDS = [
+    "pending",
+    "scheduled",
+    "processing",
+    "in_progress",
+    "completed",
+    "failed",
+    "cancelled",
+    "active",
+    "done",
+    "",
+]
 
 
 @many
-@given(word=st.sampled_from(WORDS), flips=st.integers(0, 2**12), joint=st.sampled_from("_- "), blank=st.booleans())
+@given(
+    word=st.sampled_from(WORDS),
+    flips=st.integers(0, 2**12),
+    joint=st.sampled_from("_- "),
+    blank=st.booleans(),
+)
 def test_status_words(client: httpx.Client, word: str, flips: int, joint: str, blank: bool) -> None:
-    said = "".join(c.upper() if flips >> n & 1 else c for n, c in enumerate(word)).replace("_", joint)
+    said = "".join(c.upper() if flips >> n & 1 else c for n, c in enumerate(word)).replace(
+        "_", joint
+    )
     answer = send(client, status=f" {said} " if blank else said)
     if word in ("pending", "in_progress", "completed", "failed", "cancelled"):
         assert json_of(answer, 201)["status"] == word
     else:
-        assert [e["field"] for e in is_problem(answer, 422, "invalid_field")["errors"]] == ["status"]
+        assert [e["field"] for e in is_problem(answer, 422, "invalid_field")["errors"]] == [
+            "status"
+        ]
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
     max_leaves=12,
 )
@@ -135,7 +166,11 @@ def same(sent: Any, read: Any) -> bool:
     if isinstance(sent, list):
         return isinstance(read, list) and len(sent) == len(read) and all(map(same, sent, read))
     if isinstance(sent, dict):
-        return isinstance(read, dict) and sent.keys() == read.keys() and all(same(sent[k], read[k]) for k in sent)
+        return (
+            isinstance(read, dict)
+            and sent.keys() == read.keys()
+            and all(same(sent[k], read[k]) for k in sent)
+        )
     return type(sent) is type(read) and bool(sent == read)
 
 

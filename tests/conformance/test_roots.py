@@ -44,11 +44,20 @@ def test_paths_that_collide_with_nothing_are_at_every_root(at: Product, slash: s
         assert json_of(client.get(f"/health{slash}"))["status"] == "healthy"
         assert "workers" in json_of(client.get(f"/status{slash}"))
         new = {"title": "c", "conversations": [{"body": 1}]}
-        [conversation] = json_of(client.post(f"/compat/c/tasks{slash}", json=new), 201)["conversations"]
-        assert json_of(client.put(f"/conversations/{conversation['id']}{slash}", json={"body": 2}))["body"] == 2
+        [conversation] = json_of(client.post(f"/compat/c/tasks{slash}", json=new), 201)[
+            "conversations"
+        ]
+        assert (
+            json_of(client.put(f"/conversations/{conversation['id']}{slash}", json={"body": 2}))[
+                "body"
+            ]
+            == 2
+        )
         d = json_of(client.post(f"/task{slash}", json={"title": "d"}), 201)
         assert json_of(client.put(f"/task/{d['id']}{slash}", json={"title": "D"}))["title"] == "D"
-        assert json_of(client.delete(f"/task/{d['id']}{slash}")) == {"message": "Task soft deleted successfully"}
+        assert json_of(client.delete(f"/task/{d['id']}{slash}")) == {
+            "message": "Task soft deleted successfully"
+        }
         file = {"file": ("x.csv", f"title\n{uuid4().hex}\n", "text/csv")}
         assert json_of(client.post(f"/upload-csv{slash}", files=file), 201)["created"] == 1
 
@@ -59,8 +68,12 @@ def test_ds_other_paths_are_at_the_root_where_it_is_ds(at: Product, slash: str) 
     with at.client() as client:
         for prefix, is_there in (("", at.root == "d"), ("/compat/d", True)):
             answers = [
-                client.post(f"{prefix}/login{slash}", json={"username": name, "password": password}),
-                client.post(f"{prefix}/token{slash}", data={"username": name, "password": password}),
+                client.post(
+                    f"{prefix}/login{slash}", json={"username": name, "password": password}
+                ),
+                client.post(
+                    f"{prefix}/token{slash}", data={"username": name, "password": password}
+                ),
                 client.get(f"{prefix}/audit-log{slash}"),
             ]
             for answer in answers:
@@ -74,8 +87,17 @@ def test_errors_are_in_the_words_of_the_service_whose_path_it_is(at: Product) ->
     with at.client() as client:
         for path in ("/task", "/compat/d/task"):
             is_error(client.post(path, json={}), 400, "Field 'title' is required")
-        for path in ("/api/python/v1/tasks", "/api/tasks", "/compat/c/tasks", "/compat/e/tasks", "/api/v1/tasks"):
-            assert is_problem(client.post(path, json={}), 422, "invalid_field")["errors"][0]["field"] == "title"
+        for path in (
+            "/api/python/v1/tasks",
+            "/api/tasks",
+            "/compat/c/tasks",
+            "/compat/e/tasks",
+            "/api/v1/tasks",
+        ):
+            assert (
+                is_problem(client.post(path, json={}), 422, "invalid_field")["errors"][0]["field"]
+                == "title"
+            )
         answer = client.get("/tasks", params={"cursor": "x", "date": "x"})
         if at.root == "d":
             is_error(answer, 422)

@@ -24,7 +24,14 @@ CONFIG = Path(__file__).with_name("schemathesis.toml")
 PROGRAM = Path(sys.executable).with_name("schemathesis")
 PUBLIC = {"/health", "/compat/c/health"}
 PROBLEM = {"type", "title", "status", "code", "detail", "request_id", "error"}
-LOG_IN = {"/login", "/token", "/compat/d/login", "/compat/d/token", "/api/v1/auth/token", "/api/v1/auth/refresh"}
+LOG_IN = {
+    "/login",
+    "/token",
+    "/compat/d/login",
+    "/compat/d/token",
+    "/api/v1/auth/token",
+    "/api/v1/auth/refresh",
+}
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +47,18 @@ def run_schemathesis(product: Product, folder: Path, *options: str) -> None:
         "--max-examples", str(EXAMPLES), "--exclude-path-regex", LEFT_OUT, "--no-shrink", "--continue-on-failure",
         "--warnings", "off", "--request-timeout", "30", *options,
     ]  # fmt: skip
-    done = subprocess.run(argv, check=False, cwd=folder, capture_output=True, text=True, timeout=1_800)
+    done = subprocess.run(
+        argv, check=False, cwd=folder, capture_output=True, text=True, timeout=1_800
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_answer_to_an_administrator_is_a_documented_one(strict_product: Product, tmp_path: Path) -> None:
-    run_schemathesis(strict_product, tmp_path, "-H", f"Authorization: Bearer {strict_product.token('admin')}")
+def test_every_answer_to_an_administrator_is_a_documented_one(
+    strict_product: Product, tmp_path: Path
+) -> None:
+    run_schemathesis(
+        strict_product, tmp_path, "-H", f"Authorization: Bearer {strict_product.token('admin')}"
+    )
 
 
 def test_every_answer_to_anybody_is_a_documented_one_where_access_is_open(
@@ -54,7 +67,9 @@ def test_every_answer_to_anybody_is_a_documented_one_where_access_is_open(
     run_schemathesis(open_product, tmp_path)
 
 
-def test_without_a_token_every_operation_says_only_that_it_takes_one(strict_product: Product) -> None:
+def test_without_a_token_every_operation_says_only_that_it_takes_one(
+    strict_product: Product,
+) -> None:
     with strict_product.client(role=None) as nobody:
         document = nobody.get("/openapi.json").json()
         seen = 0
@@ -83,7 +98,9 @@ def test_without_a_token_every_operation_says_only_that_it_takes_one(strict_prod
         assert seen > 400
 
 
-@pytest.mark.parametrize("header", ["Bearer x", "Bearer", "Basic YWRtaW46YWRtaW4=", "Bearer eyJhbGciOiJub25lIn0.e30."])
+@pytest.mark.parametrize(
+    "header", ["Bearer x", "Bearer", "Basic YWRtaW46YWRtaW4=", "Bearer eyJhbGciOiJub25lIn0.e30."]
+)
 def test_a_wrong_token_is_refused_everywhere(strict_product: Product, header: str) -> None:
     paths = httpx.get(f"{strict_product.url}/openapi.json").json()["paths"]
     with strict_product.client(role=None) as nobody:

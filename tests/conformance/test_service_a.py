@@ -15,7 +15,9 @@ FIELDS = {"id", "title", "description", "status"}
 @pytest.fixture
 def task(client: httpx.Client) -> dict[str, str]:
     """A task of service A."""
-    made: dict[str, str] = json_of(client.post(BASE, json={"title": "My Task", "description": "What it is"}), 201)
+    made: dict[str, str] = json_of(
+        client.post(BASE, json={"title": "My Task", "description": "What it is"}), 201
+    )
     return made
 
 
@@ -23,11 +25,21 @@ def task(client: httpx.Client) -> dict[str, str]:
 def test_a_task_is_created_and_read_back(client: httpx.Client, slash: str) -> None:
     answer = client.post(f"{BASE}{slash}", json={"title": "My Task", "description": "What it is"})
     made = json_of(answer, 201)
-    assert made == {"id": made["id"], "title": "My Task", "description": "What it is", "status": "PENDING"}
+    assert made == {
+        "id": made["id"],
+        "title": "My Task",
+        "description": "What it is",
+        "status": "PENDING",
+    }
     assert str(UUID(made["id"])) == made["id"]
     assert answer.headers["location"].endswith(f"{BASE}/{made['id']}")
     assert json_of(client.get(f"{BASE}/{made['id']}{slash}")) == made
-    assert json_of(client.get(answer.headers["location"].removeprefix(client.base_url.path.rstrip("/")))) == made
+    assert (
+        json_of(
+            client.get(answer.headers["location"].removeprefix(client.base_url.path.rstrip("/")))
+        )
+        == made
+    )
 
 
 def test_a_description_may_be_left_out(client: httpx.Client) -> None:
@@ -35,7 +47,9 @@ def test_a_description_may_be_left_out(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("word", ["IN_PROGRESS", "in_progress", "In-Progress"])
-def test_status_and_title_are_changed_and_the_rest_stays(client: httpx.Client, task: dict[str, str], word: str) -> None:
+def test_status_and_title_are_changed_and_the_rest_stays(
+    client: httpx.Client, task: dict[str, str], word: str
+) -> None:
     wanted = {"status": word, "title": "Updated Title"}
     changed = json_of(client.put(f"{BASE}/{task['id']}", json=wanted))
     assert changed == task | {"status": "IN_PROGRESS", "title": "Updated Title"}
@@ -45,7 +59,9 @@ def test_status_and_title_are_changed_and_the_rest_stays(client: httpx.Client, t
 def test_every_read_after_an_update_sees_it(client: httpx.Client, task: dict[str, str]) -> None:
     for number in range(20):
         json_of(client.put(f"{BASE}/{task['id']}", json={"title": f"Title {number}"}))
-        assert [json_of(client.get(f"{BASE}/{task['id']}"))["title"] for _ in range(2)] == [f"Title {number}"] * 2
+        assert [json_of(client.get(f"{BASE}/{task['id']}"))["title"] for _ in range(2)] == [
+            f"Title {number}"
+        ] * 2
 
 
 def test_what_was_read_may_be_sent_back(client: httpx.Client, task: dict[str, str]) -> None:
@@ -54,8 +70,12 @@ def test_what_was_read_may_be_sent_back(client: httpx.Client, task: dict[str, st
 
 def test_a_task_passes_through_its_statuses(client: httpx.Client, task: dict[str, str]) -> None:
     for status in ("IN_PROGRESS", "COMPLETED", "PENDING", "CANCELLED"):
-        assert json_of(client.put(f"{BASE}/{task['id']}", json={"status": status}))["status"] == status
-    problem = is_problem(client.put(f"{BASE}/{task['id']}", json={"status": "COMPLETED"}), 409, "invalid_transition")
+        assert (
+            json_of(client.put(f"{BASE}/{task['id']}", json={"status": status}))["status"] == status
+        )
+    problem = is_problem(
+        client.put(f"{BASE}/{task['id']}", json={"status": "COMPLETED"}), 409, "invalid_transition"
+    )
     assert problem["allowed"] == ["pending", "in_progress"]
 
 
@@ -70,11 +90,15 @@ def test_a_deleted_task_is_gone(client: httpx.Client, task: dict[str, str]) -> N
         is_problem(answer, 404, "not_found")
 
 
-def test_tasks_are_for_people(client: httpx.Client, canonical: httpx.Client, task: dict[str, str]) -> None:
+def test_tasks_are_for_people(
+    client: httpx.Client, canonical: httpx.Client, task: dict[str, str]
+) -> None:
     assert json_of(canonical.get(f"/tasks/{task['id']}"))["handler"] is None
 
 
-def test_the_list_has_every_task_in_the_same_shape(client: httpx.Client, task: dict[str, str]) -> None:
+def test_the_list_has_every_task_in_the_same_shape(
+    client: httpx.Client, task: dict[str, str]
+) -> None:
     listed = json_of(client.get(BASE))
     assert task in listed
     assert all(set(t) == FIELDS for t in listed)
@@ -103,7 +127,9 @@ def test_text_of_every_kind_is_kept(client: httpx.Client, text: str) -> None:
         ("text", "body"),
     ],
 )
-def test_bad_fields_are_named(client: httpx.Client, task: dict[str, str], body: object, field: str) -> None:
+def test_bad_fields_are_named(
+    client: httpx.Client, task: dict[str, str], body: object, field: str
+) -> None:
     for answer in (client.post(BASE, json=body), client.put(f"{BASE}/{task['id']}", json=body)):
         if body == {} and answer.request.method == "PUT":
             assert json_of(answer) == task  # nothing to change
@@ -114,7 +140,11 @@ def test_bad_fields_are_named(client: httpx.Client, task: dict[str, str], body: 
 
 def test_what_is_no_json_is_refused(client: httpx.Client) -> None:
     is_problem(client.post(BASE, content="{"), 400, "broken_json")
-    is_problem(client.post(BASE, content="a=b", headers={"Content-Type": "text/plain"}), 415, "unsupported_media_type")
+    is_problem(
+        client.post(BASE, content="a=b", headers={"Content-Type": "text/plain"}),
+        415,
+        "unsupported_media_type",
+    )
 
 
 @pytest.mark.parametrize("key", ["1", "x", NOT_THERE, "9" * 40])
@@ -132,7 +162,11 @@ def test_other_methods_are_told_what_is_possible(client: httpx.Client) -> None:
 
 def test_without_a_token_nothing_is_told(place: Place) -> None:
     with place.client(role=None) as nobody:
-        for answer in (nobody.get(BASE), nobody.post(BASE, json={"title": "a"}), nobody.get(f"{BASE}/{NOT_THERE}")):
+        for answer in (
+            nobody.get(BASE),
+            nobody.post(BASE, json={"title": "a"}),
+            nobody.get(f"{BASE}/{NOT_THERE}"),
+        ):
             is_problem(answer, 401, "unauthorized")
             assert answer.headers["www-authenticate"].startswith("Bearer")
 

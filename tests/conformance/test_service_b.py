@@ -15,14 +15,20 @@ TASKS, SETTINGS = "/api/tasks", "/api/settings"
 @pytest.fixture
 def task(client: httpx.Client) -> dict[str, Any]:
     """A task of service B."""
-    made: dict[str, Any] = json_of(client.post(TASKS, json={"title": "Write", "description": "The report"}), 201)
+    made: dict[str, Any] = json_of(
+        client.post(TASKS, json={"title": "Write", "description": "The report"}), 201
+    )
     return made
 
 
 @pytest.fixture
 def setting(client: httpx.Client) -> dict[str, Any]:
     """A setting of service B."""
-    new = {"key": f"theme-{uuid4().hex}", "value": {"colour": "green"}, "description": "Of the pages"}
+    new = {
+        "key": f"theme-{uuid4().hex}",
+        "value": {"colour": "green"},
+        "description": "Of the pages",
+    }
     made: dict[str, Any] = json_of(client.post(SETTINGS, json=new), 201)
     return made
 
@@ -33,11 +39,19 @@ def test_a_task_is_created_read_changed_and_deleted(client: httpx.Client, slash:
     made = json_of(answer, 201)
     assert str(UUID(made["id"])) == made["id"]
     assert answer.headers["location"].endswith(f"{TASKS}/{made['id']}")
-    assert (made["title"], made["description"], made["status"]) == ("Write", "The report", "pending")
+    assert (made["title"], made["description"], made["status"]) == (
+        "Write",
+        "The report",
+        "pending",
+    )
     one = f"{TASKS}/{made['id']}{slash}"
     assert json_of(client.get(one)) == made
     changed = json_of(client.put(one, json={"title": "Read", "status": "in_progress"}))
-    assert (changed["title"], changed["description"], changed["status"]) == ("Read", "The report", "in_progress")
+    assert (changed["title"], changed["description"], changed["status"]) == (
+        "Read",
+        "The report",
+        "in_progress",
+    )
     assert json_of(client.get(one)) == changed
     json_of(client.delete(one), 204)
     is_problem(client.get(one), 404, "not_found")
@@ -49,9 +63,14 @@ def test_the_list_has_all_tasks_and_no_pages(client: httpx.Client) -> None:
     assert [t for t in listed if t["id"] in {m["id"] for m in made}] == made
 
 
-def test_tasks_are_for_people_unless_they_name_a_handler(client: httpx.Client, task: dict[str, Any]) -> None:
+def test_tasks_are_for_people_unless_they_name_a_handler(
+    client: httpx.Client, task: dict[str, Any]
+) -> None:
     assert task["handler"] is None
-    assert json_of(client.post(TASKS, json={"title": "a", "handler": "noop"}), 201)["handler"] == "noop"
+    assert (
+        json_of(client.post(TASKS, json={"title": "a", "handler": "noop"}), 201)["handler"]
+        == "noop"
+    )
 
 
 def test_what_was_read_may_be_sent_back(client: httpx.Client, task: dict[str, Any]) -> None:
@@ -64,7 +83,9 @@ def test_text_of_every_kind_is_kept(client: httpx.Client, text: str) -> None:
     assert (made["title"], made["description"]) == (text, text)
 
 
-@pytest.mark.parametrize("body", [{}, {"title": ""}, {"title": None}, {"title": "x" * 201}, {"title": "a", "tags": 1}])
+@pytest.mark.parametrize(
+    "body", [{}, {"title": ""}, {"title": None}, {"title": "x" * 201}, {"title": "a", "tags": 1}]
+)
 def test_bad_fields_are_refused(client: httpx.Client, body: object) -> None:
     is_problem(client.post(TASKS, json=body), 422, "invalid_field")
 
@@ -77,12 +98,18 @@ def test_unknown_tasks_are_not_found(client: httpx.Client, key: str) -> None:
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_a_setting_is_made_read_replaced_and_removed(client: httpx.Client, setting: dict[str, Any], slash: str) -> None:
+def test_a_setting_is_made_read_replaced_and_removed(
+    client: httpx.Client, setting: dict[str, Any], slash: str
+) -> None:
     assert (setting["value"], setting["description"]) == ({"colour": "green"}, "Of the pages")
     one = f"{SETTINGS}/{setting['key']}{slash}"
     assert json_of(client.get(one)) == setting
     replaced = json_of(client.put(one, json={"value": [1, None, "x"]}))
-    assert (replaced["key"], replaced["value"], replaced["description"]) == (setting["key"], [1, None, "x"], None)
+    assert (replaced["key"], replaced["value"], replaced["description"]) == (
+        setting["key"],
+        [1, None, "x"],
+        None,
+    )
     assert setting["key"] in [s["key"] for s in json_of(client.get(f"{SETTINGS}{slash}"))]
     json_of(client.delete(one), 204)
     for answer in (client.get(one), client.delete(one)):
@@ -101,7 +128,14 @@ def test_a_setting_is_made_once_only(client: httpx.Client, setting: dict[str, An
 
 
 @pytest.mark.parametrize(
-    "body", [{}, {"value": 1}, {"key": "a b", "value": 1}, {"key": "", "value": 1}, {"key": "k" * 101, "value": 1}]
+    "body",
+    [
+        {},
+        {"value": 1},
+        {"key": "a b", "value": 1},
+        {"key": "", "value": 1},
+        {"key": "k" * 101, "value": 1},
+    ],
 )
 def test_bad_settings_are_refused(client: httpx.Client, body: object) -> None:
     is_problem(client.post(SETTINGS, json=body), 422, "invalid_field")

@@ -14,7 +14,15 @@ TASK_FIELDS = {
     "id", "title", "description", "status", "created_at", "updated_at", "processed_at", "processing_instance_id",
     "conversation_count",
 }  # fmt: skip
-CONVERSATION_FIELDS = {"id", "task_id", "body", "status", "created_at", "updated_at", "processed_at"}
+CONVERSATION_FIELDS = {
+    "id",
+    "task_id",
+    "body",
+    "status",
+    "created_at",
+    "updated_at",
+    "processed_at",
+}
 
 
 @pytest.fixture
@@ -30,8 +38,14 @@ def task(client: httpx.Client, canonical: httpx.Client) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("slash", ["/", ""])
-def test_a_task_is_created_with_its_conversations_and_a_worker_runs_it(client: httpx.Client, slash: str) -> None:
-    new = {"title": "Answer", "description": "Soon", "conversations": [{"body": "hello"}, {"body": {"text": "you"}}]}
+def test_a_task_is_created_with_its_conversations_and_a_worker_runs_it(
+    client: httpx.Client, slash: str
+) -> None:
+    new = {
+        "title": "Answer",
+        "description": "Soon",
+        "conversations": [{"body": "hello"}, {"body": {"text": "you"}}],
+    }
     answer = client.post(f"/tasks{slash}", json=new)
     made = json_of(answer, 201)
     assert set(made) == TASK_FIELDS | {"conversations"}
@@ -75,8 +89,12 @@ def test_a_waiting_task_reads_pending(task: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_a_task_is_changed_and_what_is_left_out_stays(client: httpx.Client, task: dict[str, Any], slash: str) -> None:
-    changed = json_of(client.put(f"/tasks/{task['id']}{slash}", json={"title": "New", "status": "COMPLETED"}))
+def test_a_task_is_changed_and_what_is_left_out_stays(
+    client: httpx.Client, task: dict[str, Any], slash: str
+) -> None:
+    changed = json_of(
+        client.put(f"/tasks/{task['id']}{slash}", json={"title": "New", "status": "COMPLETED"})
+    )
     assert (changed["id"], changed["title"], changed["description"]) == (task["id"], "New", "Soon")
     assert changed["status"] == "completed"
     assert json_of(client.get(f"/tasks/{task['id']}"))["title"] == "New"
@@ -84,7 +102,9 @@ def test_a_task_is_changed_and_what_is_left_out_stays(client: httpx.Client, task
 
 def test_what_was_read_may_be_sent_back(client: httpx.Client) -> None:
     done = json_of(client.post("/tasks/", json={"title": "a"}), 201)
-    json_of(client.put(f"/tasks/{done['id']}", json={"title": "b", "id": 7, "conversation_count": 9}))
+    json_of(
+        client.put(f"/tasks/{done['id']}", json={"title": "b", "id": 7, "conversation_count": 9})
+    )
     new = {"title": "a", "unknown": 1, "conversations": [{"body": 1, "author": "ada"}]}
     [own] = json_of(client.post("/tasks/", json=new), 201)["conversations"]
     assert json_of(client.put(f"/conversations/{own['id']}", json=own))["body"] == 1
@@ -97,12 +117,16 @@ def test_a_waiting_task_that_is_sent_back_as_it_was_read_waits_on(
     assert task["status"] == "pending"
     title = f"Sent back {task['id']}"
     json_of(client.put(f"/tasks/{task['id']}", json=task | {"title": title}))
-    waiting = json_of(canonical.get("/tasks", params={"status": "scheduled", "limit": 200}))["items"]
+    waiting = json_of(canonical.get("/tasks", params={"status": "scheduled", "limit": 200}))[
+        "items"
+    ]
     assert [t["run_at"] for t in waiting if t["title"] == title] == ["2100-01-01T00:00:00Z"]
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_deleting_a_task_deletes_its_conversations(client: httpx.Client, task: dict[str, Any], slash: str) -> None:
+def test_deleting_a_task_deletes_its_conversations(
+    client: httpx.Client, task: dict[str, Any], slash: str
+) -> None:
     json_of(client.delete(f"/tasks/{task['id']}{slash}"), 204)
     for answer in (
         client.get(f"/tasks/{task['id']}{slash}"),
@@ -114,7 +138,9 @@ def test_deleting_a_task_deletes_its_conversations(client: httpx.Client, task: d
 
 
 @pytest.mark.parametrize("slash", ["/", ""])
-def test_conversations_are_added_listed_and_changed(client: httpx.Client, task: dict[str, Any], slash: str) -> None:
+def test_conversations_are_added_listed_and_changed(
+    client: httpx.Client, task: dict[str, Any], slash: str
+) -> None:
     own = f"/tasks/{task['id']}/conversations{slash}"
     added = json_of(client.post(own, json={"body": ["three"]}), 201)
     assert set(added) == CONVERSATION_FIELDS
@@ -127,7 +153,9 @@ def test_conversations_are_added_listed_and_changed(client: httpx.Client, task: 
 
 
 def test_uuids_are_accepted_as_ids_too(client: httpx.Client, canonical: httpx.Client) -> None:
-    made = json_of(canonical.post("/tasks", json={"title": "a", "conversations": [{"body": 1}]}), 201)
+    made = json_of(
+        canonical.post("/tasks", json={"title": "a", "conversations": [{"body": 1}]}), 201
+    )
     shown = json_of(client.get(f"/tasks/{made['id']}"))
     assert isinstance(shown["id"], int)
     assert json_of(client.get(f"/tasks/{shown['id']}")) == shown
@@ -147,7 +175,14 @@ def test_status_tells_of_the_worker(client: httpx.Client, slash: str) -> None:
     assert all(w["id"] for w in status["workers"])
     if status["worker"] is not None:
         worker = status["worker"]
-        known = {"instance_id", "running_since", "current_task", "current_tasks", "completed", "failed"}
+        known = {
+            "instance_id",
+            "running_since",
+            "current_task",
+            "current_tasks",
+            "completed",
+            "failed",
+        }
         assert set(worker) == known
         UUID(worker["instance_id"])
         assert worker["instance_id"] in [w["id"] for w in status["workers"]]
@@ -157,7 +192,11 @@ def test_status_tells_of_the_worker(client: httpx.Client, slash: str) -> None:
 def test_text_of_every_kind_is_kept(client: httpx.Client, text: str) -> None:
     new = {"title": text, "description": text, "conversations": [{"body": text}]}
     made = json_of(client.post("/tasks/", json=new), 201)
-    assert (made["title"], made["description"], made["conversations"][0]["body"]) == (text, text, text)
+    assert (made["title"], made["description"], made["conversations"][0]["body"]) == (
+        text,
+        text,
+        text,
+    )
 
 
 @pytest.mark.parametrize("key", ["0", "9" * 18, "9" * 40, "-1", "1.5", "x", "٣", NOT_THERE])
@@ -190,9 +229,13 @@ def test_bad_fields_are_named(client: httpx.Client, body: object, field: str) ->
     assert [e["field"] for e in problem["errors"]] == [field]
 
 
-def test_statuses_that_make_no_sense_are_refused(client: httpx.Client, task: dict[str, Any]) -> None:
+def test_statuses_that_make_no_sense_are_refused(
+    client: httpx.Client, task: dict[str, Any]
+) -> None:
     is_problem(client.put(f"/tasks/{task['id']}", json={"status": "done"}), 422, "invalid_field")
-    problem = is_problem(client.put(f"/tasks/{task['id']}", json={"status": "processing"}), 409, "invalid_transition")
+    problem = is_problem(
+        client.put(f"/tasks/{task['id']}", json={"status": "processing"}), 409, "invalid_transition"
+    )
     assert "completed" in problem["allowed"]
 
 
@@ -207,4 +250,7 @@ def test_editors_change_their_own_tasks_only(place: Place, task: dict[str, Any])
     with place.client("editor") as editor:
         own = json_of(editor.post("/tasks/", json={"title": "mine"}), 201)
         json_of(editor.put(f"/tasks/{own['id']}", json={"title": "still mine"}))
-        assert is_problem(editor.delete(f"/tasks/{task['id']}"), 403, "forbidden")["needs"] == "operator"
+        assert (
+            is_problem(editor.delete(f"/tasks/{task['id']}"), 403, "forbidden")["needs"]
+            == "operator"
+        )

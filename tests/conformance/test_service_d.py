@@ -17,7 +17,9 @@ TASK_FIELDS = {"id", "title", "status", "created_by"}
 @pytest.fixture
 def task(client: httpx.Client) -> dict[str, Any]:
     """A task of service D."""
-    made: dict[str, Any] = json_of(client.post("/task", json={"title": f"Report {uuid4().hex}"}), 201)
+    made: dict[str, Any] = json_of(
+        client.post("/task", json={"title": f"Report {uuid4().hex}"}), 201
+    )
     return made
 
 
@@ -29,12 +31,21 @@ def today(canonical: httpx.Client, task: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_a_task_is_created_and_reads_active(place: Place, client: httpx.Client, slash: str) -> None:
-    made = json_of(client.post(f"/task{slash}", json={"title": "Report", "description": "Daily"}), 201)
-    assert made == {"id": made["id"], "title": "Report", "status": "active", "created_by": place.product.admin[0]}
+    made = json_of(
+        client.post(f"/task{slash}", json={"title": "Report", "description": "Daily"}), 201
+    )
+    assert made == {
+        "id": made["id"],
+        "title": "Report",
+        "status": "active",
+        "created_by": place.product.admin[0],
+    }
     assert isinstance(made["id"], int)
 
 
-def test_a_task_is_for_people_unless_it_names_a_handler(client: httpx.Client, canonical: httpx.Client) -> None:
+def test_a_task_is_for_people_unless_it_names_a_handler(
+    client: httpx.Client, canonical: httpx.Client
+) -> None:
     title = uuid4().hex
     json_of(client.post("/task", json={"title": title}), 201)
     [found] = json_of(canonical.get("/tasks", params={"text": title}))["items"]
@@ -45,7 +56,9 @@ def test_a_task_is_for_people_unless_it_names_a_handler(client: httpx.Client, ca
 def test_a_task_is_changed_by_number_or_uuid(
     client: httpx.Client, canonical: httpx.Client, task: dict[str, Any], slash: str
 ) -> None:
-    changed = json_of(client.put(f"/task/{task['id']}{slash}", json={"title": "New", "status": "completed"}))
+    changed = json_of(
+        client.put(f"/task/{task['id']}{slash}", json={"title": "New", "status": "completed"})
+    )
     assert changed == task | {"title": "New", "status": "completed"}
     title = uuid4().hex
     made = json_of(canonical.post("/tasks", json={"title": title}), 201)
@@ -70,27 +83,39 @@ def test_active_opens_an_ended_task_and_leaves_an_open_one_as_it_is(
         ("ACTIVE", "pending"),
     ):
         shown = json_of(client.put(f"/task/{task['id']}", json={"status": wanted}))["status"]
-        assert (shown, status()) == ("completed" if wanted == "completed" else "active", canonical_status)
+        assert (shown, status()) == (
+            "completed" if wanted == "completed" else "active",
+            canonical_status,
+        )
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_a_task_is_deleted_softly(client: httpx.Client, task: dict[str, Any], slash: str) -> None:
-    assert json_of(client.delete(f"/task/{task['id']}{slash}")) == {"message": "Task soft deleted successfully"}
+    assert json_of(client.delete(f"/task/{task['id']}{slash}")) == {
+        "message": "Task soft deleted successfully"
+    }
     is_error(client.delete(f"/task/{task['id']}{slash}"), 404)
     is_error(client.put(f"/task/{task['id']}", json={"title": "b"}), 404)
 
 
 def test_the_list_is_paginated(client: httpx.Client, task: dict[str, Any]) -> None:
-    made = [task, *(json_of(client.post("/task", json={"title": f"Page {n}"}), 201) for n in range(4))]
+    made = [
+        task,
+        *(json_of(client.post("/task", json={"title": f"Page {n}"}), 201) for n in range(4)),
+    ]
     for size in ("page_size", "per_page", "limit"):
         pages = [json_of(client.get("/tasks", params={"page": n, size: 2})) for n in (1, 2)]
-        assert [t["id"] for page in pages for t in page["items"]] == [t["id"] for t in reversed(made[1:])]
+        assert [t["id"] for page in pages for t in page["items"]] == [
+            t["id"] for t in reversed(made[1:])
+        ]
         for number, page in enumerate(pages, 1):
             assert (page["page"], page["page_size"]) == (number, 2)
             assert page["total"] >= 5
             assert page["pages"] == -(-page["total"] // 2)
             assert all(set(t) == TASK_FIELDS for t in page["items"])
-    following = json_of(client.get("/tasks/", params={"limit": 2, "cursor": pages[0]["next_cursor"]}))
+    following = json_of(
+        client.get("/tasks/", params={"limit": 2, "cursor": pages[0]["next_cursor"]})
+    )
     assert following["items"] == pages[1]["items"]
 
 
@@ -106,7 +131,9 @@ def test_unknown_parameters_are_ignored(client: httpx.Client) -> None:
     json_of(client.get("/tasks", params={"unknown": "x", "page": 1}))
 
 
-def test_the_daily_log_is_read_by_date_and_by_entry(client: httpx.Client, task: dict[str, Any], today: str) -> None:
+def test_the_daily_log_is_read_by_date_and_by_entry(
+    client: httpx.Client, task: dict[str, Any], today: str
+) -> None:
     log = json_of(client.get("/tasks", params={"date": today}))
     assert isinstance(log, list)
     [entry] = [e for e in log if e["title"] == task["title"]]
@@ -124,11 +151,16 @@ def test_an_entry_of_the_daily_log_is_read_by_uuid_too(
     assert json_of(client.get(f"/task/{entry['id']}"))["id"] == entry["number"]
 
 
-def test_a_cached_day_shows_what_is_loaded_later(client: httpx.Client, canonical: httpx.Client, today: str) -> None:
+def test_a_cached_day_shows_what_is_loaded_later(
+    client: httpx.Client, canonical: httpx.Client, today: str
+) -> None:
     before = json_of(client.get("/tasks", params={"date": today}))
     json_of(client.post("/task", json={"title": "later"}), 201)
     json_of(canonical.post("/daily-log:run", json={}))
-    until("the new entry is shown", lambda: len(json_of(client.get("/tasks", params={"date": today}))) > len(before))
+    until(
+        "the new entry is shown",
+        lambda: len(json_of(client.get("/tasks", params={"date": today}))) > len(before),
+    )
 
 
 def test_a_day_without_entries_is_an_empty_list(client: httpx.Client) -> None:
@@ -141,15 +173,24 @@ def test_dates_that_do_not_exist_are_refused(client: httpx.Client, day: str) -> 
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_tasks_are_uploaded_as_csv(client: httpx.Client, canonical: httpx.Client, slash: str) -> None:
+def test_tasks_are_uploaded_as_csv(
+    client: httpx.Client, canonical: httpx.Client, slash: str
+) -> None:
     title = uuid4().hex
     content = f"title,description,status\n{title} one,first,pending\n{title} two,second,completed\n"
-    report = json_of(client.post(f"/upload-csv{slash}", files={"file": ("tasks.csv", content, "text/csv")}), 201)
+    report = json_of(
+        client.post(f"/upload-csv{slash}", files={"file": ("tasks.csv", content, "text/csv")}), 201
+    )
     assert (report["rows"], report["created"], report["errors"]) == (2, 2, [])
     assert report["message"] == "2 tasks were imported"
     found = json_of(canonical.get("/tasks", params={"text": title, "sort": "created_at"}))["items"]
-    assert {t["title"]: t["status"] for t in found} == {f"{title} one": "pending", f"{title} two": "completed"}
-    again = json_of(client.post(f"/upload-csv{slash}", files={"file": ("tasks.csv", content, "text/csv")}))
+    assert {t["title"]: t["status"] for t in found} == {
+        f"{title} one": "pending",
+        f"{title} two": "completed",
+    }
+    again = json_of(
+        client.post(f"/upload-csv{slash}", files={"file": ("tasks.csv", content, "text/csv")})
+    )
     assert again["repeated"]
     assert len(json_of(canonical.get("/tasks", params={"text": title}))["items"]) == 2
 
@@ -168,11 +209,17 @@ def test_tasks_are_uploaded_as_csv(client: httpx.Client, canonical: httpx.Client
 def test_a_file_that_is_wrong_is_refused_with_its_line_and_column(
     client: httpx.Client, content: bytes, words: str
 ) -> None:
-    assert words in is_error(client.post("/upload-csv", files={"file": ("x.csv", content, "text/csv")}), 422)
+    assert words in is_error(
+        client.post("/upload-csv", files={"file": ("x.csv", content, "text/csv")}), 422
+    )
 
 
 def test_an_upload_without_a_file_is_told_so(client: httpx.Client) -> None:
-    is_error(client.post("/upload-csv", files={"other": ("x.csv", b"title\na\n")}), 400, "Field 'file' is required")
+    is_error(
+        client.post("/upload-csv", files={"other": ("x.csv", b"title\na\n")}),
+        400,
+        "Field 'file' is required",
+    )
     is_error(client.post("/upload-csv", json={}), 415)
 
 
@@ -190,7 +237,13 @@ def test_administrators_read_who_changed_what(
             (None, "active"),
         ]
         for line in own:
-            assert set(line) == {"task_id", "previous_status", "new_status", "modified_by", "timestamp"}
+            assert set(line) == {
+                "task_id",
+                "previous_status",
+                "new_status",
+                "modified_by",
+                "timestamp",
+            }
             assert line["modified_by"] == place.product.admin[0]
             assert datetime.fromisoformat(line["timestamp"]).tzinfo is not None
     for role in ("viewer", "editor", "operator"):
@@ -204,9 +257,18 @@ def test_a_missing_field_is_named_in_ds_words(client: httpx.Client, body: dict[s
 
 
 @pytest.mark.parametrize(
-    "body", [{"title": ""}, {"title": None}, {"title": "x" * 201}, {"title": "a\x00"}, {"title": "a", "status": "done"}]
+    "body",
+    [
+        {"title": ""},
+        {"title": None},
+        {"title": "x" * 201},
+        {"title": "a\x00"},
+        {"title": "a", "status": "done"},
+    ],
 )
-def test_other_bad_fields_are_refused(client: httpx.Client, task: dict[str, Any], body: dict[str, Any]) -> None:
+def test_other_bad_fields_are_refused(
+    client: httpx.Client, task: dict[str, Any], body: dict[str, Any]
+) -> None:
     assert is_error(client.post("/task", json=body), 422).startswith(("title: ", "status: "))
     is_error(client.put(f"/task/{task['id']}", json=body), 422)
 
@@ -229,12 +291,18 @@ def test_changes_that_make_no_sense_are_refused(client: httpx.Client, task: dict
 
 @pytest.mark.parametrize("key", ["0", "9" * 18, "9" * 40, "-1", "x", NOT_THERE])
 def test_unknown_ids_are_not_found(client: httpx.Client, key: str) -> None:
-    for answer in (client.get(f"/task/{key}"), client.put(f"/task/{key}", json={}), client.delete(f"/task/{key}")):
+    for answer in (
+        client.get(f"/task/{key}"),
+        client.put(f"/task/{key}", json={}),
+        client.delete(f"/task/{key}"),
+    ):
         assert answer.request.url.path
         is_error(answer, 404)
 
 
-def test_other_methods_and_paths_are_refused_in_ds_words(client: httpx.Client, place: Place) -> None:
+def test_other_methods_and_paths_are_refused_in_ds_words(
+    client: httpx.Client, place: Place
+) -> None:
     answer = client.patch("/task/1", json={})
     is_error(answer, 405)
     assert set(answer.headers["allow"].split(", ")) == {"DELETE", "GET", "PUT"}
@@ -263,7 +331,11 @@ def test_tokens_that_are_none_are_refused(client: httpx.Client, token: str) -> N
 
 
 def test_a_role_decides_who_may_change_what(place: Place, task: dict[str, Any]) -> None:
-    with place.client("viewer") as viewer, place.client("editor") as editor, place.client("operator") as operator:
+    with (
+        place.client("viewer") as viewer,
+        place.client("editor") as editor,
+        place.client("operator") as operator,
+    ):
         json_of(viewer.get("/tasks"))
         assert "editor" in is_error(viewer.post("/task", json={"title": "a"}), 403)
         assert "operator" in is_error(editor.put(f"/task/{task['id']}", json={"title": "a"}), 403)
@@ -282,13 +354,20 @@ def test_users_log_in_with_a_form_or_with_json(place: Place) -> None:
             tokens = json_of(answer)
             assert tokens["token_type"] == "bearer"
             headers = {"Authorization": f"Bearer {tokens['access_token']}"}
-            assert json_of(nobody.post("/task", json={"title": "a"}, headers=headers), 201)["created_by"] == name
+            assert (
+                json_of(nobody.post("/task", json={"title": "a"}, headers=headers), 201)[
+                    "created_by"
+                ]
+                == name
+            )
         for answer in (
             nobody.post("/login", json=wanted | {"password": "wrong"}),
             nobody.post("/token", data=wanted | {"password": "wrong"}),
         ):
             is_error(answer, 401)
-        is_error(nobody.post("/login", json={"username": name}), 400, "Field 'password' is required")
+        is_error(
+            nobody.post("/login", json={"username": name}), 400, "Field 'password' is required"
+        )
 
 
 @pytest.mark.parametrize("text", UNICODE)
@@ -298,7 +377,9 @@ def test_text_of_every_kind_is_kept(client: httpx.Client, text: str) -> None:
 
 def test_a_request_that_is_sent_again_is_done_once(client: httpx.Client) -> None:
     headers = {"Idempotency-Key": uuid4().hex}
-    first, second = (client.post("/task", json={"title": "once"}, headers=headers) for _ in range(2))
+    first, second = (
+        client.post("/task", json={"title": "once"}, headers=headers) for _ in range(2)
+    )
     assert json_of(first, 201) == json_of(second, 201)
     is_error(client.post("/task", json={"title": "other"}, headers=headers), 422)
 
@@ -306,7 +387,11 @@ def test_a_request_that_is_sent_again_is_done_once(client: httpx.Client) -> None
 def test_hard_deleting_a_task_removes_its_log_entries(
     client: httpx.Client, canonical: httpx.Client, task: dict[str, Any], today: str
 ) -> None:
-    [entry] = [e for e in json_of(client.get("/tasks", params={"date": today})) if e["title"] == task["title"]]
+    [entry] = [
+        e
+        for e in json_of(client.get("/tasks", params={"date": today}))
+        if e["title"] == task["title"]
+    ]
     [found] = json_of(canonical.get("/tasks", params={"text": task["title"]}))["items"]
     json_of(canonical.delete(f"/tasks/{found['id']}", params={"hard": "true"}), 204)
     is_error(client.get(f"/task/{entry['id']}"), 404)
@@ -330,9 +415,15 @@ class TestRateLimits:
             json_of(client.get("/tasks"))
             wanted = {"username": product.admin[0], "password": product.admin[1]}
             json_of(client.post("/login", json=wanted))
-            is_error(client.post("/login", json=wanted), 429, "Too many requests, please try again later.")
+            is_error(
+                client.post("/login", json=wanted),
+                429,
+                "Too many requests, please try again later.",
+            )
 
-    def test_writing_takes_a_token_also_where_nothing_else_does(self, open_product: Product) -> None:
+    def test_writing_takes_a_token_also_where_nothing_else_does(
+        self, open_product: Product
+    ) -> None:
         with open_product.client(role=None) as nobody:
             json_of(nobody.get("/tasks"))
             json_of(nobody.post("/api/v1/tasks", json={"title": "a"}), 201)

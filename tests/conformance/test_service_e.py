@@ -36,7 +36,10 @@ def seven(client: httpx.Client) -> list[dict[str, Any]]:
     who = f"ada-{uuid4().hex[:8]}"
     priorities = ["low", "medium", "high", "urgent", "low", "medium", "high"]
     return [
-        json_of(client.post("/tasks", json={"title": f"Task {n}", "priority": p, "assigned_to": who}), 201)
+        json_of(
+            client.post("/tasks", json={"title": f"Task {n}", "priority": p, "assigned_to": who}),
+            201,
+        )
         for n, p in enumerate(priorities)
     ]
 
@@ -48,7 +51,12 @@ def test_a_task_is_created_read_changed_and_deleted(client: httpx.Client, slash:
     assert set(made) == FIELDS
     assert str(UUID(made["id"])) == made["id"]
     assert answer.headers["location"].endswith(f"/tasks/{made['id']}")
-    assert (made["status"], made["priority"], made["tags"], made["handler"]) == ("pending", "medium", [], None)
+    assert (made["status"], made["priority"], made["tags"], made["handler"]) == (
+        "pending",
+        "medium",
+        [],
+        None,
+    )
     one = f"/tasks/{made['id']}{slash}"
     assert json_of(client.get(one)) == made
     for number, method in enumerate(("PUT", "PATCH"), 2):
@@ -57,19 +65,33 @@ def test_a_task_is_created_read_changed_and_deleted(client: httpx.Client, slash:
     assert json_of(client.get(one)) == changed
     json_of(client.delete(one), 204)
     for method in ("GET", "PUT", "PATCH", "DELETE"):
-        is_problem(client.request(method, one, json=None if method in ("GET", "DELETE") else {}), 404, "not_found")
+        is_problem(
+            client.request(method, one, json=None if method in ("GET", "DELETE") else {}),
+            404,
+            "not_found",
+        )
 
 
 def test_fields_are_cleaned_and_kept(task: dict[str, Any]) -> None:
-    assert (task["priority"], task["assigned_to"], task["tags"]) == ("high", "ada", ["ops", "Release"])
+    assert (task["priority"], task["assigned_to"], task["tags"]) == (
+        "high",
+        "ada",
+        ["ops", "Release"],
+    )
     assert datetime.fromisoformat(task["due_date"]) == LATER
 
 
-def test_patch_changes_what_is_given_and_null_clears(client: httpx.Client, task: dict[str, Any]) -> None:
+def test_patch_changes_what_is_given_and_null_clears(
+    client: httpx.Client, task: dict[str, Any]
+) -> None:
     wanted = {"assigned_to": None, "due_date": None, "tags": [], "status": "In_Progress"}
     changed = json_of(client.patch(f"/tasks/{task['id']}", json=wanted))
     assert {name: changed[name] for name in wanted} == wanted | {"status": "in_progress"}
-    assert (changed["title"], changed["description"], changed["priority"]) == ("Deploy", "To production", "high")
+    assert (changed["title"], changed["description"], changed["priority"]) == (
+        "Deploy",
+        "To production",
+        "high",
+    )
 
 
 def test_what_was_read_may_be_sent_back(client: httpx.Client, task: dict[str, Any]) -> None:
@@ -77,7 +99,9 @@ def test_what_was_read_may_be_sent_back(client: httpx.Client, task: dict[str, An
         assert json_of(client.request(method, f"/tasks/{task['id']}", json=task)) == task
 
 
-def test_pages_by_number_follow_each_other(client: httpx.Client, seven: list[dict[str, Any]]) -> None:
+def test_pages_by_number_follow_each_other(
+    client: httpx.Client, seven: list[dict[str, Any]]
+) -> None:
     where = {"assigned_to": seven[0]["assigned_to"], "sort": "created_at", "page_size": 3}
     pages = [json_of(client.get("/tasks", params=where | {"page": n})) for n in (1, 2, 3, 4)]
     assert [[t["title"] for t in p["items"]] for p in pages] == [
@@ -85,18 +109,31 @@ def test_pages_by_number_follow_each_other(client: httpx.Client, seven: list[dic
     ]  # fmt: skip
     for number, page in enumerate(pages, 1):
         assert set(page) == {"items", "page", "page_size", "total", "pages", "next_cursor"}
-        assert (page["page"], page["page_size"], page["total"], page["pages"]) == (number, 3, None, None)
+        assert (page["page"], page["page_size"], page["total"], page["pages"]) == (
+            number,
+            3,
+            None,
+            None,
+        )
     assert [p["next_cursor"] is None for p in pages] == [False, False, True, True]
     assert set(pages[0]["items"][0]) == FIELDS - {"payload", "result", "progress", "waits_for"}
 
 
-@pytest.mark.parametrize("sort", ["created_at", "-created_at", "due_date", "-due_date", "priority", "-priority"])
-def test_pages_and_cursors_agree_in_every_order(client: httpx.Client, seven: list[dict[str, Any]], sort: str) -> None:
+@pytest.mark.parametrize(
+    "sort", ["created_at", "-created_at", "due_date", "-due_date", "priority", "-priority"]
+)
+def test_pages_and_cursors_agree_in_every_order(
+    client: httpx.Client, seven: list[dict[str, Any]], sort: str
+) -> None:
     due = {"due_date": LATER.isoformat()}
     for task in seven[:3]:
         json_of(client.patch(f"/tasks/{task['id']}", json=due))
     where: dict[str, Any] = {"assigned_to": seven[0]["assigned_to"], "sort": sort, "page_size": 2}
-    by_page = [t["id"] for n in range(1, 6) for t in json_of(client.get("/tasks", params=where | {"page": n}))["items"]]
+    by_page = [
+        t["id"]
+        for n in range(1, 6)
+        for t in json_of(client.get("/tasks", params=where | {"page": n}))["items"]
+    ]
     by_cursor, cursor = [], {}
     while True:
         page = json_of(client.get("/tasks/", params=where | cursor))
@@ -114,18 +151,25 @@ def test_totals_are_told_without_filters_and_by_status_or_priority(client: httpx
     for params, total in (
         ({}, summary["total"]),
         ({"status": "pending"}, summary["by_status"]["pending"]),
-        ({"priority": ["low", "HIGH"]}, summary["by_priority"]["low"] + summary["by_priority"]["high"]),
+        (
+            {"priority": ["low", "HIGH"]},
+            summary["by_priority"]["low"] + summary["by_priority"]["high"],
+        ),
         ({"status": "pending", "priority": "low"}, None),
         ({"assigned_to": "ada"}, None),
     ):
-        assert json_of(client.get("/tasks", params={**params, "page_size": 1}))["total"] == total, params
+        assert json_of(client.get("/tasks", params={**params, "page_size": 1}))["total"] == total, (
+            params
+        )
 
 
 def test_filters_hold_together(client: httpx.Client, seven: list[dict[str, Any]]) -> None:
     mine = {"assigned_to": seven[0]["assigned_to"]}
 
     def titles(**params: Any) -> list[str]:
-        found = json_of(client.get("/tasks", params={**mine, "sort": "created_at", **params}))["items"]
+        found = json_of(client.get("/tasks", params={**mine, "sort": "created_at", **params}))[
+            "items"
+        ]
         return [t["title"] for t in found]
 
     assert titles(priority="LOW") == ["Task 0", "Task 4"]
@@ -212,7 +256,9 @@ def test_text_of_every_kind_is_kept(client: httpx.Client, text: str) -> None:
 @pytest.mark.parametrize("key", ["1", "x", NOT_THERE])
 def test_unknown_tasks_are_not_found(client: httpx.Client, key: str) -> None:
     for method in ("GET", "PUT", "PATCH", "DELETE"):
-        answer = client.request(method, f"/tasks/{key}", json=None if method in ("GET", "DELETE") else {"title": "a"})
+        answer = client.request(
+            method, f"/tasks/{key}", json=None if method in ("GET", "DELETE") else {"title": "a"}
+        )
         is_problem(answer, 404, "not_found")
 
 

@@ -53,7 +53,9 @@ def run_tasks(demo: Installation) -> None:
     runs = [run for found in attempts.values() for run in found]
     shares = [sum(run.pod == pod for run in runs) for pod in sorted({run.pod for run in runs})]
     completed = sum(run.outcome == "completed" for run in runs)
-    tell(f"{completed} completed in {len(runs)} attempts; by worker: {' + '.join(map(str, shares))}")
+    tell(
+        f"{completed} completed in {len(runs)} attempts; by worker: {' + '.join(map(str, shares))}"
+    )
 
 
 def kill_workers(demo: Installation) -> None:
@@ -92,7 +94,9 @@ def upgrade(demo: Installation) -> None:
             demo.until_old_pods_are_gone()
     attempts = demo.until_ended(tally.created)
     repeated = sum(len(runs) != 1 for runs in attempts.values())
-    tell(f"{tally.requests} requests, {len(tally.failures)} failed, the slowest took {tally.slowest_seconds:.2f} s")
+    tell(
+        f"{tally.requests} requests, {len(tally.failures)} failed, the slowest took {tally.slowest_seconds:.2f} s"
+    )
     tell(f"{len(tally.created)} tasks created, {repeated} of them lost or run twice")
 
 
@@ -108,7 +112,9 @@ def scale(demo: Installation) -> None:
         demo.until_workers(1)
         attempts = demo.until_ended(ids)
     completed = sum(runs[-1].outcome == "completed" for runs in attempts.values())
-    tell(f"{completed} of {len(ids)} completed, {sum(len(runs) > 1 for runs in attempts.values())} were handed over")
+    tell(
+        f"{completed} of {len(ids)} completed, {sum(len(runs) > 1 for runs in attempts.values())} were handed over"
+    )
 
 
 def delete(demo: Installation) -> None:
@@ -135,7 +141,10 @@ def main() -> None:
     if reasons := machine.obstacles() + images.obstacles():
         sys.exit("demo: no cluster on this machine: " + "; ".join(reasons))
     began = time.monotonic()
-    print("Building what is not built yet, and starting a cluster with operator, PostgreSQL and Valkey …", flush=True)
+    print(
+        "Building what is not built yet, and starting a cluster with operator, PostgreSQL and Valkey …",
+        flush=True,
+    )
     with running_stage() as stage:
         print(f"      {time.monotonic() - began:.1f} s")
         show(stage)

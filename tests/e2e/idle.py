@@ -21,13 +21,21 @@ def idle_task_services(stage: Stage) -> Iterator[None]:
     """Twenty TaskServices that are Ready and have nothing to do."""
     host = stage.cluster.network.host_ip
     try:
-        with ManagementStandIn(host, MANAGEMENT_PORT), FakeKubelet(stage.cluster.kubeconfig, host) as kubelet:
+        with (
+            ManagementStandIn(host, MANAGEMENT_PORT),
+            FakeKubelet(stage.cluster.kubeconfig, host) as kubelet,
+        ):
             stage.kube.run("taint", "node", NODE, "fake=true:NoSchedule", "--overwrite")
             stage.kube.run("label", "node", NODE, "fake=node", "--overwrite")
             kube = stage.namespace("idle")
             kube.apply(secret("postgresql://nobody@nowhere/none"))
             try:
-                kube.apply(*(task_service(f"idle-{number}", api=POD, worker=POD) for number in range(COUNT)))
+                kube.apply(
+                    *(
+                        task_service(f"idle-{number}", api=POD, worker=POD)
+                        for number in range(COUNT)
+                    )
+                )
                 kube.wait("taskservices --all", "condition=Ready", 120)
                 kube.wait("taskservices --all", "jsonpath={.status.schemaRevision}=1", 120)
                 yield

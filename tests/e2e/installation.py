@@ -52,7 +52,9 @@ class Installation:
         self.stage, self.kube, self.name, self.database_url = stage, kube, name, database_url
 
     @classmethod
-    def prepare(cls, stage: Stage, namespace: str, name: str = "demo", *, with_secret: bool = True) -> "Installation":
+    def prepare(
+        cls, stage: Stage, namespace: str, name: str = "demo", *, with_secret: bool = True
+    ) -> "Installation":
         """Make namespace, database and (unless told otherwise) the Secret with its URL."""
         kube = stage.namespace(namespace)
         url = stage.create_database(namespace)
@@ -96,7 +98,9 @@ class Installation:
         """Wait until no pod is on its way out."""
 
         def none_leaves() -> bool:
-            return not any(pod["metadata"].get("deletionTimestamp") for pod in self.kube.list("pods"))
+            return not any(
+                pod["metadata"].get("deletionTimestamp") for pod in self.kube.list("pods")
+            )
 
         poll("the old pods are gone", none_leaves, seconds)
 
@@ -129,7 +133,9 @@ class Installation:
     def http(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=30, trust_env=False)
 
-    def create(self, count: int, handler: str, payload: object = None, **fields: object) -> list[str]:
+    def create(
+        self, count: int, handler: str, payload: object = None, **fields: object
+    ) -> list[str]:
         """Create tasks over HTTP; their ids."""
         body = {"title": f"{handler} task", "handler": handler, "payload": payload} | fields
         ids = []
@@ -143,7 +149,10 @@ class Installation:
         """Sum of a metric's samples, from a pod's management port."""
         address = self.kube.pod_url(pod, METRIC_PORT)
         text = httpx.get(f"{address}/metrics", timeout=10, trust_env=False).text
-        return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
+        return sum(
+            float(value)
+            for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
+        )
 
     # -- the database -----------------------------------------------------------------------------------------------
 
@@ -195,7 +204,8 @@ class Installation:
     def lease_end(self, worker_id: str) -> datetime:
         """When the lease of a worker that is gone was or will be over."""
         ((end,),) = self.query(
-            "SELECT heartbeat_at + make_interval(secs => lease_seconds) FROM workers WHERE id = %s::uuid", worker_id
+            "SELECT heartbeat_at + make_interval(secs => lease_seconds) FROM workers WHERE id = %s::uuid",
+            worker_id,
         )
         assert isinstance(end, datetime)
         return end

@@ -56,7 +56,9 @@ class Load:
         assert self._steady.wait(30), "no request was answered"
         return self.tally
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
         self._over.set()
         self._thread.join(TIMEOUT_SECONDS + 10)
 
@@ -70,34 +72,50 @@ class Load:
             for name, connector in (("kept-alive", kept), ("fresh", fresh))
         }
         for client in clients.values():
-            client._retry_connection = False  # as its own test client does: there is no public name for it
+            client._retry_connection = (
+                False  # as its own test client does: there is no public name for it
+            )
         async with clients["kept-alive"], clients["fresh"], asyncio.TaskGroup() as requests:
             number = 0
             while not self._over.is_set():
                 name = "fresh" if number % 2 else "kept-alive"
-                requests.create_task(self._request(name, clients[name], lambda: time.monotonic() - begun))
+                requests.create_task(
+                    self._request(name, clients[name], lambda: time.monotonic() - begun)
+                )
                 number += 1
                 await asyncio.sleep(max(0.0, begun + number * self._period - time.monotonic()))
 
-    async def _request(self, connection: str, client: aiohttp.ClientSession, clock: Callable[[], float]) -> None:
+    async def _request(
+        self, connection: str, client: aiohttp.ClientSession, clock: Callable[[], float]
+    ) -> None:
         sent = clock()
         try:
             async with self._send(client) as answer:
                 text = await answer.text()
         except (aiohttp.ClientError, TimeoutError) as error:
-            self.tally.failures.append(f"{sent:.2f} s: no answer over a {connection} connection: {error!r}")
+            self.tally.failures.append(
+                f"{sent:.2f} s: no answer over a {connection} connection: {error!r}"
+            )
             return
         self.tally.slowest_seconds = max(self.tally.slowest_seconds, clock() - sent)
         self.tally.answers[answer.status] += 1
         if answer.status >= 400:
-            self.tally.failures.append(f"{sent:.2f} s: {answer.status} over a {connection} connection: {text}")
+            self.tally.failures.append(
+                f"{sent:.2f} s: {answer.status} over a {connection} connection: {text}"
+            )
         elif answer.status == HTTPStatus.CREATED:
             self.tally.created.append(str(json.loads(text)["id"]))
         self._steady.set()
 
-    def _send(self, client: aiohttp.ClientSession) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    def _send(
+        self, client: aiohttp.ClientSession
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         if self._random.random() < CREATE_SHARE:
-            body = {"title": "under load", "handler": "side_effect", "payload": {"seconds": TASK_SECONDS}}
+            body = {
+                "title": "under load",
+                "handler": "side_effect",
+                "payload": {"seconds": TASK_SECONDS},
+            }
             return client.post("/api/v1/tasks", json=body)
         if self.tally.created and self._random.random() < 0.5:
             return client.get(f"/api/v1/tasks/{self._random.choice(self.tally.created)}")

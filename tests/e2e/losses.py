@@ -65,7 +65,9 @@ def lose_a_worker(demo: Installation, way: Way, handler: str = "sleep") -> Loss:
     return Loss(ids, pod, lost, way(demo, pod))
 
 
-def until_an_outage_is_all_that_changed(demo: Installation, attempts: dict[str, list[Attempt]]) -> None:
+def until_an_outage_is_all_that_changed(
+    demo: Installation, attempts: dict[str, list[Attempt]]
+) -> None:
     """Wait until the lost worker is back and has said why; nothing else that it did since counts."""
     told = {
         task_id: [replace(run, reason="outage") if run.outcome == "lost" else run for run in runs]

@@ -49,7 +49,9 @@ class Stage:
 
     def namespace(self, name: str) -> Kube:
         """A fresh namespace under restricted Pod Security."""
-        self.kube.run("delete", "namespace", name, "--ignore-not-found", "--timeout=90s")  # of a kept cluster
+        self.kube.run(
+            "delete", "namespace", name, "--ignore-not-found", "--timeout=90s"
+        )  # of a kept cluster
         self.kube.apply(_namespace(name))
         return self.kube.of(name)
 
@@ -65,7 +67,10 @@ class Stage:
     def reachable(self, url: str) -> str:
         """The URL for this machine, which does not ask the cluster's DNS."""
         host = f"{DATABASE}-postgresql.{DATABASE}"
-        return url.replace(host, self.kube.of(DATABASE).get("service", f"{DATABASE}-postgresql")["spec"]["clusterIP"])
+        return url.replace(
+            host,
+            self.kube.of(DATABASE).get("service", f"{DATABASE}-postgresql")["spec"]["clusterIP"],
+        )
 
     @contextmanager
     def operator_stopped(self) -> Iterator[None]:
@@ -92,15 +97,26 @@ def running_stage(number: int | None = None) -> Iterator[Stage]:
         database.rollout(f"statefulset/{DATABASE}-valkey")
         secret = database.get("secret", f"{DATABASE}-postgresql")["data"]["url"]
         name = f"{DATABASE}-postgresql"
-        yield Stage(cluster, kube, base64.b64decode(secret).decode().replace(f"@{name}:", f"@{name}.{DATABASE}:"))
+        yield Stage(
+            cluster,
+            kube,
+            base64.b64decode(secret).decode().replace(f"@{name}:", f"@{name}.{DATABASE}:"),
+        )
 
 
 def install_operator(kube: Kube) -> None:
     """Install the operator by its chart and wait until it is ready."""
     kube.apply(_namespace(OPERATOR))
-    flags = ["--set=image.tag=1", f"--set=replicas={OPERATOR_REPLICAS}", "--set-json", f"nodeSelector={_json(NODE_1)}"]
+    flags = [
+        "--set=image.tag=1",
+        f"--set=replicas={OPERATOR_REPLICAS}",
+        "--set-json",
+        f"nodeSelector={_json(NODE_1)}",
+    ]
     chart = ROOT / "charts/task-operator"
-    kube.of(OPERATOR).helm("upgrade", "--install", OPERATOR, chart, *flags, "--wait", "--timeout=120s")
+    kube.of(OPERATOR).helm(
+        "upgrade", "--install", OPERATOR, chart, *flags, "--wait", "--timeout=120s"
+    )
     kube.wait("crd/taskservices.taskservice.dev", "condition=Established")
 
 
@@ -112,7 +128,12 @@ def start_database(kube: Kube) -> None:
     parts = [f"--show-only=templates/{part}.yaml" for part in ("postgresql", "valkey")]
     values = ROOT / "charts/task-service/values-dev.yaml"
     text = kube.of(DATABASE).helm(
-        "template", DATABASE, ROOT / "charts/task-service", f"--values={values}", f"--set={settings}", *parts
+        "template",
+        DATABASE,
+        ROOT / "charts/task-service",
+        f"--values={values}",
+        f"--set={settings}",
+        *parts,
     )
     manifests = [item for item in yaml.safe_load_all(text) if item]
     for item in manifests:
@@ -157,7 +178,12 @@ def small(**more: Any) -> Object:
 
 def secret(url: str) -> Object:
     """The Secret that the sample names."""
-    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}, "stringData": {"url": url}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": SECRET},
+        "stringData": {"url": url},
+    }
 
 
 def condition(task_service: Object, kind: str) -> Object:
@@ -167,7 +193,11 @@ def condition(task_service: Object, kind: str) -> Object:
 
 
 def _namespace(name: str) -> Object:
-    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": name, "labels": RESTRICTED},
+    }
 
 
 def _json(labels: dict[str, str]) -> str:

@@ -12,17 +12,25 @@ SECONDS = 90
 
 def owned(installation: Installation) -> set[str]:
     """What is in the namespace, apart from the Secret that a person made."""
-    found = {f"{item['kind']}/{item['metadata']['name']}" for item in installation.kube.list(EVERYTHING)}
+    found = {
+        f"{item['kind']}/{item['metadata']['name']}" for item in installation.kube.list(EVERYTHING)
+    }
     return found - MADE_BY_KUBERNETES
 
 
-def test_a_deleted_task_service_leaves_nothing_behind_also_without_the_operator(stage: Stage) -> None:
-    with_operator, without = (Installation.prepare(stage, f"deleted-{place}") for place in ("first", "second"))
+def test_a_deleted_task_service_leaves_nothing_behind_also_without_the_operator(
+    stage: Stage,
+) -> None:
+    with_operator, without = (
+        Installation.prepare(stage, f"deleted-{place}") for place in ("first", "second")
+    )
     for installation in (with_operator, without):
         installation.apply(**small())
     for installation in (with_operator, without):
         installation.until_ready()
-        assert {"Deployment/demo-api", "Deployment/demo-worker", "Service/demo-api"} <= owned(installation)
+        assert {"Deployment/demo-api", "Deployment/demo-worker", "Service/demo-api"} <= owned(
+            installation
+        )
     with_operator.kube.delete("taskservice", "demo")
     with stage.operator_stopped():
         without.kube.delete("taskservice", "demo")

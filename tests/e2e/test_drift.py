@@ -12,15 +12,24 @@ IDLE_SECONDS = 60
 def test_edited_and_deleted_children_come_back(demo: Installation) -> None:
     kube = demo.kube
     before = kube.get("deployment", "demo-worker")["spec"]
-    kube.patch("deployment", "demo-worker", {"spec": {"progressDeadlineSeconds": 77, "replicas": 1}})
-    kube.patch("service", "demo-api", {"spec": {"selector": {"app.kubernetes.io/component": "wrong"}}})
+    kube.patch(
+        "deployment", "demo-worker", {"spec": {"progressDeadlineSeconds": 77, "replicas": 1}}
+    )
+    kube.patch(
+        "service", "demo-api", {"spec": {"selector": {"app.kubernetes.io/component": "wrong"}}}
+    )
     kube.delete("poddisruptionbudget", "demo-worker")
     kube.delete("configmap", "demo-trust")
 
     def repaired() -> bool:
         after = kube.get("deployment", "demo-worker")["spec"]
-        selector = kube.get("service", "demo-api")["spec"]["selector"]["app.kubernetes.io/component"]
-        budget, trust = kube.find("poddisruptionbudget", "demo-worker"), kube.find("configmap", "demo-trust")
+        selector = kube.get("service", "demo-api")["spec"]["selector"][
+            "app.kubernetes.io/component"
+        ]
+        budget, trust = (
+            kube.find("poddisruptionbudget", "demo-worker"),
+            kube.find("configmap", "demo-trust"),
+        )
         return after == before and selector == "api" and bool(budget and trust)
 
     poll("everything is as it was", repaired, WITHIN_SECONDS)
@@ -28,7 +37,9 @@ def test_edited_and_deleted_children_come_back(demo: Installation) -> None:
     poll("the Deployment is back", lambda: kube.find("deployment", "demo-worker"), WITHIN_SECONDS)
 
 
-def test_idle_with_twenty_task_services_writes_nothing_but_the_lease(stage: Stage, demo: Installation) -> None:
+def test_idle_with_twenty_task_services_writes_nothing_but_the_lease(
+    stage: Stage, demo: Installation
+) -> None:
     demo.until_ready()
     demo.until_idle()
     with idle_task_services(stage):

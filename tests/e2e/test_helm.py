@@ -28,7 +28,9 @@ def log_in(installation: Installation) -> None:
     installation.http.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
 
 
-def test_the_chart_installs_upgrades_to_required_tokens_and_tests_itself_without_the_operator(stage: Stage) -> None:
+def test_the_chart_installs_upgrades_to_required_tokens_and_tests_itself_without_the_operator(
+    stage: Stage,
+) -> None:
     kube = stage.namespace("helm")
     values = [f"--values={CHART / 'values-dev.yaml'}"] + [f"--set={item}" for item in BUNDLED]
     values += [f"--set=image.repository={SERVICE}", "--set=api.replicas=1,worker.replicas=1"]
@@ -48,11 +50,17 @@ def test_the_chart_installs_upgrades_to_required_tokens_and_tests_itself_without
     poll("the old pod, which is open, serves no more", asks_for_a_token)
     log_in(installation)
     (task,) = installation.create(1, "noop")
-    poll("it runs", lambda: installation.http.get(f"/api/v1/tasks/{task}").json()["status"] == "completed")
+    poll(
+        "it runs",
+        lambda: installation.http.get(f"/api/v1/tasks/{task}").json()["status"] == "completed",
+    )
     images = {pod["spec"]["containers"][0]["image"] for pod in installation.worker_pods()}
     assert images == {f"{SERVICE}:2"}
     kube.helm("test", "plain", "--logs", "--timeout=60s")
     kube.helm("uninstall", "plain", "--wait", "--timeout=120s")
-    poll("nothing of the release is left", lambda: not kube.list("deployments,services,statefulsets,jobs,secrets"))
+    poll(
+        "nothing of the release is left",
+        lambda: not kube.list("deployments,services,statefulsets,jobs,secrets"),
+    )
     kube.run("delete", "namespace", "helm", "--wait=false")
     installation.close()

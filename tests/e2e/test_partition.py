@@ -18,7 +18,9 @@ def test_tasks_of_a_cut_off_node_are_run_elsewhere_once_and_the_node_works_again
     stage: Stage, demo: Installation
 ) -> None:
     far = pod_on(demo, "node-2")
-    ids = demo.create(2 * CONCURRENCY, "side_effect", {"seconds": SECONDS})  # more than one worker has slots for
+    ids = demo.create(
+        2 * CONCURRENCY, "side_effect", {"seconds": SECONDS}
+    )  # more than one worker has slots for
     lost = demo.until_running(ids)[far]
     with partitioned(stage.cluster, 2):
         attempts = demo.until_ended(ids)

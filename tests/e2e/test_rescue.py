@@ -13,7 +13,9 @@ def assert_rescued_by_the_operator(demo: Installation, loss: Loss, reason: str) 
     The successor of a killed process may be the first to release its tasks; the operator's reason comes after it then.
     """
     first = demo.until_ended(loss.ids)[loss.lost[0]][0]
-    demo.until_status("lastRescue", {"workerId": first.worker_id, "pod": loss.pod, "reason": reason})
+    demo.until_status(
+        "lastRescue", {"workerId": first.worker_id, "pod": loss.pod, "reason": reason}
+    )
     attempts = demo.attempts(loss.ids)
     for gone, again in (attempts[task_id] for task_id in loss.lost):
         assert (gone.outcome, gone.reason, gone.pod) == ("lost", reason, loss.pod)
@@ -29,12 +31,16 @@ def test_tasks_of_a_killed_worker_are_run_by_the_other_one(demo: Installation) -
     assert_rescued_by_the_operator(demo, loss, "crash")
 
 
-def test_tasks_of_a_stopped_and_force_deleted_pod_are_run_by_the_other_one(demo: Installation) -> None:
+def test_tasks_of_a_stopped_and_force_deleted_pod_are_run_by_the_other_one(
+    demo: Installation,
+) -> None:
     loss = lose_a_worker(demo, losses.stop_and_delete)
     assert_rescued_by_the_operator(demo, loss, "deleted")
 
 
-def test_a_task_that_is_killed_for_its_memory_fails_and_its_neighbours_go_on(demo: Installation) -> None:
+def test_a_task_that_is_killed_for_its_memory_fails_and_its_neighbours_go_on(
+    demo: Installation,
+) -> None:
     neighbours = demo.create(CONCURRENCY // 2, "sleep", {"seconds": losses.TASK_SECONDS})
     demo.until_running(neighbours)
     (hog,) = demo.create(1, "hog", {"mebibytes": 400, "seconds": 60}, max_attempts=1)

@@ -28,6 +28,9 @@ def test_scaling_up_and_down_loses_no_task(demo: Installation, two_workers_again
     attempts = demo.until_ended(ids)
     for runs in attempts.values():
         assert runs[-1].outcome == "completed"
-        assert {(run.outcome, run.reason in UNCOUNTED) for run in runs[:-1]} <= {("lost", True), ("released", True)}
+        assert {(run.outcome, run.reason in UNCOUNTED) for run in runs[:-1]} <= {
+            ("lost", True),
+            ("released", True),
+        }
     assert {phases.count("end") for phases in demo.effects(ids).values()} == {1}
     demo.until_status("worker", {"replicas": 1, "ready": 1})

@@ -20,7 +20,13 @@ def test_two_hundred_tasks_are_completed_once_each_by_both_workers(demo: Install
     assert {len(runs) for runs in attempts.values()} == {1}
     assert {run.outcome for runs in attempts.values() for run in runs} == {"completed"}
     assert {run.pod for runs in attempts.values() for run in runs} == set(demo.until_workers())
-    states = demo.query("SELECT status, count(*) FROM conversations WHERE task_id = ANY(%s::uuid[]) GROUP BY 1", ids)
+    states = demo.query(
+        "SELECT status, count(*) FROM conversations WHERE task_id = ANY(%s::uuid[]) GROUP BY 1", ids
+    )
     assert states == [("processed", TASKS * len(talk))]
     task = demo.http.get(f"/api/v1/tasks/{ids[0]}").json()
-    assert (task["status"], task["attempt"], task["conversation_count"]) == ("completed", 1, len(talk))
+    assert (task["status"], task["attempt"], task["conversation_count"]) == (
+        "completed",
+        1,
+        len(talk),
+    )

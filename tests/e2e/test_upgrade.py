@@ -16,15 +16,21 @@ def assert_nothing_was_lost_or_repeated(demo: Installation, tally: Tally) -> Non
 
 
 def columns(demo: Installation) -> set[str]:
-    rows = demo.query("SELECT column_name FROM information_schema.columns WHERE table_name = 'tasks'")
+    rows = demo.query(
+        "SELECT column_name FROM information_schema.columns WHERE table_name = 'tasks'"
+    )
     return {name for (name,) in rows}
 
 
 def versions(demo: Installation) -> set[str]:
-    return {version for (version,) in demo.query("SELECT version FROM workers WHERE state <> 'dead'")}
+    return {
+        version for (version,) in demo.query("SELECT version FROM workers WHERE state <> 'dead'")
+    }
 
 
-def test_an_upgrade_with_a_migration_under_load_fails_no_request_and_repeats_no_task(demo: Installation) -> None:
+def test_an_upgrade_with_a_migration_under_load_fails_no_request_and_repeats_no_task(
+    demo: Installation,
+) -> None:
     with Load(demo.url) as tally:
         longer = demo.create(4, "side_effect", {"seconds": LONGER_SECONDS})
         demo.set_image("2")
@@ -35,14 +41,22 @@ def test_an_upgrade_with_a_migration_under_load_fails_no_request_and_repeats_no_
     assert "color" in columns(demo)
     assert versions(demo) == {"2"}
     assert demo.live()["status"]["version"] == "2"
-    assert set(map(tuple, demo.effects(longer).values())) == {("begin", "end")}, "the grace period is long enough"
+    assert set(map(tuple, demo.effects(longer).values())) == {("begin", "end")}, (
+        "the grace period is long enough"
+    )
 
 
-def test_a_failed_migration_leaves_the_old_version_serving_and_the_old_image_heals(demo: Installation) -> None:
+def test_a_failed_migration_leaves_the_old_version_serving_and_the_old_image_heals(
+    demo: Installation,
+) -> None:
     before = demo.live()["spec"]["image"]["tag"]
     with Load(demo.url) as tally:
         demo.set_image("3")
-        demo.kube.wait(demo.target, "jsonpath={.status.conditions[?(@.type=='Ready')].reason}=MigrationFailed", 60)
+        demo.kube.wait(
+            demo.target,
+            "jsonpath={.status.conditions[?(@.type=='Ready')].reason}=MigrationFailed",
+            60,
+        )
         live = demo.live()
         assert "this migration fails on purpose" in condition(live, "Migrated")["message"]
         assert condition(live, "Degraded")["status"] == "True"

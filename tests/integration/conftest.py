@@ -17,7 +17,12 @@ from task_service.settings import Settings
 from task_service.store.database import create_engine
 from tests.support.between import forget_all, more_servers, more_settings
 
-QUICK = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "300"}
+QUICK = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_connections": "300",
+}
 
 
 @pytest.fixture(scope="session")
@@ -75,6 +80,11 @@ def settings_for(url: str, *, between: bool = True, **more: object) -> Settings:
 
     With what TEST_REDIS and TEST_POOLER put between, unless the test says otherwise.
     """
-    given = {"heartbeat_seconds": 0.2, "lease_seconds": 1.0, "log_format": "console", "auth_mode": "open"}
+    given = {
+        "heartbeat_seconds": 0.2,
+        "lease_seconds": 1.0,
+        "log_format": "console",
+        "auth_mode": "open",
+    }
     given |= {"database_url": url} | (more_settings(url) if between else {}) | more
     return Settings(_env_file=None, **given)  # type: ignore[call-arg,arg-type]

@@ -30,7 +30,9 @@ def folder() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="task-service-dev-", dir="/var/tmp"))
     yield path
     with contextlib.suppress(OSError, ValueError):  # a server that a failed test left behind
-        os.kill(int((path / "postgresql/postmaster.pid").read_text().splitlines()[0]), signal.SIGINT)
+        os.kill(
+            int((path / "postgresql/postmaster.pid").read_text().splitlines()[0]), signal.SIGINT
+        )
     shutil.rmtree(path)
 
 
@@ -40,16 +42,22 @@ class Dev:
     def __init__(self, folder: Path, **settings: object) -> None:
         self.folder = folder
         self.ports = {"PORT": free_port(), "MANAGEMENT_PORT": free_port()}
-        self.env = os.environ | {name: str(value) for name, value in (self.ports | settings).items()}
+        self.env = os.environ | {
+            name: str(value) for name, value in (self.ports | settings).items()
+        }
         self.url = f"http://127.0.0.1:{self.ports['PORT']}/api/v1"
 
     async def start(self) -> Process:
         """Start it, whether or not that will work."""
         argv = [sys.executable, "-m", "task_service.cli", "dev", "--data", str(self.folder)]
-        return await asyncio.create_subprocess_exec(*argv, env=self.env, cwd="/", stdout=PIPE, stderr=PIPE)
+        return await asyncio.create_subprocess_exec(
+            *argv, env=self.env, cwd="/", stdout=PIPE, stderr=PIPE
+        )
 
     @contextlib.asynccontextmanager
-    async def running(self, end: signal.Signals = signal.SIGTERM) -> AsyncIterator[httpx.AsyncClient]:
+    async def running(
+        self, end: signal.Signals = signal.SIGTERM
+    ) -> AsyncIterator[httpx.AsyncClient]:
         """A client of one that serves; afterwards it is ended by a signal, and its exit code is kept in `code`."""
         process = await self.start()
         output = asyncio.create_task(process.communicate())
@@ -85,16 +93,24 @@ async def test_tasks_survive_however_the_service_was_stopped(folder: Path) -> No
         assert server_is_left == (end is signal.SIGKILL)
 
 
-async def test_it_runs_tasks_with_settings_from_the_environment_and_says_where(folder: Path) -> None:
-    dev = Dev(folder, WORKER_CONCURRENCY=3, CONVERSATIONS_MIN_SECONDS=0, CONVERSATIONS_MAX_SECONDS=0)
+async def test_it_runs_tasks_with_settings_from_the_environment_and_says_where(
+    folder: Path,
+) -> None:
+    dev = Dev(
+        folder, WORKER_CONCURRENCY=3, CONVERSATIONS_MIN_SECONDS=0, CONVERSATIONS_MAX_SECONDS=0
+    )
     async with dev.running() as client:
         created = await client.post("/tasks", json={"title": "Answer", "handler": "conversations"})
 
         async def completed() -> bool:
-            return bool((await client.get(f"/tasks/{created.json()['id']}")).json()["status"] == "completed")
+            return bool(
+                (await client.get(f"/tasks/{created.json()['id']}")).json()["status"] == "completed"
+            )
 
         await eventually("the task is completed", completed)
-        assert [worker["concurrency"] for worker in (await client.get("/workers")).json()["workers"]] == [3]
+        assert [
+            worker["concurrency"] for worker in (await client.get("/workers")).json()["workers"]
+        ] == [3]
     said = dev.said.decode()
     assert f"{dev.url}/tasks\n" in said
     assert f"http://127.0.0.1:{dev.ports['PORT']}/docs\n" in said
@@ -137,7 +153,9 @@ async def test_used_ports_are_named_together_with_others_to_choose(folder: Path)
 
 
 @pytest.fixture
-def refusal(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
+def refusal(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[], str]:
     """Start here, where only a refusal can come of it, and return what was said."""
     monkeypatch.setenv("MANAGEMENT_PORT", str(free_port()))
 
@@ -151,11 +169,15 @@ def refusal(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 def test_a_free_port_goes_to_no_connection_and_nobody_else_before_its_server_listens() -> None:
     port = free_port()
     with socket.socket() as other, pytest.raises(OSError, match="in use"):
-        other.bind(("127.0.0.1", port))  # without SO_REUSEADDR, as a connection that the kernel finds a port for
+        other.bind(
+            ("127.0.0.1", port)
+        )  # without SO_REUSEADDR, as a connection that the kernel finds a port for
     socket.create_server(("127.0.0.1", port)).close()
 
 
-def test_a_data_folder_in_use_is_refused_and_its_user_named(folder: Path, refusal: Callable[[], str]) -> None:
+def test_a_data_folder_in_use_is_refused_and_its_user_named(
+    folder: Path, refusal: Callable[[], str]
+) -> None:
     with EmbeddedPostgres(folder):
         said = refusal()
     assert f"{folder} is in use by process {os.getpid()}." in said
@@ -185,7 +207,9 @@ def test_a_broken_data_folder_is_refused_with_advice(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's PostgreSQL runs as another user")
-def test_root_keeps_data_where_every_user_may_enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_keeps_data_where_every_user_may_enter(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(folder)
     assert default_folder().parent == Path("/var/tmp")
     folder.chmod(0o755)

@@ -22,7 +22,10 @@ async def test_tasks_keep_their_ids_times_and_long_titles_and_belong_to_people(
     async with predecessor(postgres, A) as (url, theirs):
         await theirs.executemany(
             "INSERT INTO tasks (id, title, status, created_at, updated_at) VALUES ($1, $2, $3, $4, $4)",
-            [(i, f"{status} " + "x" * 300, status, made) for i, status in zip(ids, STATUSES, strict=True)],
+            [
+                (i, f"{status} " + "x" * 300, status, made)
+                for i, status in zip(ids, STATUSES, strict=True)
+            ],
         )
         summary = await run_import(settings_for(database), "a", url)
     assert (summary.of("tasks").made, summary.left_out.count) == (5, 0)
@@ -32,7 +35,9 @@ async def test_tasks_keep_their_ids_times_and_long_titles_and_belong_to_people(
     assert [row["id"] for row in rows] == ids
     assert [row["status"] for row in rows] == [status.lower() for status in STATUSES]
     assert {len(row["title"]) > 300 for row in rows} == {True}
-    assert {(row["handler"], row["created_at"], row["updated_at"]) for row in rows} == {(None, made, made)}
+    assert {(row["handler"], row["created_at"], row["updated_at"]) for row in rows} == {
+        (None, made, made)
+    }
     assert [row["processed_at"] for row in rows] == [None, None, made, made, made]
     [line] = await connection.fetch("SELECT * FROM task_history WHERE task_id = $1", ids[1])
     assert (line["new_status"], line["changed_by"]) == ("in_progress", "import")

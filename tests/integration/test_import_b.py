@@ -32,9 +32,16 @@ async def test_tasks_and_settings_come_over_and_their_new_ids_stay_the_same(
     )  # fmt: skip
     assert one["due_date"] == datetime(2020, 2, 29, tzinfo=UTC)
     assert (two["status"], two["priority"]) == ("pending", 2)
-    assert [json.loads(row[0]) for row in await connection.fetch("SELECT value FROM settings")] == ["dark"]
-    assert summary.left_out.first == ["settings : the key is empty", "settings nothing: the value is empty"]
-    assert summary.notes.first == ["task 2: the priority 'whatever' is not known here, so it is medium"]
+    assert [json.loads(row[0]) for row in await connection.fetch("SELECT value FROM settings")] == [
+        "dark"
+    ]
+    assert summary.left_out.first == [
+        "settings : the key is empty",
+        "settings nothing: the value is empty",
+    ]
+    assert summary.notes.first == [
+        "task 2: the priority 'whatever' is not known here, so it is medium"
+    ]
     assert await counts(connection) == before
     await check_invariants(connection)
 
@@ -42,11 +49,16 @@ async def test_tasks_and_settings_come_over_and_their_new_ids_stay_the_same(
 async def test_a_database_without_settings_still_brings_its_tasks(
     postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
 ) -> None:
-    async with predecessor(postgres, 'CREATE TABLE "Task" (id uuid, name text, completed boolean, colour text)') as (
+    async with predecessor(
+        postgres, 'CREATE TABLE "Task" (id uuid, name text, completed boolean, colour text)'
+    ) as (
         url,
         theirs,
     ):
         await theirs.execute("""INSERT INTO "Task" VALUES (gen_random_uuid(), 'x', true, 'red')""")
         summary = await run_import(settings_for(database), "b", url)
-    assert summary.notes.first == ["Task.colour is not read", "there is no table settings: nothing of it comes over"]
+    assert summary.notes.first == [
+        "Task.colour is not read",
+        "there is no table settings: nothing of it comes over",
+    ]
     assert await connection.fetchval("SELECT status FROM task_view") == "completed"

@@ -40,7 +40,9 @@ async def test_waiting_and_held_tasks_wait_in_the_queue_and_the_rest_has_ended(
         before = await counts(connection)
         again = await run_import(settings_for(database), "c", url)
     rows = await connection.fetch("SELECT * FROM task_view ORDER BY number")
-    assert [(r["number"], r["title"], r["status"], r["handler"], r["conversation_count"]) for r in rows] == [
+    assert [
+        (r["number"], r["title"], r["status"], r["handler"], r["conversation_count"]) for r in rows
+    ] == [
         (7, "waits", "pending", "conversations", 2),
         (8, "is held", "pending", "conversations", 0),
         (9, "is done", "completed", "conversations", 1),
@@ -51,12 +53,17 @@ async def test_waiting_and_held_tasks_wait_in_the_queue_and_the_rest_has_ended(
         datetime(2024, 1, 1, 12, tzinfo=UTC),
     )
     assert [
-        r["title"] for r in await connection.fetch("SELECT title FROM queue JOIN tasks ON task_id = id ORDER BY 1")
+        r["title"]
+        for r in await connection.fetch(
+            "SELECT title FROM queue JOIN tasks ON task_id = id ORDER BY 1"
+        )
     ] == [
         "is held",
         "waits",
     ]
-    bodies = await connection.fetch("SELECT number, body, status FROM conversations ORDER BY number")
+    bodies = await connection.fetch(
+        "SELECT number, body, status FROM conversations ORDER BY number"
+    )
     assert [(r["number"], json.loads(r["body"]), r["status"]) for r in bodies] == [
         (70, "hello", "pending"),
         (71, "there", "pending"),
@@ -69,23 +76,33 @@ async def test_waiting_and_held_tasks_wait_in_the_queue_and_the_rest_has_ended(
         "tasks 11: the title is empty",
         f"tasks 12: unknown status 'exploded': use {', '.join(Status)}",
     ]
-    assert (before, again.of("tasks").made, again.of("tasks").known) == (await counts(connection), 0, 4)
+    assert (before, again.of("tasks").made, again.of("tasks").known) == (
+        await counts(connection),
+        0,
+        4,
+    )
     await check_invariants(connection)
 
 
 async def test_a_number_that_is_taken_is_replaced_and_new_tasks_come_after_those_that_came_over(
     postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
 ) -> None:
-    await connection.execute("INSERT INTO tasks (id, title, status) VALUES (gen_random_uuid(), 'ours', 'pending')")
+    await connection.execute(
+        "INSERT INTO tasks (id, title, status) VALUES (gen_random_uuid(), 'ours', 'pending')"
+    )
     async with predecessor(postgres, C) as (url, theirs):
         await theirs.execute("INSERT INTO tasks (id, title) VALUES (1, 'taken'), (500, 'free')")
         summary = await run_import(settings_for(database), "c", url)
-    await connection.execute("INSERT INTO tasks (id, title, status) VALUES (gen_random_uuid(), 'later', 'pending')")
+    await connection.execute(
+        "INSERT INTO tasks (id, title, status) VALUES (gen_random_uuid(), 'later', 'pending')"
+    )
     numbers = dict(await connection.fetch("SELECT title, number FROM tasks"))
     assert (numbers["ours"], numbers["free"]) == (1, 500)
     assert numbers["taken"] > 500
     assert numbers["later"] > 500
-    assert "1 rows have another number here, since theirs was taken" in summary.render(dry_run=False)
+    assert "1 rows have another number here, since theirs was taken" in summary.render(
+        dry_run=False
+    )
 
 
 async def test_without_a_default_handler_the_tasks_are_for_people(
@@ -95,7 +112,12 @@ async def test_without_a_default_handler_the_tasks_are_for_people(
         await fill(theirs)
         await run_import(settings_for(database, default_handler=""), "c", url)
     assert (await counts(connection))["queue"] == 0
-    assert await connection.fetchval("SELECT count(*) FROM task_view WHERE status = 'pending' AND handler IS NULL") == 2
+    assert (
+        await connection.fetchval(
+            "SELECT count(*) FROM task_view WHERE status = 'pending' AND handler IS NULL"
+        )
+        == 2
+    )
     await check_invariants(connection)
 
 
@@ -108,7 +130,11 @@ async def test_conversations_find_their_tasks_across_chunks(
             INSERT INTO conversations (task_id, content) SELECT n % 2100 + 1, n::text FROM generate_series(1, 5000) AS n
         """)
         summary = await run_import(settings_for(database), "c", url)
-    assert (summary.of("tasks").made, summary.of("conversations").made, summary.left_out.count) == (2100, 5000, 0)
+    assert (summary.of("tasks").made, summary.of("conversations").made, summary.left_out.count) == (
+        2100,
+        5000,
+        0,
+    )
     wrong = """
         SELECT count(*) FROM conversations AS c JOIN tasks AS t ON t.id = c.task_id
         WHERE (c.body #>> '{}')::int % 2100 + 1 <> t.number

@@ -44,7 +44,9 @@ async def test_users_tasks_and_what_happened_to_them_come_over_once(
     assert await counts(connection) == before
     assert [f.made for f in again.figures.values()] == [0, 0, 0, 0]
     rows = await connection.fetch("SELECT * FROM task_view ORDER BY number")
-    assert [(r["number"], r["status"], r["created_by"], r["deleted_at"] is not None) for r in rows] == [
+    assert [
+        (r["number"], r["status"], r["created_by"], r["deleted_at"] is not None) for r in rows
+    ] == [
         (1, "pending", "ada", False),
         (2, "completed", "bob", False),
         (3, "cancelled", "ada", True),
@@ -59,7 +61,9 @@ async def test_users_tasks_and_what_happened_to_them_come_over_once(
         (None, "completed", "import"),
     ]
     assert lines[0]["at"] == datetime(2024, 2, 1, 10, tzinfo=UTC)
-    entries = await connection.fetch("SELECT number, date, title, status FROM daily_log ORDER BY number")
+    entries = await connection.fetch(
+        "SELECT number, date, title, status FROM daily_log ORDER BY number"
+    )
     assert [tuple(e) for e in entries] == [
         (30, date(2024, 2, 1), "open", "pending"),
         (31, date(2024, 2, 1), "was open", "pending"),
@@ -111,13 +115,20 @@ async def test_argon2_hashes_are_kept_and_other_passwords_must_be_set_anew(
         await fill(theirs)
         summary = await run_import(settings_for(database), "d", url)
     users = {r["username"]: r for r in await connection.fetch("SELECT * FROM users")}
-    assert (users["ada"]["password_hash"], users["ada"]["role"], users["ada"]["disabled_at"]) == (HASH, "admin", None)
+    assert (users["ada"]["password_hash"], users["ada"]["role"], users["ada"]["disabled_at"]) == (
+        HASH,
+        "admin",
+        None,
+    )
     assert (users["bob"]["password_hash"], users["bob"]["role"]) == ("!", "viewer")
     assert users["EVE"]["password_hash"] == "hers"
     assert "eve" not in users
     assert "users 3: somebody else has this username here" in summary.left_out.first
     notes = "\n".join(summary.notes.first)
-    assert "user bob: the password's hash (bcrypt) cannot be verified here; it must be set anew" in notes
+    assert (
+        "user bob: the password's hash (bcrypt) cannot be verified here; it must be set anew"
+        in notes
+    )
     assert "user bob: the role 'manager' is not known here, so it is viewer" in notes
 
 
@@ -127,4 +138,6 @@ async def test_a_disabled_user_stays_disabled(
     async with predecessor(postgres, D) as (url, theirs):
         await fill(theirs)
         await run_import(settings_for(database), "d", url)
-    assert await connection.fetchval("SELECT disabled_at IS NOT NULL FROM users WHERE username = 'eve'")
+    assert await connection.fetchval(
+        "SELECT disabled_at IS NOT NULL FROM users WHERE username = 'eve'"
+    )

@@ -36,7 +36,12 @@ async def test_priorities_tags_people_and_due_dates_come_over(
         await run_import(settings_for(database), "e", url)
     row = await connection.fetchrow("SELECT * FROM task_view")
     assert row is not None
-    assert (row["id"], row["status"], row["priority"], row["assigned_to"]) == (key, "completed", 0, "ada")
+    assert (row["id"], row["status"], row["priority"], row["assigned_to"]) == (
+        key,
+        "completed",
+        0,
+        "ada",
+    )
     assert row["due_date"] == datetime(2019, 12, 31, 22, tzinfo=UTC)
     assert row["tags"] == ["Home", "x"]
     assert row["processed_at"] == datetime(2021, 1, 1, tzinfo=UTC)
@@ -45,12 +50,16 @@ async def test_priorities_tags_people_and_due_dates_come_over(
 
 
 @pytest.mark.parametrize(
-    "tags", ["text DEFAULT 'a, B;b'", "text[] DEFAULT '{a,B,b}'", """json DEFAULT '["a", "B", "b"]'"""]
+    "tags",
+    ["text DEFAULT 'a, B;b'", "text[] DEFAULT '{a,B,b}'", """json DEFAULT '["a", "B", "b"]'"""],
 )
 async def test_tags_are_read_from_lists_json_and_text(
     postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection, tags: str
 ) -> None:
-    async with predecessor(postgres, f"CREATE TABLE tasks (id int, title text, tags {tags})") as (url, theirs):
+    async with predecessor(postgres, f"CREATE TABLE tasks (id int, title text, tags {tags})") as (
+        url,
+        theirs,
+    ):
         await theirs.execute("INSERT INTO tasks VALUES (1, 'x')")
         await run_import(settings_for(database), "e", url)
     assert await connection.fetchval("SELECT tags FROM tasks") == ["a", "B"]
@@ -82,7 +91,9 @@ async def test_a_run_that_broke_off_is_taken_up_where_it_was(
     postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
 ) -> None:
     async with predecessor(postgres, "CREATE TABLE tasks (id int, title text)") as (url, theirs):
-        await theirs.execute("INSERT INTO tasks SELECT n, 'task ' || n FROM generate_series(1, 3500) AS n")
+        await theirs.execute(
+            "INSERT INTO tasks SELECT n, 'task ' || n FROM generate_series(1, 3500) AS n"
+        )
         await connection.execute("""
             CREATE FUNCTION stumble() RETURNS trigger LANGUAGE plpgsql AS
             $$ BEGIN IF NEW.title = 'task 2500' THEN RAISE EXCEPTION 'stumbled'; END IF; RETURN NEW; END $$;
@@ -114,7 +125,8 @@ async def test_a_database_of_another_kind_is_refused_with_what_is_missing(
 
 
 @pytest.mark.parametrize(
-    "url", ["postgresql://ada:geheim@127.0.0.1:1/tasks", "mysql://ada:geheim@127.0.0.1/tasks", "nonsense"]
+    "url",
+    ["postgresql://ada:geheim@127.0.0.1:1/tasks", "mysql://ada:geheim@127.0.0.1/tasks", "nonsense"],
 )
 async def test_an_address_that_does_not_answer_is_told_without_its_password(
     database: str, capsys: pytest.CaptureFixture[str], url: str
@@ -128,7 +140,10 @@ async def test_an_address_that_does_not_answer_is_told_without_its_password(
 async def test_our_own_database_must_be_migrated(
     postgres: EmbeddedPostgres, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with predecessor(postgres, "SELECT") as (empty, _), predecessor(postgres, E) as (url, theirs):
+    async with (
+        predecessor(postgres, "SELECT") as (empty, _),
+        predecessor(postgres, E) as (url, theirs),
+    ):
         await theirs.execute(
             "INSERT INTO tasks (id, title, status, priority) VALUES (gen_random_uuid(), 'x', 'pending', 'low')"
         )
@@ -139,7 +154,10 @@ async def test_our_own_database_must_be_migrated(
 async def test_the_command_prints_a_summary_and_says_by_its_exit_code_that_rows_were_left_out(
     postgres: EmbeddedPostgres, database: str, tmp_path: Path
 ) -> None:
-    async with predecessor(postgres, "CREATE TABLE tasks (id int, title text, colour text)") as (url, theirs):
+    async with predecessor(postgres, "CREATE TABLE tasks (id int, title text, colour text)") as (
+        url,
+        theirs,
+    ):
         await theirs.execute("INSERT INTO tasks VALUES (1, 'x'), (2, '')")
         command = [sys.executable, "-m", "task_service.cli", "import", "--from", "e"]
         environment = {"DATABASE_URL": database, "SOURCE_DATABASE_URL": url, "PATH": "/usr/bin"}

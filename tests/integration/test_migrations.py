@@ -32,7 +32,9 @@ async def state_of(database: str) -> SchemaState | None:
 async def test_the_migrated_schema_is_the_one_that_the_code_queries(database: str) -> None:
     def differences(connection: Connection) -> list[object]:
         options = {"compare_type": True, "compare_server_default": True}
-        return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
+        return list(
+            compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
+        )
 
     engine = create_engine(settings_for(database), pooled=False)
     async with engine.connect() as connection:
@@ -68,7 +70,10 @@ async def test_a_newer_compatible_database_is_left_alone_and_an_incompatible_one
 
 
 async def test_a_failed_migration_changes_nothing_and_says_why_without_the_password(
-    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    database: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     versions = tmp_path / "versions"
     versions.mkdir()
@@ -122,7 +127,9 @@ async def test_a_migration_waits_for_a_lock_instead_of_queueing_everybody_behind
 
 
 @pytest.mark.parametrize("name", ["made by migrate", "made%20by%20migrate"])
-async def test_a_missing_database_is_made_when_the_role_may(postgres: EmbeddedPostgres, name: str) -> None:
+async def test_a_missing_database_is_made_when_the_role_may(
+    postgres: EmbeddedPostgres, name: str
+) -> None:
     assert await run_migrate(settings_for(postgres.url(name))) == 0
     assert await state_of(postgres.url("made by migrate")) == SchemaState(code_revision(), 1)
     admin = await asyncpg.connect(postgres.url())
@@ -147,7 +154,9 @@ async def test_a_missing_database_that_the_role_may_not_make_is_said_so(
     await admin.close()
 
 
-async def test_a_database_that_starts_late_is_waited_for(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_database_that_starts_late_is_waited_for(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reached, pauses = command.ensure_database, []
 
     async def late(settings: Settings) -> None:
@@ -162,7 +171,9 @@ async def test_a_database_that_starts_late_is_waited_for(database: str, monkeypa
     assert len(pauses) == 4
 
 
-async def test_a_database_that_never_answers_is_an_error_after_the_wait(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_database_that_never_answers_is_an_error_after_the_wait(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     settings = settings_for("postgresql://postgres@127.0.0.1:1/tasks", database_wait_seconds=0)
     assert await run_migrate(settings) == 1
     assert "cannot be reached" in capsys.readouterr().err
@@ -174,6 +185,8 @@ async def test_the_raw_connection_is_inside_sqlalchemys_transaction(
     """Also when the queue's statement comes first: what is rolled back leaves nothing."""
     engine = create_engine(settings_for(database), pooled=False)
     async with engine.connect() as outer:
-        await (await raw(outer)).execute("INSERT INTO tasks (id, title) VALUES (gen_random_uuid(), 'x')")
+        await (await raw(outer)).execute(
+            "INSERT INTO tasks (id, title) VALUES (gen_random_uuid(), 'x')"
+        )
         await outer.rollback()
     assert await connection.fetchval("SELECT count(*) FROM tasks") == 0

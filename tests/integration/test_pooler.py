@@ -62,9 +62,13 @@ async def test_requests_answer_503_while_the_pooler_has_no_server() -> None:
         transaction_pooler(server.url()) as url,
     ):
         await migrate(create_engine(settings_for(server.url()), pooled=False))
-        engine = create_engine(settings := settings_for(url, database_pooler=True, db_statement_timeout_seconds=1))
+        engine = create_engine(
+            settings := settings_for(url, database_pooler=True, db_statement_timeout_seconds=1)
+        )
         app = create_app(settings, engine, Wakeups(lambda queues: asyncio.sleep(0)))
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://api"
+        ) as client:
 
             async def status() -> int:
                 return (await client.get("/api/v1/tasks")).status_code
@@ -91,8 +95,13 @@ async def test_two_workers_finish_tasks_that_the_api_made(
     workers = [Worker(pooled, handlers) for _ in range(2)]
     for worker in workers:
         await worker.start()
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
-        bodies = [{"title": f"t{n}", "handler": "conversations", "conversations": [{"body": n}]} for n in range(60)]
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://api"
+    ) as client:
+        bodies = [
+            {"title": f"t{n}", "handler": "conversations", "conversations": [{"body": n}]}
+            for n in range(60)
+        ]
         made = await asyncio.gather(*(client.post("/api/v1/tasks", json=body) for body in bodies))
         assert {answer.status_code for answer in made} == {201}
         ids = [UUID(answer.json()["id"]) for answer in made] + await add_tasks(connection, 500)
@@ -103,10 +112,18 @@ async def test_two_workers_finish_tasks_that_the_api_made(
         await eventually("every task's completion", done, 30)
         listed = await client.get("/api/v1/tasks", params={"status": "completed", "limit": 200})
         assert len(listed.json()["items"]) == 200
-    assert await connection.fetchval("SELECT count(*) FROM conversations WHERE status = 'processed'") == 60
+    assert (
+        await connection.fetchval("SELECT count(*) FROM conversations WHERE status = 'processed'")
+        == 60
+    )
     assert await connection.fetchval("SELECT count(*) FROM runs WHERE final") == 560
     # Prefetched tasks may be given back when the others turn out slow; nothing else may have ended without an end.
-    assert await connection.fetchval("SELECT count(*) FROM runs WHERE NOT final AND outcome <> 'released'") == 0
+    assert (
+        await connection.fetchval(
+            "SELECT count(*) FROM runs WHERE NOT final AND outcome <> 'released'"
+        )
+        == 0
+    )
     await check_invariants(connection)
     for worker in workers:
         await worker.stop()

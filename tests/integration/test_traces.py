@@ -37,7 +37,9 @@ class Service:
             "AUTH_MODE": "open", "OTEL_ENABLED": True, "WEBHOOK_ALLOW_PRIVATE": True, "RETRY_BASE_SECONDS": 0.05,
             "APP_NAME": "traced",
         }  # fmt: skip
-        self.env = os.environ | {name: str(value) for name, value in (given | self.ports | settings).items()}
+        self.env = os.environ | {
+            name: str(value) for name, value in (given | self.ports | settings).items()
+        }
         self.lines: list[dict[str, Any]] = []
         self.output = b""
 
@@ -45,11 +47,17 @@ class Service:
     async def running(self) -> AsyncIterator[httpx.AsyncClient]:
         """A client of the service once it answers; afterwards the service has ended by SIGTERM."""
         argv = [sys.executable, "-m", "task_service.cli", "serve"]
-        process = await asyncio.create_subprocess_exec(*argv, env=self.env, cwd="/", stdout=PIPE, stderr=PIPE)
+        process = await asyncio.create_subprocess_exec(
+            *argv, env=self.env, cwd="/", stdout=PIPE, stderr=PIPE
+        )
         output = asyncio.create_task(process.communicate())
         try:
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.ports['PORT']}", timeout=20) as client:
-                await eventually("the service's first answer", lambda: self._answers(client, process, output), 60)
+            async with httpx.AsyncClient(
+                base_url=f"http://127.0.0.1:{self.ports['PORT']}", timeout=20
+            ) as client:
+                await eventually(
+                    "the service's first answer", lambda: self._answers(client, process, output), 60
+                )
                 yield client
         finally:
             if process.returncode is None:
@@ -58,7 +66,10 @@ class Service:
             self.lines = [json.loads(line) for line in errors.splitlines() if line.startswith(b"{")]
 
     async def _answers(
-        self, client: httpx.AsyncClient, process: Process, output: "asyncio.Task[tuple[bytes, bytes]]"
+        self,
+        client: httpx.AsyncClient,
+        process: Process,
+        output: "asyncio.Task[tuple[bytes, bytes]]",
     ) -> bool:
         assert process.returncode is None, output.result()
         with contextlib.suppress(httpx.TransportError):
@@ -69,7 +80,11 @@ class Service:
 async def webhook_done(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
     """Create a task that calls this URL, in the caller's trace; the task once it is completed."""
     body = {"title": "call", "handler": "webhook", "payload": {"url": url, "body": {"n": 1}}}
-    made = (await client.post("/api/v1/tasks", json=body, headers=TRACEPARENT)).raise_for_status().json()
+    made = (
+        (await client.post("/api/v1/tasks", json=body, headers=TRACEPARENT))
+        .raise_for_status()
+        .json()
+    )
 
     async def completed() -> dict[str, Any] | None:
         task: dict[str, Any] = (await client.get(f"/api/v1/tasks/{made['id']}")).json()
@@ -79,11 +94,17 @@ async def webhook_done(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(1200)  # Jaeger may have to be built
-async def test_jaeger_shows_one_trace_from_the_request_to_the_outgoing_call(database: str, tmp_path: Path) -> None:
+async def test_jaeger_shows_one_trace_from_the_request_to_the_outgoing_call(
+    database: str, tmp_path: Path
+) -> None:
     with jaeger_process() as jaeger, receiver() as target:
         await ready(jaeger)
         target.answers.append(Answer(503))
-        settings = {"OTEL_EXPORTER_ENDPOINT": jaeger.otlp, "OTEL_SERVICE_NAME": "shop", "POD_NAME": "pod-7"}
+        settings = {
+            "OTEL_EXPORTER_ENDPOINT": jaeger.otlp,
+            "OTEL_SERVICE_NAME": "shop",
+            "POD_NAME": "pod-7",
+        }
         service = Service(database, tmp_path, **settings)
         async with service.running() as client:
             task = await webhook_done(client, f"{target.url}/hook")
@@ -92,7 +113,9 @@ async def test_jaeger_shows_one_trace_from_the_request_to_the_outgoing_call(data
     assert {"POST /api/v1/tasks", "run webhook", "POST"} <= names
     assert any("INSERT INTO tasks" in str(tags(span).get("db.query.text")) for span in spans), names
     [request] = [span for span in spans if span["operationName"] == "POST /api/v1/tasks"]
-    failed, succeeded = sorted((s for s in spans if s["operationName"] == "run webhook"), key=lambda s: s["startTime"])
+    failed, succeeded = sorted(
+        (s for s in spans if s["operationName"] == "run webhook"), key=lambda s: s["startTime"]
+    )
     calls = {parent(span): span for span in spans if span["operationName"] == "POST"}
     assert parent(request) == CALLER
     assert {parent(failed), parent(succeeded)} == {request["spanID"]}
@@ -101,7 +124,11 @@ async def test_jaeger_shows_one_trace_from_the_request_to_the_outgoing_call(data
     assert tags(request)["http.route"] == "/api/v1/tasks"
     assert tags(failed)["otel.status_code"] == "ERROR"
     found = tags(succeeded)
-    assert (found["task.id"], found["task.attempt"], found["task.outcome"]) == (task["id"], 2, "completed")
+    assert (found["task.id"], found["task.attempt"], found["task.outcome"]) == (
+        task["id"],
+        2,
+        "completed",
+    )
     process = {tag["key"]: tag["value"] for tag in request["process"]["tags"]}
     assert (request["process"]["serviceName"], process["k8s.pod.name"]) == ("shop", "pod-7")
     # The called service is told the span that called it, and log lines name the trace.
@@ -109,7 +136,9 @@ async def test_jaeger_shows_one_trace_from_the_request_to_the_outgoing_call(data
         [TRACE, calls[failed["spanID"]]["spanID"]],
         [TRACE, calls[succeeded["spanID"]]["spanID"]],
     ]
-    logged = {line["event"]: line["span_id"] for line in service.lines if line.get("trace_id") == TRACE}
+    logged = {
+        line["event"]: line["span_id"] for line in service.lines if line.get("trace_id") == TRACE
+    }
     assert logged["task_created"] == request["spanID"]
     assert logged["attempt_failed"] == failed["spanID"]
     assert logged["webhook_answered"] == succeeded["spanID"]
@@ -124,11 +153,16 @@ async def test_the_console_exporter_prints_a_line_for_each_span_also_for_the_las
             await webhook_done(client, target.url)
             last = (await client.get("/api/v1/tasks?limit=1")).headers["x-request-id"]
     spans = [json.loads(line) for line in service.output.splitlines()]
-    assert {"POST /api/v1/tasks", "run webhook"} <= {s["name"] for s in spans if TRACE in s["context"]["trace_id"]}
+    assert {"POST /api/v1/tasks", "run webhook"} <= {
+        s["name"] for s in spans if TRACE in s["context"]["trace_id"]
+    }
     assert last in {s["attributes"].get("http.request_id") for s in spans}
     assert "GET /api/v1/tasks" in {s["name"] for s in spans}
     resource = spans[0]["resource"]["attributes"]
-    assert (resource["service.name"], resource["deployment.environment.name"]) == ("traced", "development")
+    assert (resource["service.name"], resource["deployment.environment.name"]) == (
+        "traced",
+        "development",
+    )
 
 
 async def test_a_caller_that_does_not_sample_is_heeded_and_ids_are_still_passed_on(
@@ -165,5 +199,9 @@ async def test_a_collector_that_is_away_neither_slows_nor_breaks_requests_and_is
             began = time.monotonic()
     assert sorted(seconds)[100] < 0.25
     assert time.monotonic() - began < 15  # the last spans are waited for within a bound
-    about = [line["event"] for line in service.lines if "traces" in line["event"] or "opentel" in line["logger"]]
+    about = [
+        line["event"]
+        for line in service.lines
+        if "traces" in line["event"] or "opentel" in line["logger"]
+    ]
     assert 1 <= len(about) <= 3, about

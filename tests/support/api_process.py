@@ -31,7 +31,9 @@ class ApiProcess:
             "MANAGEMENT_HOST": "127.0.0.1", "MANAGEMENT_PORT": str(management),
         }  # fmt: skip
         with self._log.open("w") as log:
-            self.process = subprocess.Popen(ARGV, env=environment | addresses, cwd=folder, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                ARGV, env=environment | addresses, cwd=folder, stdout=log, stderr=log
+            )
 
     def probe(self, name: str) -> str:
         """The address of a probe."""
@@ -65,13 +67,22 @@ class ApiProcess:
 
 def environment_of(folder: Path, settings: dict[str, object]) -> dict[str, str]:
     """The environment of a process with these settings and no others."""
-    own = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "PYTHONPATH") if name in os.environ}
-    given = {"RUNTIME_DIR": folder / "run", "TERMINATION_LOG": folder / "termination-log"} | settings
+    own = {
+        name: os.environ[name]
+        for name in ("PATH", "HOME", "LANG", "PYTHONPATH")
+        if name in os.environ
+    }
+    given = {
+        "RUNTIME_DIR": folder / "run",
+        "TERMINATION_LOG": folder / "termination-log",
+    } | settings
     return own | {name.upper(): str(value) for name, value in given.items()}
 
 
 @contextlib.contextmanager
-def api_processes(number: int = 1, probe: str = "readyz", **settings: object) -> Iterator[list[ApiProcess]]:
+def api_processes(
+    number: int = 1, probe: str = "readyz", **settings: object
+) -> Iterator[list[ApiProcess]]:
     """So many processes with the same settings, ready unless told to wait for another probe, ended by their ids."""
     with tempfile.TemporaryDirectory(prefix="task-service-api-") as name:
         folder = Path(name)

@@ -33,5 +33,7 @@ def describe(events: list[dict[str, Any]]) -> list[str]:
     for event in events:
         target = event.get("objectRef", {})
         kind = "/".join(filter(None, (target.get("resource"), target.get("subresource"))))
-        lines.append(f"{event['verb']} {kind} {target.get('namespace', '')}/{target.get('name', '')}")
+        lines.append(
+            f"{event['verb']} {kind} {target.get('namespace', '')}/{target.get('name', '')}"
+        )
     return lines

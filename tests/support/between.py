@@ -38,7 +38,10 @@ def more_settings(database_url: str) -> dict[str, object]:
         given |= {"redis_url": _present["redis"], "redis_timeout_seconds": 1.0}
     parts = urlsplit(database_url)
     if parts.netloc == _present.get("server"):
-        given |= {"database_url": urlunsplit(parts._replace(netloc=_present["pooler"])), "database_pooler": True}
+        given |= {
+            "database_url": urlunsplit(parts._replace(netloc=_present["pooler"])),
+            "database_pooler": True,
+        }
     return given
 
 

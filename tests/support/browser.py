@@ -47,7 +47,11 @@ class Browser:
         os.close(theirs)
         self.requests: list[str] = []
         self.complaints: list[str] = []
-        self._numbers, self._answers, self._came = itertools.count(1), dict[int, Any](), threading.Condition()
+        self._numbers, self._answers, self._came = (
+            itertools.count(1),
+            dict[int, Any](),
+            threading.Condition(),
+        )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         self._session: str | None = None
@@ -55,7 +59,9 @@ class Browser:
     def attach(self) -> None:
         """Make the page."""
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Network", "Log", "Runtime"):
             self._call(f"{domain}.enable")
 
@@ -65,7 +71,9 @@ class Browser:
 
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression in the page."""
-        answer = self._call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        answer = self._call(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
@@ -112,7 +120,10 @@ class Browser:
                 self._came.notify_all()
         elif message["method"] == "Network.requestWillBeSent":
             self.requests.append(said["request"]["url"])
-        elif message["method"] == "Log.entryAdded" and said["entry"]["level"] in ("warning", "error"):
+        elif message["method"] == "Log.entryAdded" and said["entry"]["level"] in (
+            "warning",
+            "error",
+        ):
             self.complaints.append(said["entry"]["text"])
         elif message["method"] == "Runtime.exceptionThrown":
             self.complaints.append(str(said["exceptionDetails"]))
@@ -124,7 +135,9 @@ def browser() -> Iterator[Browser]:
     program = next((found for name in PROGRAMS if (found := shutil.which(name))), None)
     if program is None:
         leave_out("no Chromium on this machine (Debian's package is chromium)")
-    with tempfile.TemporaryDirectory(prefix="task-service-browser-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="task-service-browser-", ignore_cleanup_errors=True
+    ) as folder:
         page = Browser(program, Path(folder))
         try:
             page.attach()

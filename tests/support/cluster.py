@@ -24,7 +24,9 @@ def require_cluster(*, with_images: bool = True) -> None:
 
 
 @contextmanager
-def running_cluster(nodes: int, archives: list[Path] | None = None, number: int | None = None) -> Iterator[Cluster]:
+def running_cluster(
+    nodes: int, archives: list[Path] | None = None, number: int | None = None
+) -> Iterator[Cluster]:
     """A cluster with that many nodes and the archives loaded; it is gone afterwards.
 
     With KEEP_CLUSTER=1 it stays, and the next run uses it again if it has as many nodes: for working on tests, and for

@@ -58,12 +58,17 @@ class DeafProxy:
             writer.transport.abort()
             return
         self._writers |= {writer, back}
-        for pump in (self._pump(reader, back, answers=False), self._pump(there, writer, answers=True)):
+        for pump in (
+            self._pump(reader, back, answers=False),
+            self._pump(there, writer, answers=True),
+        ):
             task = asyncio.create_task(pump)
             self._pumps.add(task)
             task.add_done_callback(self._pumps.discard)
 
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, answers: bool) -> None:
+    async def _pump(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, answers: bool
+    ) -> None:
         try:
             while data := await source.read(65536):
                 await self._flows.wait()

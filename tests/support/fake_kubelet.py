@@ -59,9 +59,15 @@ class FakeKubelet:
         """Let the pod's only container end; it stays down until `restart_container`."""
         with self._lock:
             status = self._status(pod)
-            running = status["containerStatuses"][0]["state"].get("running") or {"startedAt": _now()}
+            running = status["containerStatuses"][0]["state"].get("running") or {
+                "startedAt": _now()
+            }
             ended = {"exitCode": exit_code, "reason": reason, "finishedAt": _now()} | running
-            status["containerStatuses"][0] |= {"ready": False, "started": False, "state": {"terminated": ended}}
+            status["containerStatuses"][0] |= {
+                "ready": False,
+                "started": False,
+                "state": {"terminated": ended},
+            }
             self._set_ready(status, ready=False)
             self._patch_status(pod, status)
 
@@ -71,7 +77,11 @@ class FakeKubelet:
             status = self._status(pod)
             container = status["containerStatuses"][0]
             container["lastState"] = container["state"]
-            container |= {"ready": True, "started": True, "restartCount": container["restartCount"] + 1}
+            container |= {
+                "ready": True,
+                "started": True,
+                "restartCount": container["restartCount"] + 1,
+            }
             container["state"] = {"running": {"startedAt": started_at}}
             self._set_ready(status, ready=True)
             self._patch_status(pod, status)
@@ -86,11 +96,19 @@ class FakeKubelet:
         self._report_node()
 
     def _report_node(self) -> None:
-        ready = {"type": "Ready", "status": "True", "reason": "Fake", "message": "", "lastHeartbeatTime": _now()}
+        ready = {
+            "type": "Ready",
+            "status": "True",
+            "reason": "Fake",
+            "message": "",
+            "lastHeartbeatTime": _now(),
+        }
         room = {"cpu": "1000", "memory": "1000Gi", "pods": "10000", "ephemeral-storage": "1000Gi"}
         status = {"conditions": [ready], "capacity": room, "allocatable": room}
         headers = {"Content-Type": "application/strategic-merge-patch+json"}
-        answer = self._http.request("PATCH", f"/api/v1/nodes/{NODE}/status", json={"status": status}, headers=headers)
+        answer = self._http.request(
+            "PATCH", f"/api/v1/nodes/{NODE}/status", json={"status": status}, headers=headers
+        )
         answer.raise_for_status()
 
     def _beat(self) -> None:
@@ -105,7 +123,9 @@ class FakeKubelet:
     def _loop(self) -> None:
         while not self._over.wait(PERIOD_SECONDS):
             try:
-                answer = self._http.get("/api/v1/pods", params={"fieldSelector": f"spec.nodeName={NODE}"})
+                answer = self._http.get(
+                    "/api/v1/pods", params={"fieldSelector": f"spec.nodeName={NODE}"}
+                )
                 for pod in answer.raise_for_status().json()["items"]:
                     self._tend(pod)
             except httpx.HTTPError as error:
@@ -114,7 +134,10 @@ class FakeKubelet:
     def _tend(self, pod: Object) -> None:
         with self._lock:
             if "deletionTimestamp" in pod["metadata"]:
-                options = {"gracePeriodSeconds": 0, "preconditions": {"uid": pod["metadata"]["uid"]}}
+                options = {
+                    "gracePeriodSeconds": 0,
+                    "preconditions": {"uid": pod["metadata"]["uid"]},
+                }
                 self._http.request("DELETE", _path(pod), json=options)
             elif pod["status"].get("phase", "Pending") == "Pending":
                 self._start(pod)
@@ -131,16 +154,39 @@ class FakeKubelet:
             return
         message = self.failing.get(container["image"])
         if message is not None:
-            ended = {"exitCode": 1, "reason": "Error", "message": message, "startedAt": _now(), "finishedAt": _now()}
-            status = {"phase": "Failed", "containerStatuses": [_container(container, {"terminated": ended})]}
+            ended = {
+                "exitCode": 1,
+                "reason": "Error",
+                "message": message,
+                "startedAt": _now(),
+                "finishedAt": _now(),
+            }
+            status = {
+                "phase": "Failed",
+                "containerStatuses": [_container(container, {"terminated": ended})],
+            }
         elif pod["spec"].get("restartPolicy") == "Never":
-            ended = {"exitCode": 0, "reason": "Completed", "startedAt": _now(), "finishedAt": _now()}
-            status = {"phase": "Succeeded", "containerStatuses": [_container(container, {"terminated": ended})]}
+            ended = {
+                "exitCode": 0,
+                "reason": "Completed",
+                "startedAt": _now(),
+                "finishedAt": _now(),
+            }
+            status = {
+                "phase": "Succeeded",
+                "containerStatuses": [_container(container, {"terminated": ended})],
+            }
         else:
-            running = _container(container, {"running": {"startedAt": _now()}}) | {"ready": True, "started": True}
+            running = _container(container, {"running": {"startedAt": _now()}}) | {
+                "ready": True,
+                "started": True,
+            }
             status = {"phase": "Running", "containerStatuses": [running]}
             self._set_ready(status, ready=True)
-        self._patch_status(pod, status | {"podIP": self._pod_ip, "podIPs": [{"ip": self._pod_ip}], "startTime": _now()})
+        self._patch_status(
+            pod,
+            status | {"podIP": self._pod_ip, "podIPs": [{"ip": self._pod_ip}], "startTime": _now()},
+        )
 
     def _missing_secret(self, pod: Object) -> tuple[str, str] | None:
         """Volume and Secret that keep the pod from starting."""
@@ -149,7 +195,9 @@ class FakeKubelet:
             for source in (item.get("secret") or {} for item in sources):
                 name = source.get("secretName") or source.get("name")
                 if name and not source.get("optional"):
-                    found = self._http.get(f"/api/v1/namespaces/{pod['metadata']['namespace']}/secrets/{name}")
+                    found = self._http.get(
+                        f"/api/v1/namespaces/{pod['metadata']['namespace']}/secrets/{name}"
+                    )
                     if found.status_code == httpx.codes.NOT_FOUND:
                         return str(volume["name"]), str(name)
         return None
@@ -170,17 +218,25 @@ class FakeKubelet:
         return status
 
     def _set_ready(self, status: Object, *, ready: bool) -> None:
-        others = [item for item in status.get("conditions") or () if item["type"] not in ("Ready", "ContainersReady")]
+        others = [
+            item
+            for item in status.get("conditions") or ()
+            if item["type"] not in ("Ready", "ContainersReady")
+        ]
         value = "True" if ready else "False"
         status["conditions"] = others + [
-            {"type": kind, "status": value, "lastTransitionTime": _now()} for kind in ("ContainersReady", "Ready")
+            {"type": kind, "status": value, "lastTransitionTime": _now()}
+            for kind in ("ContainersReady", "Ready")
         ]
 
     def _patch_status(self, pod: Object, status: Mapping[str, Any]) -> None:
         headers = {"Content-Type": "application/strategic-merge-patch+json"}
         body = {"metadata": {"uid": pod["metadata"]["uid"]}, "status": status}
         answer = self._http.request("PATCH", f"{_path(pod)}/status", json=body, headers=headers)
-        if answer.status_code not in (httpx.codes.NOT_FOUND, httpx.codes.CONFLICT):  # gone meanwhile
+        if answer.status_code not in (
+            httpx.codes.NOT_FOUND,
+            httpx.codes.CONFLICT,
+        ):  # gone meanwhile
             answer.raise_for_status()
 
 
@@ -203,10 +259,14 @@ def _client(kubeconfig: Path) -> httpx.Client:
     """A client with the certificate of a kubeconfig."""
     config = yaml.safe_load(kubeconfig.read_text())
     cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
-    context = ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
+    context = ssl.create_default_context(
+        cadata=base64.b64decode(cluster["certificate-authority-data"]).decode()
+    )
     with tempfile.NamedTemporaryFile() as pair:  # the ssl module takes certificates from files only
         pair.write(
-            base64.b64decode(user["client-certificate-data"]) + b"\n" + base64.b64decode(user["client-key-data"])
+            base64.b64decode(user["client-certificate-data"])
+            + b"\n"
+            + base64.b64decode(user["client-key-data"])
         )
         pair.flush()
         context.load_cert_chain(pair.name)

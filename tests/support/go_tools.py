@@ -43,7 +43,9 @@ def obstacles(tool: Tool) -> list[str]:
     """Why the tool is not here and cannot be built; empty when it is or can."""
     if tool.path.exists() or shutil.which("go"):
         return []
-    return [f"{tool.name} is not built, and there is no Go to build it with (make machine installs one as root)"]
+    return [
+        f"{tool.name} is not built, and there is no Go to build it with (make machine installs one as root)"
+    ]
 
 
 def build(tool: Tool) -> Path:
@@ -52,12 +54,28 @@ def build(tool: Tool) -> Path:
         return tool.path
     say(f"building {tool.module} {tool.version}")
     env = os.environ | {"GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly"}
-    found = sh("go", "mod", "download", "-json", f"{tool.module}@{tool.version}", run=Run(env=env, cwd=Path("/")))
+    found = sh(
+        "go",
+        "mod",
+        "download",
+        "-json",
+        f"{tool.module}@{tool.version}",
+        run=Run(env=env, cwd=Path("/")),
+    )
     folder = Path(json.loads(found)["Dir"])
     tool.path.parent.mkdir(parents=True, exist_ok=True)
     # A build that is stopped leaves nothing that looks like the tool.
     half = tool.path.with_name(f"{tool.path.name}.{os.getpid()}")
-    sh("go", "build", "-trimpath", "-ldflags=-s -w", "-o", half, tool.package, run=Run(env=env, cwd=folder))
+    sh(
+        "go",
+        "build",
+        "-trimpath",
+        "-ldflags=-s -w",
+        "-o",
+        half,
+        tool.package,
+        run=Run(env=env, cwd=folder),
+    )
     half.rename(tool.path)
     return tool.path
 

@@ -26,7 +26,9 @@ HELM = f"localhost/helm:{MODULES['helm'].rpartition('@')[2]}"
 SERVICE, OPERATOR = "localhost/task-service", "localhost/task-operator"
 BUILDAH = ("buildah", "--storage-driver", "overlay")
 CERTIFICATES = Path("/etc/ssl/certs")  # builds trust the package indexes that this machine trusts
-KEPT_ARCHIVES = 2  # of each group: the current one, and the one that another checkout may be loading
+KEPT_ARCHIVES = (
+    2  # of each group: the current one, and the one that another checkout may be loading
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,10 @@ def run(*argv: object) -> str:
 
 def has_image(name: str) -> bool:
     return (
-        subprocess.run([*BUILDAH, "inspect", "--type", "image", name], capture_output=True, check=False).returncode == 0
+        subprocess.run(
+            [*BUILDAH, "inspect", "--type", "image", name], capture_output=True, check=False
+        ).returncode
+        == 0
     )
 
 
@@ -69,7 +74,16 @@ def make_helm_image() -> None:
 
 def build_target(context: Path, target: str, tag: str, **arguments: str) -> None:
     """Build one target of the Dockerfile in `context`; layers whose inputs are unchanged come from buildah's cache."""
-    options: list[object] = ["--isolation", "chroot", "--layers", "--quiet", "--target", target, "--tag", tag]
+    options: list[object] = [
+        "--isolation",
+        "chroot",
+        "--layers",
+        "--quiet",
+        "--target",
+        target,
+        "--tag",
+        tag,
+    ]
     if CERTIFICATES.is_dir():
         options += ["--volume", f"{CERTIFICATES}:{CERTIFICATES}:ro"]
     for name, value in arguments.items():
@@ -81,7 +95,9 @@ def make_service() -> None:
     make_base_images("python")
     build_target(ROOT, "service", f"{SERVICE}:1", BASE_IMAGE=PYTHON, HELM_IMAGE=PYTHON)
     for target, tag in {"test": "1-test", "two": "2", "three": "3"}.items():
-        build_target(ROOT / "tests/images", target, f"{SERVICE}:{tag}", SERVICE_IMAGE=f"{SERVICE}:1")
+        build_target(
+            ROOT / "tests/images", target, f"{SERVICE}:{tag}", SERVICE_IMAGE=f"{SERVICE}:1"
+        )
 
 
 def make_operator() -> None:
@@ -112,7 +128,12 @@ GROUPS = {
     ),
     "operator": Group(
         images=(f"{OPERATOR}:1",),
-        inputs=(*SOURCES, "requirements/operator.txt", "charts/task-service", "tests/cluster/images.sh"),
+        inputs=(
+            *SOURCES,
+            "requirements/operator.txt",
+            "charts/task-service",
+            "tests/cluster/images.sh",
+        ),
         make=make_operator,
     ),
 }
@@ -140,7 +161,9 @@ def archive(name: str) -> Path:
             group.make()
             _write_archive(group.images, path)
         path.touch()
-        for old in sorted(folder.glob(f"{name}-*.tar"), key=lambda file: file.stat().st_mtime)[:-KEPT_ARCHIVES]:
+        for old in sorted(folder.glob(f"{name}-*.tar"), key=lambda file: file.stat().st_mtime)[
+            :-KEPT_ARCHIVES
+        ]:
             old.unlink()
     return path
 
@@ -154,7 +177,15 @@ def _write_archive(images: Iterable[str], path: Path) -> None:
     """Write the images as one OCI layout, where a layer that they share lies once."""
     with tempfile.TemporaryDirectory(dir=path.parent) as layout:
         for image in images:
-            run(*BUILDAH, "push", "--quiet", "--compression-format", "zstd", image, f"oci:{layout}:{image}")
+            run(
+                *BUILDAH,
+                "push",
+                "--quiet",
+                "--compression-format",
+                "zstd",
+                image,
+                f"oci:{layout}:{image}",
+            )
         unfinished = path.with_suffix(".part")
         run("tar", "-C", layout, "-cf", unfinished, ".")
         unfinished.rename(path)
@@ -183,7 +214,9 @@ def main() -> None:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     chosen = commands.add_parser("build", help="build what changed and print the archives' paths")
-    chosen.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(GROUPS)} (default: all)")
+    chosen.add_argument(
+        "groups", nargs="*", metavar="GROUP", help=f"of {', '.join(GROUPS)} (default: all)"
+    )
     args = parser.parse_args()
     if unknown := set(args.groups) - GROUPS.keys():
         parser.error(f"no group {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")

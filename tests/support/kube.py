@@ -30,7 +30,9 @@ def poll(what: str, ask: Callable[[], T | None], seconds: float = 30) -> T:
     """
     deadline = time.monotonic() + seconds
     while not (answer := ask()):
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s, last answer {answer!r}"
+        assert time.monotonic() < deadline, (
+            f"{what}: not within {seconds:g} s, last answer {answer!r}"
+        )
         time.sleep(POLL_SECONDS)
     return answer
 
@@ -104,7 +106,9 @@ class Kube:
 
     def _command(self, *argv: object, input: str | None = None) -> str:
         words = [str(word) for word in argv]
-        done = subprocess.run(words, input=input, capture_output=True, text=True, env=self.environment, check=False)
+        done = subprocess.run(
+            words, input=input, capture_output=True, text=True, env=self.environment, check=False
+        )
         if done.returncode:
             raise CommandError(f"{' '.join(words)}: {done.stderr}{done.stdout}".strip())
         return done.stdout
@@ -124,7 +128,9 @@ class Kube:
         return found
 
     def list(self, kind: str, selector: str = "") -> list[Object]:
-        items: list[Object] = json.loads(self.run("get", kind, f"--selector={selector}", "--output=json"))["items"]
+        items: list[Object] = json.loads(
+            self.run("get", kind, f"--selector={selector}", "--output=json")
+        )["items"]
         return items
 
     def apply(self, *manifests: Object, manager: str = "tests") -> None:
@@ -145,7 +151,9 @@ class Kube:
     def temporary_namespace(self, name: str, *, enforce: str = "restricted") -> Iterator["Kube"]:
         """A namespace with that Pod Security level, deleted afterwards with everything in it."""
         labels = {"pod-security.kubernetes.io/enforce": enforce}
-        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+        self.apply(
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+        )
         try:
             yield self.of(name)
         finally:
@@ -166,7 +174,9 @@ class Kube:
         """Watch a kind: first ADDED for what is there, then every change."""
         flags = ("--watch", "--output-watch-events", "--output=json", f"--selector={selector}")
         argv = ["kubectl", "--namespace", self.namespace, "get", kind, *flags]
-        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=self.environment) as process:
+        with subprocess.Popen(
+            argv, stdout=subprocess.PIPE, text=True, env=self.environment
+        ) as process:
             watch = Watch(process)
             try:
                 yield watch
@@ -182,7 +192,9 @@ class Kube:
     def pod_url(self, name: str, port: int) -> str:
         return f"http://{self.get('pod', name)['status']['podIP']}:{port}"
 
-    def signal(self, pod: str, number: signal.Signals, container: str | None = None, *, every: bool = False) -> None:
+    def signal(
+        self, pod: str, number: signal.Signals, container: str | None = None, *, every: bool = False
+    ) -> None:
         """Send a signal to the first process of a pod's container, or to every one (SIGSTOP stops only its process)."""
         pids = self.cluster.pids(self.namespace, pod, container)
         if not pids:

@@ -44,16 +44,22 @@ class ManagementStandIn:
         """The reason with which the operator released the instance; AssertionError when it does not."""
         with self._changed:
             done = self._changed.wait_for(lambda: self._reason(key, worker_id), seconds)
-        assert done, f"{worker_id} of {key} was not released within {seconds} s; released: {self.releases}"
+        assert done, (
+            f"{worker_id} of {key} was not released within {seconds} s; released: {self.releases}"
+        )
         return str(done)
 
     def wait_for_drain(self, key: Key, worker_id: str, seconds: float = 20) -> None:
         with self._changed:
             done = self._changed.wait_for(lambda: (key, worker_id) in self.drains, seconds)
-        assert done, f"{worker_id} of {key} was not drained within {seconds} s; drained: {self.drains}"
+        assert done, (
+            f"{worker_id} of {key} was not drained within {seconds} s; drained: {self.drains}"
+        )
 
     def _reason(self, key: Key, worker_id: str) -> str:
-        return next((reason for of, worker, reason in self.releases if (of, worker) == (key, worker_id)), "")
+        return next(
+            (reason for of, worker, reason in self.releases if (of, worker) == (key, worker_id)), ""
+        )
 
     def _worker(self, key: Key, worker_id: str) -> Object | None:
         return next((worker for worker in self.workers[key] if worker["id"] == worker_id), None)
@@ -66,7 +72,13 @@ class ManagementStandIn:
             if (method, path) == ("GET", "/internal/queue"):
                 return HTTPStatus.OK, self.queue.get(key, {})
             if (method, path) == ("GET", "/internal/version"):
-                return HTTPStatus.OK, {"version": "1", "revision": 1, "code_revision": 1, "needs": 1, "oldest_code": 1}
+                return HTTPStatus.OK, {
+                    "version": "1",
+                    "revision": 1,
+                    "code_revision": 1,
+                    "needs": 1,
+                    "oldest_code": 1,
+                }
             worker_id, _, action = path.removeprefix("/internal/workers/").partition("/")
             worker = self._worker(key, worker_id)
             if worker is None:
@@ -81,7 +93,9 @@ class ManagementStandIn:
     def _release(self, key: Key, worker: Object, body: Object) -> Object:
         was_dead, tasks = worker["state"] == "dead", worker["running"]
         worker |= {"state": "dead", "running": 0}
-        counts = {"released": 0, "explained": tasks} if was_dead else {"released": tasks, "explained": 0}
+        counts = (
+            {"released": 0, "explained": tasks} if was_dead else {"released": tasks, "explained": 0}
+        )
         self.releases.append((key, worker["id"], body["reason"]))
         self._changed.notify_all()
         return {"worker_id": worker["id"], **counts, "failed": 0, "already_dead": was_dead}

@@ -26,7 +26,9 @@ class People:
 
     app: FastAPI
 
-    async def register(self, name: str, role: Role | str = Role.EDITOR, password: str = PASSWORD) -> UserRow:
+    async def register(
+        self, name: str, role: Role | str = Role.EDITOR, password: str = PASSWORD
+    ) -> UserRow:
         """Make a user as an administrator would."""
         context: Context = self.app.state.context
         new = NewUser.model_validate({"username": name, "role": role, "password": password})
@@ -39,11 +41,15 @@ class People:
         return token
 
     @asynccontextmanager
-    async def speaking(self, token: str | None = None, address: str = "127.0.0.1") -> AsyncIterator[httpx.AsyncClient]:
+    async def speaking(
+        self, token: str | None = None, address: str = "127.0.0.1"
+    ) -> AsyncIterator[httpx.AsyncClient]:
         """A client of the application that sends this token, from this address."""
         headers = {"authorization": f"Bearer {token}"} if token else {}
         transport = httpx.ASGITransport(self.app, client=(address, 40_000))
-        async with httpx.AsyncClient(transport=transport, base_url="http://service", headers=headers) as client:
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://service", headers=headers
+        ) as client:
             yield client
 
 

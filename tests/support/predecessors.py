@@ -61,7 +61,9 @@ E = """
 
 
 @asynccontextmanager
-async def predecessor(postgres: EmbeddedPostgres, schema: str) -> AsyncIterator[tuple[str, asyncpg.Connection]]:
+async def predecessor(
+    postgres: EmbeddedPostgres, schema: str
+) -> AsyncIterator[tuple[str, asyncpg.Connection]]:
     """A database with this schema: its address, and a connection to it."""
     name = f"source_{new_id().hex}"
     admin = await asyncpg.connect(postgres.url())
@@ -78,5 +80,14 @@ async def predecessor(postgres: EmbeddedPostgres, schema: str) -> AsyncIterator[
 
 async def counts(connection: asyncpg.Connection) -> dict[str, int]:
     """How many rows our tables have."""
-    tables = ("tasks", "conversations", "users", "settings", "task_history", "runs", "queue", "daily_log")
+    tables = (
+        "tasks",
+        "conversations",
+        "users",
+        "settings",
+        "task_history",
+        "runs",
+        "queue",
+        "daily_log",
+    )
     return {table: await connection.fetchval(f"SELECT count(*) FROM {table}") for table in tables}

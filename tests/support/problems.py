@@ -9,6 +9,8 @@ def check_field(answer: httpx.Response, field: str) -> str:
     problem = answer.json()
     assert problem["code"] == "invalid_field"
     said = {e["field"]: e["message"] for e in problem["errors"]}
-    named = [message for name, message in said.items() if name == field or name.startswith(f"{field}.")]
+    named = [
+        message for name, message in said.items() if name == field or name.startswith(f"{field}.")
+    ]
     assert named, f"{field} is not named in {said}"
     return str(named[0])

@@ -35,7 +35,9 @@ class RedisServer:
         keep = ["--dir", str(self._folder)] if self._folder else []
         options = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1", *keep]
         command = [self._program, "--port", str(self.port), *options]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
         until_started(self._process, self._program, self._answers)
 
     def kill(self) -> None:

@@ -37,7 +37,9 @@ class Ear:
         """Task and event, without the prefix, of every message."""
         return [(m.data["task_id"], m.event.removeprefix("task.")) for m in self.messages]
 
-    async def hears(self, what: str, enough: Callable[[list[Message]], Any], seconds: float = 15.0) -> list[Message]:
+    async def hears(
+        self, what: str, enough: Callable[[list[Message]], Any], seconds: float = 15.0
+    ) -> list[Message]:
         """Wait until the messages are enough."""
 
         async def probe() -> Any:
@@ -77,7 +79,9 @@ class Ear:
 
 
 @contextlib.asynccontextmanager
-async def hearing(url: str, after: str | None = None, token: str | None = None, **params: Any) -> AsyncIterator[Ear]:
+async def hearing(
+    url: str, after: str | None = None, token: str | None = None, **params: Any
+) -> AsyncIterator[Ear]:
     """An open stream, which is read beside what the test does. `after` is the last event id."""
     headers = {"Last-Event-ID": after} if after else {}
     if token:

@@ -26,7 +26,12 @@ def quiet_wakeups() -> Wakeups:
 
 
 async def add_tasks(
-    connection: asyncpg.Connection, count: int = 1, *, handler: str = "noop", payload: Any = None, **entry: Any
+    connection: asyncpg.Connection,
+    count: int = 1,
+    *,
+    handler: str = "noop",
+    payload: Any = None,
+    **entry: Any,
 ) -> list[UUID]:
     """Create tasks with a queue row each; `entry` overrides fields of `Entry`."""
     ids = [new_id() for _ in range(count)]
@@ -53,7 +58,9 @@ def _entry(task_id: UUID, handler: str, given: dict[str, Any]) -> Entry:
     return Entry(task_id=task_id, handler=handler, **(defaults | given))
 
 
-async def add_worker(connection: asyncpg.Connection, *, slot: str | None = None, lease_seconds: float = 15.0) -> UUID:
+async def add_worker(
+    connection: asyncpg.Connection, *, slot: str | None = None, lease_seconds: float = 15.0
+) -> UUID:
     """Register a worker that is only a row."""
     worker_id = new_id()
     row = WorkerRow(

@@ -17,33 +17,53 @@ class TokenIssuer:
     """Signs with one key at a time."""
 
     def __init__(
-        self, key_id: str = "one", algorithm: Literal["RS256", "ES256"] = "RS256", issuer: str = ISSUER
+        self,
+        key_id: str = "one",
+        algorithm: Literal["RS256", "ES256"] = "RS256",
+        issuer: str = ISSUER,
     ) -> None:
         self.key_id, self.algorithm, self.issuer = key_id, algorithm, issuer
         self.key: Any = (
-            rsa.generate_private_key(65537, 2048) if algorithm == "RS256" else ec.generate_private_key(ec.SECP256R1())
+            rsa.generate_private_key(65537, 2048)
+            if algorithm == "RS256"
+            else ec.generate_private_key(ec.SECP256R1())
         )
 
     @property
     def jwk(self) -> dict[str, Any]:
         """The public key."""
-        maker = jwt.algorithms.RSAAlgorithm if self.algorithm == "RS256" else jwt.algorithms.ECAlgorithm
+        maker = (
+            jwt.algorithms.RSAAlgorithm if self.algorithm == "RS256" else jwt.algorithms.ECAlgorithm
+        )
         public: dict[str, Any] = json.loads(maker.to_jwk(self.key.public_key()))
         return public | {"kid": self.key_id, "alg": self.algorithm, "use": "sig"}
 
     def token(self, *, headers: dict[str, Any] | None = None, **claims: Any) -> str:
         """A token that is good unless `claims` (None: leave out) or `headers` make it another one."""
         now = int(time.time())
-        content = {"iss": self.issuer, "aud": [AUDIENCE], "sub": SUBJECT, "iat": now, "exp": now + 600} | claims
+        content = {
+            "iss": self.issuer,
+            "aud": [AUDIENCE],
+            "sub": SUBJECT,
+            "iat": now,
+            "exp": now + 600,
+        } | claims
         content = {name: value for name, value in content.items() if value is not None}
         named = {"kid": self.key_id, "typ": "JWT"} | (headers or {})
         given = {name: value for name, value in named.items() if value is not None}
         # PyJWS, because PyJWT refuses to write some of the tokens that a service must refuse to read.
-        return jwt.PyJWS().encode(json.dumps(content).encode(), self.key, self.algorithm, headers=given)
+        return jwt.PyJWS().encode(
+            json.dumps(content).encode(), self.key, self.algorithm, headers=given
+        )
 
     def entry(self, **fields: Any) -> dict[str, Any]:
         """Its entry in the trust file."""
-        entry = {"issuer": self.issuer, "audience": AUDIENCE, "subject": SUBJECT, "role": "operator"}
+        entry = {
+            "issuer": self.issuer,
+            "audience": AUDIENCE,
+            "subject": SUBJECT,
+            "role": "operator",
+        }
         return entry | {"jwks": {"keys": [self.jwk]}} | fields
 
 

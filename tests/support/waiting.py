@@ -18,7 +18,9 @@ async def eventually(what: str, probe: Callable[[], Awaitable[T]], seconds: floa
         if answer:
             return answer
         if time.monotonic() > deadline:
-            raise AssertionError(f"{what} did not happen within {seconds} s; last answer: {answer!r}")
+            raise AssertionError(
+                f"{what} did not happen within {seconds} s; last answer: {answer!r}"
+            )
         await asyncio.sleep(0.01)
 
 

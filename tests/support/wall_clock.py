@@ -18,8 +18,14 @@ class WallClock:
         if compiler is None:
             leave_out("no C compiler on this machine (Debian's package is gcc)")
         self._library = folder / "wall_clock.so"
-        subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", self._library, SOURCE], check=True)
+        subprocess.run(
+            [compiler, "-O2", "-shared", "-fPIC", "-o", self._library, SOURCE], check=True
+        )
 
     def environment(self, hours: int) -> dict[str, str]:
         """What a process's environment needs besides, for its clock to be so many hours ahead; nothing for none."""
-        return {"LD_PRELOAD": str(self._library), "WALL_CLOCK_SECONDS": str(3600 * hours)} if hours else {}
+        return (
+            {"LD_PRELOAD": str(self._library), "WALL_CLOCK_SECONDS": str(3600 * hours)}
+            if hours
+            else {}
+        )

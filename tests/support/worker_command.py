@@ -26,7 +26,11 @@ class WorkerCommand:
         self._log = folder / "worker.log"
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
-                ARGV, env=environment_of(folder, given | settings), cwd=folder, stdout=log, stderr=log
+                ARGV,
+                env=environment_of(folder, given | settings),
+                cwd=folder,
+                stdout=log,
+                stderr=log,
             )
 
     def log(self) -> str:

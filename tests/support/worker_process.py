@@ -17,9 +17,7 @@ from task_service.worker.handlers import Context, Handlers, handler
 from task_service.worker.process import Worker
 
 INSERT_EFFECT = "INSERT INTO effects (task_id, fence, worker_id) VALUES ($1, $2, $3)"
-CREATE_EFFECTS = (
-    "CREATE TABLE effects (task_id uuid, fence bigint, worker_id uuid, at timestamptz DEFAULT clock_timestamp())"
-)
+CREATE_EFFECTS = "CREATE TABLE effects (task_id uuid, fence bigint, worker_id uuid, at timestamptz DEFAULT clock_timestamp())"
 
 
 @handler("sleep")
@@ -27,7 +25,9 @@ async def sleep(context: Context) -> None:
     """Sleep `payload` seconds, then write one row through the held transaction."""
     await asyncio.sleep(context.payload)
     async with context.transaction() as transaction:
-        await transaction.connection.execute(INSERT_EFFECT, context.task_id, context.fence, context.worker_id)
+        await transaction.connection.execute(
+            INSERT_EFFECT, context.task_id, context.fence, context.worker_id
+        )
         await transaction.complete()
 
 
@@ -58,7 +58,9 @@ async def main() -> None:
     await worker.stop()
 
 
-def spawn(database: str, runtime_dir: Path, **settings: object) -> "tuple[subprocess.Popen[str], str]":
+def spawn(
+    database: str, runtime_dir: Path, **settings: object
+) -> "tuple[subprocess.Popen[str], str]":
     """Start one and return it with its worker id. The caller kills it."""
     given = {
         "DATABASE_URL": database,

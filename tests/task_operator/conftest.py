@@ -15,10 +15,16 @@ from tests.task_operator.world import OperatorProcess, World, install_rights, op
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     require_cluster(with_images=False)
-    with running_cluster(0) as cluster, FakeKubelet(cluster.kubeconfig) as kubelet, ManagementStandIn() as stand_in:
+    with (
+        running_cluster(0) as cluster,
+        FakeKubelet(cluster.kubeconfig) as kubelet,
+        ManagementStandIn() as stand_in,
+    ):
         kube = Kube(cluster)
         install_rights(kube)
-        kubeconfig: Path = operator_kubeconfig(kube, tmp_path_factory.mktemp("operator") / "kubeconfig")
+        kubeconfig: Path = operator_kubeconfig(
+            kube, tmp_path_factory.mktemp("operator") / "kubeconfig"
+        )
         yield World(cluster, kube, kubelet, stand_in, kubeconfig)
         assert not kubelet.errors
 

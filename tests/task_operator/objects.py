@@ -4,18 +4,31 @@ from typing import Any
 
 Object = dict[str, Any]
 POD_UID = "uid-1"
-SPEC: Object = {"database": {"secretRef": {"name": "db", "key": "url"}}, "auth": {"secretRef": {"name": "tokens"}}}
+SPEC: Object = {
+    "database": {"secretRef": {"name": "db", "key": "url"}},
+    "auth": {"secretRef": {"name": "tokens"}},
+}
 
 
-def pod(container: Object | None = None, *, uid: str = POD_UID, phase: str = "Running", **more: Any) -> Object:
+def pod(
+    container: Object | None = None, *, uid: str = POD_UID, phase: str = "Running", **more: Any
+) -> Object:
     """A worker pod; `container` is the container's status, keyword arguments go into metadata and status.
 
     metadata=..., status=... are merged into the object's.
     """
     statuses = [{"name": "worker", "restartCount": 0} | container] if container else []
-    metadata = {"name": "demo-worker-1", "namespace": "team", "uid": uid, "labels": {}} | more.get("metadata", {})
+    metadata = {"name": "demo-worker-1", "namespace": "team", "uid": uid, "labels": {}} | more.get(
+        "metadata", {}
+    )
     status = {"phase": phase, "containerStatuses": statuses} | more.get("status", {})
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": status, "spec": more.get("spec", {})}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": metadata,
+        "status": status,
+        "spec": more.get("spec", {}),
+    }
 
 
 def running(started_at: str) -> Object:
@@ -53,7 +66,8 @@ def task_service(**more: Any) -> Object:
     return {
         "apiVersion": "taskservice.dev/v1alpha1",
         "kind": "TaskService",
-        "metadata": {"name": "demo", "namespace": "team", "uid": "owner", "generation": 1} | more.get("metadata", {}),
+        "metadata": {"name": "demo", "namespace": "team", "uid": "owner", "generation": 1}
+        | more.get("metadata", {}),
         "spec": SPEC | more.get("spec", {}),
         "status": more.get("status", {}),
     }

@@ -24,7 +24,9 @@ def ready(world: World, namespace: str, **spec: Any) -> Kube:
 
 def children(kube: Kube) -> dict[str, Object]:
     """Children by kind and name."""
-    return {f"{item['kind']}/{item['metadata']['name']}": item for item in kube.list(KINDS, CHILDREN)}
+    return {
+        f"{item['kind']}/{item['metadata']['name']}": item for item in kube.list(KINDS, CHILDREN)
+    }
 
 
 def test_an_applied_task_service_becomes_ready_with_children_that_it_owns(
@@ -33,7 +35,12 @@ def test_an_applied_task_service_becomes_ready_with_children_that_it_owns(
     kube = ready(world, "apply")
     live = kube.get("taskservice", "demo")
     found = children(kube)
-    assert {"Deployment/demo-api", "Deployment/demo-worker", "Service/demo-api", "ServiceAccount/demo"} <= set(found)
+    assert {
+        "Deployment/demo-api",
+        "Deployment/demo-worker",
+        "Service/demo-api",
+        "ServiceAccount/demo",
+    } <= set(found)
     for child in found.values():
         (owner,) = child["metadata"]["ownerReferences"]
         assert (owner["uid"], owner["controller"]) == (live["metadata"]["uid"], True)
@@ -48,22 +55,37 @@ def test_the_services_are_given_the_keys_that_check_the_operators_tokens(
     world: World, operator: OperatorProcess
 ) -> None:
     kube = ready(world, "trust")
-    (issuers,) = json.loads(next(iter(kube.get("configmap", "demo-trust")["data"].values())))["issuers"]
+    (issuers,) = json.loads(next(iter(kube.get("configmap", "demo-trust")["data"].values())))[
+        "issuers"
+    ]
     assert issuers["audience"] == "task-service/trust/demo"
     assert issuers["subject"] == "system:serviceaccount:task-operator:task-operator"
     assert issuers["jwks"] == json.loads(kube.run("get", "--raw", "/openid/v1/jwks"))
 
 
-def test_a_field_changed_by_hand_comes_back_and_a_foreign_one_stays(world: World, operator: OperatorProcess) -> None:
+def test_a_field_changed_by_hand_comes_back_and_a_foreign_one_stays(
+    world: World, operator: OperatorProcess
+) -> None:
     kube = ready(world, "drift")
-    before = metric(httpx.get(f"http://127.0.0.1:{operator.port}/metrics").text, "task_operator_drift_repaired_total")
+    before = metric(
+        httpx.get(f"http://127.0.0.1:{operator.port}/metrics").text,
+        "task_operator_drift_repaired_total",
+    )
     kube.run("set", "image", "deployment/demo-api", "api=localhost/other:9")
-    kube.patch("deployment", "demo-api", {"metadata": {"annotations": {"mine": "stays"}, "labels": {"theirs": "too"}}})
-    kube.patch("service", "demo-api", {"spec": {"selector": {"app.kubernetes.io/component": "wrong"}}})
+    kube.patch(
+        "deployment",
+        "demo-api",
+        {"metadata": {"annotations": {"mine": "stays"}, "labels": {"theirs": "too"}}},
+    )
+    kube.patch(
+        "service", "demo-api", {"spec": {"selector": {"app.kubernetes.io/component": "wrong"}}}
+    )
 
     def repaired() -> bool:
         template = kube.get("deployment", "demo-api")["spec"]["template"]["spec"]["containers"][0]
-        selector = kube.get("service", "demo-api")["spec"]["selector"]["app.kubernetes.io/component"]
+        selector = kube.get("service", "demo-api")["spec"]["selector"][
+            "app.kubernetes.io/component"
+        ]
         return (template["image"], selector) == ("localhost/task-service:1", "api")
 
     poll("the fields come back", repaired, WITHIN_SECONDS)
@@ -78,12 +100,20 @@ def test_deleted_and_unlabelled_children_come_back(world: World, operator: Opera
     old = kube.get("deployment", "demo-worker")["metadata"]["uid"]
     kube.delete("deployment", "demo-worker")
     kube.delete("service", "demo-api")
-    kube.run("label", "serviceaccount", "demo", "app.kubernetes.io/name-", "app.kubernetes.io/managed-by-")
+    kube.run(
+        "label",
+        "serviceaccount",
+        "demo",
+        "app.kubernetes.io/name-",
+        "app.kubernetes.io/managed-by-",
+    )
 
     def back() -> bool:
         worker, found = kube.find("deployment", "demo-worker"), children(kube)
         return bool(
-            worker and worker["metadata"]["uid"] != old and {"Service/demo-api", "ServiceAccount/demo"} <= set(found)
+            worker
+            and worker["metadata"]["uid"] != old
+            and {"Service/demo-api", "ServiceAccount/demo"} <= set(found)
         )
 
     poll("the children come back", back, WITHIN_SECONDS)
@@ -91,13 +121,21 @@ def test_deleted_and_unlabelled_children_come_back(world: World, operator: Opera
     assert kube.get("deployment", "demo-worker")["spec"]["replicas"] == 2
 
 
-def test_what_is_rendered_no_more_is_pruned_and_nothing_else(world: World, operator: OperatorProcess) -> None:
+def test_what_is_rendered_no_more_is_pruned_and_nothing_else(
+    world: World, operator: OperatorProcess
+) -> None:
     autoscaling = {"enabled": True, "minReplicas": 1, "maxReplicas": 3}
     kube = ready(world, "prune", api={"autoscaling": autoscaling})
     config = next(name for name in children(kube) if name.startswith("ConfigMap/demo-config"))
     foreign = {"app.kubernetes.io/name": "task-service", "app.kubernetes.io/instance": "demo",
                "app.kubernetes.io/managed-by": "task-operator"}  # fmt: skip
-    kube.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "foreign", "labels": foreign}})
+    kube.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "foreign", "labels": foreign},
+        }
+    )
     kube.apply(task_service(api={"replicas": 1}, settings={"leaseSeconds": 30}))
     poll("the autoscaler goes", lambda: not kube.find("horizontalpodautoscaler", "demo-api"))
     poll("the old settings go after the rollout", lambda: config not in children(kube))
@@ -106,17 +144,32 @@ def test_what_is_rendered_no_more_is_pruned_and_nothing_else(world: World, opera
     assert kube.find("configmap", "foreign"), "an object of somebody else was deleted"
 
 
-def test_an_object_of_somebody_else_is_refused_and_left_alone(world: World, operator: OperatorProcess) -> None:
+def test_an_object_of_somebody_else_is_refused_and_left_alone(
+    world: World, operator: OperatorProcess
+) -> None:
     kube = world.namespace("refused")
-    kube.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "demo", "annotations": {"a": "b"}}})
+    kube.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": {"name": "demo", "annotations": {"a": "b"}},
+        }
+    )
     kube.apply(task_service())
-    kube.wait("taskservice/demo", "jsonpath={.status.conditions[?(@.type=='Ready')].reason}=Refused")
+    kube.wait(
+        "taskservice/demo", "jsonpath={.status.conditions[?(@.type=='Ready')].reason}=Refused"
+    )
     message = condition(kube.get("taskservice", "demo"), "Ready")["message"]
-    assert message == "ServiceAccount demo exists and was not made by the operator: delete it, or choose another name"
+    assert (
+        message
+        == "ServiceAccount demo exists and was not made by the operator: delete it, or choose another name"
+    )
     assert "labels" not in kube.get("serviceaccount", "demo")["metadata"]
 
 
-def test_a_paused_task_service_is_left_alone_until_it_goes_on(world: World, operator: OperatorProcess) -> None:
+def test_a_paused_task_service_is_left_alone_until_it_goes_on(
+    world: World, operator: OperatorProcess
+) -> None:
     kube = ready(world, "paused")
     kube.run("annotate", "taskservice", "demo", "taskservice.dev/paused=true")
     kube.wait("taskservice/demo", "condition=Paused")
@@ -128,16 +181,33 @@ def test_a_paused_task_service_is_left_alone_until_it_goes_on(world: World, oper
     assert kube.get("deployment", "demo-worker")["spec"]["replicas"] == 2
     kube.run("annotate", "taskservice", "demo", "taskservice.dev/paused-")
     poll("the Service comes back", lambda: kube.find("service", "demo-api"))
-    poll("the workers follow", lambda: kube.get("deployment", "demo-worker")["spec"]["replicas"] == 3)
+    poll(
+        "the workers follow", lambda: kube.get("deployment", "demo-worker")["spec"]["replicas"] == 3
+    )
 
 
-def test_a_missing_secret_is_named_and_its_appearance_heals(world: World, operator: OperatorProcess) -> None:
+def test_a_missing_secret_is_named_and_its_appearance_heals(
+    world: World, operator: OperatorProcess
+) -> None:
     kube = world.namespace("secret")
     kube.apply(task_service(database={"secretRef": {"name": "absent", "key": "dsn"}}))
-    kube.wait("taskservice/demo", "jsonpath={.status.conditions[?(@.type=='Ready')].reason}=SecretNotFound")
+    kube.wait(
+        "taskservice/demo",
+        "jsonpath={.status.conditions[?(@.type=='Ready')].reason}=SecretNotFound",
+    )
     message = condition(kube.get("taskservice", "demo"), "Ready")["message"]
-    assert message == "Secret absent, named in spec.database.secretRef, does not exist: create it with the key dsn"
-    kube.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "absent"}, "stringData": {"dsn": "x"}})
+    assert (
+        message
+        == "Secret absent, named in spec.database.secretRef, does not exist: create it with the key dsn"
+    )
+    kube.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "absent"},
+            "stringData": {"dsn": "x"},
+        }
+    )
     kube.wait("taskservice/demo", "condition=Ready")
 
 
@@ -152,4 +222,9 @@ def test_kubectl_shows_the_state_in_one_line(world: World, operator: OperatorPro
     kube = ready(world, "columns")
     header, line = (text.split() for text in kube.run("get", "ts").strip().splitlines())
     shown = dict(zip(header, line, strict=False))
-    assert (shown["READY"], shown["REASON"], shown["API"], shown["WORKERS"]) == ("True", "Ready", "2", "2")
+    assert (shown["READY"], shown["REASON"], shown["API"], shown["WORKERS"]) == (
+        "True",
+        "Ready",
+        "2",
+        "2",
+    )

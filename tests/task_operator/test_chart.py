@@ -15,17 +15,26 @@ Object = dict[str, Any]
 
 def template(*flags: str) -> list[Object]:
     text = subprocess.run(
-        [helm(), "template", "op", str(CHART), "--namespace", "ops", *flags], capture_output=True, text=True, check=True
+        [helm(), "template", "op", str(CHART), "--namespace", "ops", *flags],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     return [item for item in yaml.safe_load_all(text) if item]
 
 
 def names(items: list[Object], kind: str) -> list[tuple[str, str]]:
-    return [(item["metadata"].get("namespace", ""), item["metadata"]["name"]) for item in items if item["kind"] == kind]
+    return [
+        (item["metadata"].get("namespace", ""), item["metadata"]["name"])
+        for item in items
+        if item["kind"] == kind
+    ]
 
 
 def test_the_chart_passes_helms_strict_lint() -> None:
-    done = subprocess.run([helm(), "lint", "--strict", str(CHART)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [helm(), "lint", "--strict", str(CHART)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout
 
 
@@ -48,7 +57,14 @@ def test_no_role_reads_secrets_or_writes_rights() -> None:
     for item in template():
         for rule in item.get("rules") or ():
             resources = set(rule.get("resources") or ())
-            assert not resources & {"secrets", "pods/log", "pods/exec", "roles", "rolebindings", "*"}
+            assert not resources & {
+                "secrets",
+                "pods/log",
+                "pods/exec",
+                "roles",
+                "rolebindings",
+                "*",
+            }
             assert "*" not in rule["verbs"]
 
 
@@ -56,7 +72,9 @@ def test_the_crd_can_be_left_out() -> None:
     assert names(template("--set", "crds.enabled=false"), "CustomResourceDefinition") == []
 
 
-@pytest.mark.parametrize("flag", ["replicas=-1", "image.oops=1", "watchNamespaces={Not_A_Name}", "settings.lower=1"])
+@pytest.mark.parametrize(
+    "flag", ["replicas=-1", "image.oops=1", "watchNamespaces={Not_A_Name}", "settings.lower=1"]
+)
 def test_wrong_values_are_refused(flag: str) -> None:
     with pytest.raises(subprocess.CalledProcessError):
         template("--set", flag)

@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 
 from task_operator.migration import Failed, Migrated, Running, Start
-from task_operator.scaling import ScaleDown, choose_retired, deletion_costs, may_lower, running_by_pod, stranded
+from task_operator.scaling import (
+    ScaleDown,
+    choose_retired,
+    deletion_costs,
+    may_lower,
+    running_by_pod,
+    stranded,
+)
 from task_operator.service import Instance, addresses
 from task_operator.status import Situation, build, changes, is_paused, rolled_out
 from task_operator.trouble import Problem, find, is_stuck
@@ -21,7 +28,11 @@ DELETING = {"deletionTimestamp": "2026-01-01T12:01:00Z"}
 def worker_pod(name: str, *, is_ready: bool = True, deleting: bool = False) -> Object:
     labels = {"app.kubernetes.io/component": "worker"}
     named: Object = {"name": name, "labels": labels} | (DELETING if deleting else {})
-    return pod(uid=name, metadata=named, status={"conditions": READY if is_ready else [], "podIP": f"ip-{name}"})
+    return pod(
+        uid=name,
+        metadata=named,
+        status={"conditions": READY if is_ready else [], "podIP": f"ip-{name}"},
+    )
 
 
 def instance(pod_uid: str, running: int, state: str = "active") -> Instance:
@@ -48,20 +59,29 @@ class TestScalingDown:
 
     def test_retired_pods_cost_less_than_any_other(self) -> None:
         a, b = worker_pod("a"), worker_pod("b")
-        costs = {item["metadata"]["name"]: cost for item, cost in deletion_costs([a, b], [b], {"a": 3, "b": 1})}
+        costs = {
+            item["metadata"]["name"]: cost
+            for item, cost in deletion_costs([a, b], [b], {"a": 3, "b": 1})
+        }
         assert costs["a"] == 3
         assert costs["b"] < 0
 
     def test_dead_instances_run_nothing(self) -> None:
-        assert running_by_pod([instance("a", 2), instance("a", 1), instance("a", 7, "dead")]) == {"a": 3}
+        assert running_by_pod([instance("a", 2), instance("a", 1), instance("a", 7, "dead")]) == {
+            "a": 3
+        }
 
     @pytest.mark.parametrize(
-        ("running", "now", "may"), [({"a": 1}, 9.0, False), ({"a": 0}, 9.0, True), ({"a": 1}, 10.0, True)]
+        ("running", "now", "may"),
+        [({"a": 1}, 9.0, False), ({"a": 0}, 9.0, True), ({"a": 1}, 10.0, True)],
     )
     def test_replicas_are_lowered_when_the_retired_are_empty_or_their_time_is_over(
         self, running: dict[str, int], now: float, may: bool
     ) -> None:
-        assert may_lower(ScaleDown(1, frozenset({"a"}), deadline=10.0), running | {"other": 5}, now) is may
+        assert (
+            may_lower(ScaleDown(1, frozenset({"a"}), deadline=10.0), running | {"other": 5}, now)
+            is may
+        )
 
     def test_a_drained_pod_that_stays_is_stranded(self) -> None:
         pods = [worker_pod("a"), worker_pod("b"), worker_pod("c", deleting=True)]
@@ -72,7 +92,12 @@ class TestScalingDown:
 def test_ready_api_pods_are_asked_first_and_dying_ones_last() -> None:
     api = pod(uid="api", metadata={"name": "api", "labels": {"app.kubernetes.io/component": "api"}},
               status={"conditions": READY, "podIP": "fd00::1"})  # fmt: skip
-    pods = [worker_pod("dying", deleting=True), worker_pod("unready", is_ready=False), worker_pod("worker"), api]
+    pods = [
+        worker_pod("dying", deleting=True),
+        worker_pod("unready", is_ready=False),
+        worker_pod("worker"),
+        api,
+    ]
     assert addresses(pods) == ["[fd00::1]", "ip-worker", "ip-unready", "ip-dying"]
 
 
@@ -105,7 +130,9 @@ class TestTroubles:
         ],
     )  # fmt: skip
     def test_a_config_error_names_the_secret_and_its_key(self, message: str, said: str) -> None:
-        assert find([waiting("CreateContainerConfigError", message)], {}, SPEC) == Problem("SecretNotFound", said)
+        assert find([waiting("CreateContainerConfigError", message)], {}, SPEC) == Problem(
+            "SecretNotFound", said
+        )
 
     @pytest.mark.parametrize(
         ("message", "said"),
@@ -146,7 +173,10 @@ class TestTroubles:
         assert find([waiting("ContainerCreating"), going], {}, SPEC) is None
 
     def test_a_missing_secret_is_told_before_its_consequences(self) -> None:
-        pods = [waiting("CrashLoopBackOff"), waiting("CreateContainerConfigError", 'secret "db" not found')]
+        pods = [
+            waiting("CrashLoopBackOff"),
+            waiting("CreateContainerConfigError", 'secret "db" not found'),
+        ]
         problem = find(pods, {}, SPEC)
         assert problem is not None
         assert problem.reason == "SecretNotFound"
@@ -185,14 +215,19 @@ class TestStatus:
             ({"problem": Problem("RenderFailed", "why")}, "RenderFailed", "False", "True"),
         ],
     )
-    def test_ready_says_what_it_waits_for(self, found: Object, ready: str, progressing: str, degraded: str) -> None:
+    def test_ready_says_what_it_waits_for(
+        self, found: Object, ready: str, progressing: str, degraded: str
+    ) -> None:
         told = states(build(situation(**found), NOW))
         assert told["Ready"] == ("False", ready)
         assert (told["Progressing"][0], told["Degraded"][0]) == (progressing, degraded)
 
     def test_a_failed_migration_names_the_version_that_serves(self) -> None:
         told = build(situation(step=Failed(2, "no such table", 9)), NOW)["conditions"][0]["message"]
-        assert told == "registry/service:1 goes on serving; the migration failed (attempt 2): no such table"
+        assert (
+            told
+            == "registry/service:1 goes on serving; the migration failed (attempt 2): no such table"
+        )
 
     def test_a_failure_is_told_until_an_attempt_succeeds(self) -> None:
         failed = build(situation(step=Failed(1, "why", 9)), NOW)
@@ -207,7 +242,8 @@ class TestStatus:
         later = build(situation(task_service=task_service(status=before)), NOW.replace(hour=13))
         assert changes(before, later) is None
         broken = build(
-            situation(task_service=task_service(status=before), trouble=Problem("CrashLoop", "")), NOW.replace(hour=13)
+            situation(task_service=task_service(status=before), trouble=Problem("CrashLoop", "")),
+            NOW.replace(hour=13),
         )
         times = {item["type"]: item["lastTransitionTime"] for item in broken["conditions"]}
         assert (times["Ready"], times["Paused"]) == ("2026-01-01T13:00:00Z", "2026-01-01T12:00:00Z")
@@ -218,7 +254,9 @@ class TestStatus:
     def test_pausing_is_told_by_spec_or_annotation(self) -> None:
         assert is_paused(task_service(spec={"paused": True}))
         assert is_paused(task_service(metadata={"annotations": {"taskservice.dev/paused": "true"}}))
-        assert not is_paused(task_service(metadata={"annotations": {"taskservice.dev/paused": "false"}}))
+        assert not is_paused(
+            task_service(metadata={"annotations": {"taskservice.dev/paused": "false"}})
+        )
 
     @pytest.mark.parametrize(
         "status",
@@ -230,6 +268,8 @@ class TestStatus:
             {"replicas": 4, "updatedReplicas": 4, "availableReplicas": 4},
         ],
     )
-    def test_a_rollout_is_over_only_when_every_pod_is_new_available_and_wanted(self, status: Object) -> None:
+    def test_a_rollout_is_over_only_when_every_pod_is_new_available_and_wanted(
+        self, status: Object
+    ) -> None:
         assert rolled_out(deployment())
         assert not rolled_out(deployment(**status))

@@ -22,14 +22,23 @@ OWNED: Object = {
     "f:metadata": {"f:labels": {"f:a": {}}},
     "f:spec": {
         "f:selector": {},
-        "f:ports": {'k:{"port":80,"protocol":"TCP"}': {".": {}, "f:name": {}, "f:port": {}, "f:targetPort": {}}},
+        "f:ports": {
+            'k:{"port":80,"protocol":"TCP"}': {
+                ".": {},
+                "f:name": {},
+                "f:port": {},
+                "f:targetPort": {},
+            }
+        },
         "f:finalizers": {'v:"x"': {}},
         "f:flat": {},
     },
 }
 
 
-def live(fields: Object, *, manager: str = "task-operator", operation: str = "Apply", **more: str) -> Object:
+def live(
+    fields: Object, *, manager: str = "task-operator", operation: str = "Apply", **more: str
+) -> Object:
     entry = {"manager": manager, "operation": operation, "fieldsV1": fields} | more
     return {"metadata": {"name": "demo", "managedFields": [entry]}}
 
@@ -41,7 +50,11 @@ def without(path: str) -> Object:
         if len(steps) == 1:
             return {name: value for name, value in node.items() if name != steps[0]}
         below = copy(node[steps[0]], steps[1:])
-        return {name: below if name == steps[0] else value for name, value in node.items() if name != steps[0] or below}
+        return {
+            name: below if name == steps[0] else value
+            for name, value in node.items()
+            if name != steps[0] or below
+        }
 
     return copy(OWNED, path.split("/"))
 
@@ -62,7 +75,10 @@ def test_foreign_fields_are_no_drift() -> None:
         ("f:metadata/f:labels", ".metadata"),
         ("f:spec/f:selector", ".spec.selector"),
         ("f:spec/f:flat", ".spec.flat"),
-        ('f:spec/f:ports/k:{"port":80,"protocol":"TCP"}/f:targetPort', ".spec.ports[http].targetPort"),
+        (
+            'f:spec/f:ports/k:{"port":80,"protocol":"TCP"}/f:targetPort',
+            ".spec.ports[http].targetPort",
+        ),
     ],
 )
 def test_a_field_that_is_ours_no_more_is_drift(path: str, lost: str) -> None:

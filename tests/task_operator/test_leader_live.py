@@ -64,7 +64,9 @@ def test_a_leader_that_loses_its_lease_ends(world: World) -> None:
     leader.wait_for("signing_keys")
     try:
         kube.patch(
-            "lease", "task-operator", {"spec": {"holderIdentity": "somebody else", "leaseDurationSeconds": 3600}}
+            "lease",
+            "task-operator",
+            {"spec": {"holderIdentity": "somebody else", "leaseDurationSeconds": 3600}},
         )
         assert leader.wait(LEASE_SECONDS) == 1
         assert kube.get("lease", "task-operator")["spec"]["holderIdentity"] == "somebody else"
@@ -107,14 +109,20 @@ def test_a_task_service_deleted_while_no_operator_runs_leaves_nothing(world: Wor
     kube.delete("taskservice", "demo")
     poll(
         "nothing is left",
-        lambda: not kube.find("taskservice", "demo") and not children(kube) and not kube.list("pods"),
+        lambda: (
+            not kube.find("taskservice", "demo") and not children(kube) and not kube.list("pods")
+        ),
         60,
     )
 
 
-def test_an_operator_for_one_namespace_needs_no_rights_in_any_other(world: World, tmp_path: Path) -> None:
+def test_an_operator_for_one_namespace_needs_no_rights_in_any_other(
+    world: World, tmp_path: Path
+) -> None:
     mine, other = world.namespace("mine"), world.namespace("other")
-    install_rights(world.kube, "narrow", "--set", "watchNamespaces={mine}", "--set", "crds.enabled=false")
+    install_rights(
+        world.kube, "narrow", "--set", "watchNamespaces={mine}", "--set", "crds.enabled=false"
+    )
     kubeconfig = operator_kubeconfig(world.kube, tmp_path / "kubeconfig", "narrow")
     rights = {"KUBECONFIG": str(kubeconfig), "SERVICE_ACCOUNT": "narrow", "LEASE_NAME": "narrow"}
     operator = world.start_operator(watch_namespaces="mine", **rights)

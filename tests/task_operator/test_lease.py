@@ -28,7 +28,9 @@ class OneLease:
 
     async def request(self, method: str, path: str, *, body: Manifest) -> Manifest:
         self._answer()
-        if method == "PUT" and (not self.lease or body["metadata"]["resourceVersion"] != str(self.version)):
+        if method == "PUT" and (
+            not self.lease or body["metadata"]["resourceVersion"] != str(self.version)
+        ):
             raise ApiError(409, "Conflict", "the object has been modified")
         self.version += 1
         self.lease = copy.deepcopy(body)
@@ -71,7 +73,9 @@ def candidate(name: str, server: OneLease, clock: Clock) -> Election:
     return Election(server, Settings(pod_name=name), monotonic=lambda: clock.now, pause=clock.pause)
 
 
-async def test_the_first_takes_the_lease_and_the_second_waits_for_its_end(server: OneLease, clock: Clock) -> None:
+async def test_the_first_takes_the_lease_and_the_second_waits_for_its_end(
+    server: OneLease, clock: Clock
+) -> None:
     await candidate("first", server, clock).acquire()
     assert server.holder == "first"
     began = clock.now
@@ -90,7 +94,9 @@ async def test_a_released_lease_is_taken_at_once(server: OneLease, clock: Clock)
     assert clock.now == began
 
 
-async def test_of_two_candidates_that_see_a_free_lease_one_gets_it(server: OneLease, clock: Clock) -> None:
+async def test_of_two_candidates_that_see_a_free_lease_one_gets_it(
+    server: OneLease, clock: Clock
+) -> None:
     first = candidate("first", server, clock)
     await first.acquire()
     await first.release()
@@ -107,7 +113,9 @@ async def test_of_two_candidates_that_see_a_free_lease_one_gets_it(server: OneLe
     assert server.holder == "second"
 
 
-async def test_a_leader_that_cannot_renew_ends_before_its_lease_does(server: OneLease, clock: Clock) -> None:
+async def test_a_leader_that_cannot_renew_ends_before_its_lease_does(
+    server: OneLease, clock: Clock
+) -> None:
     leader = candidate("leader", server, clock)
     await leader.acquire()
     began = clock.now

@@ -36,7 +36,9 @@ class TestStore:
         assert not store.put(CONFIG_MAP, config_map(9))
         assert store.get(CONFIG_MAP, "team", "x") == config_map(10)
 
-    def test_another_object_of_the_same_name_replaces_it_and_a_late_deletion_does_not_take_it(self) -> None:
+    def test_another_object_of_the_same_name_replaces_it_and_a_late_deletion_does_not_take_it(
+        self,
+    ) -> None:
         store = Store()
         store.put(CONFIG_MAP, config_map(10))
         store.put(CONFIG_MAP, config_map(5, uid="other"))
@@ -79,7 +81,9 @@ class FakeIssuer:
 
     async def request_token(self, namespace: str, account: str, audience: str) -> tuple[str, str]:
         self.asked += 1
-        return f"{account}@{namespace} for {audience} #{self.asked}", (self.clock.now + timedelta(hours=1)).isoformat()
+        return f"{account}@{namespace} for {audience} #{self.asked}", (
+            self.clock.now + timedelta(hours=1)
+        ).isoformat()
 
 
 class Clock:
@@ -102,14 +106,22 @@ async def test_a_token_is_kept_for_four_fifths_of_its_time() -> None:
 
 def test_keys_in_another_order_are_the_same_trust() -> None:
     one, two = {"kid": "1"}, {"kid": "2"}
-    rendered = [SigningKeys("i", {"keys": keys}).trusted_issuers(KEY, "s") for keys in ([one, two], [two, one])]
+    rendered = [
+        SigningKeys("i", {"keys": keys}).trusted_issuers(KEY, "s")
+        for keys in ([one, two], [two, one])
+    ]
     assert rendered[0] == rendered[1]
 
 
 class TestSettings:
     def test_the_environment_is_read_by_the_fields_names(self) -> None:
         settings = Settings.from_environment(
-            {"POD_NAMESPACE": "ops", "WATCH_NAMESPACES": "a, b,", "LEASE_SECONDS": "20", "LOG_LEVEL": "debug"}
+            {
+                "POD_NAMESPACE": "ops",
+                "WATCH_NAMESPACES": "a, b,",
+                "LEASE_SECONDS": "20",
+                "LOG_LEVEL": "debug",
+            }
         )
         assert settings.watch_namespaces == ("a", "b")
         assert (settings.lease_seconds, settings.log_level) == (20, "DEBUG")

@@ -12,15 +12,33 @@ NOW = datetime(2026, 1, 1, 12, 0, 30, tzinfo=UTC)
 Object = dict[str, Any]
 
 
-def job(*, attempt: int = 1, ended: str = "", reason: str = "BackoffLimitExceeded", at: str = "12:00:00") -> Object:
+def job(
+    *, attempt: int = 1, ended: str = "", reason: str = "BackoffLimitExceeded", at: str = "12:00:00"
+) -> Object:
     """A migration Job; ended: Complete or Failed."""
     metadata = {"name": "demo-migrate-x", "annotations": {"taskservice.dev/attempt": str(attempt)}}
     when = f"2026-01-01T{at}Z"
-    done = [{"type": ended, "status": "True", "reason": reason, "message": "the Job's own", "lastTransitionTime": when}]
+    done = [
+        {
+            "type": ended,
+            "status": "True",
+            "reason": reason,
+            "message": "the Job's own",
+            "lastTransitionTime": when,
+        }
+    ]
     return {"metadata": metadata, "status": {"conditions": done if ended else []}}
 
 
-FAILED_POD = pod({"state": {"terminated": terminated(1, message="no such table\n", finishedAt="2026-01-01T12:00:00Z")}})
+FAILED_POD = pod(
+    {
+        "state": {
+            "terminated": terminated(
+                1, message="no such table\n", finishedAt="2026-01-01T12:00:00Z"
+            )
+        }
+    }
+)
 
 
 def test_an_image_without_a_job_starts_one() -> None:
@@ -62,15 +80,27 @@ def test_the_pause_before_a_retry_doubles(attempt: int, again: bool) -> None:
 
 
 def test_a_job_that_ran_into_its_deadline_is_retried_soon() -> None:
-    step = decide(job(attempt=9, ended="Failed", reason="DeadlineExceeded", at="12:00:28"), [], NOW, 10)
+    step = decide(
+        job(attempt=9, ended="Failed", reason="DeadlineExceeded", at="12:00:28"), [], NOW, 10
+    )
     assert step == Failed(9, "the Job's own", retry_seconds=3)
 
 
 def test_the_last_ending_is_the_one_that_is_told() -> None:
     first, second = (
-        pod({"state": {"terminated": terminated(1, message=text, finishedAt=f"2026-01-01T12:00:0{second}Z")}})
+        pod(
+            {
+                "state": {
+                    "terminated": terminated(
+                        1, message=text, finishedAt=f"2026-01-01T12:00:0{second}Z"
+                    )
+                }
+            }
+        )
         for second, text in ((1, "first"), (2, "second"))
     )
     assert termination_message([second, first]) == "second"
-    assert termination_message([pod({"state": {"terminated": terminated(3)}})]) == "Error: exit code 3"
+    assert (
+        termination_message([pod({"state": {"terminated": terminated(3)}})]) == "Error: exit code 3"
+    )
     assert termination_message([pod({"state": {"terminated": terminated(0)}})]) == ""

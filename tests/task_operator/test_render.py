@@ -18,7 +18,13 @@ from tests.task_operator.world import ROOT
 
 Object = dict[str, Any]
 ISSUERS: list[Object] = [
-    {"issuer": "https://i", "audience": "a", "subject": "s", "role": "operator", "jwks": {"keys": []}}
+    {
+        "issuer": "https://i",
+        "audience": "a",
+        "subject": "s",
+        "role": "operator",
+        "jwks": {"keys": []},
+    }
 ]
 EVERYTHING: Object = {
     "image": {"repository": "registry/service", "tag": "1"},
@@ -55,7 +61,10 @@ def renderer() -> Renderer:
         pytest.param({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role"}, id="RBAC"),
         pytest.param({"apiVersion": "v1", "kind": "Secret"}, id="a Secret"),
         pytest.param({"apiVersion": "v1", "kind": "Namespace"}, id="a cluster-scoped object"),
-        pytest.param({"apiVersion": "extensions/v1beta1", "kind": "Deployment"}, id="another API of a known kind"),
+        pytest.param(
+            {"apiVersion": "extensions/v1beta1", "kind": "Deployment"},
+            id="another API of a known kind",
+        ),
     ],
 )
 def test_a_kind_that_is_not_in_the_list_is_refused(manifest: Object) -> None:
@@ -64,21 +73,27 @@ def test_a_kind_that_is_not_in_the_list_is_refused(manifest: Object) -> None:
 
 
 def test_another_namespace_is_refused() -> None:
-    foreign = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x", "namespace": "kube-system"}}
+    foreign = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "x", "namespace": "kube-system"},
+    }
     with pytest.raises(RenderError, match="into another namespace than team"):
         desire([foreign], task_service())
 
 
 def test_children_get_owner_namespace_label_and_the_hash_of_what_was_rendered() -> None:
     child = adopt(
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "data": {"a": "1"}}, task_service()
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "data": {"a": "1"}},
+        task_service(),
     )
     assert child["metadata"]["namespace"] == "team"
     assert child["metadata"]["labels"] == {"app.kubernetes.io/managed-by": "task-operator"}
     (owner,) = child["metadata"]["ownerReferences"]
     assert (owner["kind"], owner["uid"], owner["controller"]) == ("TaskService", "owner", True)
     other = adopt(
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "data": {"a": "2"}}, task_service()
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "data": {"a": "2"}},
+        task_service(),
     )
     assert other["metadata"]["annotations"] != child["metadata"]["annotations"]
 
@@ -96,14 +111,23 @@ def test_replicas_and_the_migration_are_taken_out() -> None:
 
 
 def test_nulls_are_left_out_since_they_can_never_look_applied() -> None:
-    manifest = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x", "labels": None}, "data": {"a": None}}
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "x", "labels": None},
+        "data": {"a": None},
+    }
     (child,) = desire([manifest], task_service()).children
     assert child["data"] == {}
 
 
 def test_the_values_are_the_spec_with_what_only_the_operator_knows() -> None:
     values = operator_values({"image": {"tag": "1"}, "paused": True}, ISSUERS, "ops")
-    assert values == {"image": {"tag": "1"}, "trustedIssuers": ISSUERS, "operator": {"namespace": "ops"}}
+    assert values == {
+        "image": {"tag": "1"},
+        "trustedIssuers": ISSUERS,
+        "operator": {"namespace": "ops"},
+    }
 
 
 async def test_the_chart_renders_what_the_spec_says(renderer: Renderer) -> None:
@@ -116,7 +140,9 @@ async def test_the_chart_renders_what_the_spec_says(renderer: Renderer) -> None:
 
 async def test_helms_own_words_say_what_is_wrong_with_a_spec(renderer: Renderer) -> None:
     with pytest.raises(RenderError, match="conversationsMinSeconds"):
-        await renderer.render(task_service(spec={"settings": {"conversationsMinSeconds": "soon"}}), ISSUERS)
+        await renderer.render(
+            task_service(spec={"settings": {"conversationsMinSeconds": "soon"}}), ISSUERS
+        )
 
 
 async def test_the_list_of_kinds_is_what_any_spec_renders(renderer: Renderer) -> None:
@@ -131,7 +157,9 @@ def test_the_rights_are_those_of_the_list_of_kinds() -> None:
             for resource in rule["resources"]:
                 rights[(group, resource)] = set(rule["verbs"])
     full = {"get", "list", "watch", "create", "patch", "delete"}
-    assert {name for name, verbs in rights.items() if verbs == full} == {(kind.group, kind.plural) for kind in KINDS}
+    assert {name for name, verbs in rights.items() if verbs == full} == {
+        (kind.group, kind.plural) for kind in KINDS
+    }
     others = {name: verbs for name, verbs in rights.items() if verbs != full}
     assert others == {
         ("taskservice.dev", "taskservices"): {"get", "list", "watch"},
@@ -152,6 +180,10 @@ def kinds_of(desired: Desired) -> set[str]:
 def rules() -> list[Object]:
     """The rules of the operator's chart for a namespace that it serves."""
     text = Path(ROOT / "charts/task-operator/templates/_helpers.tpl").read_text()
-    body = text.split('{{- define "task-operator.rules" -}}')[1].split("*/ -}}")[1].split("{{- end }}")[0]
+    body = (
+        text.split('{{- define "task-operator.rules" -}}')[1]
+        .split("*/ -}}")[1]
+        .split("{{- end }}")[0]
+    )
     found: list[Object] = yaml.safe_load(body)
     return found

@@ -19,14 +19,21 @@ Object = dict[str, Any]
 @pytest.mark.parametrize(
     "alive",
     [
-        pytest.param(pod(running("2026-01-01T12:00:10Z")), id="its container started in the second of its own start"),
+        pytest.param(
+            pod(running("2026-01-01T12:00:10Z")),
+            id="its container started in the second of its own start",
+        ),
         pytest.param(pod(running("2026-01-01T12:00:09Z")), id="its container started before it"),
         pytest.param(
-            pod(running("2026-01-01T12:00:09Z"), metadata=DELETING), id="its pod is being deleted, and it drains"
+            pod(running("2026-01-01T12:00:09Z"), metadata=DELETING),
+            id="its pod is being deleted, and it drains",
         ),
         pytest.param(pod(), id="the pod says nothing of containers"),
         pytest.param(
-            pod(running("2026-01-01T12:00:09Z"), status={"conditions": [{"type": "Ready", "status": "False"}]}),
+            pod(
+                running("2026-01-01T12:00:09Z"),
+                status={"conditions": [{"type": "Ready", "status": "False"}]},
+            ),
             id="its node cannot be reached: the lease decides",
         ),
     ],
@@ -39,23 +46,43 @@ def test_an_instance_that_may_live_is_left_alone(alive: Object) -> None:
     ("seen", "reason"),
     [
         pytest.param(pod({"state": {"terminated": terminated(137)}}), "crash", id="killed"),
-        pytest.param(pod({"state": {"terminated": terminated(137, "OOMKilled")}}), "oom", id="out of memory"),
-        pytest.param(pod({"state": {"terminated": terminated(0, "Completed")}}), "unknown", id="ended by itself"),
         pytest.param(
-            pod({"state": {"terminated": terminated(137, "ContainerStatusUnknown")}}), "node", id="node restarted"
+            pod({"state": {"terminated": terminated(137, "OOMKilled")}}), "oom", id="out of memory"
         ),
         pytest.param(
-            pod({"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": terminated(1)}}),
+            pod({"state": {"terminated": terminated(0, "Completed")}}),
+            "unknown",
+            id="ended by itself",
+        ),
+        pytest.param(
+            pod({"state": {"terminated": terminated(137, "ContainerStatusUnknown")}}),
+            "node",
+            id="node restarted",
+        ),
+        pytest.param(
+            pod(
+                {
+                    "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+                    "lastState": {"terminated": terminated(1)},
+                }
+            ),
             "crash",
             id="waits after a crash",
         ),
         pytest.param(
-            pod({"state": {"waiting": {}}, "lastState": {"terminated": terminated(137, "OOMKilled")}}),
+            pod(
+                {
+                    "state": {"waiting": {}},
+                    "lastState": {"terminated": terminated(137, "OOMKilled")},
+                }
+            ),
             "oom",
             id="waits after running out of memory",
         ),
         pytest.param(
-            pod({"state": {"waiting": {"reason": "ContainerCreating"}}}), "unknown", id="waits, nobody knows why"
+            pod({"state": {"waiting": {"reason": "ContainerCreating"}}}),
+            "unknown",
+            id="waits, nobody knows why",
         ),
         pytest.param(
             pod(running("2026-01-01T12:00:11Z") | {"lastState": {"terminated": terminated(139)}}),
@@ -63,7 +90,10 @@ def test_an_instance_that_may_live_is_left_alone(alive: Object) -> None:
             id="a later container runs",
         ),
         pytest.param(
-            pod(running("2026-01-01T12:00:11Z") | {"lastState": {"terminated": terminated(137, "OOMKilled")}}),
+            pod(
+                running("2026-01-01T12:00:11Z")
+                | {"lastState": {"terminated": terminated(137, "OOMKilled")}}
+            ),
             "oom",
             id="a later container runs after the first ran out of memory",
         ),
@@ -78,10 +108,18 @@ def test_an_instance_that_may_live_is_left_alone(alive: Object) -> None:
             id="out of memory while its pod was being deleted",
         ),
         pytest.param(
-            pod(phase="Failed", status={"reason": "Evicted", "message": "low on memory"}), "eviction", id="evicted"
+            pod(phase="Failed", status={"reason": "Evicted", "message": "low on memory"}),
+            "eviction",
+            id="evicted",
         ),
-        pytest.param(pod(phase="Failed", status={"reason": "NodeShutdown"}), "node", id="its node shut down"),
-        pytest.param(pod({"state": {"terminated": terminated(1)}}, phase="Failed"), "crash", id="a pod that failed"),
+        pytest.param(
+            pod(phase="Failed", status={"reason": "NodeShutdown"}), "node", id="its node shut down"
+        ),
+        pytest.param(
+            pod({"state": {"terminated": terminated(1)}}, phase="Failed"),
+            "crash",
+            id="a pod that failed",
+        ),
         pytest.param(
             pod(
                 {"state": {"terminated": terminated(143)}},
@@ -104,12 +142,20 @@ def test_what_the_pod_says_gives_the_reason(seen: Object, reason: str) -> None:
     [
         pytest.param(None, Retirement(), "deleted", id="never seen"),
         pytest.param(pod(metadata=DELETING), Retirement(), "deleted", id="deleted by hand"),
-        pytest.param(pod(metadata=DELETING), Retirement("", frozenset({POD_UID})), "scale_down", id="retired"),
         pytest.param(
-            pod(metadata={"labels": {"pod-template-hash": "old"}}), Retirement("new"), "rollout", id="replaced"
+            pod(metadata=DELETING), Retirement("", frozenset({POD_UID})), "scale_down", id="retired"
         ),
         pytest.param(
-            pod(metadata={"labels": {"pod-template-hash": "new"}}), Retirement("new"), "deleted", id="not replaced"
+            pod(metadata={"labels": {"pod-template-hash": "old"}}),
+            Retirement("new"),
+            "rollout",
+            id="replaced",
+        ),
+        pytest.param(
+            pod(metadata={"labels": {"pod-template-hash": "new"}}),
+            Retirement("new"),
+            "deleted",
+            id="not replaced",
         ),
         pytest.param(
             pod(status={"conditions": [DISRUPTED | {"reason": "EvictionByEvictionAPI"}]}),

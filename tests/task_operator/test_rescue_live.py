@@ -11,9 +11,12 @@ from tests.task_operator.world import OperatorProcess, World
 def instances(world: World, kube: Kube) -> list[Object]:
     """Two worker pods, each with a registered process that started with its container."""
     pods = kube.list("pods", WORKERS)
-    started = [pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"] for pod in pods]
+    started = [
+        pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"] for pod in pods
+    ]
     world.stand_in.workers[(kube.namespace, "demo")] = [
-        worker(pod, 5, moment.replace("Z", ".250000Z")) for pod, moment in zip(pods, started, strict=True)
+        worker(pod, 5, moment.replace("Z", ".250000Z"))
+        for pod, moment in zip(pods, started, strict=True)
     ]
     return pods
 
@@ -23,7 +26,11 @@ def id_of(pod: Object) -> str:
 
 
 def released(world: World, kube: Kube) -> set[str]:
-    return {worker_id for key, worker_id, _ in world.stand_in.releases if key == (kube.namespace, "demo")}
+    return {
+        worker_id
+        for key, worker_id, _ in world.stand_in.releases
+        if key == (kube.namespace, "demo")
+    }
 
 
 def test_a_killed_container_is_released_as_a_crash_and_its_neighbour_is_not(
@@ -37,23 +44,32 @@ def test_a_killed_container_is_released_as_a_crash_and_its_neighbour_is_not(
     rescue = kube.get("taskservice", "demo")["status"]["lastRescue"]
     assert (rescue["pod"], rescue["reason"]) == (victim["metadata"]["name"], "crash")
     poll(
-        "an event says so", lambda: "TasksReleased" in kube.run("get", "events", "--output=jsonpath={.items[*].reason}")
+        "an event says so",
+        lambda: (
+            "TasksReleased" in kube.run("get", "events", "--output=jsonpath={.items[*].reason}")
+        ),
     )
     assert id_of(neighbour) not in released(world, kube)
 
 
-def test_a_container_killed_for_its_memory_is_released_as_oom(world: World, operator: OperatorProcess) -> None:
+def test_a_container_killed_for_its_memory_is_released_as_oom(
+    world: World, operator: OperatorProcess
+) -> None:
     kube = ready(world, "oom")
     victim, _ = instances(world, kube)
     world.kubelet.end_container(victim, exit_code=137, reason="OOMKilled")
     assert world.stand_in.wait_for_release(("oom", "demo"), id_of(victim)) == "oom"
 
 
-def test_a_container_that_is_back_already_is_another_one(world: World, operator: OperatorProcess) -> None:
+def test_a_container_that_is_back_already_is_another_one(
+    world: World, operator: OperatorProcess
+) -> None:
     kube = ready(world, "restarted")
     victim, _ = instances(world, kube)
     later = (datetime.now(UTC) + timedelta(seconds=3)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    world.stand_in.workers[("restarted", "demo")][0]["state"] = "dead"  # the successor was first, and did not know why
+    world.stand_in.workers[("restarted", "demo")][0]["state"] = (
+        "dead"  # the successor was first, and did not know why
+    )
     world.kubelet.end_container(victim, exit_code=139)
     world.kubelet.restart_container(victim, later)
     assert world.stand_in.wait_for_release(("restarted", "demo"), id_of(victim)) == "crash"
@@ -79,7 +95,9 @@ def test_rescue_goes_on_while_paused(world: World, operator: OperatorProcess) ->
     assert world.stand_in.wait_for_release(("pausedrescue", "demo"), id_of(victim)) == "crash"
 
 
-def test_what_was_missed_is_found_without_any_event(world: World, operator: OperatorProcess) -> None:
+def test_what_was_missed_is_found_without_any_event(
+    world: World, operator: OperatorProcess
+) -> None:
     kube = ready(world, "missed")
     pods = instances(world, kube)
     gone = worker(pods[0], 2, id="left-behind", pod_name="demo-worker-gone", pod_uid="0000")
@@ -92,5 +110,10 @@ def test_tokens_are_made_for_one_task_service(world: World, operator: OperatorPr
     kube = ready(world, "token")
     instances(world, kube)
     mine = ["task-service/token/demo"]
-    tokens = poll("a token for it", lambda: [claims for claims in world.stand_in.tokens if claims["aud"] == mine])
-    assert {claims["sub"] for claims in tokens} == {"system:serviceaccount:task-operator:task-operator"}
+    tokens = poll(
+        "a token for it",
+        lambda: [claims for claims in world.stand_in.tokens if claims["aud"] == mine],
+    )
+    assert {claims["sub"] for claims in tokens} == {
+        "system:serviceaccount:task-operator:task-operator"
+    }

@@ -10,7 +10,9 @@ WORKERS = "app.kubernetes.io/component=worker"
 COST = "controller.kubernetes.io/pod-deletion-cost"
 
 
-def worker(pod: Object, running: int, started: str = "2026-01-01T00:00:00.500000Z", **more: object) -> Object:
+def worker(
+    pod: Object, running: int, started: str = "2026-01-01T00:00:00.500000Z", **more: object
+) -> Object:
     """An instance as GET /internal/workers tells it, in that pod."""
     name = pod["metadata"]["name"]
     return {
@@ -32,9 +34,13 @@ def test_kubectl_scale_sets_the_workers_and_a_hand_on_the_deployment_does_not(
     kube.wait("taskservice/demo", "jsonpath={.status.worker.ready}=4")
     kube.run("scale", "deployment/demo-worker", "--replicas=7")
     poll("four workers again", lambda: replicas(kube) == 4)
-    fields = json.loads(kube.run("get", "deployment", "demo-worker", "--output=json", "--show-managed-fields"))
+    fields = json.loads(
+        kube.run("get", "deployment", "demo-worker", "--output=json", "--show-managed-fields")
+    )
     entries = fields["metadata"]["managedFields"]
-    managers = {entry["manager"] for entry in entries if "f:replicas" in entry["fieldsV1"].get("f:spec", {})}
+    managers = {
+        entry["manager"] for entry in entries if "f:replicas" in entry["fieldsV1"].get("f:spec", {})
+    }
     assert "task-operator-scale" in managers
     assert "task-operator" not in managers
 
@@ -45,11 +51,18 @@ def test_the_emptiest_workers_are_drained_and_go(world: World, operator: Operato
     busy, busiest, idle = pods
     key = ("down", "demo")
     started = "2099-01-01T00:00:00.000000Z"  # later than any container's start: alive
-    world.stand_in.workers[key] = [worker(busy, 3, started), worker(busiest, 9, started), worker(idle, 0, started)]
+    world.stand_in.workers[key] = [
+        worker(busy, 3, started),
+        worker(busiest, 9, started),
+        worker(idle, 0, started),
+    ]
     kube.run("scale", "taskservice/demo", "--replicas=1")
     world.stand_in.wait_for_drain(key, f"id-of-{idle['metadata']['name']}")
     world.stand_in.wait_for_drain(key, f"id-of-{busy['metadata']['name']}")
-    poll("the replicas are lowered though a retired worker is still busy", lambda: replicas(kube) == 1)
+    poll(
+        "the replicas are lowered though a retired worker is still busy",
+        lambda: replicas(kube) == 1,
+    )
     poll("one pod stays", lambda: len(kube.list("pods", WORKERS)) == 1)
     (left,) = kube.list("pods", WORKERS)
     assert left["metadata"]["name"] == busiest["metadata"]["name"]
@@ -62,7 +75,12 @@ def test_under_an_autoscaler_the_scale_is_ignored_and_the_status_says_so(
 ) -> None:
     kube = ready(world, "auto")
     kube.apply(
-        task_service(worker={"replicas": 2, "autoscaling": {"enabled": True, "minReplicas": 1, "maxReplicas": 5}})
+        task_service(
+            worker={
+                "replicas": 2,
+                "autoscaling": {"enabled": True, "minReplicas": 1, "maxReplicas": 5},
+            }
+        )
     )
     kube.wait("taskservice/demo", "condition=ScaleIgnored")
     kube.run("scale", "deployment/demo-worker", "--replicas=5")  # as the autoscaler does it
@@ -73,4 +91,6 @@ def test_under_an_autoscaler_the_scale_is_ignored_and_the_status_says_so(
     assert replicas(kube) == 5
     kube.apply(task_service(worker={"replicas": 2, "autoscaling": {"enabled": False}}))
     poll("the spec rules again", lambda: replicas(kube) == 2)
-    poll("the condition goes", lambda: not condition(kube.get("taskservice", "demo"), "ScaleIgnored"))
+    poll(
+        "the condition goes", lambda: not condition(kube.get("taskservice", "demo"), "ScaleIgnored")
+    )

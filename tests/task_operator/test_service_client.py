@@ -50,7 +50,9 @@ def registered(**more: Any) -> Object:
             "process_started_at": "2026-01-01T00:00:00.25+00:00", "running": 3} | more  # fmt: skip
 
 
-async def test_instances_in_no_pod_are_left_out(client: ServiceClient, stand_in: ManagementStandIn) -> None:
+async def test_instances_in_no_pod_are_left_out(
+    client: ServiceClient, stand_in: ManagementStandIn
+) -> None:
     stand_in.workers[KEY] = [registered(), registered(id="w2", pod_name=None, pod_uid=None)]
     (instance,) = await client.workers([api_pod("127.0.0.1")])
     assert (instance.id, instance.running, instance.started_at.microsecond) == ("w1", 3, 250_000)
@@ -60,11 +62,21 @@ async def test_a_pod_that_refuses_the_connection_is_passed_over(
     client: ServiceClient, stand_in: ManagementStandIn
 ) -> None:
     stand_in.workers[KEY] = [registered()]
-    answer = await client.release([api_pod("127.0.0.0"), api_pod("127.0.0.1")], "w1", "crash", "x" * 600)
-    assert answer == {"worker_id": "w1", "released": 3, "explained": 0, "failed": 0, "already_dead": False}
+    answer = await client.release(
+        [api_pod("127.0.0.0"), api_pod("127.0.0.1")], "w1", "crash", "x" * 600
+    )
+    assert answer == {
+        "worker_id": "w1",
+        "released": 3,
+        "explained": 0,
+        "failed": 0,
+        "already_dead": False,
+    }
 
 
-async def test_an_instance_that_the_service_does_not_know_is_no_error(client: ServiceClient) -> None:
+async def test_an_instance_that_the_service_does_not_know_is_no_error(
+    client: ServiceClient,
+) -> None:
     assert await client.release([api_pod("127.0.0.1")], "nobody", "crash", "") is None
     assert await client.drain([api_pod("127.0.0.1")], "nobody") is None
 

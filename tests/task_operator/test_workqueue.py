@@ -31,7 +31,9 @@ class Recorder:
         self.failures.put_nowait((key, pause))
 
     def queue(self, backoff: float = 60.0, at_once: int = 8) -> KeyedQueue:
-        return KeyedQueue(self.process, self.failed, at_once=at_once, backoff=lambda failures: backoff * failures)
+        return KeyedQueue(
+            self.process, self.failed, at_once=at_once, backoff=lambda failures: backoff * failures
+        )
 
 
 @pytest.fixture

@@ -31,7 +31,10 @@ class OperatorProcess:
         self.lines: list[Object] = []
         self._changed = threading.Condition()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "task_operator", "run"], env=environment, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", "task_operator", "run"],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -62,14 +65,20 @@ class OperatorProcess:
 
     def _find(self, event: str, fields: dict[str, object]) -> Object | None:
         for line in self.lines:
-            if line.get("event") == event and all(line.get(name) == value for name, value in fields.items()):
+            if line.get("event") == event and all(
+                line.get(name) == value for name, value in fields.items()
+            ):
                 return line
         return None
 
     def _read(self) -> None:
         assert self._process.stderr
         for text in self._process.stderr:
-            line = json.loads(text) if text.startswith("{") else {"event": "text", "text": text.rstrip()}
+            line = (
+                json.loads(text)
+                if text.startswith("{")
+                else {"event": "text", "text": text.rstrip()}
+            )
             with self._changed:
                 self.lines.append(line)
                 self._changed.notify_all()
@@ -98,7 +107,9 @@ class World:
             "PORT": "0",
             "MANAGEMENT_PORT": str(self.stand_in.port),
         }
-        return OperatorProcess(environment | {name.upper(): str(value) for name, value in settings.items()})
+        return OperatorProcess(
+            environment | {name.upper(): str(value) for name, value in settings.items()}
+        )
 
     def namespace(self, name: str) -> Kube:
         """A fresh namespace with the Secrets "database" and "tokens"; it goes with the cluster."""
@@ -131,7 +142,12 @@ def operator_kubeconfig(kube: Kube, target: Path, release: str = RELEASE) -> Pat
 
 
 def secret(name: str, key: str = "url") -> Object:
-    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": {key: "postgresql://x"}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name},
+        "stringData": {key: "postgresql://x"},
+    }
 
 
 def task_service(name: str = "demo", **spec: Any) -> Object:
@@ -153,7 +169,14 @@ def task_service(name: str = "demo", **spec: Any) -> Object:
 
 def condition(obj: Object, kind: str) -> Object:
     """A status condition; empty without it."""
-    return next((item for item in (obj.get("status") or {}).get("conditions") or () if item["type"] == kind), {})
+    return next(
+        (
+            item
+            for item in (obj.get("status") or {}).get("conditions") or ()
+            if item["type"] == kind
+        ),
+        {},
+    )
 
 
 def metric(text: str, name: str) -> float:

@@ -17,10 +17,21 @@ def test_nodes_may_ask_for_their_certificates_at_once(tmp_path: Path) -> None:
     authority.create()
     names = [f"node-{number}" for number in range(16)]
     with ThreadPoolExecutor(len(names)) as pool:
-        list(pool.map(lambda name: authority.certificate(name, f"/CN={name}", f"DNS:{name}"), names))
-    argv = ["openssl", "verify", "-CAfile", tmp_path / "ca.crt", *(tmp_path / f"{name}.crt" for name in names)]
+        list(
+            pool.map(lambda name: authority.certificate(name, f"/CN={name}", f"DNS:{name}"), names)
+        )
+    argv = [
+        "openssl",
+        "verify",
+        "-CAfile",
+        tmp_path / "ca.crt",
+        *(tmp_path / f"{name}.crt" for name in names),
+    ]
     assert subprocess.run(argv, capture_output=True, check=False).returncode == 0
     serials = {
-        subprocess.check_output(["openssl", "x509", "-serial", "-noout", "-in", tmp_path / f"{n}.crt"]) for n in names
+        subprocess.check_output(
+            ["openssl", "x509", "-serial", "-noout", "-in", tmp_path / f"{n}.crt"]
+        )
+        for n in names
     }
     assert len(serials) == len(names)

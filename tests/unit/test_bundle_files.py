@@ -44,14 +44,20 @@ class TestDockerfile:
         assert re.findall(r"^USER (.*)$", runtime, re.MULTILINE) == ["10001:10001"]
 
     def test_all_that_it_copies_is_let_through_by_dockerignore(self) -> None:
-        let_through = [line[1:] for line in read(".dockerignore").splitlines() if line.startswith("!")]
+        let_through = [
+            line[1:] for line in read(".dockerignore").splitlines() if line.startswith("!")
+        ]
         copied = [
             source.rstrip("*")
             for words in re.findall(r"^COPY (?!--from)(.*)$", read("Dockerfile"), re.MULTILINE)
             for source in words.split()[:-1]
         ]
         assert copied
-        refused = [source for source in copied if not any(Path(source).match(pattern) for pattern in let_through)]
+        refused = [
+            source
+            for source in copied
+            if not any(Path(source).match(pattern) for pattern in let_through)
+        ]
         assert refused == []
 
 
@@ -63,24 +69,44 @@ class TestCompose:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def test_two_instances_serve_on_ports_12000_and_12001(self, compose: dict[str, Any]) -> None:
-        serving = {name: part for name, part in compose["services"].items() if part.get("command") == ["serve"]}
-        assert sorted(port for part in serving.values() for port in part["ports"]) == ["12000:8000", "12001:8000"]
+        serving = {
+            name: part
+            for name, part in compose["services"].items()
+            if part.get("command") == ["serve"]
+        }
+        assert sorted(port for part in serving.values() for port in part["ports"]) == [
+            "12000:8000",
+            "12001:8000",
+        ]
 
-    def test_instances_start_after_the_migration_and_healthy_stores(self, compose: dict[str, Any]) -> None:
+    def test_instances_start_after_the_migration_and_healthy_stores(
+        self, compose: dict[str, Any]
+    ) -> None:
         services = compose["services"]
         for part in (part for part in services.values() if part.get("command") == ["serve"]):
             assert part["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
-            healthy = [name for name, on in part["depends_on"].items() if on["condition"] == "service_healthy"]
+            healthy = [
+                name
+                for name, on in part["depends_on"].items()
+                if on["condition"] == "service_healthy"
+            ]
             assert healthy == ["postgres", "valkey"]
             assert all("healthcheck" in services[name] for name in healthy)
 
     def test_every_variable_of_the_service_is_a_setting(self, compose: dict[str, Any]) -> None:
-        given = {name for part in compose["services"].values() if "build" in part for name in part["environment"]}
+        given = {
+            name
+            for part in compose["services"].values()
+            if "build" in part
+            for name in part["environment"]
+        }
         assert given
         assert given - {name.upper() for name in Settings.model_fields} == set()
 
     def test_it_builds_targets_of_the_dockerfile(self, compose: dict[str, Any]) -> None:
-        targets = {part["build"]["target"] for part in compose["services"].values() if "build" in part}
+        targets = {
+            part["build"]["target"] for part in compose["services"].values() if "build" in part
+        }
         assert targets == {"service"}
 
 
@@ -92,9 +118,14 @@ class TestSkaffold:
         assert set(targets.values()) <= set(STAGE.findall(read("Dockerfile")))
 
     def test_each_release_uses_an_image_that_is_built(self, releases: list[dict[str, Any]]) -> None:
-        built = {artifact["image"] for artifact in yaml.safe_load(read("skaffold.yaml"))["build"]["artifacts"]}
+        built = {
+            artifact["image"]
+            for artifact in yaml.safe_load(read("skaffold.yaml"))["build"]["artifacts"]
+        }
         for release in releases:
-            named = re.findall(r"\.IMAGE_(?:REPO|TAG)_(\w+)", " ".join(release["setValueTemplates"].values()))
+            named = re.findall(
+                r"\.IMAGE_(?:REPO|TAG)_(\w+)", " ".join(release["setValueTemplates"].values())
+            )
             assert {name.replace("_", "-") for name in named} <= built
             assert len(named) == 2
 
@@ -117,7 +148,9 @@ class TestLocks:
     @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
     def test_every_package_has_a_version_and_hashes(self, lock: Path) -> None:
         entries = re.split(r"\n(?=\S)", re.sub(r"(?m)^#.*\n", "", lock.read_text()).strip())
-        assert [entry for entry in entries if "==" not in entry or "--hash=sha256:" not in entry] == []
+        assert [
+            entry for entry in entries if "==" not in entry or "--hash=sha256:" not in entry
+        ] == []
 
     @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
     def test_no_address_is_recorded(self, lock: Path) -> None:
@@ -126,8 +159,12 @@ class TestLocks:
     @pytest.mark.parametrize("extra", ["service", "operator", "dev"])
     def test_the_lock_of_an_extra_has_all_that_it_asks_for(self, extra: str) -> None:
         project = tomllib.loads(read("pyproject.toml"))["project"]
-        asked = {re.split(r"[\[<>=~!;]", need)[0] for need in project["optional-dependencies"][extra]}
-        locked = set(re.findall(r"(?m)^([a-z0-9-]+)(?:\[.*\])?==", read(f"requirements/{extra}.txt")))
+        asked = {
+            re.split(r"[\[<>=~!;]", need)[0] for need in project["optional-dependencies"][extra]
+        }
+        locked = set(
+            re.findall(r"(?m)^([a-z0-9-]+)(?:\[.*\])?==", read(f"requirements/{extra}.txt"))
+        )
         assert {name.lower() for name in asked} - locked - {"task-service"} == set()
 
 

@@ -29,7 +29,9 @@ class Clock:
 @pytest.fixture
 async def claimer() -> Claimer:
     nothing: Any = SimpleNamespace()
-    settings = Settings(_env_file=None, database_url="postgresql://unused/unused", poll_seconds=POLL)  # type: ignore[call-arg]
+    settings = Settings(
+        _env_file=None, database_url="postgresql://unused/unused", poll_seconds=POLL
+    )  # type: ignore[call-arg]
     made = Claimer(settings, nothing, nothing, nothing, nothing)
     made._clock = Clock()
     return made
@@ -41,7 +43,23 @@ def pass_time(claimer: Claimer, seconds: float) -> None:
 
 
 def claim_at(run_at: float) -> Claim:
-    return Claim(UUID(int=2), 1, 1, 5, None, "noop", "default", 2, run_at, 0.0, False, False, None, False, None)
+    return Claim(
+        UUID(int=2),
+        1,
+        1,
+        5,
+        None,
+        "noop",
+        "default",
+        2,
+        run_at,
+        0.0,
+        False,
+        False,
+        None,
+        False,
+        None,
+    )
 
 
 def rest_after(claimer: Claimer, seconds: float, *, found: bool) -> float:
@@ -105,7 +123,9 @@ async def test_a_claim_among_many_looks_on_from_the_last_one_and_behind_it_now_a
     assert [await claims.look(0.3), await claims.look()] == ["behind", "on"]
     assert [await claims.look(6), await claims.look()] == ["everywhere", "on"]
     claims.brings = 0
-    assert await claims.look() == "behind", "when there seems to be no more, what committed late may be there"
+    assert await claims.look() == "behind", (
+        "when there seems to be no more, what committed late may be there"
+    )
 
 
 async def test_a_claim_that_takes_long_where_it_looks_behind_does_so_less_often(
@@ -115,11 +135,15 @@ async def test_a_claim_that_takes_long_where_it_looks_behind_does_so_less_often(
     claims.brings, claims.took = 10, 1.0
     assert [await claims.look(), await claims.look(4)] == ["everywhere", "on"]
     claims.took = 0.0
-    assert [await claims.look(5), await claims.look(12)] == ["behind", "everywhere"], "20 s after it took one"
+    assert [await claims.look(5), await claims.look(12)] == ["behind", "everywhere"], (
+        "20 s after it took one"
+    )
     claims.took = 10.0
     assert await claims.look(6) == "everywhere"
     claims.took = 0.0
-    assert [await claims.look(59) == "everywhere", await claims.look(2)] == [False, "everywhere"], "at most a minute"
+    assert [await claims.look(59) == "everywhere", await claims.look(2)] == [False, "everywhere"], (
+        "at most a minute"
+    )
 
 
 async def test_what_was_claimed_ahead_is_given_back_when_handlers_stay_slow_not_for_one_hiccup(

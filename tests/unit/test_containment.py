@@ -21,7 +21,9 @@ def in_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(containment, "end_fork", end_fork)
 
 
-async def test_a_task_that_comes_to_its_end_ends_the_fork_and_one_that_is_garbage_does_not() -> None:
+async def test_a_task_that_comes_to_its_end_ends_the_fork_and_one_that_is_garbage_does_not() -> (
+    None
+):
     with pytest.raises(ForkEndedError):
         await containment._without_exit(asyncio.sleep(0))
     waiting = containment._without_exit(asyncio.sleep(0))

@@ -20,12 +20,20 @@ def local(cron: str, after: datetime, count: int, zone: str = BERLIN) -> list[st
 
 
 def test_a_fixed_time_within_the_gap_runs_once_at_its_end() -> None:
-    assert local("30 2 * * *", GAP - timedelta(days=1), 3) == ["28 02:30 +0100", "29 03:00 +0200", "30 02:30 +0200"]
+    assert local("30 2 * * *", GAP - timedelta(days=1), 3) == [
+        "28 02:30 +0100",
+        "29 03:00 +0200",
+        "30 02:30 +0200",
+    ]
     assert local("0,30 2 * * *", GAP, 2) == ["29 03:00 +0200", "30 02:00 +0200"]
 
 
 def test_a_fixed_time_within_the_overlap_runs_once_the_first_time() -> None:
-    assert local("30 2 * * *", OVERLAP - timedelta(days=1), 3) == ["24 02:30 +0200", "25 02:30 +0200", "26 02:30 +0100"]
+    assert local("30 2 * * *", OVERLAP - timedelta(days=1), 3) == [
+        "24 02:30 +0200",
+        "25 02:30 +0200",
+        "26 02:30 +0100",
+    ]
     second_pass = datetime(2026, 10, 25, 1, 10, tzinfo=UTC)  # 02:10 for the second time
     assert local("30 2 * * *", second_pass, 1) == ["26 02:30 +0100"]
 
@@ -35,7 +43,13 @@ def test_jobs_of_a_finer_grain_follow_the_time_that_passes() -> None:
     gap = local("*/30 * * * *", GAP + timedelta(minutes=29), 3)
     assert gap == ["29 01:30 +0100", "29 03:00 +0200", "29 03:30 +0200"]
     overlap = local("*/30 * * * *", OVERLAP - timedelta(minutes=1), 5)
-    assert overlap == ["25 02:00 +0200", "25 02:30 +0200", "25 02:00 +0100", "25 02:30 +0100", "25 03:00 +0100"]
+    assert overlap == [
+        "25 02:00 +0200",
+        "25 02:30 +0200",
+        "25 02:00 +0100",
+        "25 02:30 +0100",
+        "25 03:00 +0100",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +81,10 @@ def test_a_wrong_expression_is_told_what_is_wrong(text: str, says: str) -> None:
 
 def test_nicknames_are_what_cron_says() -> None:
     after = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
-    found = {name: str(next_after(name, "UTC", after)) for name in ("@hourly", "@daily", "@weekly", "@monthly")}
+    found = {
+        name: str(next_after(name, "UTC", after))
+        for name in ("@hourly", "@daily", "@weekly", "@monthly")
+    }
     assert found == {
         "@hourly": "2026-02-03 05:00:00+00:00",
         "@daily": "2026-02-04 00:00:00+00:00",
@@ -89,7 +106,9 @@ def test_an_unknown_zone_is_refused(name: str) -> None:
     minute=st.sampled_from(["*", "*/7", "30", "0,45"]),
     hour=st.sampled_from(["*", "*/2", "2", "1-3"]),
     day=st.sampled_from(["*", "*/2", "15", "25,29"]),
-    zone=st.sampled_from([BERLIN, "America/New_York", "Australia/Lord_Howe", "Africa/Casablanca", "UTC"]),
+    zone=st.sampled_from(
+        [BERLIN, "America/New_York", "Australia/Lord_Howe", "Africa/Casablanca", "UTC"]
+    ),
     hours=st.integers(0, 2 * 366 * 24),
     minutes=st.integers(0, 7 * 24 * 60),
     most=st.sampled_from([1, 5, 100]),

@@ -28,4 +28,7 @@ def test_the_examples_of_a_module_hold(name: str) -> None:
 
 def test_there_are_examples() -> None:
     finder = doctest.DocTestFinder(exclude_empty=True)
-    assert sum(len(t.examples) for n in modules() for t in finder.find(importlib.import_module(n))) > 30
+    assert (
+        sum(len(t.examples) for n in modules() for t in finder.find(importlib.import_module(n)))
+        > 30
+    )

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text())["project"]["scripts"]
+SCRIPTS = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text())[
+    "project"
+]["scripts"]
 SLOW = {"typer", "pydantic", "kopf", "fastapi", "sqlalchemy", "asyncio"}
 
 
@@ -15,7 +17,9 @@ SLOW = {"typer", "pydantic", "kopf", "fastapi", "sqlalchemy", "asyncio"}
 def test_nothing_slow_is_imported_before_sigterm_is_heard(script: str) -> None:
     module = SCRIPTS[script].partition(":")[0]
     program = f"import sys, {module}; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert module in loaded
     assert not SLOW & set(loaded)
 

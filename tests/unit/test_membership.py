@@ -95,7 +95,9 @@ def test_others_are_judged_only_after_a_whole_lease_of_unbroken_heartbeats(
         away[0] = True
         now[0] += 3
         await membership.beat_once()
-        assert not membership.may_judge(), "one heartbeat failed: after an outage every lease looks over"
+        assert not membership.may_judge(), (
+            "one heartbeat failed: after an outage every lease looks over"
+        )
         away[0] = False
         now[0] += 3
         await membership.beat_once()

@@ -13,7 +13,12 @@ from bench.rivals.figures import Figures, Measures, lines, percentile, summarise
 from bench.rivals.plot import draw
 from bench.rivals.processes import BenchError
 
-ABOUT = {"cores": 2, "postgresql": "18.1", "at": "2026-01-01T00:00", "products": {"rq": {"durable": False}}}
+ABOUT = {
+    "cores": 2,
+    "postgresql": "18.1",
+    "at": "2026-01-01T00:00",
+    "products": {"rq": {"durable": False}},
+}
 
 
 def drained(one: float, two: float) -> dict[str, object]:
@@ -21,7 +26,9 @@ def drained(one: float, two: float) -> dict[str, object]:
 
 
 class TestBoard:
-    def test_processes_add_up_what_they_started_and_waits_are_from_commit_to_start(self, tmp_path: Path) -> None:
+    def test_processes_add_up_what_they_started_and_waits_are_from_commit_to_start(
+        self, tmp_path: Path
+    ) -> None:
         board = Board.create(tmp_path / "board", 3)
         other = Board(tmp_path / "board", slot=1)
         board.commit(1)
@@ -42,18 +49,34 @@ class TestBoard:
 class TestFigures:
     def test_percentiles_are_of_all_rounds_together(self) -> None:
         found = summarised([[float(n) for n in range(100)], [1000.0] * 100])
-        assert (found["samples"], found["p50"], found["p99"], found["max"]) == (200, 99.0, 1000.0, 1000.0)
+        assert (found["samples"], found["p50"], found["p99"], found["max"]) == (
+            200,
+            99.0,
+            1000.0,
+            1000.0,
+        )
         assert found["p50 by round"] == [49.0, 1000.0]
 
     def test_a_percentile_is_a_value_that_occurred(self) -> None:
-        assert [percentile([1, 2, 3, 4, 5], part) for part in (0.01, 0.5, 0.99, 1.0)] == [1, 3, 5, 5]
+        assert [percentile([1, 2, 3, 4, 5], part) for part in (0.01, 0.5, 0.99, 1.0)] == [
+            1,
+            3,
+            5,
+            5,
+        ]
 
     def test_the_table_says_how_many_times_the_rate_of_each_ours_is(self) -> None:
-        told = "\n".join(lines({"drain": {OURS.name: drained(300, 500), "pgqueuer": drained(100, 200)}}, OURS.name))
+        told = "\n".join(
+            lines(
+                {"drain": {OURS.name: drained(300, 500), "pgqueuer": drained(100, 200)}}, OURS.name
+            )
+        )
         assert "ours is 3.00 of it" in told
         assert "ours is 2.50 of it" in told
 
-    def test_a_section_that_is_run_again_replaces_its_own_figures_only(self, tmp_path: Path) -> None:
+    def test_a_section_that_is_run_again_replaces_its_own_figures_only(
+        self, tmp_path: Path
+    ) -> None:
         path = tmp_path / "results" / "rivals.json"
         write(path, ABOUT, {"drain": {"rq": 1}, "held": {"rq": 2}})
         assert write(path, ABOUT | {"cores": 4}, {"drain": {"oban": 3}})["sections"] == {
@@ -75,7 +98,9 @@ class TestRounds:
 
         by_name = {product.name: product for product in PRODUCTS}
         numbers = {"celery": 1, "oban": 3, "rq": 3}
-        chosen: dict[Product, Iterator[Measures]] = {by_name[n]: rounds(n, number) for n, number in numbers.items()}
+        chosen: dict[Product, Iterator[Measures]] = {
+            by_name[n]: rounds(n, number) for n, number in numbers.items()
+        }
         interleave("drain", chosen, found := Figures())
         assert turns == ["celery0", "oban0", "rq0", "oban1", "rq1", "oban2"]
         summary = found.summary()["drain"]
@@ -84,11 +109,26 @@ class TestRounds:
 
 
 class TestPlot:
-    def test_it_shows_every_product_that_was_measured_and_marks_what_is_not_durable(self, tmp_path: Path) -> None:
-        drain = {"about": ABOUT, OURS.name: drained(300, 500), CEILING.name: drained(400, 700), "rq": drained(5, 6)}
-        latency = {"about": ABOUT, OURS.name: {"idle": summarised([[1.0, 2.0]])}, "oban": {"failed": "why"}}
+    def test_it_shows_every_product_that_was_measured_and_marks_what_is_not_durable(
+        self, tmp_path: Path
+    ) -> None:
+        drain = {
+            "about": ABOUT,
+            OURS.name: drained(300, 500),
+            CEILING.name: drained(400, 700),
+            "rq": drained(5, 6),
+        }
+        latency = {
+            "about": ABOUT,
+            OURS.name: {"idle": summarised([[1.0, 2.0]])},
+            "oban": {"failed": "why"},
+        }
         draw({"drain": drain, "latency": latency}, tmp_path / "rivals.svg", OURS.name, CEILING.name)
-        texts = [element.text for element in ET.parse(tmp_path / "rivals.svg").iter() if element.tag.endswith("text")]
+        texts = [
+            element.text
+            for element in ET.parse(tmp_path / "rivals.svg").iter()
+            if element.tag.endswith("text")
+        ]
         assert {OURS.name, CEILING.name, "rq *", "500", "700"} <= set(texts)
         assert "oban" not in texts
 
@@ -98,7 +138,9 @@ class TestPlot:
 
 
 class TestCatalogue:
-    def test_every_product_has_an_adaptor_and_every_peer_a_lock_with_hashes_and_no_address(self) -> None:
+    def test_every_product_has_an_adaptor_and_every_peer_a_lock_with_hashes_and_no_address(
+        self,
+    ) -> None:
         for product in PRODUCTS:
             assert find_spec(f"bench.rivals.adaptors.{product.adaptor}") is not None
         for peer in PEERS:

@@ -19,7 +19,9 @@ def settings(**given: object) -> Settings:
     return Settings(_env_file=None, **given)  # type: ignore[call-arg,arg-type]
 
 
-def test_database_url_wins_over_db_which_wins_over_postgres(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_database_url_wins_over_db_which_wins_over_postgres(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("POSTGRES_HOST", "weak")
     monkeypatch.setenv("POSTGRES_USER", "ada")
     monkeypatch.setenv("POSTGRES_PASSWORD", "a/b@c")

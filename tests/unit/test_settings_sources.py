@@ -6,7 +6,13 @@ import pytest
 
 from task_service.settings import Settings, load_settings
 
-POSTGRES = {"HOST": "old-host", "PORT": "5433", "DB": "old-name", "USER": "old-user", "PASSWORD": "old-word"}
+POSTGRES = {
+    "HOST": "old-host",
+    "PORT": "5433",
+    "DB": "old-name",
+    "USER": "old-user",
+    "PASSWORD": "old-word",
+}
 DB = {
     "HOST": ("old-host", "new-host"), "PORT": ("5433", "6432"), "NAME": ("old-name", "new-name"),
     "USER": ("old-user", "new-user"), "PASSWORD": ("old-word", "new-word"),
@@ -37,7 +43,9 @@ def test_each_part_of_the_databases_address_is_in_its_url_and_db_wins_over_postg
     assert load_settings().read_database_url() == url
 
 
-def test_redis_is_where_host_and_port_say_unless_a_url_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redis_is_where_host_and_port_say_unless_a_url_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert load_settings().read_redis_url() is None
     monkeypatch.setenv("REDIS_PORT", "6380")
     assert load_settings().read_redis_url() is None, "a port alone is no address"

@@ -10,7 +10,13 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision
 from opentelemetry.trace import SpanKind, StatusCode
 
 from task_service.settings import Settings
-from task_service.telemetry import add_span_attributes, add_span_event, get_tracer, set_span_error, traced_operation
+from task_service.telemetry import (
+    add_span_attributes,
+    add_span_event,
+    get_tracer,
+    set_span_error,
+    traced_operation,
+)
 from task_service.telemetry.traces import context_of, current_trace_context
 from tests.support.spans import ended, span_memory
 
@@ -29,8 +35,15 @@ def test_a_decorated_function_is_a_span_for_each_call_with_what_is_added_inside(
 
     assert [resize("a"), resize("b")] == ["A", "B"]
     first, second = ended("resize")
-    assert dict(first.attributes or {}) == {"kind": "picture", "width": 2, "name": "a", "owner": str(UUID(int=1))}
-    assert [(event.name, dict(event.attributes or {})) for event in second.events] == [("read", {"bytes": 5})]
+    assert dict(first.attributes or {}) == {
+        "kind": "picture",
+        "width": 2,
+        "name": "a",
+        "owner": str(UUID(int=1)),
+    }
+    assert [(event.name, dict(event.attributes or {})) for event in second.events] == [
+        ("read", {"bytes": 5})
+    ]
     assert resize.__name__ == "resize"
 
 
@@ -75,14 +88,26 @@ def test_statements_and_calls_of_background_loops_start_no_trace() -> None:
     from task_service.telemetry.tracing import Roots
 
     roots = Roots(ALWAYS_ON)
-    decisions = {kind: roots.should_sample(None, 1, "x", kind).decision for kind in (SpanKind.CLIENT, SpanKind.SERVER)}
-    assert decisions == {SpanKind.CLIENT: Decision.DROP, SpanKind.SERVER: Decision.RECORD_AND_SAMPLE}
+    decisions = {
+        kind: roots.should_sample(None, 1, "x", kind).decision
+        for kind in (SpanKind.CLIENT, SpanKind.SERVER)
+    }
+    assert decisions == {
+        SpanKind.CLIENT: Decision.DROP,
+        SpanKind.SERVER: Decision.RECORD_AND_SAMPLE,
+    }
 
 
 def test_the_resource_names_service_version_and_pod() -> None:
     from task_service.telemetry.tracing import resource_of
 
-    given = {"app_name": "tasks", "version": "1.2.3", "pod_name": "api-1", "pod_namespace": "shop", "node_name": "n1"}
+    given = {
+        "app_name": "tasks",
+        "version": "1.2.3",
+        "pod_name": "api-1",
+        "pod_namespace": "shop",
+        "node_name": "n1",
+    }
     found = resource_of(Settings(_env_file=None, **given)).attributes  # type: ignore[call-arg,arg-type]
     expected = {
         "service.name": "tasks", "service.version": "1.2.3", "k8s.pod.name": "api-1", "k8s.namespace.name": "shop",
@@ -100,5 +125,7 @@ def test_nothing_but_the_bare_interface_is_imported_when_traces_are_off() -> Non
         "print([m for m in sys.modules if m.startswith(('opentelemetry.sdk.trace', 'opentelemetry.instrumentation',"
         " 'opentelemetry.exporter')) or m == 'task_service.telemetry.tracing'])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/"
+    )
     assert done.stdout.strip() == "[]"

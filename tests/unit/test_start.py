@@ -53,11 +53,23 @@ def reasons(**given: Any) -> list[str]:
         (None, "SECRET_KEY is missing"),
         ("", "SECRET_KEY is missing"),
         ("x7Gq", "SECRET_KEY is too weak: it has 4 characters; it needs 32 at least"),
-        ("changeme-changeme-changeme-changeme", "SECRET_KEY is too weak: it is one of the keys that stand in examples"),
-        ("your-secret-key-of-at-least-32-chars", "SECRET_KEY is too weak: it is one of the keys that stand in"),
+        (
+            "changeme-changeme-changeme-changeme",
+            "SECRET_KEY is too weak: it is one of the keys that stand in examples",
+        ),
+        (
+            "your-secret-key-of-at-least-32-chars",
+            "SECRET_KEY is too weak: it is one of the keys that stand in",
+        ),
         (TUTORIAL, "SECRET_KEY is too weak: it is one of the keys that stand in examples"),
-        ("abababababababababababababababababab", "SECRET_KEY is too weak: it repeats itself or follows a pattern"),
-        ("abcdefghijklmnopqrstuvwxyz0123456789", "SECRET_KEY is too weak: it repeats itself or follows a pattern"),
+        (
+            "abababababababababababababababababab",
+            "SECRET_KEY is too weak: it repeats itself or follows a pattern",
+        ),
+        (
+            "abcdefghijklmnopqrstuvwxyz0123456789",
+            "SECRET_KEY is too weak: it repeats itself or follows a pattern",
+        ),
     ],
 )
 def test_a_secret_that_can_be_guessed_is_refused_wherever_tokens_are_asked_for(
@@ -69,7 +81,9 @@ def test_a_secret_that_can_be_guessed_is_refused_wherever_tokens_are_asked_for(
     assert not key or key not in reason
 
 
-@pytest.mark.parametrize(("content", "why"), [(None, "cannot be read"), ("\n \n", "is missing"), ("short", "too weak")])
+@pytest.mark.parametrize(
+    ("content", "why"), [(None, "cannot be read"), ("\n \n", "is missing"), ("short", "too weak")]
+)
 def test_a_secret_file_that_is_no_good_is_refused_by_its_own_name(
     tmp_path: Path, content: str | None, why: str
 ) -> None:
@@ -93,10 +107,19 @@ def test_one_weak_key_among_several_is_refused(tmp_path: Path) -> None:
     [
         ({"environment": "production", "debug": True}, "DEBUG"),
         ({"environment": "production", "auth_mode": "open"}, "AUTH_MODE=open"),
-        ({"environment": "production", **ADMIN, "admin_password": "password1"}, "ADMIN_PASSWORD is one of"),
+        (
+            {"environment": "production", **ADMIN, "admin_password": "password1"},
+            "ADMIN_PASSWORD is one of",
+        ),
         ({**ADMIN, "admin_password": "short"}, "ADMIN_PASSWORD must have 8 to 128 characters"),
-        ({**ADMIN, "admin_username": "root-of-all", "admin_password": "Root-Of-All"}, "ADMIN_PASSWORD must not be the"),
-        ({**ADMIN, "admin_username": "system"}, "ADMIN_USERNAME is a name that the service itself uses"),
+        (
+            {**ADMIN, "admin_username": "root-of-all", "admin_password": "Root-Of-All"},
+            "ADMIN_PASSWORD must not be the",
+        ),
+        (
+            {**ADMIN, "admin_username": "system"},
+            "ADMIN_USERNAME is a name that the service itself uses",
+        ),
         ({**ADMIN, "admin_username": "a b"}, "ADMIN_USERNAME must be"),
         ({"admin_username": "root"}, "ADMIN_USERNAME and ADMIN_PASSWORD must be given together"),
         ({"admin_password": PASSWORD}, "ADMIN_USERNAME and ADMIN_PASSWORD must be given together"),
@@ -143,9 +166,13 @@ def test_what_is_good_enough_for_its_environment_starts(given: Given) -> None:
 def test_the_process_ends_at_once_and_says_which_settings(
     tmp_path: Path, given: dict[str, str], names: list[str]
 ) -> None:
-    environment = environment_of(tmp_path, {"DATABASE_URL": "postgresql://ada:horse7battery@127.0.0.1:1/x", **given})
+    environment = environment_of(
+        tmp_path, {"DATABASE_URL": "postgresql://ada:horse7battery@127.0.0.1:1/x", **given}
+    )
     argv = [sys.executable, "-m", "task_service.cli", "api"]
-    ended = subprocess.run(argv, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(
+        argv, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
     assert ended.returncode == 2, ended.stderr
     said = [line for line in ended.stderr.splitlines() if "does not start" not in line]
     assert [re.split("[: =]", line)[0] for line in said] == names
@@ -158,7 +185,12 @@ def lines_of(log: str) -> list[dict[str, Any]]:
 
 
 def test_a_process_says_at_its_start_which_of_two_addresses_it_takes() -> None:
-    given = {"database_url": NOWHERE, "db_host": "elsewhere", "auth_mode": "open", "log_level": "WARNING"}
+    given = {
+        "database_url": NOWHERE,
+        "db_host": "elsewhere",
+        "auth_mode": "open",
+        "log_level": "WARNING",
+    }
     with api_processes(1, "livez", **given) as [process]:
         lines = lines_of(process.log())
     said = [line["meaning"] for line in lines if line["event"] == "settings_contradict"]
@@ -166,12 +198,16 @@ def test_a_process_says_at_its_start_which_of_two_addresses_it_takes() -> None:
     assert {line["level"] for line in lines} == {"warning"}, "LOG_LEVEL holds for the whole process"
 
 
-@pytest.mark.parametrize(("level", "seen"), [("DEBUG", 4), ("INFO", 3), ("WARNING", 2), ("ERROR", 1)])
+@pytest.mark.parametrize(
+    ("level", "seen"), [("DEBUG", 4), ("INFO", 3), ("WARNING", 2), ("ERROR", 1)]
+)
 def test_lines_of_the_log_level_and_above_are_logged_ours_and_those_of_libraries(
     tmp_path: Path, level: str, seen: int
 ) -> None:
     environment = environment_of(tmp_path, {"LOG_LEVEL": level})
     argv = [sys.executable, "-c", LOGS]
-    ended = subprocess.run(argv, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    ended = subprocess.run(
+        argv, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
     logged = [(line["event"], line["level"]) for line in lines_of(ended.stderr)]
     assert logged == [(who, name) for who in ("ours", "a library's") for name in LEVELS[-seen:]]

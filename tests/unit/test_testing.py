@@ -23,7 +23,11 @@ GUIDE = Path(__file__).parents[2] / "docs" / "handlers.md"
 
 @handler("double", retry=RetryPolicy(base_seconds=10))
 async def double(context: Context) -> Any:
-    return {"doubled": context.payload["number"] * 2, "attempt": context.attempt, "fence": context.fence}
+    return {
+        "doubled": context.payload["number"] * 2,
+        "attempt": context.attempt,
+        "fence": context.fence,
+    }
 
 
 @handler("threaded")
@@ -41,7 +45,10 @@ def isolated(context: Context) -> None:
 
 def test_a_coroutine_and_a_function_return_their_results() -> None:
     ended = run_inline(double, {"number": 21}, attempt=2, fence=7)
-    assert (ended.outcome, ended.result) == (Outcome.COMPLETED, {"doubled": 42, "attempt": 2, "fence": 7})
+    assert (ended.outcome, ended.result) == (
+        Outcome.COMPLETED,
+        {"doubled": 42, "attempt": 2, "fence": 7},
+    )
     assert ended.delay_seconds is None
     assert run_inline(threaded, max_attempts=9).result == [False, 9]
 
@@ -130,7 +137,10 @@ async def test_within_an_event_loop_it_is_awaited() -> None:
 
 
 def test_an_isolated_handler_must_be_found_by_name() -> None:
-    with pytest.raises(ValueError, match="inner: an isolated handler must be a function that its module has by name"):
+    with pytest.raises(
+        ValueError,
+        match="inner: an isolated handler must be a function that its module has by name",
+    ):
 
         @handler("inner", isolated=True)
         def inner(_: Context) -> None:
@@ -161,9 +171,16 @@ def test_a_delay_is_a_number_and_what_has_passed_is_now() -> None:
 
 def test_the_example_in_the_guide_is_a_test_that_passes(tmp_path: Path) -> None:
     """The guide's `greetings.py`, and the test of it that stands there."""
-    for name, code in re.findall(r"```python\n# greetings/(\S+)\n(.*?)```", GUIDE.read_text(), re.DOTALL):
+    for name, code in re.findall(
+        r"```python\n# greetings/(\S+)\n(.*?)```", GUIDE.read_text(), re.DOTALL
+    ):
         (tmp_path / name).write_text(code)
     (tmp_path / "pytest.ini").write_text("[pytest]\npythonpath = .")
-    argv, environment = [sys.executable, "-m", "pytest", "-q"], os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    ran = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    argv, environment = (
+        [sys.executable, "-m", "pytest", "-q"],
+        os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+    )
+    ran = subprocess.run(
+        argv, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert (ran.returncode, "2 passed" in ran.stdout) == (0, True), ran.stdout + ran.stderr

@@ -29,7 +29,9 @@ def steps() -> list[dict[str, Any]]:
 
 def test_what_workflows_run_are_make_targets_that_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    commands = [step["run"] for step in steps() if "run" in step and not step["run"].startswith(SETTING_UP)]
+    commands = [
+        step["run"] for step in steps() if "run" in step and not step["run"].startswith(SETTING_UP)
+    ]
     called = [re.match(r"make ([a-z-]+)", command) for command in commands]
     assert len(commands) > 8
     assert all(called), commands
@@ -38,7 +40,9 @@ def test_what_workflows_run_are_make_targets_that_exist() -> None:
 
 def test_actions_are_pinned_to_exact_versions() -> None:
     used = [step["uses"] for step in steps() if "uses" in step]
-    assert not [action for action in used if not re.search(r"@(v?\d+\.\d+\.\d+|[0-9a-f]{40})$", action)]
+    assert not [
+        action for action in used if not re.search(r"@(v?\d+\.\d+\.\d+|[0-9a-f]{40})$", action)
+    ]
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -52,9 +56,13 @@ def test_a_workflow_may_read_only_unless_a_job_says_more_and_does_not_run_twice(
 def test_images_are_published_from_main_and_from_version_tags_only() -> None:
     publishing = {path.stem for path in WORKFLOWS if "make push" in path.read_text()}
     assert publishing == {"release"}
-    on = workflow(ROOT / ".github/workflows/release.yaml")[True]  # YAML 1.1 reads `on` as a truth value
+    on = workflow(ROOT / ".github/workflows/release.yaml")[
+        True
+    ]  # YAML 1.1 reads `on` as a truth value
     assert on == {"push": {"branches": ["main"], "tags": ["v*.*.*"]}}
-    assert not re.search(r"\b[a-z0-9-]+\.(io|com|dev)/", "".join(path.read_text() for path in WORKFLOWS))
+    assert not re.search(
+        r"\b[a-z0-9-]+\.(io|com|dev)/", "".join(path.read_text() for path in WORKFLOWS)
+    )
 
 
 def test_tags_are_those_that_are_documented() -> None:
@@ -83,5 +91,7 @@ def test_a_step_without_its_tool_says_what_it_needs(step: str, tmp_path: Path) -
 
 @pytest.mark.timeout(600)
 def test_actionlint_finds_nothing() -> None:
-    done = subprocess.run([require_tool(go_tools.ACTIONLINT), *WORKFLOWS], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [require_tool(go_tools.ACTIONLINT), *WORKFLOWS], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout

@@ -62,7 +62,12 @@ class Hand:
 
     async def one(self, number: int) -> None:
         """One statement, one commit."""
-        values = {"id": str(new_id()), "queue": self._queue, "payload": json.dumps(number), "channel": CHANNEL}
+        values = {
+            "id": str(new_id()),
+            "queue": self._queue,
+            "payload": json.dumps(number),
+            "channel": CHANNEL,
+        }
         with self._connection, self._connection.cursor() as cursor:
             cursor.execute(INSERT, values)
 
@@ -98,7 +103,10 @@ async def work(url: str, queue: str, start: Start) -> None:
     worker = str(await add_worker(connection))
     await connection.close()
     done: Batches = Queue(maxsize=1)
-    for target, arguments in ((claim, (url, worker, queue, start, done)), (finish, (url, worker, done))):
+    for target, arguments in (
+        (claim, (url, worker, queue, start, done)),
+        (finish, (url, worker, done)),
+    ):
         threading.Thread(target=target, args=arguments, daemon=True).start()
     await asyncio.Event().wait()
 

@@ -59,14 +59,18 @@ class Service:
 
     async def through_service(self, number: int) -> None:
         """A transaction of its own, as for a POST."""
-        await self._context.write(lambda c: create_task(self._context, c, self._draft(number), SYSTEM))
+        await self._context.write(
+            lambda c: create_task(self._context, c, self._draft(number), SYSTEM)
+        )
 
     async def many(self, numbers: Sequence[int]) -> None:
         """As an application does, in transactions of `CHUNK`."""
         for at in range(0, len(numbers), CHUNK):
             some = numbers[at : at + CHUNK]
             async with self._connection.transaction():
-                await enqueue_many_async(self._connection, "bench", some, title="a task", queue=self._queue)
+                await enqueue_many_async(
+                    self._connection, "bench", some, title="a task", queue=self._queue
+                )
 
     async def many_through_service(self, numbers: Sequence[int]) -> None:
         """Transactions of `CHUNK`, as for a batch."""
@@ -103,7 +107,11 @@ async def work(url: str, queue: str, start: Start) -> None:
     starts[:] = [start]
     with tempfile.TemporaryDirectory(prefix="task-service-bench-") as name:
         offer(folder := Path(name))
-        given = {"management_host": "127.0.0.1", "management_port": free_port(), "runtime_dir": folder}
+        given = {
+            "management_host": "127.0.0.1",
+            "management_port": free_port(),
+            "runtime_dir": folder,
+        }
         configure_logs(settings := settings_of(url, worker_queues=[queue], **given))
         await serve(settings, api=False, worker=True)
 

@@ -43,7 +43,9 @@ class Enqueuing:
         """Its `enqueue` for lists."""
         for at in range(0, len(numbers), CHUNK):
             some = numbers[at : at + CHUNK]
-            await self._queries.enqueue([self._queue] * len(some), [b"%d" % n for n in some], [0] * len(some))
+            await self._queries.enqueue(
+                [self._queue] * len(some), [b"%d" % n for n in some], [0] * len(some)
+            )
 
 
 @asynccontextmanager

@@ -55,4 +55,6 @@ async def work(url: str, queue: str, start: Start) -> None:
         start(number)
 
     async with app.open_async():
-        await app.run_worker_async(queues=[queue], concurrency=CONCURRENCY, install_signal_handlers=False)
+        await app.run_worker_async(
+            queues=[queue], concurrency=CONCURRENCY, install_signal_handlers=False
+        )

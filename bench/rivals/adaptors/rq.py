@@ -37,7 +37,9 @@ class Enqueuing:
         """Its `enqueue_many`, which sends them in a pipeline."""
         for at in range(0, len(numbers), CHUNK):
             some = numbers[at : at + CHUNK]
-            self._queue.enqueue_many([Queue.prepare_data(FUNCTION, (number,), result_ttl=0) for number in some])
+            self._queue.enqueue_many(
+                [Queue.prepare_data(FUNCTION, (number,), result_ttl=0) for number in some]
+            )
 
 
 @asynccontextmanager
@@ -52,4 +54,6 @@ async def work(url: str, queue: str, start: Start) -> None:
     """One worker; it ends the process itself."""
     handlers[:] = [start]
     connection = Redis.from_url(url)
-    SimpleWorker([Queue(queue, connection=connection)], connection=connection).work(logging_level="WARNING")
+    SimpleWorker([Queue(queue, connection=connection)], connection=connection).work(
+        logging_level="WARNING"
+    )

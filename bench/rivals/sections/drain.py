@@ -28,5 +28,7 @@ def rounds(bench: Bench, product: Product) -> Iterator[Measures]:
                 measured[f"{name}, tasks/s"] = rate = stage.drain(count, workers)
                 measured[f"{name}, their ms of processors for 1,000 tasks"] = stage.spent.workers
                 measured[f"{name}, all ms of processors for 1,000 tasks"] = stage.spent.all
-                measured[f"{name}, part of the cores' time"] = rate * stage.spent.all / 1e6 / (os.cpu_count() or 1)
+                measured[f"{name}, part of the cores' time"] = (
+                    rate * stage.spent.all / 1e6 / (os.cpu_count() or 1)
+                )
         yield measured

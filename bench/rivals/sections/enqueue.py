@@ -21,9 +21,13 @@ def rounds(bench: Bench, product: Product) -> Iterator[Measures]:
         with bench.stage(product) as stage:
             measured = {"one by one, tasks/s": stage.fill(options.single, "one")}
             if product is OURS:
-                measured["one by one through the service, tasks/s"] = stage.fill(options.single, "through_service")
+                measured["one by one through the service, tasks/s"] = stage.fill(
+                    options.single, "through_service"
+                )
             measured["bulk, tasks/s"] = stage.fill(bulk)
         if product is OURS:
             with bench.stage(product) as stage:
-                measured["bulk through the service, tasks/s"] = stage.fill(bulk, "many_through_service")
+                measured["bulk through the service, tasks/s"] = stage.fill(
+                    bulk, "many_through_service"
+                )
         yield measured

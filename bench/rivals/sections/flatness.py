@@ -39,11 +39,17 @@ def rounds(bench: Bench, product: Product) -> Iterator[Measures]:
                 (f"{options.pending:,} pending", pending, options.pending),
             ):
                 full, waits = _measured(bench, stage, count, backlog)
-                measured |= {f"{name}, tasks/s": full, f"{name}, part of empty": full / rate, name: waits}
+                measured |= {
+                    f"{name}, tasks/s": full,
+                    f"{name}, part of empty": full / rate,
+                    name: waits,
+                }
             yield measured
 
 
-def _measured(bench: Bench, stage: Stage, count: int, backlog: int = 0) -> tuple[float, list[float]]:
+def _measured(
+    bench: Bench, stage: Stage, count: int, backlog: int = 0
+) -> tuple[float, list[float]]:
     """Tasks per second, and milliseconds of single ones."""
     samples = max(1, bench.options.samples // bench.options.rounds)
     stage.fill(count)

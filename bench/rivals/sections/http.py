@@ -35,11 +35,16 @@ def rounds(bench: Bench, product: Product) -> Iterator[Measures]:
             bench.stage(product) as stage,
             contextlib.closing(stage.board(1)),
             stage.workers(1),
-            api_processes(database_url=stage.place.url, auth_mode="open", log_level="WARNING") as [api],
+            api_processes(database_url=stage.place.url, auth_mode="open", log_level="WARNING") as [
+                api
+            ],
         ):
             created(stage, api, TASKS, [task()] * 8)  # its clients' connections
             alone = created(stage, api, TASKS, [task()] * single)
-            many = created(stage, api, f"{TASKS}:batch", [{"tasks": [task()] * BATCH}] * batches) * BATCH
+            many = (
+                created(stage, api, f"{TASKS}:batch", [{"tasks": [task()] * BATCH}] * batches)
+                * BATCH
+            )
             yield {
                 "created alone, 8 clients, tasks/s": alone,
                 f"created by {BATCH:,}, 8 clients, tasks/s": many,

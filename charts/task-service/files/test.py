@@ -17,7 +17,9 @@ SECONDS = 60
 def call(method: str, path: str, body: object = None) -> dict:
     """Send a request; return the answer, or fail with what the service said."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(API + path, data, {"Content-Type": "application/json"}, method=method)
+    request = urllib.request.Request(
+        API + path, data, {"Content-Type": "application/json"}, method=method
+    )
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:
             text = answer.read()
@@ -51,17 +53,23 @@ def refused(path: str) -> bool:
 reach("/health")
 if os.environ["AUTH_MODE"] == "required":
     if not refused("/api/v1/tasks"):
-        sys.exit("GET /api/v1/tasks without a token was not answered by 401, though auth.mode is required")
+        sys.exit(
+            "GET /api/v1/tasks without a token was not answered by 401, though auth.mode is required"
+        )
     print("the API answers, and refuses who has no token")
     sys.exit()
 if os.environ["WORKERS"] == "none":
     print("the API answers; there are no workers to try")
     sys.exit()
-task = call("POST", "/api/v1/tasks", {"title": "helm test", "handler": "noop", "queue": os.environ["QUEUE"]})
+task = call(
+    "POST", "/api/v1/tasks", {"title": "helm test", "handler": "noop", "queue": os.environ["QUEUE"]}
+)
 deadline = time.monotonic() + SECONDS
 while task["status"] not in ("completed", "failed", "cancelled"):
     if time.monotonic() > deadline:
-        sys.exit(f"task {task['id']} is still {task['status']} after {SECONDS} s: is a worker serving its queue?")
+        sys.exit(
+            f"task {task['id']} is still {task['status']} after {SECONDS} s: is a worker serving its queue?"
+        )
     time.sleep(0.2)
     task = call("GET", f"/api/v1/tasks/{task['id']}")
 call("DELETE", f"/api/v1/tasks/{task['id']}")

@@ -9,7 +9,9 @@ from task_operator.generate import main
 def run() -> int:
     """Exit code 1 when a file is stale under --check."""
     parser = argparse.ArgumentParser(prog="python -m task_operator.generate", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 when a file is stale")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit with 1 when a file is stale"
+    )
     check = parser.parse_args().check
     stale = main(check)
     for name in stale:

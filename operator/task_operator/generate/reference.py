@@ -23,8 +23,19 @@ Defaults show in the table; bounds are checked when an object is applied, and a 
 
 def page() -> str:
     """The page in Markdown."""
-    parts = [HEAD, "## Spec\n", _table(plain(TaskServiceSpec)), "## Rules\n", _rules(), "## Status\n"]
-    parts += [_table(plain(TaskServiceStatus)), "## Columns of `kubectl get taskservices`\n", _columns()]
+    parts = [
+        HEAD,
+        "## Spec\n",
+        _table(plain(TaskServiceSpec)),
+        "## Rules\n",
+        _rules(),
+        "## Status\n",
+    ]
+    parts += [
+        _table(plain(TaskServiceStatus)),
+        "## Columns of `kubectl get taskservices`\n",
+        _columns(),
+    ]
     return "\n".join(parts)
 
 
@@ -86,11 +97,15 @@ def _rules() -> str:
         for place in (node, node.get("items", {})):
             if isinstance(place, dict):
                 found += [(path, rule) for rule in place.get("x-kubernetes-validations", [])]
-    lines = [f"- `{path}`: {rule['message']}" if path else f"- {rule['message']}" for path, rule in found]
+    lines = [
+        f"- `{path}`: {rule['message']}" if path else f"- {rule['message']}" for path, rule in found
+    ]
     return "\n".join(lines) + "\n"
 
 
 def _columns() -> str:
     lines = ["| column | what |", "|---|---|"]
-    lines += [f"| {name}{' (`-o wide`)' if wide else ''} | {what} |" for name, _, _, what, wide in COLUMNS]
+    lines += [
+        f"| {name}{' (`-o wide`)' if wide else ''} | {what} |" for name, _, _, what, wide in COLUMNS
+    ]
     return "\n".join(lines) + "\n"

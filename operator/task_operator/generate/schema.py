@@ -48,7 +48,9 @@ def _inline(node: Schema, definitions: dict[str, Schema]) -> Schema:
     if isinstance(default := result.get("default"), float) and default.is_integer():
         result["default"] = int(default)
     if "properties" in result:
-        result["properties"] = {name: _inline(child, definitions) for name, child in result["properties"].items()}
+        result["properties"] = {
+            name: _inline(child, definitions) for name, child in result["properties"].items()
+        }
     for key in ("items", "additionalProperties"):
         if isinstance(result.get(key), dict):
             result[key] = _inline(result[key], definitions)
@@ -59,7 +61,9 @@ def walk(node: Schema, change: Callable[[Schema], Schema]) -> Schema:
     """The schema with `change` made to every node, children first."""
     result = dict(node)
     if "properties" in result:
-        result["properties"] = {name: walk(child, change) for name, child in result["properties"].items()}
+        result["properties"] = {
+            name: walk(child, change) for name, child in result["properties"].items()
+        }
     for key in ("items", "additionalProperties"):
         if isinstance(result.get(key), dict):
             result[key] = walk(result[key], change)
@@ -74,7 +78,9 @@ def structural(model: type[BaseModel]) -> Schema:
 def _structural_node(node: Schema) -> Schema:
     dropped = {"default", "examples", "x-crd-default", "x-helm-integer"}
     if "properties" in node:
-        dropped.add("additionalProperties")  # unknown fields are pruned, or refused by strict validation
+        dropped.add(
+            "additionalProperties"
+        )  # unknown fields are pruned, or refused by strict validation
     result = {k: v for k, v in node.items() if k not in dropped}
     if "const" in result:
         result["enum"] = [result.pop("const")]
@@ -100,8 +106,14 @@ def described(node: Schema) -> str:
 def helm(model: type[BaseModel]) -> Schema:
     """The schema for a chart's values: JSON Schema that any validator knows, unknown values refused."""
     schema = walk(plain(model), _helm_node)
-    schema["properties"]["global"] = {"type": "object", "description": "Values that Helm shares between charts."}
-    return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "Values of the chart task-service"} | schema
+    schema["properties"]["global"] = {
+        "type": "object",
+        "description": "Values that Helm shares between charts.",
+    }
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "Values of the chart task-service",
+    } | schema
 
 
 def _helm_node(node: Schema) -> Schema:

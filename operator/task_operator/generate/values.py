@@ -28,7 +28,12 @@ def values_yaml() -> str:
     lines = [HEADER.rstrip()]
     for name, node in plain(ChartValues)["properties"].items():
         marked = " (chart only)" if _field(name) in chart_only else ""
-        lines += ["", *_entry(name, node | {"description": node["description"] + marked}, node.get("default"), 0)]
+        lines += [
+            "",
+            *_entry(
+                name, node | {"description": node["description"] + marked}, node.get("default"), 0
+            ),
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -44,11 +49,17 @@ def _field(alias: str) -> str:
 def _entry(name: str, node: Schema, default: Any, depth: int) -> list[str]:
     """The lines of one value; a model becomes a nested block, an unset value a comment."""
     pad = "  " * depth
-    lines = [f"{pad}# {line}" for line in textwrap.wrap(str(node.get("description", "")), 116 - len(pad))]
+    lines = [
+        f"{pad}# {line}" for line in textwrap.wrap(str(node.get("description", "")), 116 - len(pad))
+    ]
     if "properties" in node and default is not None:
         children = []
         for child, schema in node["properties"].items():
-            given = default.get(child) if isinstance(default, dict) and child in default else schema.get("default")
+            given = (
+                default.get(child)
+                if isinstance(default, dict) and child in default
+                else schema.get("default")
+            )
             children += _entry(child, schema, given, depth + 1)
         if all(line.lstrip().startswith("#") for line in children):
             return [

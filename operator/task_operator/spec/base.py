@@ -9,7 +9,9 @@ DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 DATA_KEY = r"^[-._a-zA-Z0-9]+$"
 ENV_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
-QUANTITY = r"^([0-9]+|[0-9]*\.[0-9]+|[0-9]+\.[0-9]*)(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi|E|Ei|[eE][-+]?[0-9]+)?$"
+QUANTITY = (
+    r"^([0-9]+|[0-9]*\.[0-9]+|[0-9]+\.[0-9]*)(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi|E|Ei|[eE][-+]?[0-9]+)?$"
+)
 PERCENT_OR_COUNT = r"^[0-9]+%?$"
 
 
@@ -33,7 +35,9 @@ class Rule(NamedTuple):
 class SpecModel(BaseModel):
     """Base of the models: camelCase outside, snake_case inside, unknown fields refused, immutable."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True
+    )
 
     rules: ClassVar[tuple[Rule, ...]] = ()
 

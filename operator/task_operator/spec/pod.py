@@ -62,7 +62,9 @@ class EnvSource(SpecModel):
 class EnvVar(SpecModel):
     """An environment variable of the container."""
 
-    name: str = Field(min_length=1, max_length=253, pattern=ENV_NAME, description="Name of the variable.")
+    name: str = Field(
+        min_length=1, max_length=253, pattern=ENV_NAME, description="Name of the variable."
+    )
     value: str | None = Field(default=None, max_length=32768, description="Its value.")
     value_from: EnvSource | None = Field(default=None, description="Where its value comes from.")
 
@@ -78,7 +80,9 @@ class PodDisruptionBudget(SpecModel):
 
     enabled: bool = Field(default=True, description="Whether there is a PodDisruptionBudget.")
     min_available: IntOrPercent | None = Field(
-        default=None, description="Pods that must stay available: a number or a percentage.", examples=[1]
+        default=None,
+        description="Pods that must stay available: a number or a percentage.",
+        examples=[1],
     )
     max_unavailable: IntOrPercent | None = Field(
         default=None,
@@ -131,18 +135,26 @@ class Component(SpecModel):
         description="Number of pods; 1 when unset, ignored under autoscaling.",
         examples=[2],
     )
-    autoscaling: Autoscaling = Field(default=Autoscaling(), description="A HorizontalPodAutoscaler on CPU.")
+    autoscaling: Autoscaling = Field(
+        default=Autoscaling(), description="A HorizontalPodAutoscaler on CPU."
+    )
     resources: Resources = Field(
         default=Resources(requests={"cpu": "50m", "memory": "128Mi"}, limits={"memory": "512Mi"}),
         description="CPU and memory of the container.",
     )
     node_selector: Labels = Field(default={}, description="Labels that a node must have.")
     tolerations: list[Toleration] = Field(
-        default=[], max_length=50, description="Taints that the pods tolerate.", json_schema_extra=LIST_ATOMIC
+        default=[],
+        max_length=50,
+        description="Taints that the pods tolerate.",
+        json_schema_extra=LIST_ATOMIC,
     )
     affinity: Affinity | None = Field(default=None, description="Rules on nodes and on other pods.")
     topology_spread_constraints: list[TopologySpreadConstraint] = Field(
-        default=[], max_length=20, description="How evenly the pods are spread.", json_schema_extra=LIST_ATOMIC
+        default=[],
+        max_length=20,
+        description="How evenly the pods are spread.",
+        json_schema_extra=LIST_ATOMIC,
     )
     priority_class_name: str | None = Field(
         default=None,
@@ -152,7 +164,9 @@ class Component(SpecModel):
         examples=["high-priority"],
     )
     pod_annotations: Annotations = Field(default={}, description="More annotations of the pods.")
-    pod_labels: Labels = Field(default={}, description="More labels of the pods; the chart's own labels win.")
+    pod_labels: Labels = Field(
+        default={}, description="More labels of the pods; the chart's own labels win."
+    )
     extra_env: list[EnvVar] = Field(
         default=[],
         max_length=100,

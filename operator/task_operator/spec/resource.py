@@ -35,12 +35,19 @@ class TaskServiceSpec(Workload):
 class Condition(SpecModel):
     """One aspect of the state."""
 
-    type: str = Field(max_length=316, description="Ready, Progressing, Degraded, Migrated, Paused or ScaleIgnored.")
+    type: str = Field(
+        max_length=316,
+        description="Ready, Progressing, Degraded, Migrated, Paused or ScaleIgnored.",
+    )
     status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
     reason: str = Field(min_length=1, max_length=1024, description="Why, as one word for programs.")
-    message: str = Field(max_length=32768, description="Why, and what to do, as a sentence for people.")
+    message: str = Field(
+        max_length=32768, description="Why, and what to do, as a sentence for people."
+    )
     last_transition_time: AwareDatetime = Field(description="When status last changed.")
-    observed_generation: int | None = Field(default=None, ge=0, description="metadata.generation that it speaks of.")
+    observed_generation: int | None = Field(
+        default=None, ge=0, description="metadata.generation that it speaks of."
+    )
 
 
 class ApiStatus(SpecModel):
@@ -53,7 +60,9 @@ class ApiStatus(SpecModel):
 class WorkerStatus(ApiStatus):
     """The workers' pods."""
 
-    selector: str = Field(default="", description="Label selector of the worker pods, for the scale subresource.")
+    selector: str = Field(
+        default="", description="Label selector of the worker pods, for the scale subresource."
+    )
 
 
 class QueueStatus(SpecModel):
@@ -63,7 +72,9 @@ class QueueStatus(SpecModel):
     scheduled: int = Field(default=0, ge=0, description="Tasks whose time has not come.")
     running: int = Field(default=0, ge=0, description="Tasks that a worker holds.")
     blocked: int = Field(default=0, ge=0, description="Tasks held back by a limit.")
-    oldest_age_seconds: float = Field(default=0, ge=0, description="Seconds that the oldest ready task has waited.")
+    oldest_age_seconds: float = Field(
+        default=0, ge=0, description="Seconds that the oldest ready task has waited."
+    )
 
 
 class LastRescue(SpecModel):
@@ -72,7 +83,9 @@ class LastRescue(SpecModel):
     time: AwareDatetime = Field(description="When.")
     worker_id: str = Field(description="Id of the worker process.")
     pod: str = Field(description="Name of its pod.")
-    reason: str = Field(description="Why it was dead: crash, oom, eviction, node, deleted, rollout, drain, scale_down.")
+    reason: str = Field(
+        description="Why it was dead: crash, oom, eviction, node, deleted, rollout, drain, scale_down."
+    )
     tasks: int = Field(ge=0, description="Number of tasks that were released.")
 
 
@@ -83,15 +96,22 @@ class TaskServiceStatus(SpecModel):
         default=None, ge=0, description="metadata.generation that the status speaks of."
     )
     conditions: list[Condition] = Field(
-        default=[], max_length=20, description="Aspects of the state.", json_schema_extra=list_map("type")
+        default=[],
+        max_length=20,
+        description="Aspects of the state.",
+        json_schema_extra=list_map("type"),
     )
     version: str | None = Field(default=None, description="Version that is serving.")
     image: str | None = Field(default=None, description="Image that is serving.")
-    schema_revision: int | None = Field(default=None, ge=0, description="Revision of the database's schema.")
+    schema_revision: int | None = Field(
+        default=None, ge=0, description="Revision of the database's schema."
+    )
     api: ApiStatus | None = Field(default=None, description="The API's pods.")
     worker: WorkerStatus | None = Field(default=None, description="The workers' pods.")
     queue: QueueStatus | None = Field(default=None, description="The queue's figures.")
-    last_rescue: LastRescue | None = Field(default=None, description="The last release of a dead worker's tasks.")
+    last_rescue: LastRescue | None = Field(
+        default=None, description="The last release of a dead worker's tasks."
+    )
 
 
 def chart_values(spec: Mapping[str, Any]) -> dict[str, Any]:

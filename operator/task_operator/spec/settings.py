@@ -8,7 +8,10 @@ from task_operator.spec.base import LIST_SET, Rule, SpecModel
 
 RateLimit = Annotated[
     str,
-    Field(max_length=64, pattern=r"^(none|[1-9][0-9]{0,8} ?/ ?([1-9][0-9]{0,3} )?(second|minute|hour|day)s?)$"),
+    Field(
+        max_length=64,
+        pattern=r"^(none|[1-9][0-9]{0,8} ?/ ?([1-9][0-9]{0,3} )?(second|minute|hour|day)s?)$",
+    ),
 ]
 Origin = Annotated[
     str,
@@ -18,13 +21,17 @@ Origin = Annotated[
         pattern=r"^(\*|https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?)$",
     ),
 ]
-Proxy = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[0-9A-Fa-f.:]+(/[0-9]{1,3})?$")]
+Proxy = Annotated[
+    str, Field(min_length=1, max_length=64, pattern=r"^[0-9A-Fa-f.:]+(/[0-9]{1,3})?$")
+]
 
 
 class RateLimits(SpecModel):
     """How many requests may come from one user or address, such as 600/minute."""
 
-    read: RateLimit | None = Field(default=None, description="GET requests; unset: no limit.", examples=["600/minute"])
+    read: RateLimit | None = Field(
+        default=None, description="GET requests; unset: no limit.", examples=["600/minute"]
+    )
     write: RateLimit | None = Field(
         default=None, description="Other requests; unset: no limit.", examples=["300/minute"]
     )
@@ -34,7 +41,9 @@ class RateLimits(SpecModel):
         examples=["20/minute"],
     )
     upload: RateLimit | None = Field(
-        default=None, description="Imports of files; 30/minute when unset; none: no limit.", examples=["30/minute"]
+        default=None,
+        description="Imports of files; 30/minute when unset; none: no limit.",
+        examples=["30/minute"],
     )
 
 
@@ -66,7 +75,9 @@ class Otel(SpecModel):
         description="OTLP/HTTP endpoint of a collector, without a path; required when enabled.",
         examples=["http://otel-collector.observability:4318"],
     )
-    sample_ratio: float = Field(default=1, ge=0, le=1, description="Share of new traces that is recorded.")
+    sample_ratio: float = Field(
+        default=1, ge=0, le=1, description="Share of new traces that is recorded."
+    )
 
     rules = (
         Rule("!has(self.enabled) || !self.enabled || has(self.endpoint)",
@@ -83,7 +94,9 @@ class Settings(SpecModel):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="Least severity that is logged."
     )
-    log_format: Literal["json", "console"] = Field(default="json", description="Format of the log lines.")
+    log_format: Literal["json", "console"] = Field(
+        default="json", description="Format of the log lines."
+    )
     default_handler: str = Field(
         default="conversations",
         max_length=100,
@@ -91,21 +104,40 @@ class Settings(SpecModel):
         description="Handler of tasks that name none; empty: such tasks are for people.",
     )
     conversations_min_seconds: float = Field(
-        default=6, ge=0, le=86400, description="Shortest simulated work of the conversations handler, in seconds."
+        default=6,
+        ge=0,
+        le=86400,
+        description="Shortest simulated work of the conversations handler, in seconds.",
     )
     conversations_max_seconds: float = Field(
-        default=7, ge=0, le=86400, description="Longest simulated work of the conversations handler, in seconds."
+        default=7,
+        ge=0,
+        le=86400,
+        description="Longest simulated work of the conversations handler, in seconds.",
     )
-    heartbeat_seconds: int = Field(default=3, ge=1, le=300, description="Seconds between two heartbeats of a worker.")
+    heartbeat_seconds: int = Field(
+        default=3, ge=1, le=300, description="Seconds between two heartbeats of a worker."
+    )
     lease_seconds: int = Field(
-        default=15, ge=3, le=3600, description="Seconds without a heartbeat after which a worker is taken for dead."
+        default=15,
+        ge=3,
+        le=3600,
+        description="Seconds without a heartbeat after which a worker is taken for dead.",
     )
-    max_attempts: int = Field(default=5, ge=1, le=100, description="How often a task is tried when it does not say.")
+    max_attempts: int = Field(
+        default=5, ge=1, le=100, description="How often a task is tried when it does not say."
+    )
     max_body_bytes: int = Field(
-        default=1048576, ge=1024, le=1073741824, description="Largest request body that the API takes, in bytes."
+        default=1048576,
+        ge=1024,
+        le=1073741824,
+        description="Largest request body that the API takes, in bytes.",
     )
     max_upload_bytes: int = Field(
-        default=104857600, ge=1024, le=10737418240, description="Largest file to import that the API takes, in bytes."
+        default=104857600,
+        ge=1024,
+        le=10737418240,
+        description="Largest file to import that the API takes, in bytes.",
     )
     root_compatibility: Literal["c", "d", "e"] = Field(
         default="c", description="Which service's words the paths /tasks at the root speak."

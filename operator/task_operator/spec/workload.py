@@ -25,7 +25,9 @@ from task_operator.spec.settings import Settings
 class PullSecret(SpecModel):
     """A Secret with credentials of an image registry."""
 
-    name: ResourceName = Field(description="Name of a Secret of type kubernetes.io/dockerconfigjson.")
+    name: ResourceName = Field(
+        description="Name of a Secret of type kubernetes.io/dockerconfigjson."
+    )
 
 
 class Image(SpecModel):
@@ -57,7 +59,10 @@ class Image(SpecModel):
         default="IfNotPresent", description="When nodes pull the image."
     )
     pull_secrets: list[PullSecret] = Field(
-        default=[], max_length=20, description="Credentials for pulling it.", json_schema_extra=LIST_ATOMIC
+        default=[],
+        max_length=20,
+        description="Credentials for pulling it.",
+        json_schema_extra=LIST_ATOMIC,
     )
 
 
@@ -94,15 +99,26 @@ class Worker(Component):
         max_length=32,
         description="Queues that the workers serve.",
         json_schema_extra=LIST_SET
-        | {"items": {"type": "string", "minLength": 1, "maxLength": 100, "pattern": r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$"}},
+        | {
+            "items": {
+                "type": "string",
+                "minLength": 1,
+                "maxLength": 100,
+                "pattern": r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$",
+            }
+        },
     )
-    concurrency: int = Field(default=20, ge=1, le=1000, description="Tasks that one pod runs at the same time.")
+    concurrency: int = Field(
+        default=20, ge=1, le=1000, description="Tasks that one pod runs at the same time."
+    )
 
 
 class SecretRef(SpecModel):
     """A key of a Secret in the same namespace that holds a connection URL."""
 
-    name: ResourceName = Field(description="Name of the Secret.", examples=["task-service-database"])
+    name: ResourceName = Field(
+        description="Name of the Secret.", examples=["task-service-database"]
+    )
     key: DataKey = Field(default="url", description="Key whose value is the URL.")
 
 
@@ -129,7 +145,9 @@ class ExistingDatabase(Database):
 class Redis(SpecModel):
     """Redis or Valkey, which the service can do without."""
 
-    secret_ref: SecretRef | None = Field(default=None, description="Secret with the URL, redis://HOST:PORT/0.")
+    secret_ref: SecretRef | None = Field(
+        default=None, description="Secret with the URL, redis://HOST:PORT/0."
+    )
 
 
 class Migration(SpecModel):
@@ -138,7 +156,9 @@ class Migration(SpecModel):
     active_deadline_seconds: int = Field(
         default=1800, ge=10, le=86400, description="Seconds after which a migration has failed."
     )
-    backoff_limit: int = Field(default=3, ge=0, le=100, description="How often a failed migration pod is tried again.")
+    backoff_limit: int = Field(
+        default=3, ge=0, le=100, description="How often a failed migration pod is tried again."
+    )
 
 
 class ServiceAccount(SpecModel):
@@ -173,7 +193,9 @@ class IngressHost(SpecModel):
     """A host name and its paths."""
 
     host: str = Field(
-        max_length=253, pattern=r"^(\*\.)?" + DNS_SUBDOMAIN[1:], description="Host name, such as tasks.example.com."
+        max_length=253,
+        pattern=r"^(\*\.)?" + DNS_SUBDOMAIN[1:],
+        description="Host name, such as tasks.example.com.",
     )
     paths: list[IngressPath] = Field(
         default=[],
@@ -188,7 +210,10 @@ class IngressTls(SpecModel):
 
     secret_name: ResourceName = Field(description="Secret of type kubernetes.io/tls.")
     hosts: list[str] = Field(
-        default=[], max_length=50, description="Hosts of the certificate.", json_schema_extra=LIST_ATOMIC
+        default=[],
+        max_length=50,
+        description="Hosts of the certificate.",
+        json_schema_extra=LIST_ATOMIC,
     )
 
 
@@ -197,13 +222,22 @@ class Ingress(SpecModel):
 
     enabled: bool = Field(default=False, description="Whether there is an Ingress.")
     class_name: str | None = Field(
-        default=None, max_length=253, pattern=DNS_SUBDOMAIN, description="IngressClass.", examples=["nginx"]
+        default=None,
+        max_length=253,
+        pattern=DNS_SUBDOMAIN,
+        description="IngressClass.",
+        examples=["nginx"],
     )
     annotations: Annotations = Field(default={}, description="Annotations of the Ingress.")
     hosts: list[IngressHost] = Field(
-        default=[], max_length=50, description="Hosts; at least one when enabled.", json_schema_extra=LIST_ATOMIC
+        default=[],
+        max_length=50,
+        description="Hosts; at least one when enabled.",
+        json_schema_extra=LIST_ATOMIC,
     )
-    tls: list[IngressTls] = Field(default=[], max_length=50, description="Certificates.", json_schema_extra=LIST_ATOMIC)
+    tls: list[IngressTls] = Field(
+        default=[], max_length=50, description="Certificates.", json_schema_extra=LIST_ATOMIC
+    )
 
     rules = (
         Rule("!has(self.enabled) || !self.enabled || (has(self.hosts) && size(self.hosts) > 0)",
@@ -214,16 +248,28 @@ class Ingress(SpecModel):
 class Workload(SpecModel):
     """What a TaskService and the chart's values have in common."""
 
-    image: Image = Field(default=Image(), description="The image that API, workers and migration run.")
+    image: Image = Field(
+        default=Image(), description="The image that API, workers and migration run."
+    )
     api: Api = Field(default=Api(), description="The HTTP API.")
-    worker: Worker = Field(default=Worker(), description="The workers.", json_schema_extra=crd_default({}))
+    worker: Worker = Field(
+        default=Worker(), description="The workers.", json_schema_extra=crd_default({})
+    )
     database: Database = Field(default=Database(), description="The PostgreSQL database.")
     auth: Auth = Field(default=Auth(), description="Who may call the API.")
-    redis: Redis = Field(default=Redis(), description="Redis or Valkey, which the service can do without.")
+    redis: Redis = Field(
+        default=Redis(), description="Redis or Valkey, which the service can do without."
+    )
     settings: Settings = Field(default=Settings(), description="Settings of the service.")
-    migration: Migration = Field(default=Migration(), description="The Job that migrates the database's schema.")
-    service_account: ServiceAccount = Field(default=ServiceAccount(), description="The ServiceAccount of the pods.")
-    network_policy: NetworkPolicy = Field(default=NetworkPolicy(), description="Who may connect to the pods.")
+    migration: Migration = Field(
+        default=Migration(), description="The Job that migrates the database's schema."
+    )
+    service_account: ServiceAccount = Field(
+        default=ServiceAccount(), description="The ServiceAccount of the pods."
+    )
+    network_policy: NetworkPolicy = Field(
+        default=NetworkPolicy(), description="Who may connect to the pods."
+    )
     ingress: Ingress = Field(default=Ingress(), description="An Ingress in front of the API.")
 
     rules: ClassVar[tuple[Rule, ...]] = (OPEN_RULE,)

@@ -24,7 +24,9 @@ class Authentication(OAuth2PasswordBearer):
     """
 
     def __init__(self) -> None:
-        super().__init__(TOKEN_PATH, scheme_name="log-in", refreshUrl="/api/v1/auth/refresh", auto_error=False)
+        super().__init__(
+            TOKEN_PATH, scheme_name="log-in", refreshUrl="/api/v1/auth/refresh", auto_error=False
+        )
 
     async def __call__(self, request: Request) -> Principal:  # type: ignore[override] # the token is no use to a route
         """The caller. Raises UnauthorizedError for a bad token, and without one unless AUTH_MODE is open."""
@@ -36,7 +38,9 @@ class Authentication(OAuth2PasswordBearer):
     async def _find_out(self, request: Request) -> Principal:
         state = request.app.state
         try:
-            caller: Principal = await state.authenticator.principal(request.headers.get("authorization"))
+            caller: Principal = await state.authenticator.principal(
+                request.headers.get("authorization")
+            )
         except UnauthorizedError:
             await state.limits.count(request)
             raise
@@ -56,7 +60,9 @@ def allow(permission: Permission, *, always: bool = False) -> Callable[..., Awai
 
     async def allowed(caller: Caller) -> Principal:
         if always and caller.kind == "anonymous":
-            raise UnauthorizedError("This always takes a token: log in, and send Authorization: Bearer.")
+            raise UnauthorizedError(
+                "This always takes a token: log in, and send Authorization: Bearer."
+            )
         caller.require(permission)
         return caller
 
@@ -91,7 +97,9 @@ class AskFirst(APIRoute):
 def _questions(dependant: Dependant) -> Iterator[Callable[..., Any]]:
     """The dependencies of a route, at any depth, that ask who calls and whether they may."""
     for inner in dependant.dependencies:
-        if inner.call is not None and (inner.call is principal_of or hasattr(inner.call, "permission")):
+        if inner.call is not None and (
+            inner.call is principal_of or hasattr(inner.call, "permission")
+        ):
             yield inner.call
         yield from _questions(inner)
 

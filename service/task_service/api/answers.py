@@ -70,9 +70,15 @@ def task_item(t: TaskRow) -> dict[str, Any]:
     }
 
 
-def task_answer(t: TaskRow, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def task_answer(
+    t: TaskRow, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
     """An answer of one task (`models.Task`) with its ETag."""
-    progress = {"fraction": t.progress, "note": t.progress_note, "at": t.progress_at} if t.progress_at else None
+    progress = (
+        {"fraction": t.progress, "note": t.progress_note, "at": t.progress_at}
+        if t.progress_at
+        else None
+    )
     content = task_item(t) | {
         "waits_for": t.waits_for,
         "progress": progress,
@@ -82,7 +88,9 @@ def task_answer(t: TaskRow, status: int = 200, headers: Mapping[str, str] | None
     return answer(content, status, {"ETag": etag_of(t), **(headers or {})})
 
 
-def created(made: Created, show: Callable[[TaskRow, int, Mapping[str, str]], Response], path: str) -> Response:
+def created(
+    made: Created, show: Callable[[TaskRow, int, Mapping[str, str]], Response], path: str
+) -> Response:
     """201, or 200 for a task that was there already; `path` is where it is."""
     return show(made.task, 201 if made.is_new else 200, {"Location": path})
 

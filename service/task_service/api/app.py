@@ -31,11 +31,17 @@ TAGS = [
     {"name": "tasks", "description": "Create, find, change, cancel, retry and delete tasks."},
     {"name": "conversations", "description": "What belongs to a task."},
     {"name": "events", "description": "What happens to tasks, as it happens."},
-    {"name": "queues and workers", "description": "Figures; pause and resume queues, release and drain workers."},
+    {
+        "name": "queues and workers",
+        "description": "Figures; pause and resume queues, release and drain workers.",
+    },
     {"name": "schedules", "description": "Cron expressions and the tasks that they make."},
     {"name": "daily log", "description": "The daily snapshot of active tasks."},
     {"name": "settings", "description": "What applications keep here by key."},
-    {"name": "users and tokens", "description": "Log in, refresh, log out; administrators register and change users."},
+    {
+        "name": "users and tokens",
+        "description": "Log in, refresh, log out; administrators register and change users.",
+    },
     {"name": "audit log", "description": "Who changed what, of all tasks."},
     *compat.TAGS,
 ]
@@ -90,7 +96,9 @@ def create_app(
 def _larger_bodies(settings: Settings) -> dict[str, int]:
     """The limits of the paths that take more than others."""
     uploads = ("/api/v1/tasks:import", "/upload-csv", "/compat/d/upload-csv")
-    more = dict.fromkeys((*uploads, *(f"{path}/" for path in uploads[1:])), settings.max_upload_bytes)
+    more = dict.fromkeys(
+        (*uploads, *(f"{path}/" for path in uploads[1:])), settings.max_upload_bytes
+    )
     return more | {"/api/v1/tasks:batch": max(settings.max_batch_bytes, settings.max_body_bytes)}
 
 

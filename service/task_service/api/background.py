@@ -32,7 +32,9 @@ class Loop:
 
     async def start(self) -> None:
         """Begin; returns at once."""
-        self._task = asyncio.create_task(self._run(), name=getattr(self._run, "__qualname__", "loop"))
+        self._task = asyncio.create_task(
+            self._run(), name=getattr(self._run, "__qualname__", "loop")
+        )
 
     async def stop(self) -> None:
         """End. What was not committed is rolled back, and done by another instance."""

@@ -25,13 +25,23 @@ def unreadable(error: Exception, body: bytes) -> RequestValidationError:
         return _broken(error.start, "it is not UTF-8")
     digits = sys.get_int_max_str_digits()
     field, is_deep = _first_beyond(body.decode(errors="replace"), digits)
-    deep, long = f"be nested more than {PAYLOAD_MAX_DEPTH} levels deep", f"have a number of more than {digits} digits"
+    deep, long = (
+        f"be nested more than {PAYLOAD_MAX_DEPTH} levels deep",
+        f"have a number of more than {digits} digits",
+    )
     message = f"must not {deep if is_deep else long}"
-    return RequestValidationError([{"type": "value_error", "loc": ("body", *field), "msg": message}])
+    return RequestValidationError(
+        [{"type": "value_error", "loc": ("body", *field), "msg": message}]
+    )
 
 
 def _broken(place: int, what: str) -> RequestValidationError:
-    error = {"type": "json_invalid", "loc": ("body", place), "msg": "JSON decode error", "ctx": {"error": what}}
+    error = {
+        "type": "json_invalid",
+        "loc": ("body", place),
+        "msg": "JSON decode error",
+        "ctx": {"error": what},
+    }
     return RequestValidationError([error])
 
 

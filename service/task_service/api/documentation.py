@@ -74,7 +74,9 @@ def install_documentation(app: FastAPI) -> None:
     app.add_route("/redoc", redoc, include_in_schema=False)
     app.add_route("/docs/assets/start.js", start, include_in_schema=False)
     for name, kind in ASSETS.items():
-        app.add_route(f"/docs/assets/{name}", _asset(Path(str(folder / name)), kind), include_in_schema=False)
+        app.add_route(
+            f"/docs/assets/{name}", _asset(Path(str(folder / name)), kind), include_in_schema=False
+        )
 
 
 def _asset(path: Path, kind: str) -> Any:
@@ -92,7 +94,10 @@ def _content(path: Path) -> bytes:
 def _page(request: Request, title: str, head: str, body: str) -> Response:
     root = escape(request.scope.get("root_path", "").rstrip("/"))
     parts = {"head": head.format(root=root), "body": body.format(root=root)}
-    return HTMLResponse(PAGE.format(title=escape(title), root=root, **parts), headers={"Content-Security-Policy": CSP})
+    return HTMLResponse(
+        PAGE.format(title=escape(title), root=root, **parts),
+        headers={"Content-Security-Policy": CSP},
+    )
 
 
 def _cached() -> dict[str, str]:

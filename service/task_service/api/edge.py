@@ -27,7 +27,12 @@ class Edge:
     """ASGI middleware of an app whose state has `draining`; plain ASGI, because it is in the way of every request."""
 
     def __init__(
-        self, app: ASGIApp, max_body_bytes: int, larger: Mapping[str, int] | None = None, *, debug: bool = False
+        self,
+        app: ASGIApp,
+        max_body_bytes: int,
+        larger: Mapping[str, int] | None = None,
+        *,
+        debug: bool = False,
     ) -> None:
         """`larger` has the limits of the paths that take more; `debug` tells callers the text of faults."""
         self.app = app
@@ -72,7 +77,9 @@ class Edge:
                     (answered or time.perf_counter()) - begun
                 )
 
-    async def _apologise(self, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _apologise(
+        self, error: Exception, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         answer = answer_of(error)
         if answer is None:
             REQUEST_FAULTS.labels(route_of(scope)).inc()

@@ -15,7 +15,9 @@ from task_service.store.database import is_unavailable, raw
 
 SCRAPE_SECONDS = 5.0
 QUEUE_TASKS = Gauge("task_service_queue_tasks", "Tasks in the queue.", ["queue", "state"])
-QUEUE_OLDEST = Gauge("task_service_queue_oldest_age_seconds", "Age of the oldest task that could run.", ["queue"])
+QUEUE_OLDEST = Gauge(
+    "task_service_queue_oldest_age_seconds", "Age of the oldest task that could run.", ["queue"]
+)
 WORKERS = Gauge("task_service_workers", "Worker processes; dead ones of the last hour.", ["state"])
 
 log = structlog.get_logger(__name__)

@@ -47,7 +47,11 @@ class RoleMapping(BaseModel):
         """
         found = _at(claims, self.claim)
         values = found if isinstance(found, list) else [found]
-        roles = [self.values[value] for value in values if isinstance(value, str) and value in self.values]
+        roles = [
+            self.values[value]
+            for value in values
+            if isinstance(value, str) and value in self.values
+        ]
         return max(roles, key=list(Role).index, default=self.default)
 
 

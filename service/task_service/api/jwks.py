@@ -69,7 +69,9 @@ async def _fetch(uri: str) -> KeySet | None:
     try:
         async with (
             asyncio.timeout(TIMEOUT_SECONDS),
-            httpx.AsyncClient(timeout=TIMEOUT_SECONDS, follow_redirects=False, trust_env=True) as client,
+            httpx.AsyncClient(
+                timeout=TIMEOUT_SECONDS, follow_redirects=False, trust_env=True
+            ) as client,
             client.stream("GET", uri, headers={"Accept": "application/json"}) as answer,
         ):
             answer.raise_for_status()
@@ -79,6 +81,13 @@ async def _fetch(uri: str) -> KeySet | None:
                 if len(content) > SIZE_MAX:
                     raise ValueError("too large")
         return KeySet.model_validate(orjson.loads(content))
-    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError, ValueError, ValidationError) as error:
+    except (
+        httpx.HTTPError,
+        httpx.InvalidURL,
+        TimeoutError,
+        OSError,
+        ValueError,
+        ValidationError,
+    ) as error:
         log.warning("keys_not_fetched", uri=uri, error=type(error).__name__)
         return None

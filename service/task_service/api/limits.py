@@ -32,7 +32,13 @@ AWAY_SECONDS = 1.0
 """For so long Redis is not asked again after it failed."""
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
 UPLOADS = frozenset(
-    {"/api/v1/tasks:import", "/upload-csv", "/upload-csv/", "/compat/d/upload-csv", "/compat/d/upload-csv/"}
+    {
+        "/api/v1/tasks:import",
+        "/upload-csv",
+        "/upload-csv/",
+        "/compat/d/upload-csv",
+        "/compat/d/upload-csv/",
+    }
 )
 log = structlog.get_logger(__name__)
 
@@ -62,7 +68,10 @@ class Limits:
     """The limits of the four classes of routes: read, write, upload, login."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
-        texts = {kind: getattr(settings, f"rate_limit_{kind}") for kind in ("read", "write", "upload", "login")}
+        texts = {
+            kind: getattr(settings, f"rate_limit_{kind}")
+            for kind in ("read", "write", "upload", "login")
+        }
         self._rates = {kind: parse(text) for kind, text in texts.items() if text}
         self._settings, self._clock = settings, clock
         self._here = InProcess()
@@ -73,7 +82,13 @@ class Limits:
 
     async def count(self, request: Request, caller: Principal | None = None) -> None:
         """Count a request for its caller, else for its address. Raises TooManyRequestsError."""
-        kind = "read" if request.method in READS else "upload" if request.scope["path"] in UPLOADS else "write"
+        kind = (
+            "read"
+            if request.method in READS
+            else "upload"
+            if request.scope["path"] in UPLOADS
+            else "write"
+        )
         rate = self._rates.get(kind)
         if rate is not None:
             await self._count(request.scope, kind, rate, _who(request, caller))
@@ -111,7 +126,12 @@ class Limits:
             self._redis = self._redis or self._connect()
             async with asyncio.timeout(self._settings.redis_timeout_seconds):
                 used = await self._redis.incr(key, seconds)
-        except (RedisError, OSError, TimeoutError, ValueError) as error:  # the last: an address that is none
+        except (
+            RedisError,
+            OSError,
+            TimeoutError,
+            ValueError,
+        ) as error:  # the last: an address that is none
             self._away_until = time.monotonic() + AWAY_SECONDS
             if self._is_shared:
                 log.warning("rate_limits_not_shared", error=type(error).__name__)
@@ -128,8 +148,14 @@ class Limits:
         scheme = {"unix": "redis+unix", "valkey": "redis", "valkeys": "rediss"}.get(scheme, scheme)
         wait = self._settings.redis_timeout_seconds
         # No bound of redis-py's own on reading: it loses cancellations on Python 3.11.
-        options = {"socket_timeout": None, "socket_connect_timeout": wait, "retry": Retry(NoBackoff(), 0)}
-        return RedisStorage(f"async+{scheme}://{rest}", implementation="redispy", key_prefix=PREFIX, **options)  # type: ignore[arg-type]
+        options = {
+            "socket_timeout": None,
+            "socket_connect_timeout": wait,
+            "retry": Retry(NoBackoff(), 0),
+        }
+        return RedisStorage(
+            f"async+{scheme}://{rest}", implementation="redispy", key_prefix=PREFIX, **options
+        )  # type: ignore[arg-type]
 
 
 def _client(redis: RedisStorage) -> Redis:
@@ -155,7 +181,9 @@ def _who(request: Request, caller: Principal | None) -> str:
     return f"address:{address}"
 
 
-def _headers(kind: str, limit: int, seconds: int, left: int, reset: int) -> list[tuple[bytes, bytes]]:
+def _headers(
+    kind: str, limit: int, seconds: int, left: int, reset: int
+) -> list[tuple[bytes, bytes]]:
     """Both the headers that clients know and those of the present draft."""
     return [
         (b"ratelimit-limit", b"%d" % limit),

@@ -61,7 +61,10 @@ def create_management_app(
     `app.state.draining` is true it is not ready.
     """
     app = FastAPI(
-        title=f"{settings.app_name} management", openapi_url=None, redirect_slashes=False, telemetry=NO_TELEMETRY
+        title=f"{settings.app_name} management",
+        openapi_url=None,
+        redirect_slashes=False,
+        telemetry=NO_TELEMETRY,
     )
     health = Health(engine, why_not_alive)
     trust = Trust(settings.trusted_issuers_file)
@@ -83,7 +86,11 @@ def create_management_app(
 
 
 def _probe(why_not: str | None) -> Response:
-    return answer({"status": "ok"}) if why_not is None else answer({"status": "unavailable", "reason": why_not}, 503)
+    return (
+        answer({"status": "ok"})
+        if why_not is None
+        else answer({"status": "unavailable", "reason": why_not}, 503)
+    )
 
 
 def _probes(health: Health, figures_of: AsyncEngine | None) -> APIRouter:
@@ -96,7 +103,11 @@ def _probes(health: Health, figures_of: AsyncEngine | None) -> APIRouter:
     @router.get("/readyz")
     async def readyz(request: Request) -> Response:
         state = request.app.state
-        return _probe("draining" if state.draining else state.why_not_ready() or await health.why_not_started())
+        return _probe(
+            "draining"
+            if state.draining
+            else state.why_not_ready() or await health.why_not_started()
+        )
 
     @router.get("/startupz")
     async def startupz() -> Response:
@@ -140,7 +151,13 @@ def _internal(settings: Settings, engine: AsyncEngine) -> APIRouter:
         if done is None:
             raise NotFoundError("worker", worker_id)
         fields = asdict(done)
-        log.info("worker_released", worker_id=str(worker_id), reason=wanted.reason, detail=wanted.detail, **fields)
+        log.info(
+            "worker_released",
+            worker_id=str(worker_id),
+            reason=wanted.reason,
+            detail=wanted.detail,
+            **fields,
+        )
         return answer({"worker_id": worker_id, **fields})
 
     @router.post("/workers/{worker_id}/drain")

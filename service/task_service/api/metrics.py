@@ -8,5 +8,9 @@ REQUEST_SECONDS = Histogram(
     ["route", "method", "status"],
     buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
-REQUEST_FAULTS = Counter("task_service_http_faults_total", "Requests that failed by a fault of the service.", ["route"])
-RATE_LIMITED = Counter("task_service_rate_limited_total", "Requests that were over their limit.", ["limit"])
+REQUEST_FAULTS = Counter(
+    "task_service_http_faults_total", "Requests that failed by a fault of the service.", ["route"]
+)
+RATE_LIMITED = Counter(
+    "task_service_rate_limited_total", "Requests that were over their limit.", ["limit"]
+)

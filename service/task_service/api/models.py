@@ -11,7 +11,16 @@ from pydantic import BaseModel, Field
 
 from task_service.domain.priorities import Priority
 from task_service.domain.statuses import Status
-from task_service.services.fields import Cursor, Limit, Moment, Name, PriorityWord, StatusWord, Tag, Words
+from task_service.services.fields import (
+    Cursor,
+    Limit,
+    Moment,
+    Name,
+    PriorityWord,
+    StatusWord,
+    Tag,
+    Words,
+)
 from task_service.services.inputs import ConversationStatus, Input
 from task_service.store.filters import Sort, TaskFilter
 
@@ -51,7 +60,9 @@ class TaskConditions(Input):
             statuses=tuple(dict.fromkeys(self.status)),
             priorities=tuple(dict.fromkeys(self.priority)),
             tags=tuple(self.tag),
-            **self.model_dump(include=set(TaskFilter.__dataclass_fields__) - {"statuses", "priorities", "tags"}),
+            **self.model_dump(
+                include=set(TaskFilter.__dataclass_fields__) - {"statuses", "priorities", "tags"}
+            ),
         )
 
 
@@ -59,7 +70,8 @@ class TaskQuery(TaskConditions, PageQuery):
     """Which tasks, in which order, and which page of them."""
 
     sort: Sort = Field(
-        default="-created_at", description="`-priority` puts the most urgent first; no due date comes last."
+        default="-created_at",
+        description="`-priority` puts the most urgent first; no due date comes last.",
     )
 
 
@@ -76,18 +88,26 @@ class TaskItem(BaseModel):
     tags: list[str]
     handler: str | None
     queue: str
-    run_at: datetime | None = Field(description="When it may run; of a waiting task, its next attempt.")
+    run_at: datetime | None = Field(
+        description="When it may run; of a waiting task, its next attempt."
+    )
     max_attempts: int
     timeout_seconds: int | None
-    limit_key: str | None = Field(description="Tasks with this key share limits, and take turns with those of others.")
+    limit_key: str | None = Field(
+        description="Tasks with this key share limits, and take turns with those of others."
+    )
     attempt: int = Field(description="The present or last attempt; 0 before the first.")
     error: str | None = Field(description="What the last attempt that failed says.")
     created_by: str | None
     created_at: datetime
     updated_at: datetime
     processed_at: datetime | None = Field(description="When it reached its present end.")
-    processing_instance_id: UUID | None = Field(description="The worker that holds it, or ended it.")
-    cancel_requested_at: datetime | None = Field(description="A worker holds it and was asked to cancel it.")
+    processing_instance_id: UUID | None = Field(
+        description="The worker that holds it, or ended it."
+    )
+    cancel_requested_at: datetime | None = Field(
+        description="A worker holds it and was asked to cancel it."
+    )
     conversation_count: int
     version: int
 
@@ -103,7 +123,9 @@ class Progress(BaseModel):
 class Task(TaskItem):
     """A task."""
 
-    waits_for: list[UUID] = Field(description="Of the tasks that it needs, those that have not ended.")
+    waits_for: list[UUID] = Field(
+        description="Of the tasks that it needs, those that have not ended."
+    )
     progress: Progress | None = Field(description="Of a task that runs, if its handler says so.")
     payload: Any
     result: Any = Field(description="What the handler returned.")
@@ -111,7 +133,9 @@ class Task(TaskItem):
 
 def present(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     """OpenAPI's description of the answer to a task that was there already."""
-    return {200: {"model": model, "description": "The task that holds the unique key; none was made"}}
+    return {
+        200: {"model": model, "description": "The task that holds the unique key; none was made"}
+    }
 
 
 class Conversation(BaseModel):

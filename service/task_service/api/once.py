@@ -84,13 +84,17 @@ class Once:
         if fresh is not None:
             return fresh
         if kept is None or kept.digest != digest:
-            raise IdempotencyConflictError(f"The Idempotency-Key {self.key} was used for another request.")
+            raise IdempotencyConflictError(
+                f"The Idempotency-Key {self.key} was used for another request."
+            )
         return Response(kept.body, kept.status, {**kept.headers, REPLAYED: "true"})
 
     async def _digest(self, body_digest: bytes | None) -> str:
         """What must be the same when a request is sent again."""
         scope = self.request.scope
-        body = body_digest if body_digest is not None else sha256(await self.request.body()).digest()
+        body = (
+            body_digest if body_digest is not None else sha256(await self.request.body()).digest()
+        )
         head = f"{scope['path']}?{scope['query_string'].decode('latin-1')}\n"
         return sha256(head.encode() + body).hexdigest()
 
@@ -105,7 +109,9 @@ def _kept(digest: str, answer: Response) -> Kept:
     return Kept(digest, answer.status_code, headers, bytes(answer.body))
 
 
-async def once_of(request: Request, context: Shared, caller: Caller, idempotency_key: IdempotencyKey = None) -> Once:
+async def once_of(
+    request: Request, context: Shared, caller: Caller, idempotency_key: IdempotencyKey = None
+) -> Once:
     """The request as one that may be sent again."""
     return Once(context, caller, request, idempotency_key)
 

@@ -38,7 +38,11 @@ def main(check: bool = False, root: Path | None = None) -> list[str]:
 def render(app: FastAPI) -> str:
     """The page's text."""
     roles = list(Role)
-    lines = [HEAD, f"| permission | {' | '.join(roles)} | what it is for |", f"|---|{':-:|' * len(roles)}---|"]
+    lines = [
+        HEAD,
+        f"| permission | {' | '.join(roles)} | what it is for |",
+        f"|---|{':-:|' * len(roles)}---|",
+    ]
     for permission in Permission:
         grant = GRANTS[permission]
         marks = " | ".join("x" if role.includes(grant.role) else "" for role in roles)
@@ -57,10 +61,16 @@ def _operations(app: FastAPI) -> dict[Permission, list[str]]:
     ranks = list(Permission)
     for router in app.state.routers:
         for route in router.routes:
-            if isinstance(route, APIRoute) and route.include_in_schema and not route.path.startswith("/compat/"):
+            if (
+                isinstance(route, APIRoute)
+                and route.include_in_schema
+                and not route.path.startswith("/compat/")
+            ):
                 rules = list(rules_of(route.dependant))
                 if rules:
                     permission, always = max(rules, key=lambda rule: ranks.index(rule[0]))
                     methods = " ".join(sorted(route.methods or ()))
-                    found.setdefault(permission, []).append(f"`{methods} {route.path}`{' *' if always else ''}")
+                    found.setdefault(permission, []).append(
+                        f"`{methods} {route.path}`{' *' if always else ''}"
+                    )
     return found

@@ -80,7 +80,9 @@ class Problem(BaseModel):
     errors: list[FieldProblem] | None = Field(
         default=None, description="With code `invalid_field`: which fields, and why."
     )
-    allowed: list[str] | None = Field(default=None, description="With a 409: the statuses that the task may change to.")
+    allowed: list[str] | None = Field(
+        default=None, description="With a 409: the statuses that the task may change to."
+    )
 
 
 def problem(
@@ -108,7 +110,9 @@ def answer_of(error: BaseException) -> Response | None:
     """The answer to an error that a caller may hear of; None for a fault of ours."""
     if isinstance(error, DomainError):
         headers = _headers_of(error)
-        return problem(STATUSES[error.code], error.code, error.message, headers=headers, extra=error.extra)
+        return problem(
+            STATUSES[error.code], error.code, error.message, headers=headers, extra=error.extra
+        )
     cause = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig else error
     if isinstance(cause, TOO_SLOW):
         return _away("The database took too long to answer; try again.")
@@ -159,19 +163,30 @@ def field_problems(errors: Sequence[Any]) -> list[dict[str, str]]:
     for error in errors[:MOST_PROBLEMS]:
         message = str(error["msg"]).removeprefix("Value error, ")
         if error["type"] == "extra_forbidden":
-            message = "there is no such field here" if error["loc"][0] == "body" else "there is no such parameter here"
+            message = (
+                "there is no such field here"
+                if error["loc"][0] == "body"
+                else "there is no such parameter here"
+            )
         found.setdefault(field_name(error["loc"]), message)
     return [{"field": field, "message": message} for field, message in found.items()]
 
 
 def _has_json(request: Request) -> bool:
     media = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    return media == "application/json" or (media.startswith("application/") and media.endswith("+json"))
+    return media == "application/json" or (
+        media.startswith("application/") and media.endswith("+json")
+    )
 
 
 def _has_form(request: Request) -> bool:
     """Its body is read already, field by field, and cannot be read again."""
-    return request.headers.get("content-type", "").strip().lower().startswith(("multipart/", "application/x-www-form"))
+    return (
+        request.headers.get("content-type", "")
+        .strip()
+        .lower()
+        .startswith(("multipart/", "application/x-www-form"))
+    )
 
 
 async def _on_domain_error(_: Request, error: Exception) -> Response:
@@ -187,11 +202,17 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     errors = error.errors()
     if any(e["type"] == "json_invalid" for e in errors):
         return problem(
-            400, "broken_json", f"The body is not JSON: {errors[0]['ctx']['error']} (at {errors[0]['loc'][-1]})."
+            400,
+            "broken_json",
+            f"The body is not JSON: {errors[0]['ctx']['error']} (at {errors[0]['loc'][-1]}).",
         )
     whole_body = any(tuple(e["loc"]) == ("body",) for e in errors)
     if whole_body and error.body and not _has_json(request):
-        return problem(415, "unsupported_media_type", "Send the body as JSON, with Content-Type: application/json.")
+        return problem(
+            415,
+            "unsupported_media_type",
+            "Send the body as JSON, with Content-Type: application/json.",
+        )
     fields = field_problems(errors)
     detail = "; ".join(f"{f['field']}: {f['message']}" for f in fields[:5])
     return problem(422, "invalid_field", detail, extra={"errors": fields})
@@ -200,7 +221,11 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 async def _on_http_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
-    if error.status_code == 400 and isinstance(error.__cause__, UNREADABLE) and not _has_form(request):
+    if (
+        error.status_code == 400
+        and isinstance(error.__cause__, UNREADABLE)
+        and not _has_form(request)
+    ):
         return await _on_invalid(request, unreadable(error.__cause__, await request.body()))
     code, headers = CODES.get(error.status_code, "error"), dict(error.headers or {})
     detail = str(error.detail)
@@ -220,9 +245,15 @@ def allowed_methods(request: Request) -> list[str]:
     Of `tasks/{id}` and `tasks/{id}:cancel`, which both match the latter's paths, the one that says more is meant.
     """
     routes = [route for router in request.app.state.routers for route in router.routes]
-    found = [(len(PARAMETER.sub("", r.path)), r) for r in routes if r.matches(request.scope)[0] is not Match.NONE]
+    found = [
+        (len(PARAMETER.sub("", r.path)), r)
+        for r in routes
+        if r.matches(request.scope)[0] is not Match.NONE
+    ]
     most = max((said for said, _ in found), default=0)
-    return sorted({method for said, route in found if said == most for method in route.methods or ()})
+    return sorted(
+        {method for said, route in found if said == most for method in route.methods or ()}
+    )
 
 
 def install_problems(app: FastAPI) -> None:
@@ -235,4 +266,7 @@ def install_problems(app: FastAPI) -> None:
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """OpenAPI's description of the problems that an operation may answer, besides those that every one may."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {s: {"description": HTTPStatus(s).phrase, "content": content} for s in (*statuses, 401, 403, 422, 429, 503)}
+    return {
+        s: {"description": HTTPStatus(s).phrase, "content": content}
+        for s in (*statuses, 401, 403, 422, 429, 503)
+    }

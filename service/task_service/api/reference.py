@@ -46,7 +46,10 @@ def write(page: Path, text: str, *, check: bool, root: Path | None = None) -> li
 
 def application() -> FastAPI:
     """The application with every setting at its default; it connects to nothing."""
-    settings = Settings.model_construct(database_url="postgresql://localhost/tasks", secret_key="of no token")  # noqa: S106 # nosec B106
+    settings = Settings.model_construct(
+        database_url="postgresql://localhost/tasks",
+        secret_key="of no token",  # noqa: S106 # nosec B106
+    )
 
     async def silent(_: list[str]) -> None:
         """Nobody is woken."""
@@ -57,7 +60,11 @@ def application() -> FastAPI:
 
 def render(schema: dict[str, Any]) -> str:
     """The page's text."""
-    shown = {path: methods for path, methods in schema["paths"].items() if not path.startswith("/compat/")}
+    shown = {
+        path: methods
+        for path, methods in schema["paths"].items()
+        if not path.startswith("/compat/")
+    }
     tags: dict[str, list[str]] = {}
     for path, methods in shown.items():
         for method, operation in methods.items():
@@ -65,7 +72,11 @@ def render(schema: dict[str, Any]) -> str:
     meanings = {tag["name"]: tag.get("description", "") for tag in schema.get("tags", [])}
     parts = [HEAD, OFTEN_SAID]
     for tag, sections in tags.items():
-        parts += [f"## {tag[0].upper()}{tag[1:]}\n", f"{meanings[tag]}\n" if meanings.get(tag) else "", *sections]
+        parts += [
+            f"## {tag[0].upper()}{tag[1:]}\n",
+            f"{meanings[tag]}\n" if meanings.get(tag) else "",
+            *sections,
+        ]
     parts.append("## Shapes\n")
     shapes = schema["components"]["schemas"]
     parts += [_shape(name, shapes[name]) for name in sorted(_reachable(shown, shapes))]
@@ -78,10 +89,16 @@ def _operation(path: str, method: str, operation: dict[str, Any]) -> str:
     if rows:
         lines += ["| parameter | in | what it is | meaning |", "|---|---|---|---|", *rows, ""]
     if body := operation.get("requestBody"):
-        bodies = [f"{_kind(content['schema'])} ({media})" for media, content in body["content"].items()]
+        bodies = [
+            f"{_kind(content['schema'])} ({media})" for media, content in body["content"].items()
+        ]
         lines.append(f"Body: {', '.join(bodies)}.\n")
     answers = operation["responses"]
-    said = [f"{status}{shape}" for status in answers if (shape := _answer(answers[status])) or status not in OFTEN]
+    said = [
+        f"{status}{shape}"
+        for status in answers
+        if (shape := _answer(answers[status])) or status not in OFTEN
+    ]
     never = [status for status in OFTEN if status not in answers]
     lines.append(f"Answers: {', '.join(said)}{'; never ' if never else ''}{', '.join(never)}.\n")
     return "\n".join(lines)
@@ -110,7 +127,13 @@ def _shape(name: str, schema: dict[str, Any]) -> str:
     lines += ["| field | what it is | meaning |", "|---|---|---|"]
     for field, inner in schema["properties"].items():
         needed = "required; " if field in required else ""
-        lines.append(_row(f"`{field}`", f"{needed}{_kind(inner)}{_default(inner)}", inner.get("description", "")))
+        lines.append(
+            _row(
+                f"`{field}`",
+                f"{needed}{_kind(inner)}{_default(inner)}",
+                inner.get("description", ""),
+            )
+        )
     return "\n".join([*lines, ""])
 
 
@@ -139,7 +162,13 @@ def _kind(schema: dict[str, Any]) -> str:
     return f"{kind}{_bounds(schema, 'minLength', 'maxLength')}{_bounds(schema, 'minimum', 'maximum', 'from', 'up to')}"
 
 
-def _bounds(schema: dict[str, Any], least: str, most: str, from_: str = "of at least", to: str = "of at most") -> str:
+def _bounds(
+    schema: dict[str, Any],
+    least: str,
+    most: str,
+    from_: str = "of at least",
+    to: str = "of at most",
+) -> str:
     low, high = schema.get(least), schema.get(most)
     if low is not None and high is not None:
         return f" {'of' if from_.startswith('of') else from_} {low} to {high}"

@@ -74,7 +74,9 @@ async def refuse_unknown_parameters(request: Request) -> None:
         known = route.known_parameters = _parameters_of(route)
     unknown = [name for name in request.query_params if name not in known]
     if unknown:
-        errors = [{"type": "extra_forbidden", "loc": ("query", name), "msg": ""} for name in unknown]
+        errors = [
+            {"type": "extra_forbidden", "loc": ("query", name), "msg": ""} for name in unknown
+        ]
         raise RequestValidationError(errors)
 
 
@@ -83,12 +85,17 @@ def _parameters_of(route: Any) -> frozenset[str]:
     for parameter in route.dependant.query_params:
         model = parameter.field_info.annotation
         is_model = isinstance(model, type) and issubclass(model, BaseModel)
-        names |= {f.alias or n for n, f in model.model_fields.items()} if is_model else {parameter.alias}
+        names |= (
+            {f.alias or n for n, f in model.model_fields.items()} if is_model else {parameter.alias}
+        )
     return frozenset(names)
 
 
 def _operation_id(route: Any) -> str:
-    service = next((tag.removeprefix("service ").lower() for tag in route.tags if tag.startswith("service ")), None)
+    service = next(
+        (tag.removeprefix("service ").lower() for tag in route.tags if tag.startswith("service ")),
+        None,
+    )
     prefix = f"{service}_" if service else ""
     copy = "_compat" if route.path.startswith("/compat/") else ""
     return f"{prefix}{route.name}{copy}"

@@ -45,7 +45,9 @@ def install_security(app: FastAPI, settings: Settings) -> None:
     credentials = Credentials(Tokens(settings, SigningKeys(settings), context.clock), Passwords())
     look_ups, limits = LookUps(settings), Limits(settings)
     trust = Trust(settings.trusted_issuers_file)
-    app.state.authenticator = Authenticator(credentials, trust, look_ups, settings.auth_mode == "open")
+    app.state.authenticator = Authenticator(
+        credentials, trust, look_ups, settings.auth_mode == "open"
+    )
     app.state.limits = limits
     app.state.connections = Connections(look_ups, limits)
     app.state.first_admin = FirstAdmin(context, credentials)
@@ -55,7 +57,9 @@ def install_security(app: FastAPI, settings: Settings) -> None:
     app.add_middleware(SecurityHeaders, https_only=settings.environment == "production")
 
 
-def document_security(schema: dict[str, Any], routers: Iterable[APIRouter], *, is_open: bool) -> None:
+def document_security(
+    schema: dict[str, Any], routers: Iterable[APIRouter], *, is_open: bool
+) -> None:
     """Say in the OpenAPI document which role each operation takes; while the mode is open, a token may be left out."""
     for router in routers:
         for route in router.routes:
@@ -76,7 +80,9 @@ def _document(operation: dict[str, Any], dependant: Dependant, *, is_open: bool)
         given.setdefault(str(status), every[status])
     if roles:
         role = max(roles, key=list(type(next(iter(roles)))).index)
-        operation["description"] = f"{operation.get('description', '')}\n\nTakes the role `{role}`.".strip()
+        operation["description"] = (
+            f"{operation.get('description', '')}\n\nTakes the role `{role}`.".strip()
+        )
     if is_open and not any(always for _, always in rules):
         operation["security"] = [*operation["security"], {}]
 

@@ -50,7 +50,11 @@ def write_event(e: TaskEvent) -> bytes:
         "queue": e.queue,
         "handler": e.handler,
     }
-    return b"id: %b\nevent: %b\ndata: %b\n\n" % (str(e.position).encode(), e.name.encode(), to_json(data))
+    return b"id: %b\nevent: %b\ndata: %b\n\n" % (
+        str(e.position).encode(),
+        e.name.encode(),
+        to_json(data),
+    )
 
 
 class EventStream(Response):
@@ -58,7 +62,9 @@ class EventStream(Response):
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, events: Events, stream: Stream, may_read: MayRead, last: str | None = None) -> None:
+    def __init__(
+        self, events: Events, stream: Stream, may_read: MayRead, last: str | None = None
+    ) -> None:
         """`may_read` raises a DomainError when the client may not any more; an event of the name `last` is the last."""
         super().__init__(None, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
@@ -115,7 +121,9 @@ class EventStream(Response):
         except DomainError:
             return False
         except Exception as error:
-            if not is_unavailable(error):  # else nobody can tell, and there is nothing to read either
+            if not is_unavailable(
+                error
+            ):  # else nobody can tell, and there is nothing to read either
                 raise
         return True
 
@@ -136,7 +144,9 @@ def may_read(request: Request) -> MayRead:
     """A look whether the request's caller may still read: their token may be over, they may have been disabled."""
 
     async def look() -> None:
-        caller = await request.app.state.authenticator.principal(request.headers.get("authorization"))
+        caller = await request.app.state.authenticator.principal(
+            request.headers.get("authorization")
+        )
         caller.require(Permission.READ)
 
     return look

@@ -18,7 +18,12 @@ from pydantic import ValidationError
 
 from task_service.api.issuers import ALGORITHMS, Issuer, TrustFile
 from task_service.api.jwks import KeySource
-from task_service.domain.errors import DomainError, ForbiddenError, InvalidTokenError, UnauthorizedError
+from task_service.domain.errors import (
+    DomainError,
+    ForbiddenError,
+    InvalidTokenError,
+    UnauthorizedError,
+)
 from task_service.domain.principals import Principal
 
 log = structlog.get_logger(__name__)
@@ -34,7 +39,9 @@ class InternalClosedError(DomainError):
     code = "internal_closed"
 
     def __init__(self) -> None:
-        super().__init__("No token issuer is trusted here (TRUSTED_ISSUERS_FILE), so internal routes are closed.")
+        super().__init__(
+            "No token issuer is trusted here (TRUSTED_ISSUERS_FILE), so internal routes are closed."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +101,10 @@ class Trust:
         """Make sure that the keys of the token's issuer are here, if it publishes them. Raises nothing."""
         self._refresh()
         try:
-            name, key_id = _unverified(token).get("iss"), jwt.get_unverified_header(token).get("kid")
+            name, key_id = (
+                _unverified(token).get("iss"),
+                jwt.get_unverified_header(token).get("kid"),
+            )
         except jwt.PyJWTError:
             return
         for issuer in self._issuers:
@@ -111,7 +121,11 @@ class Trust:
                 try:
                     claims = _decode(token, issuer, key)
                 except jwt.InvalidAudienceError as error:
-                    other = other if isinstance(other, ForbiddenError) else InvalidTokenError(f"{error}.")
+                    other = (
+                        other
+                        if isinstance(other, ForbiddenError)
+                        else InvalidTokenError(f"{error}.")
+                    )
                     continue
                 if issuer.subject in (None, claims["sub"]):
                     return issuer, claims
@@ -123,7 +137,11 @@ class Trust:
 
     def _candidates(self, token: str) -> Iterator[tuple[Issuer, jwt.PyJWK]]:
         header = jwt.get_unverified_header(token)
-        name, algorithm, key_id = _unverified(token).get("iss"), header.get("alg"), header.get("kid")
+        name, algorithm, key_id = (
+            _unverified(token).get("iss"),
+            header.get("alg"),
+            header.get("kid"),
+        )
         if algorithm not in ALGORITHMS or not isinstance(key_id, str):
             return
         found = list(self._with_key(name, key_id, algorithm))
@@ -132,7 +150,9 @@ class Trust:
             found = list(self._with_key(name, key_id, algorithm))
         yield from found
 
-    def _with_key(self, name: Any, key_id: str, algorithm: str) -> Iterator[tuple[Issuer, jwt.PyJWK]]:
+    def _with_key(
+        self, name: Any, key_id: str, algorithm: str
+    ) -> Iterator[tuple[Issuer, jwt.PyJWK]]:
         for issuer in self._issuers:
             if issuer.issuer == name:
                 keys = issuer.jwks or self._source.keys(issuer.jwks_uri)
@@ -149,7 +169,9 @@ class Trust:
             stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
             if stamp == self._stamp and not force:
                 return
-            self._issuers = tuple(TrustFile.model_validate(orjson.loads(self._path.read_bytes())).issuers)
+            self._issuers = tuple(
+                TrustFile.model_validate(orjson.loads(self._path.read_bytes())).issuers
+            )
             self._stamp = stamp
         except FileNotFoundError:
             self._stamp, self._issuers = None, ()

@@ -24,7 +24,11 @@ FORM: dict[str, Any] = {
                     "type": "object",
                     "required": ["file"],
                     "properties": {
-                        "file": {"type": "string", "format": "binary", "description": "CSV, UTF-8, with a header row."}
+                        "file": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "CSV, UTF-8, with a header row.",
+                        }
                     },
                 }
             }
@@ -40,14 +44,19 @@ async def uploaded_file(request: Request) -> AsyncIterator[Upload]:
 
     Raises InvalidFieldError without one; HTTPException 400 for a broken form or a client that leaves, 413, 415.
     """
-    if request.headers.get("content-type", "").split(";")[0].strip().lower() != "multipart/form-data":
+    if (
+        request.headers.get("content-type", "").split(";")[0].strip().lower()
+        != "multipart/form-data"
+    ):
         raise HTTPException(415, "Send the file as multipart/form-data, in the field file.")
     try:
         form = await request.form(max_files=1, max_fields=MOST_FIELDS)
     except ClientDisconnect:
         raise HTTPException(400, "The client left before the file was here.") from None
     except UnicodeError:
-        raise HTTPException(400, "The form cannot be read in the charset that its Content-Type names.") from None
+        raise HTTPException(
+            400, "The form cannot be read in the charset that its Content-Type names."
+        ) from None
     try:
         file = form.get("file")
         if not isinstance(file, UploadFile):

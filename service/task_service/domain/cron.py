@@ -45,7 +45,9 @@ def parse_zone(name: str) -> ZoneInfo:
     ValueError: there is no time zone 'Mars/Olympus'; use an IANA name such as Europe/Berlin or UTC
     """
     if name not in _zones():  # ZoneInfo would open a file of that name, or a folder
-        raise ValueError(f"there is no time zone {name[:60]!r}; use an IANA name such as Europe/Berlin or UTC")
+        raise ValueError(
+            f"there is no time zone {name[:60]!r}; use an IANA name such as Europe/Berlin or UTC"
+        )
     return ZoneInfo(name)
 
 

@@ -59,7 +59,9 @@ class HeldByWorkerError(DomainError):
     code = "held_by_worker"
 
     def __init__(self) -> None:
-        super().__init__("A worker holds this task; it can only be cancelled.", allowed=["cancelled"])
+        super().__init__(
+            "A worker holds this task; it can only be cancelled.", allowed=["cancelled"]
+        )
 
 
 class StaleVersionError(DomainError):
@@ -68,7 +70,9 @@ class StaleVersionError(DomainError):
     code = "stale_version"
 
     def __init__(self, current: str | None, what: str = "task") -> None:
-        super().__init__(f"The {what} has changed since you read it; read it again.", current_etag=current)
+        super().__init__(
+            f"The {what} has changed since you read it; read it again.", current_etag=current
+        )
 
 
 class UnavailableError(DomainError):
@@ -76,7 +80,9 @@ class UnavailableError(DomainError):
 
     code = "unavailable"
 
-    def __init__(self, message: str = "The database cannot be reached at the moment; try again.") -> None:
+    def __init__(
+        self, message: str = "The database cannot be reached at the moment; try again."
+    ) -> None:
         super().__init__(message)
 
 
@@ -110,7 +116,9 @@ class TooManyRequestsError(DomainError):
     code = "too_many_requests"
 
     def __init__(self, retry_after_seconds: int) -> None:
-        super().__init__("Too many requests, please try again later.", retry_after_seconds=retry_after_seconds)
+        super().__init__(
+            "Too many requests, please try again later.", retry_after_seconds=retry_after_seconds
+        )
 
 
 class ConflictError(DomainError):

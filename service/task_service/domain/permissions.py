@@ -48,18 +48,21 @@ class Grant:
 
 GRANTS: dict[Permission, Grant] = {
     Permission.READ: Grant(
-        Role.VIEWER, "Read and export tasks with all that belongs to them, the daily log, queues, workers, schedules."
+        Role.VIEWER,
+        "Read and export tasks with all that belongs to them, the daily log, queues, workers, schedules.",
     ),
     Permission.CREATE_TASKS: Grant(Role.EDITOR, "Create tasks, one or many."),
     Permission.CHANGE_OWN_TASKS: Grant(
-        Role.EDITOR, "Change, cancel, retry and delete tasks that one created or is assigned to; their conversations."
+        Role.EDITOR,
+        "Change, cancel, retry and delete tasks that one created or is assigned to; their conversations.",
     ),
     Permission.IMPORT_TASKS: Grant(Role.EDITOR, "Import tasks from a CSV file."),
     Permission.CHANGE_ANY_TASK: Grant(
         Role.OPERATOR, "Change, cancel, retry and delete everybody's tasks and conversations."
     ),
     Permission.OPERATE: Grant(
-        Role.OPERATOR, "Pause and resume queues, set limits, release workers, write schedules, run the daily loader."
+        Role.OPERATOR,
+        "Pause and resume queues, set limits, release workers, write schedules, run the daily loader.",
     ),
     Permission.READ_SETTINGS: Grant(Role.VIEWER, "Read application settings."),
     Permission.WRITE_SETTINGS: Grant(Role.ADMIN, "Write and delete application settings."),

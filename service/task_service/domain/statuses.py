@@ -21,7 +21,13 @@ OPEN = frozenset({Status.PENDING, Status.SCHEDULED, Status.PROCESSING, Status.IN
 
 ALLOWED: dict[Status, tuple[Status, ...]] = {
     Status.PENDING: (Status.IN_PROGRESS, Status.COMPLETED, Status.FAILED, Status.CANCELLED),
-    Status.SCHEDULED: (Status.PENDING, Status.IN_PROGRESS, Status.COMPLETED, Status.FAILED, Status.CANCELLED),
+    Status.SCHEDULED: (
+        Status.PENDING,
+        Status.IN_PROGRESS,
+        Status.COMPLETED,
+        Status.FAILED,
+        Status.CANCELLED,
+    ),
     Status.PROCESSING: (Status.CANCELLED,),
     Status.IN_PROGRESS: (Status.PENDING, Status.COMPLETED, Status.FAILED, Status.CANCELLED),
     Status.COMPLETED: (Status.PENDING, Status.IN_PROGRESS),

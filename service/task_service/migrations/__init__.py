@@ -19,7 +19,9 @@ VERSIONS = Path(__file__).parent / "versions"
 @cache
 def code_revision() -> int:
     """The newest revision that this code brings: the highest number of a file in `versions/`."""
-    return max(int(match[1]) for f in VERSIONS.iterdir() if (match := re.match(r"(\d{4})_.+\.py$", f.name)))
+    return max(
+        int(match[1]) for f in VERSIONS.iterdir() if (match := re.match(r"(\d{4})_.+\.py$", f.name))
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,11 @@ async def _wait_for_database(settings: Settings) -> None:
         try:
             return await ensure_database(settings)
         except Exception as error:
-            if isinstance(error, MigrationError) or not is_unavailable(error) or time.monotonic() > deadline:
+            if (
+                isinstance(error, MigrationError)
+                or not is_unavailable(error)
+                or time.monotonic() > deadline
+            ):
                 raise
             log.info("waiting_for_database", error=why(error))
             await asyncio.sleep(next(pauses))
@@ -58,7 +62,9 @@ async def ensure_database(settings: Settings) -> None:
         connection = await asyncpg.connect(url, timeout=CONNECT_SECONDS)
     except asyncpg.InvalidCatalogNameError:
         parts = urlsplit(url)
-        await _create_database(urlunsplit(parts._replace(path="/postgres")), unquote(parts.path.lstrip("/")))
+        await _create_database(
+            urlunsplit(parts._replace(path="/postgres")), unquote(parts.path.lstrip("/"))
+        )
     else:
         await connection.close()
 

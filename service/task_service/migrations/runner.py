@@ -62,7 +62,9 @@ async def migrate(engine: AsyncEngine) -> Migrated:
             if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
                 raise
             if not tries_left:
-                raise MigrationError(f"a lock was not free within {LOCK_TRIES} tries of {LOCK_TIMEOUT}") from error
+                raise MigrationError(
+                    f"a lock was not free within {LOCK_TRIES} tries of {LOCK_TIMEOUT}"
+                ) from error
             log.info("migration waits for a lock", extra={"tries_left": tries_left})
             await asyncio.sleep(LOCK_PAUSE_SECONDS)
     raise AssertionError("unreachable")
@@ -80,7 +82,10 @@ def _migrate(connection: Connection) -> Migrated:
     config = alembic_config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
-    oldest = max(getattr(r.module, "oldest_code", 1) for r in ScriptDirectory.from_config(config).walk_revisions())
+    oldest = max(
+        getattr(r.module, "oldest_code", 1)
+        for r in ScriptDirectory.from_config(config).walk_revisions()
+    )
     _write_state(connection, SchemaState(code_revision(), oldest))
     return Migrated(state.revision if state else 0, code_revision())
 

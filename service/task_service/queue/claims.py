@@ -73,7 +73,11 @@ class Bounds:
         """Queues, priorities and bounds as the claim takes them, most urgent first."""
         lines = [(queue, rank) for rank in self._ranks for queue in self._queues]
         back = BEHIND_SECONDS if behind else 0.0
-        return [q for q, _ in lines], [r for _, r in lines], [self._since[line] - back for line in lines]
+        return (
+            [q for q, _ in lines],
+            [r for _, r in lines],
+            [self._since[line] - back for line in lines],
+        )
 
     def advance(self, claims: Sequence[Claim]) -> None:
         """Move up to what was claimed, and on to the next queue."""
@@ -88,7 +92,13 @@ class Bounds:
 
 
 async def claim(
-    connection: Connection, worker_id: UUID, bounds: Bounds, limit: int, *, start_at_once: bool, behind: bool = True
+    connection: Connection,
+    worker_id: UUID,
+    bounds: Bounds,
+    limit: int,
+    *,
+    start_at_once: bool,
+    behind: bool = True,
 ) -> list[Claim]:
     """Claim up to `limit` tasks and move the bounds; an empty list also when this worker was declared dead.
 
@@ -130,7 +140,9 @@ async def claim_alone(
     connection: Connection, worker_id: UUID, queues: Sequence[str], waited_seconds: float
 ) -> Claim | None:
     """Claim one task that must not run beside others, if one has waited so long."""
-    row = await connection.fetchrow(statement("claim_alone"), worker_id, list(queues), waited_seconds)
+    row = await connection.fetchrow(
+        statement("claim_alone"), worker_id, list(queues), waited_seconds
+    )
     return _claim(row) if row else None
 
 

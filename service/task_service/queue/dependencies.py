@@ -49,7 +49,9 @@ async def keep_awaited(connection: Connection, task_id: UUID) -> None:
 async def settle(connection: Connection, ended: Collection[UUID]) -> None:
     """Let go on who waits for these tasks, and who waits for those that this cancels. Opens transactions of its own."""
     while ended:
-        ended = await _settle(connection, [row[0] for row in await connection.fetch(statement("waiting_for"), ended)])
+        ended = await _settle(
+            connection, [row[0] for row in await connection.fetch(statement("waiting_for"), ended)]
+        )
 
 
 async def sweep(connection: Connection, *, everything: bool) -> None:

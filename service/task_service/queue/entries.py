@@ -94,7 +94,9 @@ async def remove(connection: Connection, task_id: UUID) -> None:
     await connection.execute(statement("remove"), task_id)
 
 
-async def update(connection: Connection, entry: Entry, wakeups: Wakeups, *, anew: bool = False) -> bool:
+async def update(
+    connection: Connection, entry: Entry, wakeups: Wakeups, *, anew: bool = False
+) -> bool:
     """Change how a waiting task is to run (all but its fence); False when it is held or not in the queue.
 
     A time that it has already it keeps, its place in the queue with it; `anew`: it gets all its attempts back, and a

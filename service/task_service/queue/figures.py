@@ -40,7 +40,9 @@ async def list_workers(connection: Connection) -> list[dict[str, Any]]:
     return [dict(row) for row in await connection.fetch(statement("workers"))]
 
 
-async def release_worker(connection: Connection, worker_id: UUID, reason: Reason) -> ReleaseResult | None:
+async def release_worker(
+    connection: Connection, worker_id: UUID, reason: Reason
+) -> ReleaseResult | None:
     """Declare a worker dead and release its tasks; idempotent. None when nobody registered it.
 
     Two statements, each with a snapshot of its own: the second sees every claim that the first one waited for.

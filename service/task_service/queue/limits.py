@@ -45,4 +45,6 @@ async def hold_back(connection: Connection) -> bool:
     async with connection.transaction():
         if not await connection.fetchval(statement("take_turn")):
             return False
-        return int(await connection.fetchval(statement("hold_back"), HOLD_BACK_ROWS)) < HOLD_BACK_ROWS
+        return (
+            int(await connection.fetchval(statement("hold_back"), HOLD_BACK_ROWS)) < HOLD_BACK_ROWS
+        )

@@ -61,12 +61,20 @@ async def finish(connection: Connection, worker_id: UUID, ends: Sequence[Finishe
 async def end(connection: Connection, worker_id: UUID, ends: Sequence[Finished]) -> Ended:
     """As `finish`, but say which were not ours, and which tasks others may wait for: mostly none."""
     ends = sorted(ends, key=attrgetter("task_id"))
-    tasks, fences, outcomes, *texts = zip(*ends, strict=True) if ends else [()] * len(Finished._fields)
-    rows = await connection.fetch(statement("finish"), worker_id, tasks, fences, outcomes, *map(or_none, texts))
-    return Ended({(row[0], row[1]) for row in rows if row[2]}, [row[0] for row in rows if not row[2]])
+    tasks, fences, outcomes, *texts = (
+        zip(*ends, strict=True) if ends else [()] * len(Finished._fields)
+    )
+    rows = await connection.fetch(
+        statement("finish"), worker_id, tasks, fences, outcomes, *map(or_none, texts)
+    )
+    return Ended(
+        {(row[0], row[1]) for row in rows if row[2]}, [row[0] for row in rows if not row[2]]
+    )
 
 
-async def give_back(connection: Connection, worker_id: UUID, given: Sequence[GivenBack]) -> set[Attempt]:
+async def give_back(
+    connection: Connection, worker_id: UUID, given: Sequence[GivenBack]
+) -> set[Attempt]:
     """Put tasks back into the queue in one statement; return those that were ours."""
     given = sorted(given, key=attrgetter("task_id"))
     rows = await connection.fetch(
@@ -83,7 +91,9 @@ async def give_back(connection: Connection, worker_id: UUID, given: Sequence[Giv
     return _attempts(rows)
 
 
-async def recorded(connection: Connection, worker_id: UUID, attempts: Sequence[Attempt]) -> set[Attempt]:
+async def recorded(
+    connection: Connection, worker_id: UUID, attempts: Sequence[Attempt]
+) -> set[Attempt]:
     """Those of these attempts that are recorded as ours: the answer to an earlier report was lost, not the claim."""
     tasks, fences = [a[0] for a in attempts], [a[1] for a in attempts]
     rows = await connection.fetch(statement("recorded"), worker_id, tasks, fences)
@@ -100,7 +110,9 @@ async def hold(connection: Connection, worker_id: UUID, attempt: Attempt) -> boo
     return bool(await connection.fetchval(statement("hold"), attempt[0], worker_id, attempt[1]))
 
 
-async def note_progress(connection: Connection, worker_id: UUID, told: Sequence[Told]) -> set[Attempt]:
+async def note_progress(
+    connection: Connection, worker_id: UUID, told: Sequence[Told]
+) -> set[Attempt]:
     """Note how far attempts are; those that are ours and that no transaction has locked."""
     told = sorted(told, key=lambda t: t.task_id)
     rows = await connection.fetch(
@@ -116,7 +128,10 @@ async def note_progress(connection: Connection, worker_id: UUID, told: Sequence[
 
 async def extend(connection: Connection, worker_id: UUID, attempt: Attempt, seconds: float) -> bool:
     """Move the attempt's deadline to so many seconds from now; False when the claim is lost."""
-    return await connection.fetchval(statement("extend"), attempt[0], worker_id, attempt[1], seconds) is not None
+    return (
+        await connection.fetchval(statement("extend"), attempt[0], worker_id, attempt[1], seconds)
+        is not None
+    )
 
 
 def _attempts(rows: Sequence[asyncpg.Record]) -> set[Attempt]:

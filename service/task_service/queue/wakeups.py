@@ -23,7 +23,9 @@ class Wakeups:
     """One per process. `notify` sends a NOTIFY for these queues on a connection of its own."""
 
     def __init__(
-        self, notify: Callable[[list[str]], Awaitable[None]], clock: Callable[[], float] = time.monotonic
+        self,
+        notify: Callable[[list[str]], Awaitable[None]],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._notify = notify
         self._clock = clock

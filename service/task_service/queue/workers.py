@@ -61,7 +61,9 @@ async def heartbeat(connection: Connection, worker_id: UUID) -> Lease | None:
     row = await connection.fetchrow(statement("heartbeat"), worker_id)
     if row is None:
         return None
-    return Lease(row["state"] == "draining", row["drained_reason"], frozenset(row["cancel_requested"]))
+    return Lease(
+        row["state"] == "draining", row["drained_reason"], frozenset(row["cancel_requested"])
+    )
 
 
 async def read_worker(connection: Connection, worker_id: UUID) -> dict[str, Any] | None:

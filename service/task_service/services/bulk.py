@@ -49,7 +49,10 @@ class Entered(NamedTuple):
 
 
 async def enter_tasks(
-    context: Context, connection: AsyncConnection | Connection, drafts: Sequence[NewTask], caller: Principal
+    context: Context,
+    connection: AsyncConnection | Connection,
+    drafts: Sequence[NewTask],
+    caller: Principal,
 ) -> Entered:
     """Insert tasks with history, conversations and places in the queue, but for those whose unique key is held.
 
@@ -66,11 +69,15 @@ async def enter_tasks(
     return entered
 
 
-async def _wait_for_needs(connection: Connection, drafts: Sequence[NewTask], made: Sequence[NewDraft]) -> None:
+async def _wait_for_needs(
+    connection: Connection, drafts: Sequence[NewTask], made: Sequence[NewDraft]
+) -> None:
     """All in one go: needed tasks are locked in one order. Raises InvalidFieldError."""
     needs = [need for new in made for need in needs_of(new.id, new.draft)]
     if missing := await dependencies.block(connection, needs):
-        place, other = next((n, i) for n, draft in enumerate(drafts) for i in draft.needs if i in missing)
+        place, other = next(
+            (n, i) for n, draft in enumerate(drafts) for i in draft.needs if i in missing
+        )
         raise InvalidFieldError(f"tasks.{place}.needs", f"there is no task {other}")
 
 
@@ -127,12 +134,22 @@ async def insert_drafts(
     context: Context, connection: Connection, drafts: Sequence[NewDraft], caller: Principal
 ) -> None:
     """`enter_tasks` for one chunk, on the driver's connection; counts and logs nothing."""
-    now, attempts, trace = context.clock(), context.settings.default_max_attempts, current_trace_context()
+    now, attempts, trace = (
+        context.clock(),
+        context.settings.default_max_attempts,
+        current_trace_context(),
+    )
     rows = [new_row(new.id, new.draft, now, attempts, caller) for new in drafts]
     pairs = [(row, new.draft) for row, new in zip(rows, drafts, strict=True)]
     await copy_rows(connection, rows)
-    await copy_rows(connection, [FirstLine(r.id, shown_status(d, now), caller.name) for r, d in pairs])
-    bodies = [NewConversationRow(new_id(), r.id, json_text(c.body)) for r, d in pairs for c in d.conversations]
+    await copy_rows(
+        connection, [FirstLine(r.id, shown_status(d, now), caller.name) for r, d in pairs]
+    )
+    bodies = [
+        NewConversationRow(new_id(), r.id, json_text(c.body))
+        for r, d in pairs
+        for c in d.conversations
+    ]
     await copy_rows(connection, bodies)
     waiting = [entry for row in rows if (entry := entry_of(row, trace)) is not None]
     await entries.enqueue(connection, waiting, context.wakeups)

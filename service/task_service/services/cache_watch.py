@@ -56,7 +56,9 @@ class CacheWatch:
                 self._cache.distrust()  # what has happened since, the outbox will tell
                 more = False
             except Exception as error:
-                log.warning("cache_watch_failed", error=repr(error), exc_info=not is_unavailable(error))
+                log.warning(
+                    "cache_watch_failed", error=repr(error), exc_info=not is_unavailable(error)
+                )
                 await self._hang_up()
                 more = False
             if not more:

@@ -89,8 +89,13 @@ class Context:
                     done = await change(connection)
             except MovedOnError:
                 await asyncio.sleep(0)
-            except (DBAPIError, asyncpg.PostgresError) as error:  # the queue's statements raise the driver's own
-                state = getattr(error.orig if isinstance(error, DBAPIError) else error, "sqlstate", None)
+            except (
+                DBAPIError,
+                asyncpg.PostgresError,
+            ) as error:  # the queue's statements raise the driver's own
+                state = getattr(
+                    error.orig if isinstance(error, DBAPIError) else error, "sqlstate", None
+                )
                 if state not in SERIALIZATION or attempt == TRIES - 1:
                     raise
             else:

@@ -14,7 +14,11 @@ from task_service.store.conversations import ConversationRow
 
 
 async def add_conversations(
-    context: Context, connection: AsyncConnection, task_id: UUID, new: Sequence[NewConversation], caller: Principal
+    context: Context,
+    connection: AsyncConnection,
+    task_id: UUID,
+    new: Sequence[NewConversation],
+    caller: Principal,
 ) -> list[ConversationRow]:
     """Add conversations to a task. Raises NotFoundError, ForbiddenError."""
     if not await _touch(context, connection, task_id, caller):
@@ -23,7 +27,11 @@ async def add_conversations(
 
 
 async def change_conversation(
-    context: Context, connection: AsyncConnection, conversation_id: UUID, wanted: ConversationChange, caller: Principal
+    context: Context,
+    connection: AsyncConnection,
+    conversation_id: UUID,
+    wanted: ConversationChange,
+    caller: Principal,
 ) -> ConversationRow:
     """Change a conversation. Raises NotFoundError when it, or its task, is gone; ForbiddenError."""
     row = await _open(context, connection, conversation_id, caller)
@@ -55,7 +63,9 @@ async def _open(
     return row
 
 
-async def _touch(context: Context, connection: AsyncConnection, task_id: UUID, caller: Principal) -> bool:
+async def _touch(
+    context: Context, connection: AsyncConnection, task_id: UUID, caller: Principal
+) -> bool:
     """Raise the task's stamp, when there is such a task and the caller may change it."""
     parent = await store.touch_parent(connection, task_id)
     if parent is None:

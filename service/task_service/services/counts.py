@@ -50,7 +50,13 @@ def by_status(numbers: Numbers, queue: dict[str, int]) -> dict[Status, int]:
         Status.PROCESSING: queue["running"],
     }
     return {
-        s: max(0, shown.get(s, 0) + numbers.own.get(s, 0) + numbers.ended.get(s, 0) - numbers.hidden.get(s, 0))
+        s: max(
+            0,
+            shown.get(s, 0)
+            + numbers.own.get(s, 0)
+            + numbers.ended.get(s, 0)
+            - numbers.hidden.get(s, 0),
+        )
         for s in Status
     }
 

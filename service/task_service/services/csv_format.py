@@ -88,7 +88,9 @@ def split_tags(cell: str) -> list[str]:
 
 def read_cells(row: Mapping[str, str]) -> dict[str, Any]:
     """The fields of a task (`services.inputs.NewTask`) that a row gives; an empty cell gives none. Raises CellError."""
-    fields: dict[str, Any] = {name: unguard(cell) for name, cell in row.items() if cell and name in READ}
+    fields: dict[str, Any] = {
+        name: unguard(cell) for name, cell in row.items() if cell and name in READ
+    }
     if "tags" in fields:
         fields["tags"] = split_tags(fields["tags"])
     if "payload" in fields:
@@ -119,7 +121,9 @@ def write_cells(task: TaskRow, payload: str | None) -> list[str]:
         "payload": payload,
         "status": task.status,
     }
-    return [guard(_text(values[n] if n in values else getattr(task, n))) for n in (*COLUMNS, *MADE_HERE)]
+    return [
+        guard(_text(values[n] if n in values else getattr(task, n))) for n in (*COLUMNS, *MADE_HERE)
+    ]
 
 
 def _text(value: Any) -> str:

@@ -15,9 +15,24 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from task_service.domain.errors import InvalidFileError
 from task_service.domain.principals import Principal
-from task_service.services.bulk import CHUNK, Kind, claim_ids, count_kinds, insert_drafts, kind_of, past_due
+from task_service.services.bulk import (
+    CHUNK,
+    Kind,
+    claim_ids,
+    count_kinds,
+    insert_drafts,
+    kind_of,
+    past_due,
+)
 from task_service.services.context import Context
-from task_service.services.csv_format import COLUMNS, GIVEN, MADE_HERE, CellError, due_from, read_cells
+from task_service.services.csv_format import (
+    COLUMNS,
+    GIVEN,
+    MADE_HERE,
+    CellError,
+    due_from,
+    read_cells,
+)
 from task_service.services.csv_read import Record, read_records
 from task_service.services.fields import KeptTags, KeptText, KeptTitle
 from task_service.services.inputs import NewTask
@@ -103,7 +118,9 @@ async def import_csv(
     report.created = kinds.total()
     count_kinds(kinds)
     await imports.keep_report(connection, digest, asdict(report))
-    log.info("csv_imported", digest=digest, rows=report.rows, created=report.created, by=caller.name)
+    log.info(
+        "csv_imported", digest=digest, rows=report.rows, created=report.created, by=caller.name
+    )
     return report
 
 
@@ -124,7 +141,9 @@ async def _read_ahead(reader: "_Reader") -> AsyncGenerator[list[Row], None]:
             following = asyncio.create_task(asyncio.to_thread(reader.read))
             yield rows
     finally:
-        await asyncio.wait([following])  # whoever closes the file next must not meet a thread that still reads it
+        await asyncio.wait(
+            [following]
+        )  # whoever closes the file next must not meet a thread that still reads it
 
 
 class ExportedTask(NewTask):
@@ -150,10 +169,20 @@ class _Reader:
         self._records = read_records(self._file)
         first = next(self._records, None)
         if first is None:
-            raise _refusal([RowError(1, None, "the file is empty; its first line must name the columns")])
+            raise _refusal(
+                [RowError(1, None, "the file is empty; its first line must name the columns")]
+            )
         if first.problem:
-            raise _refusal([RowError(first.line, None, f"the first line must name the columns: {first.problem}")])
-        self._header = [name.strip().lower().replace(" ", "_").replace("-", "_") for name in first.cells]
+            raise _refusal(
+                [
+                    RowError(
+                        first.line, None, f"the first line must name the columns: {first.problem}"
+                    )
+                ]
+            )
+        self._header = [
+            name.strip().lower().replace(" ", "_").replace("-", "_") for name in first.cells
+        ]
         if errors := _check_header(first.line, self._header):
             raise _refusal(errors, len(errors))
         return self.read()
@@ -168,7 +197,9 @@ class _Reader:
 
     def _draft(self, record: Record) -> NewTask | None:
         if record.problem or len(record.cells) != len(self._header):
-            self._note(record.line, self._name(record.at), record.problem or self._miscounted(record))
+            self._note(
+                record.line, self._name(record.at), record.problem or self._miscounted(record)
+            )
             return None
         row, now = dict(zip(self._header, record.cells, strict=True)), self._clock()
         try:
@@ -180,7 +211,9 @@ class _Reader:
             self._note(record.line, error.column, error.message)
         except ValidationError as error:
             for each in error.errors(include_url=False, include_input=False, include_context=False):
-                self._note(record.line, str(each["loc"][0]), each["msg"].removeprefix("Value error, "))
+                self._note(
+                    record.line, str(each["loc"][0]), each["msg"].removeprefix("Value error, ")
+                )
         else:
             return draft
         return None
@@ -203,7 +236,9 @@ def _check_header(line: int, header: Sequence[str]) -> list[RowError]:
     for name in header:
         shown = name.encode(errors="replace").decode()[:50]
         if name not in known and name not in MADE_HERE:
-            errors.append(RowError(line, shown, f"there is no such column; known: {', '.join(known)}"))
+            errors.append(
+                RowError(line, shown, f"there is no such column; known: {', '.join(known)}")
+            )
         elif name in seen:
             errors.append(RowError(line, shown, "the column is there twice"))
         seen.add(name)

@@ -12,7 +12,9 @@ from typing import IO
 RECORD_MAX_BYTES = 1_048_576
 """The longest record: a payload of 256 KiB with all its quotes doubled fits."""
 BOM = b"\xef\xbb\xbf"
-csv.field_size_limit(RECORD_MAX_BYTES)  # the module's own bound, for all of the process; records are bounded here
+csv.field_size_limit(
+    RECORD_MAX_BYTES
+)  # the module's own bound, for all of the process; records are bounded here
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +87,19 @@ def read_records(file: IO[bytes]) -> Iterator[Record]:
         except StopIteration:
             return
         except _TooLongError:
-            yield Record(line, [], f"the row is longer than {RECORD_MAX_BYTES} bytes{_until(line, lines)}")
+            yield Record(
+                line, [], f"the row is longer than {RECORD_MAX_BYTES} bytes{_until(line, lines)}"
+            )
         except csv.Error:
             whole = _count_cells("".join(lines.record), delimiter)
             yield Record(line, [], f"the quoting is broken{_until(line, lines)}", whole)
         else:
             if cells:
-                at = next((i for i, cell in enumerate(cells) if not _is_text(cell)), None) if lines.is_damaged else None
+                at = (
+                    next((i for i, cell in enumerate(cells) if not _is_text(cell)), None)
+                    if lines.is_damaged
+                    else None
+                )
                 yield Record(line, cells, None if at is None else "is not UTF-8", at)
 
 

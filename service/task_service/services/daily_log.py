@@ -50,7 +50,9 @@ async def present_day(context: Context) -> date:
     return now.astimezone(parse_zone(context.settings.daily_log_time_zone)).date()
 
 
-async def run(context: Context, wanted: date | None = None, waiting: AsyncConnection | None = None) -> Load:
+async def run(
+    context: Context, wanted: date | None = None, waiting: AsyncConnection | None = None
+) -> Load:
     """Load a day, today unless another is wanted. Raises InvalidFieldError for one that is still to come.
 
     `waiting` is the transaction of the caller who waits for it: the server ends those that are silent for long.
@@ -72,7 +74,9 @@ async def catch_up(context: Context) -> list[Load]:
     return [await load(context, day, today) for day in [*(d for d in days if d not in done), today]]
 
 
-async def load(context: Context, day: date, today: date, waiting: AsyncConnection | None = None) -> Load:
+async def load(
+    context: Context, day: date, today: date, waiting: AsyncConnection | None = None
+) -> Load:
     """Copy the tasks that are active now, for today, or were at the end of a day that is past."""
     end = None if day == today else end_of(day, context.settings.daily_log_time_zone)
     added, after = 0, store.BEGINNING

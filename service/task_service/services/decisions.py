@@ -13,7 +13,9 @@ from task_service.domain.statuses import OPEN, Status, check_change
 from task_service.queue.entries import QueueRow
 from task_service.store.tasks import TaskRow
 
-FIXED_WHILE_HELD = frozenset({"handler", "queue", "payload", "priority", "run_at", "max_attempts", "timeout_seconds"})
+FIXED_WHILE_HELD = frozenset(
+    {"handler", "queue", "payload", "priority", "run_at", "max_attempts", "timeout_seconds"}
+)
 """How a worker runs a task; while one holds it, these cannot change."""
 OF_THE_QUEUE = FIXED_WHILE_HELD - {"payload"}
 
@@ -62,7 +64,9 @@ class Decision:
         return not self.columns and self.queue is QueueAction.LEAVE
 
 
-def decide_change(task: OpenTask, given: Mapping[str, Any], wanted: Status | None, now: datetime) -> Decision:
+def decide_change(
+    task: OpenTask, given: Mapping[str, Any], wanted: Status | None, now: datetime
+) -> Decision:
     """Decide a change of fields (columns of `tasks`) and of the status (None: leave it).
 
     Raises InvalidFieldError (what is set anew: a due date that is past, a text that is too long), HeldByWorkerError,
@@ -96,7 +100,10 @@ def decide_removal(task: OpenTask, now: datetime) -> Decision:
         return Decision(hidden, _cancel(task))
     if task.row.status not in OPEN:
         return Decision(hidden)
-    return Decision(hidden | {"status": Status.CANCELLED}, QueueAction.WITHDRAW if task.entry else QueueAction.LEAVE)
+    return Decision(
+        hidden | {"status": Status.CANCELLED},
+        QueueAction.WITHDRAW if task.entry else QueueAction.LEAVE,
+    )
 
 
 def _cancel(task: OpenTask) -> QueueAction:

@@ -14,7 +14,9 @@ from task_service.services.inputs import NewTask
 from task_service.store.new import NewRow
 
 
-def new_row(task_id: UUID, draft: NewTask, now: datetime, default_attempts: int, caller: Principal) -> NewRow:
+def new_row(
+    task_id: UUID, draft: NewTask, now: datetime, default_attempts: int, caller: Principal
+) -> NewRow:
     """The row of a new task. With a handler and status pending it has no status of its own: the queue decides."""
     queued = draft.handler is not None and draft.status is Status.PENDING
     return NewRow(

@@ -131,11 +131,15 @@ class Stream:
         page = await self._events.page(self._reached, self._wanted.task_ids)
         if page.is_back:
             self.restart(page.reached)
-        self._hold([self._events.tell(event) for event in page.events if self._wanted(event)], page.reached)
+        self._hold(
+            [self._events.tell(event) for event in page.events if self._wanted(event)], page.reached
+        )
         self._is_live = page.is_last and self._events.join(self, page.reached)
 
     def _hold(self, news: Sequence[Told], reached: Position) -> None:
-        self._waiting.extend(t for t in news if t.event.position > self._reached and self._wanted(t.event))
+        self._waiting.extend(
+            t for t in news if t.event.position > self._reached and self._wanted(t.event)
+        )
         self._reached = max(self._reached, reached)
         if self._waiting:
             self._news.set()
@@ -241,7 +245,9 @@ class Events:
                 async with asyncio.timeout(BOUND_SECONDS):
                     page = await self._look(after)
             except Exception as error:
-                log.warning("events_not_read", error=repr(error), exc_info=not is_unavailable(error))
+                log.warning(
+                    "events_not_read", error=repr(error), exc_info=not is_unavailable(error)
+                )
                 self._hang_up()
                 await asyncio.sleep(AWAY_SECONDS)
             else:
@@ -262,7 +268,10 @@ class Events:
 
     def _hand_out(self, page: Page) -> None:
         if page.is_back:
-            log.warning("events_went_back", meaning="the database was restored or crashed; clients are told to reset")
+            log.warning(
+                "events_went_back",
+                meaning="the database was restored or crashed; clients are told to reset",
+            )
         news = [self.tell(event) for event in page.events]
         self._position = page.reached
         for stream in list(self._live):

@@ -36,7 +36,9 @@ def refuse_numbers(value: object) -> object:
     Traceback (most recent call last):
     ValueError: must be a time such as 2030-01-31T12:00:00Z
     """
-    if isinstance(value, int | float) or (isinstance(value, str) and re.fullmatch(r"\s*[-+]?[0-9.]+\s*", value)):
+    if isinstance(value, int | float) or (
+        isinstance(value, str) and re.fullmatch(r"\s*[-+]?[0-9.]+\s*", value)
+    ):
         raise ValueError("must be a time such as 2030-01-31T12:00:00Z")
     return value
 
@@ -84,21 +86,32 @@ Title = Annotated[
     Field(examples=["Ring Ada"], json_schema_extra={"minLength": 1, "maxLength": 200}),
 ]
 Description = Annotated[
-    str, _bounded(0, fields.DESCRIPTION_MAX), Field(json_schema_extra={"maxLength": fields.DESCRIPTION_MAX})
+    str,
+    _bounded(0, fields.DESCRIPTION_MAX),
+    Field(json_schema_extra={"maxLength": fields.DESCRIPTION_MAX}),
 ]
 Person = Annotated[
-    str, _bounded(1, fields.PERSON_MAX), Field(examples=["ada"], json_schema_extra={"minLength": 1, "maxLength": 200})
+    str,
+    _bounded(1, fields.PERSON_MAX),
+    Field(examples=["ada"], json_schema_extra={"minLength": 1, "maxLength": 200}),
 ]
 Why = Annotated[str, _bounded(0, 500), Field(json_schema_extra={"maxLength": 500})]
-Words = Annotated[str, _bounded(1, 200), Field(json_schema_extra={"minLength": 1, "maxLength": 200})]
+Words = Annotated[
+    str, _bounded(1, 200), Field(json_schema_extra={"minLength": 1, "maxLength": 200})
+]
 Tags = Annotated[
     list[str],
     BeforeValidator(_not_endless),
     AfterValidator(fields.clean_tags),
-    Field(examples=[["home"]], description="At most 10 that differ in more than case, each of at most 50 characters."),
+    Field(
+        examples=[["home"]],
+        description="At most 10 that differ in more than case, each of at most 50 characters.",
+    ),
 ]
 ChangedTitle = Annotated[
-    str, _bounded(1, KEPT_TITLE_MAX), Field(json_schema_extra={"minLength": 1, "maxLength": fields.TITLE_MAX})
+    str,
+    _bounded(1, KEPT_TITLE_MAX),
+    Field(json_schema_extra={"minLength": 1, "maxLength": fields.TITLE_MAX}),
 ]
 ChangedDescription = Annotated[
     str, _bounded(0, KEPT_TEXT_MAX), Field(json_schema_extra={"maxLength": fields.DESCRIPTION_MAX})
@@ -111,11 +124,15 @@ KeptTags = Annotated[
 """In a change what came by import may be sent back as it is; what differs is held to the bounds by `decide_change`."""
 KeptText = Annotated[str, _bounded(0, KEPT_TEXT_MAX)]
 KeptTitle = Annotated[str, _bounded(1, KEPT_TITLE_MAX)]
-Tag = Annotated[str, _bounded(1, fields.TAG_MAX), Field(json_schema_extra={"maxLength": fields.TAG_MAX})]
+Tag = Annotated[
+    str, _bounded(1, fields.TAG_MAX), Field(json_schema_extra={"maxLength": fields.TAG_MAX})
+]
 Name = Annotated[str, StringConstraints(pattern=fields.NAME_PATTERN), Field(examples=["default"])]
 Json = Annotated[Any, AfterValidator(fields.check_payload)]
 Moment = Annotated[datetime, BeforeValidator(refuse_numbers), AfterValidator(to_utc)]
-SettingJson = Annotated[Any, AfterValidator(partial(fields.check_payload, most_bytes=fields.SETTING_MAX_BYTES))]
+SettingJson = Annotated[
+    Any, AfterValidator(partial(fields.check_payload, most_bytes=fields.SETTING_MAX_BYTES))
+]
 Day = Annotated[date, BeforeValidator(parse_day)]
 Cron = Annotated[
     str,

@@ -23,7 +23,9 @@ class Flights:
     def __init__(self) -> None:
         self._flights: dict[Hashable, _Flight] = {}
 
-    async def share(self, key: Hashable, work: Callable[[], Awaitable[T]], wait_seconds: float) -> tuple[T, bool]:
+    async def share(
+        self, key: Hashable, work: Callable[[], Awaitable[T]], wait_seconds: float
+    ) -> tuple[T, bool]:
         """The result of `work`, and whether it is somebody else's.
 
         Waiting takes no connection. Raises what `work` raises; UnavailableError when the turn does not come in time.
@@ -35,7 +37,9 @@ class Flights:
                 async with asyncio.timeout(wait_seconds):
                     await flight.turn.acquire()
             except TimeoutError:
-                raise UnavailableError("The same request is still being answered; try again.") from None
+                raise UnavailableError(
+                    "The same request is still being answered; try again."
+                ) from None
             try:
                 if flight.result is not None:
                     return flight.result, True

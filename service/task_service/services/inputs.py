@@ -97,16 +97,24 @@ class ConversationChange(Input):
 class TaskTemplate(Input):
     """What a schedule makes its tasks of: a new task, but for its time."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"title": "Water the plants", "tags": ["home"]}]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"title": "Water the plants", "tags": ["home"]}]}
+    )
 
     title: Title
     description: Description | None = None
-    status: StatusWord = Field(default=Status.PENDING, description="`scheduled` and `processing` cannot be set.")
+    status: StatusWord = Field(
+        default=Status.PENDING, description="`scheduled` and `processing` cannot be set."
+    )
     priority: PriorityWord = Priority.MEDIUM
     assigned_to: Person | None = None
-    due_date: Moment | None = Field(default=None, description="In the future. A time without a zone is UTC.")
+    due_date: Moment | None = Field(
+        default=None, description="In the future. A time without a zone is UTC."
+    )
     tags: Tags = Field(default_factory=list)
-    handler: Name | None = Field(default=None, description="Who runs it; null: a person.", examples=["conversations"])
+    handler: Name | None = Field(
+        default=None, description="Who runs it; null: a person.", examples=["conversations"]
+    )
     payload: Json | None = Field(default=None, description="JSON for the handler, at most 256 KiB.")
     queue: Name = "default"
     max_attempts: Attempts | None = Field(default=None, description="Null: the service's default.")
@@ -114,7 +122,9 @@ class TaskTemplate(Input):
         default=None, description="For one attempt; null: the handler's own."
     )
     limit_key: Name | None = Field(
-        default=None, description="Tasks with the same key share its limits.", examples=["customer-7"]
+        default=None,
+        description="Tasks with the same key share its limits.",
+        examples=["customer-7"],
     )
     conversations: list[NewConversation] = Field(default_factory=list, max_length=1000)
 
@@ -122,7 +132,9 @@ class TaskTemplate(Input):
     @classmethod
     def _status_can_be_set(cls, status: Status) -> Status:
         if status not in CREATABLE:
-            raise ValueError(f"a new task cannot be {status}: give run_at to schedule it; only workers set processing")
+            raise ValueError(
+                f"a new task cannot be {status}: give run_at to schedule it; only workers set processing"
+            )
         return status
 
 
@@ -133,7 +145,11 @@ class NewTask(TaskTemplate):
         json_schema_extra={
             "examples": [
                 {"title": "Ring Ada", "priority": "high", "tags": ["phone"]},
-                {"title": "Answer", "handler": "conversations", "conversations": [{"body": {"text": "hello"}}]},
+                {
+                    "title": "Answer",
+                    "handler": "conversations",
+                    "conversations": [{"body": {"text": "hello"}}],
+                },
             ]
         }
     )
@@ -145,7 +161,8 @@ class NewTask(TaskTemplate):
         examples=["order-7"],
     )
     unique_seconds: UniqueSeconds | None = Field(
-        default=None, description="The key holds also so long from the task's creation on, whatever became of it."
+        default=None,
+        description="The key holds also so long from the task's creation on, whatever became of it.",
     )
 
     needs: list[UUID] = Field(
@@ -154,14 +171,16 @@ class NewTask(TaskTemplate):
         description="Tasks that must have ended before a worker runs this one. Only with a handler and status pending.",
     )
     when_failed: Literal["cancel", "run"] = Field(
-        default="cancel", description="What becomes of it when one of `needs` fails, is cancelled or deleted."
+        default="cancel",
+        description="What becomes of it when one of `needs` fails, is cancelled or deleted.",
     )
 
     @field_validator("needs")
     @classmethod
     def _can_wait(cls, needs: list[UUID], info: ValidationInfo) -> list[UUID]:
         if needs and (
-            info.data.get("handler", "") is None or info.data.get("status", Status.PENDING) is not Status.PENDING
+            info.data.get("handler", "") is None
+            or info.data.get("status", Status.PENDING) is not Status.PENDING
         ):
             raise ValueError("only a pending task with a handler can wait for others")
         return list(dict.fromkeys(needs))
@@ -177,7 +196,9 @@ class NewTask(TaskTemplate):
 class TaskChange(Input):
     """Fields to change (a JSON merge patch): those left out stay, null clears those that may be empty."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "completed"}, {"assigned_to": None}]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"status": "completed"}, {"assigned_to": None}]}
+    )
 
     title: ChangedTitle = ABSENT
     description: ChangedDescription | None = None
@@ -186,7 +207,8 @@ class TaskChange(Input):
     assigned_to: Person | None = None
     due_date: Moment | None = None
     tags: KeptTags | None = Field(
-        default=None, description="Replaces all (at most 10, each of at most 50 characters); null: none."
+        default=None,
+        description="Replaces all (at most 10, each of at most 50 characters); null: none.",
     )
     handler: Name | None = None
     payload: Json | None = None
@@ -227,14 +249,18 @@ class Redrive(Because):
 class SettingValue(Input):
     """An application setting as it shall be."""
 
-    value: SettingJson = Field(description="Any JSON, at most 64 KiB.", examples=[{"colour": "green"}])
+    value: SettingJson = Field(
+        description="Any JSON, at most 64 KiB.", examples=[{"colour": "green"}]
+    )
     description: Description | None = None
 
 
 class NewLimit(Input):
     """A limit as it shall be: concurrency, or rate with period_seconds, or both."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"concurrency": 5}, {"rate": 100, "period_seconds": 60}]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"concurrency": 5}, {"rate": 100, "period_seconds": 60}]}
+    )
 
     concurrency: Annotated[int, Field(strict=True, ge=1, le=100_000)] | None = Field(
         default=None, description="So many run at a time, at least 1 (pause a queue to have none)."
@@ -251,7 +277,11 @@ class NewSchedule(Input):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
-                {"name": "plants", "cron": "0 8 * * MON-FRI", "template": {"title": "Water the plants"}},
+                {
+                    "name": "plants",
+                    "cron": "0 8 * * MON-FRI",
+                    "template": {"title": "Water the plants"},
+                },
             ]
         }
     )
@@ -260,7 +290,9 @@ class NewSchedule(Input):
     cron: Cron
     time_zone: Zone = "UTC"
     template: TaskTemplate
-    catch_up: CatchUp = Field(default="last", description="Of the times that were missed in an outage: how many run.")
+    catch_up: CatchUp = Field(
+        default="last", description="Of the times that were missed in an outage: how many run."
+    )
     enabled: StrictBool = True
 
 

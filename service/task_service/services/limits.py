@@ -26,14 +26,20 @@ async def read_limit(connection: AsyncConnection, kind: str, name: str) -> Limit
 
 
 async def put_limit(
-    context: Context, connection: AsyncConnection, key: tuple[str, str], wanted: NewLimit, caller: Principal
+    context: Context,
+    connection: AsyncConnection,
+    key: tuple[str, str],
+    wanted: NewLimit,
+    caller: Principal,
 ) -> tuple[LimitRow, bool]:
     """Set the limit of this kind and name, and tell whether it is new. Raises InvalidFieldError.
 
     What waits for a worker already is held back at once, up to some thousands; workers do the rest within a poll.
     """
     if wanted.concurrency is None and wanted.rate is None:
-        raise InvalidFieldError("concurrency", "give concurrency, or rate with period_seconds, or both")
+        raise InvalidFieldError(
+            "concurrency", "give concurrency, or rate with period_seconds, or both"
+        )
     if (wanted.rate is None) != (wanted.period_seconds is None):
         raise InvalidFieldError("period_seconds", "goes with rate: give both, or neither")
     given = wanted.concurrency, wanted.rate, wanted.period_seconds
@@ -44,7 +50,9 @@ async def put_limit(
     return await read_limit(connection, *key), made
 
 
-async def remove_limit(context: Context, connection: AsyncConnection, key: tuple[str, str], caller: Principal) -> None:
+async def remove_limit(
+    context: Context, connection: AsyncConnection, key: tuple[str, str], caller: Principal
+) -> None:
     """Remove a limit: what it held back may run. Raises NotFoundError."""
     if not await store.delete_limit(connection, *key):
         raise NotFoundError("limit", "/".join(key))

@@ -31,7 +31,9 @@ async def number_of(connection: AsyncConnection, task_id: UUID) -> int:
     return number
 
 
-async def _find(context: Context, what: str, key: str, find: Callable[[Any, int], Awaitable[UUID | None]]) -> UUID:
+async def _find(
+    context: Context, what: str, key: str, find: Callable[[Any, int], Awaitable[UUID | None]]
+) -> UUID:
     number = parse_number(key)
     if number is None:
         return parse_id(what, key)

@@ -38,7 +38,9 @@ async def read_page(context: Context, wanted: PageWanted) -> PageFound:
     where, sort, size = wanted.where, wanted.sort, wanted.size
     skipped = 0 if wanted.cursor is not None else (wanted.page - 1) * size
     if skipped + size > DEEPEST:
-        raise InvalidFieldError("page", f"pages reach the first {DEEPEST} tasks only; go on with next_cursor as cursor")
+        raise InvalidFieldError(
+            "page", f"pages reach the first {DEEPEST} tasks only; go on with next_cursor as cursor"
+        )
     async with context.reading() as connection:
         cursor = await skip_tasks(connection, where, sort, skipped) if skipped else wanted.cursor
         rows: list[TaskRow] = []

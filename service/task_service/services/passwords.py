@@ -102,7 +102,9 @@ class Passwords:
             return Verdict(False)
         if stored is None:
             return Verdict(False)
-        return Verdict(True, self._hasher.hash(password) if self._hasher.check_needs_rehash(stored) else None)
+        return Verdict(
+            True, self._hasher.hash(password) if self._hasher.check_needs_rehash(stored) else None
+        )
 
     async def _run(self, work: Callable[[], T]) -> T:
         if self._waiting >= WAITING_MAX:

@@ -28,7 +28,9 @@ async def read_queues(connection: AsyncConnection) -> dict[str, Any]:
     pauses = await store.list_pauses(connection)
     named = {q["name"]: q for q in figures["queues"]}
     names = sorted({*named, *pauses})
-    return figures | {"queues": [_with_pause({"name": n} | named.get(n, NONE), pauses.get(n)) for n in names]}
+    return figures | {
+        "queues": [_with_pause({"name": n} | named.get(n, NONE), pauses.get(n)) for n in names]
+    }
 
 
 async def read_queue(connection: AsyncConnection, name: str) -> dict[str, Any]:
@@ -36,7 +38,9 @@ async def read_queue(connection: AsyncConnection, name: str) -> dict[str, Any]:
     figures = await queue_figures(await raw(connection))
     found = next((q for q in figures["queues"] if q["name"] == name), {"name": name} | NONE)
     rates = asdict(await store.read_rates(connection, name))
-    return _with_pause(found, await store.read_pause(connection, name)) | rates | {"at": figures["at"]}
+    return (
+        _with_pause(found, await store.read_pause(connection, name)) | rates | {"at": figures["at"]}
+    )
 
 
 async def claimable_figures(connection: AsyncConnection) -> dict[str, Any]:
@@ -50,14 +54,18 @@ async def claimable_figures(connection: AsyncConnection) -> dict[str, Any]:
     return figures | sums | {"oldest_age_seconds": oldest, "queues": queues}
 
 
-async def pause(connection: AsyncConnection, name: str, reason: str | None, caller: Principal) -> dict[str, Any]:
+async def pause(
+    connection: AsyncConnection, name: str, reason: str | None, caller: Principal
+) -> dict[str, Any]:
     """Let workers claim nothing more from a queue; what they hold goes on, and tasks can be added. Idempotent."""
     await store.insert_pause(connection, name, reason, caller.name)
     log.info("queue_paused", queue=name, reason=reason, by=caller.name)
     return await read_queue(connection, name)
 
 
-async def resume(context: Context, connection: AsyncConnection, name: str, caller: Principal) -> dict[str, Any]:
+async def resume(
+    context: Context, connection: AsyncConnection, name: str, caller: Principal
+) -> dict[str, Any]:
     """Let workers claim from a queue again, and wake them. Idempotent."""
     if await store.delete_pause(connection, name):
         await (await raw(connection)).execute(statement("notify"), context.wakeups.inside([name]))
@@ -83,11 +91,15 @@ async def release(
     found = await read_worker(connection, worker_id)
     if not found["expired"] and not force:
         until = found["lease_expires_at"].isoformat()
-        raise ConflictError(f"The worker {worker_id} lives: its lease holds until {until}. force=true releases it too.")
+        raise ConflictError(
+            f"The worker {worker_id} lives: its lease holds until {until}. force=true releases it too."
+        )
     done = await release_worker(await raw(connection), worker_id, reason)
     if done is None:
         raise NotFoundError("worker", worker_id)
-    log.info("worker_released", worker_id=str(worker_id), reason=reason, by=caller.name, **asdict(done))
+    log.info(
+        "worker_released", worker_id=str(worker_id), reason=reason, by=caller.name, **asdict(done)
+    )
     return done
 
 

@@ -27,7 +27,9 @@ async def read_task(context: Context, task_id: UUID) -> TaskRow | None:
     return task
 
 
-async def read_day(context: Context, name: str, make: Callable[[AsyncConnection], Awaitable[bytes]]) -> bytes:
+async def read_day(
+    context: Context, name: str, make: Callable[[AsyncConnection], Awaitable[bytes]]
+) -> bytes:
     """An answer made of the daily log alone, from the cache when it is there; `name` says which, such as date and page.
 
     Whoever changes the daily log (the loader; a hard delete does it already) calls

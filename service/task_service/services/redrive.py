@@ -23,9 +23,25 @@ async def redrive(
     """Make the oldest of these failed tasks pending again, due now, with all their attempts; return how many."""
     tasks = await reopen_failed(connection, which, most, caller.name, reason)
     entries = [
-        Entry(t.id, t.queue, t.priority, None, t.max_attempts, t.timeout_seconds, t.handler, t.fence, t.limit_key)
+        Entry(
+            t.id,
+            t.queue,
+            t.priority,
+            None,
+            t.max_attempts,
+            t.timeout_seconds,
+            t.handler,
+            t.fence,
+            t.limit_key,
+        )
         for t in tasks
     ]
     await enqueue(await raw(connection), entries, context.wakeups)
-    log.info("tasks_redriven", number=len(tasks), handler=which.handler, queue=which.queue, by=caller.name)
+    log.info(
+        "tasks_redriven",
+        number=len(tasks),
+        handler=which.handler,
+        queue=which.queue,
+        by=caller.name,
+    )
     return len(tasks)

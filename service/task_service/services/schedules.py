@@ -44,7 +44,9 @@ def etag_of_schedule(row: ScheduleRow) -> str:
 
 
 # -- what people write ------------------------------------------------------------------------------------------------
-async def create_schedule(connection: AsyncConnection, new: NewSchedule, caller: Principal) -> ScheduleRow:
+async def create_schedule(
+    connection: AsyncConnection, new: NewSchedule, caller: Principal
+) -> ScheduleRow:
     """Make a schedule. Raises ConflictError for a name that is taken, InvalidFieldError for a template."""
     now = await store.database_time(connection)
     made = None
@@ -60,7 +62,11 @@ async def create_schedule(connection: AsyncConnection, new: NewSchedule, caller:
 
 
 async def change_schedule(
-    connection: AsyncConnection, schedule_id: UUID, wanted: ScheduleChange, caller: Principal, guard: Guard
+    connection: AsyncConnection,
+    schedule_id: UUID,
+    wanted: ScheduleChange,
+    caller: Principal,
+    guard: Guard,
 ) -> ScheduleRow:
     """Change a schedule; its next time is found anew when that is about it.
 
@@ -71,25 +77,37 @@ async def change_schedule(
     if not given:
         return row
     if row.action == OWN and given.keys() - {"enabled"}:
-        raise ConflictError(f"The schedule {row.name} follows the service's settings; it can be enabled and disabled.")
+        raise ConflictError(
+            f"The schedule {row.name} follows the service's settings; it can be enabled and disabled."
+        )
     now = await store.database_time(connection)
     if "template" in given:
         given["template"] = _checked(wanted.template, now)
     if given.keys() & TIMES:
         after = {name: given.get(name, getattr(row, name)) for name in TIMES}
-        given["next_run_at"] = next_after(after["cron"], after["time_zone"], now) if after["enabled"] else None
-    changed = await store.update_schedule(connection, schedule_id, given) if given.get("name") != DAILY_LOG else None
+        given["next_run_at"] = (
+            next_after(after["cron"], after["time_zone"], now) if after["enabled"] else None
+        )
+    changed = (
+        await store.update_schedule(connection, schedule_id, given)
+        if given.get("name") != DAILY_LOG
+        else None
+    )
     if changed is None:
         raise _taken(given["name"])
     log.info("schedule_changed", schedule=changed.name, fields=sorted(given), by=caller.name)
     return changed
 
 
-async def remove_schedule(connection: AsyncConnection, schedule_id: UUID, caller: Principal, guard: Guard) -> None:
+async def remove_schedule(
+    connection: AsyncConnection, schedule_id: UUID, caller: Principal, guard: Guard
+) -> None:
     """Remove a schedule for good. Raises NotFoundError, StaleVersionError, ConflictError for the product's own."""
     row = await _open(connection, schedule_id, guard)
     if row.action == OWN:
-        raise ConflictError(f"The schedule {row.name} is the service's own; it can be disabled, not deleted.")
+        raise ConflictError(
+            f"The schedule {row.name} is the service's own; it can be disabled, not deleted."
+        )
     await store.delete_schedule(connection, schedule_id)
     log.info("schedule_deleted", schedule=row.name, by=caller.name)
 
@@ -113,11 +131,15 @@ async def run_now(context: Context, connection: AsyncConnection, schedule_id: UU
         [task_id] = await _enter(context, connection, row, [now])
     except ValueError as error:
         raise InvalidFieldError("template", _words(error)) from None
-    await store.note_run(connection, row, row.next_run_at, last_run_at=now, last_task_id=task_id, last_error=None)
+    await store.note_run(
+        connection, row, row.next_run_at, last_run_at=now, last_task_id=task_id, last_error=None
+    )
     return await read_schedule(connection, schedule_id)
 
 
-async def note_own_run(connection: AsyncConnection, row: ScheduleRow, *, moves_on: bool = False) -> ScheduleRow:
+async def note_own_run(
+    connection: AsyncConnection, row: ScheduleRow, *, moves_on: bool = False
+) -> ScheduleRow:
     """Write that the product's own schedule has run; because it was due (it moves on to its next time) or by hand."""
     now = await store.database_time(connection)
     following = next_time(row, now) if moves_on else row.next_run_at
@@ -153,11 +175,15 @@ async def ensure_own(connection: AsyncConnection, settings: Settings) -> None:
     cron, zone = settings.daily_log_cron, settings.daily_log_time_zone
     now = await store.database_time(connection)
     values = {"cron": cron, "time_zone": zone, "next_run_at": next_after(cron, zone, now)}
-    if await store.insert_schedule(connection, {"name": DAILY_LOG, "action": OWN, "created_by": "system", **values}):
+    if await store.insert_schedule(
+        connection, {"name": DAILY_LOG, "action": OWN, "created_by": "system", **values}
+    ):
         return
     row = await store.lock_own(connection, OWN)
     if row is not None and (row.cron, row.time_zone) != (cron, zone):
-        await store.update_schedule(connection, row.id, values if row.enabled else {**values, "next_run_at": None})
+        await store.update_schedule(
+            connection, row.id, values if row.enabled else {**values, "next_run_at": None}
+        )
 
 
 async def fire_next(context: Context, connection: AsyncConnection) -> bool:
@@ -177,7 +203,9 @@ async def fire_next(context: Context, connection: AsyncConnection) -> bool:
         if is_unavailable(error):
             raise
         # One that cannot run must not hold up the others: it says why, and goes on to its next time.
-        log.warning("schedule_failed", schedule=row.name, error=_words(error), exc_info=not _is_told(error))
+        log.warning(
+            "schedule_failed", schedule=row.name, error=_words(error), exc_info=not _is_told(error)
+        )
         outcome = {"last_run_at": now, "last_error": _words(error)}
     await store.note_run(connection, row, next_time(row, now), **outcome)
     return True
@@ -201,7 +229,9 @@ def next_time(row: ScheduleRow, now: datetime) -> datetime | None:
         return None
 
 
-async def _enter(context: Context, connection: AsyncConnection, row: ScheduleRow, times: list[datetime]) -> list[UUID]:
+async def _enter(
+    context: Context, connection: AsyncConnection, row: ScheduleRow, times: list[datetime]
+) -> list[UUID]:
     drafts = [_draft(json.loads(row.template or "null"), time, context.clock()) for time in times]
     caller = Principal(f"schedule:{row.name}", Role.ADMIN, "system")
     return (await enter_tasks(context, connection, drafts, caller)).ids
@@ -225,6 +255,9 @@ def _is_told(error: Exception) -> bool:
 def _words(error: Exception) -> str:
     """The error for `last_error` and for callers, without the input."""
     if isinstance(error, ValidationError):
-        found = [f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
+        found = [
+            f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        ]
         return "; ".join(found)[:ERROR_MAX]
     return (str(error) if _is_told(error) else f"{type(error).__name__}: {error}")[:ERROR_MAX]

@@ -24,7 +24,13 @@ async def read_setting(connection: AsyncConnection, key: str) -> SettingRow:
 
 
 async def put_setting(
-    connection: AsyncConnection, key: str, wanted: SettingValue, caller: Principal, guard: Guard, *, only_new: bool
+    connection: AsyncConnection,
+    key: str,
+    wanted: SettingValue,
+    caller: Principal,
+    guard: Guard,
+    *,
+    only_new: bool,
 ) -> tuple[SettingRow, bool]:
     """Make or replace a setting, and tell whether it is new. Raises StaleVersionError.
 

@@ -30,7 +30,9 @@ async def all_tasks(context: Context) -> AsyncIterator[list[TaskRow]]:
 
 def all_conversations(context: Context, task_id: UUID) -> AsyncIterator[list[ConversationRow]]:
     """All conversations of a task by number."""
-    return _pages(context, lambda connection, cursor: list_conversations(connection, task_id, CHUNK, cursor))
+    return _pages(
+        context, lambda connection, cursor: list_conversations(connection, task_id, CHUNK, cursor)
+    )
 
 
 def all_settings(context: Context) -> AsyncIterator[list[SettingRow]]:
@@ -44,7 +46,8 @@ def all_entries(context: Context, day: date) -> AsyncIterator[list[EntryRow]]:
 
 
 async def _pages(
-    context: Context, read: Callable[[AsyncConnection, str | None], Awaitable[tuple[list[T], str | None]]]
+    context: Context,
+    read: Callable[[AsyncConnection, str | None], Awaitable[tuple[list[T], str | None]]],
 ) -> AsyncIterator[list[T]]:
     cursor, more = None, True
     while more:

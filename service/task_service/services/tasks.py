@@ -17,7 +17,13 @@ from task_service.domain.statuses import Status
 from task_service.queue import dependencies, entries
 from task_service.queue.entries import Entry
 from task_service.services.context import Context, MovedOnError
-from task_service.services.decisions import Decision, OpenTask, QueueAction, decide_change, decide_removal
+from task_service.services.decisions import (
+    Decision,
+    OpenTask,
+    QueueAction,
+    decide_change,
+    decide_removal,
+)
 from task_service.services.drafts import entry_of, needs_of, new_row, shown_status
 from task_service.services.etags import Guard
 from task_service.services.inputs import NewTask, TaskChange
@@ -52,7 +58,9 @@ class Created(NamedTuple):
     is_new: bool
 
 
-async def create_task(context: Context, connection: AsyncConnection, new: NewTask, caller: Principal) -> Created:
+async def create_task(
+    context: Context, connection: AsyncConnection, new: NewTask, caller: Principal
+) -> Created:
     """Create a task with its conversations; with a handler and status pending it enters the queue."""
     task_id, now = new_id(), context.clock()
     if new.due_date is not None:
@@ -71,7 +79,13 @@ async def create_task(context: Context, connection: AsyncConnection, new: NewTas
             raise InvalidFieldError("needs", f"there is no task {min(missing)}")
     task = await _require(connection, task_id)
     count_created(new.queue, new.handler)
-    log.info("task_created", task_id=str(task.id), status=task.status, queue=task.queue, handler=task.handler)
+    log.info(
+        "task_created",
+        task_id=str(task.id),
+        status=task.status,
+        queue=task.queue,
+        handler=task.handler,
+    )
     return Created(task, is_new=True)
 
 
@@ -91,7 +105,12 @@ async def set_status(
 
 
 async def remove_task(
-    context: Context, connection: AsyncConnection, task_id: UUID, change: Change, *, hard: bool = False
+    context: Context,
+    connection: AsyncConnection,
+    task_id: UUID,
+    change: Change,
+    *,
+    hard: bool = False,
 ) -> None:
     """Delete: softly (cancelled and hidden; a worker that holds it is asked to cancel) or for good.
 
@@ -111,7 +130,9 @@ async def remove_task(
         await _carry_out(context, connection, task, decide_removal(task, context.clock()))
         await _hide(connection, task)
     reason = change.reason or ("hard delete" if hard else None)
-    await note_change(connection, task_id, (task.row.status, DELETED), change.caller.name, reason=reason)
+    await note_change(
+        connection, task_id, (task.row.status, DELETED), change.caller.name, reason=reason
+    )
     log.info("task_deleted", task_id=str(task_id), hard=hard)
 
 
@@ -135,12 +156,22 @@ async def _change(
     fields = {*decision.columns} | ({"cancel_requested_at"} if cancels else set())
     reason = change.reason or ("cancellation requested" if cancels else None)
     statuses = (task.row.status, after.status)
-    await note_change(connection, task_id, statuses, change.caller.name, reason=reason, fields=fields)
-    log.info("task_changed", task_id=str(task_id), previous=task.row.status, status=after.status, fields=sorted(fields))
+    await note_change(
+        connection, task_id, statuses, change.caller.name, reason=reason, fields=fields
+    )
+    log.info(
+        "task_changed",
+        task_id=str(task_id),
+        previous=task.row.status,
+        status=after.status,
+        fields=sorted(fields),
+    )
     return after
 
 
-async def _open(connection: AsyncConnection, task_id: UUID, change: Change, *, deleted_too: bool = False) -> OpenTask:
+async def _open(
+    connection: AsyncConnection, task_id: UUID, change: Change, *, deleted_too: bool = False
+) -> OpenTask:
     """Lock the row in the queue, then the task, and read it; check that the caller may change what they have seen.
 
     Raises NotFoundError, ForbiddenError, StaleVersionError; MovedOnError when the task entered the queue in between
@@ -160,7 +191,9 @@ async def _open(connection: AsyncConnection, task_id: UUID, change: Change, *, d
     return OpenTask(row, locked.own_status, entry)
 
 
-async def _carry_out(context: Context, connection: AsyncConnection, task: OpenTask, decision: Decision) -> None:
+async def _carry_out(
+    context: Context, connection: AsyncConnection, task: OpenTask, decision: Decision
+) -> None:
     """Write the queue first, then the task."""
     queue, task_id = await raw(connection), task.row.id
     match decision.queue:

@@ -45,7 +45,9 @@ class Bearer:
 class Tokens:
     """Makes and reads tokens. `keys` gives the secrets: the first signs, any of them is believed."""
 
-    def __init__(self, settings: Settings, keys: Callable[[], tuple[str, ...]], clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, settings: Settings, keys: Callable[[], tuple[str, ...]], clock: Callable[[], datetime]
+    ) -> None:
         self._keys = keys
         self._algorithm = settings.algorithm
         self._issuer = settings.app_name

@@ -24,14 +24,18 @@ def check_username(name: str) -> str:
     ValueError: is a name that the service itself uses
     """
     if not re.fullmatch(USERNAME_PATTERN.strip("^$"), name):
-        raise ValueError("must be a letter or digit, then letters, digits and ._@+-, at most 100 characters")
+        raise ValueError(
+            "must be a letter or digit, then letters, digits and ._@+-, at most 100 characters"
+        )
     if name.lower() in RESERVED:
         raise ValueError("is a name that the service itself uses")
     return name
 
 
 Username = Annotated[
-    str, AfterValidator(check_username), Field(examples=["ada"], json_schema_extra={"pattern": USERNAME_PATTERN})
+    str,
+    AfterValidator(check_username),
+    Field(examples=["ada"], json_schema_extra={"pattern": USERNAME_PATTERN}),
 ]
 Secret = Annotated[SecretStr, Field(max_length=1000)]
 """A password as it was typed, whichever it is."""

@@ -47,7 +47,9 @@ class Granted:
     expires_in_seconds: int
 
 
-async def log_in(context: Context, credentials: Credentials, username: str, password: str) -> Granted:
+async def log_in(
+    context: Context, credentials: Credentials, username: str, password: str
+) -> Granted:
     """Tokens for who knows the password. UnauthorizedError otherwise; it and its time do not tell what was wrong."""
     async with context.reading() as connection:
         user = await store.find_user(connection, username.replace("\x00", ""))
@@ -58,7 +60,9 @@ async def log_in(context: Context, credentials: Credentials, username: str, pass
 
     async def write(connection: AsyncConnection) -> Granted:
         present = await store.read_user(connection, user.id, lock=True)
-        if present is None or present.token_version != user.token_version:  # changed while we hashed
+        if (
+            present is None or present.token_version != user.token_version
+        ):  # changed while we hashed
             raise UnauthorizedError(WRONG)
         await store.note_login(connection, user, verdict.new_hash)
         return await _grant(context, connection, credentials.tokens, user)
@@ -75,11 +79,15 @@ async def refresh(context: Context, credentials: Credentials, token: str) -> Gra
     fresh, expires_at = new_id(), context.clock() + tokens.refresh_life
 
     async def write(connection: AsyncConnection) -> UserRow | None:
-        user_id = await store.use_refresh_token(connection, claims.login_id, claims.token_id, fresh, expires_at)
+        user_id = await store.use_refresh_token(
+            connection, claims.login_id, claims.token_id, fresh, expires_at
+        )
         if user_id is not None:
             return await store.read_user(connection, user_id)
         if await store.end_login(connection, claims.login_id):
-            log.warning("refresh_token_reused", user_id=str(claims.user_id), login_id=str(claims.login_id))
+            log.warning(
+                "refresh_token_reused", user_id=str(claims.user_id), login_id=str(claims.login_id)
+            )
         return None
 
     user = await context.write(write)
@@ -102,10 +110,14 @@ async def change_own_password(
     if caller.user_id is None:
         raise ConflictError(f"{caller.name} has no password here.")
     user = await read_user(context, caller.user_id)
-    verdict = await credentials.passwords.verify(user.password_hash, wanted.current_password.get_secret_value())
+    verdict = await credentials.passwords.verify(
+        user.password_hash, wanted.current_password.get_secret_value()
+    )
     if not verdict.good:
         raise UnauthorizedError("current_password is wrong.")
-    password_hash = await _hash(credentials, "new_password", wanted.new_password.get_secret_value(), user.username)
+    password_hash = await _hash(
+        credentials, "new_password", wanted.new_password.get_secret_value(), user.username
+    )
 
     async def write(connection: AsyncConnection) -> Granted:
         present = await store.read_user(connection, user.id, lock=True)
@@ -119,9 +131,13 @@ async def change_own_password(
     return granted
 
 
-async def register(context: Context, credentials: Credentials, new: NewUser, caller: Principal) -> UserRow:
+async def register(
+    context: Context, credentials: Credentials, new: NewUser, caller: Principal
+) -> UserRow:
     """Make a user. Raises ConflictError for a name that is taken, InvalidFieldError for a weak password."""
-    password_hash = await _hash(credentials, "password", new.password.get_secret_value(), new.username)
+    password_hash = await _hash(
+        credentials, "password", new.password.get_secret_value(), new.username
+    )
     values = _new_user(new.username, password_hash, new.role, caller.name)
     user = await context.write(lambda connection: store.insert_user(connection, values))
     if user is None:
@@ -146,11 +162,17 @@ async def change_user(
     password_hash = None
     if "password" in wanted.model_fields_set:
         user = await read_user(context, user_id)
-        password_hash = await _hash(credentials, "password", wanted.password.get_secret_value(), user.username)
-    return await context.write(lambda c: _change(context, c, user_id, (wanted, password_hash), caller))
+        password_hash = await _hash(
+            credentials, "password", wanted.password.get_secret_value(), user.username
+        )
+    return await context.write(
+        lambda c: _change(context, c, user_id, (wanted, password_hash), caller)
+    )
 
 
-async def ensure_admin(context: Context, credentials: Credentials, username: str, password: str) -> bool:
+async def ensure_admin(
+    context: Context, credentials: Credentials, username: str, password: str
+) -> bool:
     """Make the first administrator while there is none; False when there is one. Any number of processes make one."""
     async with context.reading() as connection:
         if await store.lock_admins(connection):
@@ -163,7 +185,10 @@ async def ensure_admin(context: Context, credentials: Credentials, username: str
         values = _new_user(username, password_hash, Role.ADMIN, "system")
         made = await store.insert_user(connection, values)
         if made is None:
-            log.error("first_admin_name_taken", meaning="a user of that name is no administrator: choose another name")
+            log.error(
+                "first_admin_name_taken",
+                meaning="a user of that name is no administrator: choose another name",
+            )
         return made
 
     made = await context.write(write)
@@ -213,11 +238,18 @@ def _new_user(username: str, password_hash: str, role: Role, by: str) -> dict[st
     }  # fmt: skip
 
 
-async def _grant(context: Context, connection: AsyncConnection, tokens: Tokens, user: UserRow) -> Granted:
+async def _grant(
+    context: Context, connection: AsyncConnection, tokens: Tokens, user: UserRow
+) -> Granted:
     """Begin a log-in."""
     bearer = Bearer(user.id, user.role, user.token_version, new_id())
     token_id, expires_at = new_id(), context.clock() + tokens.refresh_life
-    login = {"id": bearer.login_id, "user_id": user.id, "current": token_id, "expires_at": expires_at}
+    login = {
+        "id": bearer.login_id,
+        "user_id": user.id,
+        "current": token_id,
+        "expires_at": expires_at,
+    }
     await store.insert_login(connection, login)
     return _granted(tokens, bearer, tokens.refresh(bearer, token_id, expires_at))
 

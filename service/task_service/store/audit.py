@@ -42,7 +42,9 @@ async def list_audit(
 ) -> tuple[list[AuditRow], str | None]:
     """One page, newest first, and the next page's cursor."""
     before = decode_cursor(cursor, datetime, UUID, int) if cursor is not None else None
-    rows = [AuditRow(*row) for row in await connection.execute(statement(wanted, limit + 1, before))]
+    rows = [
+        AuditRow(*row) for row in await connection.execute(statement(wanted, limit + 1, before))
+    ]
     if len(rows) <= limit:
         return rows, None
     last = rows[limit - 1]
@@ -57,10 +59,18 @@ def statement(wanted: AuditFilter, limit: int, before: tuple[Any, ...] | None) -
         sources.append(_attempts(wanted, worker_id))
     bounded = []
     for source in sources:
-        at, task_id, number = (source.selected_columns[name] for name in ("at", "task_id", "number"))
+        at, task_id, number = (
+            source.selected_columns[name] for name in ("at", "task_id", "number")
+        )
         # The time alone is what the index can begin at; the rest tells rows of one moment apart.
-        older = [at <= before[0], tuple_(at, task_id, number) < tuple_(*before)] if before is not None else []
-        ordered = source.where(*older).order_by(at.desc(), task_id.desc(), number.desc()).limit(limit)
+        older = (
+            [at <= before[0], tuple_(at, task_id, number) < tuple_(*before)]
+            if before is not None
+            else []
+        )
+        ordered = (
+            source.where(*older).order_by(at.desc(), task_id.desc(), number.desc()).limit(limit)
+        )
         bounded.append(ordered.subquery().select())
     both = union_all(*bounded).subquery()
     c = both.c

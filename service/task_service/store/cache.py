@@ -42,7 +42,15 @@ FIELDS = TaskRow._fields
 SHAPE = sha256(repr(FIELDS).encode()).hexdigest()[:8]
 """Other versions of the service keep other fields; what they kept is not believed."""
 TIMES = frozenset(
-    {"due_date", "run_at", "created_at", "updated_at", "processed_at", "cancel_requested_at", "progress_at"}
+    {
+        "due_date",
+        "run_at",
+        "created_at",
+        "updated_at",
+        "processed_at",
+        "cancel_requested_at",
+        "progress_at",
+    }
 )
 IDS = frozenset({"id", "processing_instance_id"})
 
@@ -86,7 +94,11 @@ class Cache(NoCache):
     """The cache in Redis. No method fails because of Redis."""
 
     def __init__(
-        self, link: RedisLink, engine: AsyncEngine, ttl_seconds: int, clock: Callable[[], float] = machine_seconds
+        self,
+        link: RedisLink,
+        engine: AsyncEngine,
+        ttl_seconds: int,
+        clock: Callable[[], float] = machine_seconds,
     ) -> None:
         self.link, self.clock = link, clock
         self._engine, self._ttl_ms = engine, ttl_seconds * 1000
@@ -114,7 +126,9 @@ class Cache(NoCache):
     # -- tasks --------------------------------------------------------------------------------------------------
     async def read(self, task_id: UUID) -> TaskRow | Missing | None:
         """The task; Missing: read it and fill; None: pass the cache by."""
-        found = await self._read("cache_read", _keys(_task_key(task_id)), lambda tag: [_head(tag), _mark(), FILL_MS])
+        found = await self._read(
+            "cache_read", _keys(_task_key(task_id)), lambda tag: [_head(tag), _mark(), FILL_MS]
+        )
         return _decode(found) if isinstance(found, bytes) else found
 
     async def fill(self, missing: Missing, task_id: UUID, task: TaskRow) -> None:
@@ -145,7 +159,9 @@ class Cache(NoCache):
     async def fill_day(self, missing: Missing, name: str, body: bytes) -> None:
         """Keep a body made of the daily log."""
         keys = [f"{DAILY_LOG}::{name}", f"{DAILY_LOG}::stamp"]
-        await self._fill("family_fill", keys, missing, [missing.mark, missing.tag, body, self._ttl_ms])
+        await self._fill(
+            "family_fill", keys, missing, [missing.mark, missing.tag, body, self._ttl_ms]
+        )
 
     async def forget_daily_log(self, connection: AsyncConnection) -> None:
         """Forget all that was kept of the daily log, which this transaction has changed; as `forget`."""
@@ -195,11 +211,19 @@ class Cache(NoCache):
     async def _tell(self, note: Note, *, before_commit: bool = False) -> str:
         """Leave a note's mark; the tag of the server that has it."""
         if note.key == DAILY_LOG:
-            mark, life = (f"closed:{secrets.token_hex(8)}", TOMBSTONE_MS) if before_commit else (_mark(), FILL_MS)
-            tag, _ = await self.link.run("family_forget", [f"{DAILY_LOG}::stamp"], lambda _: [mark, life])
+            mark, life = (
+                (f"closed:{secrets.token_hex(8)}", TOMBSTONE_MS)
+                if before_commit
+                else (_mark(), FILL_MS)
+            )
+            tag, _ = await self.link.run(
+                "family_forget", [f"{DAILY_LOG}::stamp"], lambda _: [mark, life]
+            )
         else:
             keys = _keys(note.key)
-            tag, _ = await self.link.run("cache_forget", keys, lambda tag: [note.stamp, TOMBSTONE_MS, _server(tag)])
+            tag, _ = await self.link.run(
+                "cache_forget", keys, lambda tag: [note.stamp, TOMBSTONE_MS, _server(tag)]
+            )
         return tag
 
     # -- readers ------------------------------------------------------------------------------------------------
@@ -219,7 +243,9 @@ class Cache(NoCache):
         CACHE_READS.labels("miss" if found[0] is None else "hit").inc()
         return Missing(tag, found[1].decode()) if found[0] is None else bytes(found[0])
 
-    async def _fill(self, script: str, keys: Sequence[str], missing: Missing, args: Sequence[Any]) -> None:
+    async def _fill(
+        self, script: str, keys: Sequence[str], missing: Missing, args: Sequence[Any]
+    ) -> None:
         try:
             await self.link.run(script, keys, lambda _: args, on=missing.tag)
         except RedisAwayError:

@@ -72,7 +72,9 @@ async def insert_conversations(
     return sorted((ConversationRow(*row) for row in made), key=lambda c: c.number)
 
 
-async def read_conversation(connection: AsyncConnection, conversation_id: UUID) -> ConversationRow | None:
+async def read_conversation(
+    connection: AsyncConnection, conversation_id: UUID
+) -> ConversationRow | None:
     """One conversation; None when it, or its task, is gone."""
     row = (await connection.execute(_read().where(conversations.c.id == conversation_id))).first()
     return ConversationRow(*row) if row else None
@@ -80,7 +82,9 @@ async def read_conversation(connection: AsyncConnection, conversation_id: UUID) 
 
 async def find_conversation_id(connection: AsyncConnection, number: int) -> UUID | None:
     """The id of the conversation that service C's clients know by this number."""
-    return await connection.scalar(select(conversations.c.id).where(conversations.c.number == number))
+    return await connection.scalar(
+        select(conversations.c.id).where(conversations.c.number == number)
+    )
 
 
 async def list_conversations(
@@ -97,7 +101,9 @@ async def read_after_number(
 ) -> list[ConversationRow]:
     """The next conversations of a task in the order of their numbers."""
     c = conversations.c
-    statement = _read().where(c.task_id == task_id, c.number > number).order_by(c.number).limit(limit)
+    statement = (
+        _read().where(c.task_id == task_id, c.number > number).order_by(c.number).limit(limit)
+    )
     return [ConversationRow(*row) for row in await connection.execute(statement)]
 
 
@@ -124,4 +130,7 @@ async def delete_conversation(connection: AsyncConnection, conversation_id: UUID
 def _stamped(values: Mapping[str, Any]) -> dict[str, Any]:
     if "status" not in values:
         return dict(values)
-    return {**values, "processed_at": func.clock_timestamp() if values["status"] == "processed" else None}
+    return {
+        **values,
+        "processed_at": func.clock_timestamp() if values["status"] == "processed" else None,
+    }

@@ -48,8 +48,12 @@ class Numbers:
 
 async def read_numbers(connection: AsyncConnection) -> Numbers:
     """Read the numbers; in one snapshot with the queue's figures when the caller's transaction has one."""
-    found: dict[str, dict[str, int]] = {name: {} for name in ("priority", "own", "run", "scheduled", "hidden")}
+    found: dict[str, dict[str, int]] = {
+        name: {} for name in ("priority", "own", "run", "scheduled", "hidden")
+    }
     for dimension, value, number in await connection.execute(NUMBERS):
         found[dimension][value] = number
     by_rank = {int(rank): number for rank, number in found["priority"].items()}
-    return Numbers(by_rank, found["own"], found["scheduled"].get("", 0), found["run"], found["hidden"])
+    return Numbers(
+        by_rank, found["own"], found["scheduled"].get("", 0), found["run"], found["hidden"]
+    )

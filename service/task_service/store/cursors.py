@@ -20,7 +20,10 @@ def encode_cursor(*parts: Any) -> str:
     >>> decode_cursor(encode_cursor("-created_at", 7, None), str, int, None)
     ('-created_at', 7, None)
     """
-    plain = [p.isoformat() if isinstance(p, datetime) else str(p) if isinstance(p, UUID) else p for p in parts]
+    plain = [
+        p.isoformat() if isinstance(p, datetime) else str(p) if isinstance(p, UUID) else p
+        for p in parts
+    ]
     text = json.dumps(plain)
     return base64.urlsafe_b64encode(text.encode()).rstrip(b"=").decode()
 
@@ -51,7 +54,12 @@ def _part(value: Any, kind: type | None) -> Any:
         return datetime.fromisoformat(value).astimezone(UTC)
     if kind is UUID and isinstance(value, str):
         return UUID(value)
-    if kind is int and isinstance(value, int) and not isinstance(value, bool) and abs(value) <= BIGINT_MAX:
+    if (
+        kind is int
+        and isinstance(value, int)
+        and not isinstance(value, bool)
+        and abs(value) <= BIGINT_MAX
+    ):
         return value
     if kind is str and isinstance(value, str) and "\x00" not in value:
         value.encode()  # a lone surrogate

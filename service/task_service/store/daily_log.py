@@ -137,7 +137,9 @@ async def copy_past(connection: AsyncConnection, day: date, after: UUID, end: da
     return await _copy(connection, COPY_PAST, day, after, end)
 
 
-async def _copy(connection: AsyncConnection, statement: str, day: date, after: UUID, *more: Any) -> Chunk:
+async def _copy(
+    connection: AsyncConnection, statement: str, day: date, after: UUID, *more: Any
+) -> Chunk:
     ids = [new_id() for _ in range(CHUNK)]
     row = await (await raw(connection)).fetchrow(statement, day, after, CHUNK, ids, [*OPEN], *more)
     if row is None:  # it always gives one
@@ -174,7 +176,9 @@ async def list_entries(
     if len(found) <= limit:
         return found, None
     last = found[limit - 1]
-    return found[:limit], encode_cursor(last.number) if day else encode_cursor(last.date.isoformat(), last.number)
+    return found[:limit], encode_cursor(last.number) if day else encode_cursor(
+        last.date.isoformat(), last.number
+    )
 
 
 def _of_day(day: date, cursor: str | None) -> Select[Any]:

@@ -75,7 +75,11 @@ class Connection(asyncpg.Connection):
     __slots__ = ()
     _known: ClassVar[dict[frozenset[int], Any]] = {}
 
-    async def _introspect_types(self, typeoids: Iterable[int], timeout: float | None) -> tuple[Any, Any]:  # noqa: ASYNC109
+    async def _introspect_types(
+        self,
+        typeoids: Iterable[int],
+        timeout: float | None,  # noqa: ASYNC109
+    ) -> tuple[Any, Any]:
         wanted = frozenset(typeoids)
         if wanted in self._known:
             return self._known[wanted], UNNAMED
@@ -85,7 +89,9 @@ class Connection(asyncpg.Connection):
         return types, statement
 
 
-async def connect(settings: Settings, session: Mapping[str, str] | None = None, **options: Any) -> asyncpg.Connection:
+async def connect(
+    settings: Settings, session: Mapping[str, str] | None = None, **options: Any
+) -> asyncpg.Connection:
     """Open one connection with the present credentials; `session` is set on it, `options` are asyncpg's.
 
     A direct connection gets server-side limits, so that a node that is cut off in the middle of a transaction does not
@@ -96,7 +102,9 @@ async def connect(settings: Settings, session: Mapping[str, str] | None = None, 
         options |= {"statement_cache_size": 0}
     else:
         options |= {"server_settings": server_settings(settings) | dict(session or {})}
-    connection = await asyncpg.connect(settings.read_database_url(), connection_class=Connection, **options)
+    connection = await asyncpg.connect(
+        settings.read_database_url(), connection_class=Connection, **options
+    )
     _bound_silence(connection, settings)
     return connection
 
@@ -118,9 +126,15 @@ def _bound_silence(connection: asyncpg.Connection, settings: Settings) -> None:
     """Let the kernel give up on unacknowledged data within a lease (default: 15 minutes)."""
     transport: Any = connection._transport  # type: ignore[attr-defined]
     sock = transport.get_extra_info("socket")
-    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) and hasattr(socket, "TCP_USER_TIMEOUT"):
+    if (
+        sock is not None
+        and sock.family in (socket.AF_INET, socket.AF_INET6)
+        and hasattr(socket, "TCP_USER_TIMEOUT")
+    ):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(settings.lease_seconds * 1000))
+        sock.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(settings.lease_seconds * 1000)
+        )
 
 
 def create_engine(settings: Settings, *, pooled: bool = True) -> AsyncEngine:
@@ -143,7 +157,11 @@ def create_engine(settings: Settings, *, pooled: bool = True) -> AsyncEngine:
         arguments = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": str}
     # Parameters are people's data, hashes of passwords among them: they are no matter for logs.
     engine = create_async_engine(
-        "postgresql+asyncpg://", async_creator=creator, connect_args=arguments, hide_parameters=True, **pool
+        "postgresql+asyncpg://",
+        async_creator=creator,
+        connect_args=arguments,
+        hide_parameters=True,
+        **pool,
     )
     if pooled:
         event.listen(engine.sync_engine, "connect", _note_fresh)
@@ -177,7 +195,9 @@ def _require_living(connection: Any, record: Any, _: Any) -> None:
         return
     if connection.driver_connection.is_closed():
         raise InvalidatePoolError("the server has closed the connection")
-    if time.monotonic() - record.info.get("used", 0.0) > IDLE_SECONDS or record.info.pop("failed", False):
+    if time.monotonic() - record.info.get("used", 0.0) > IDLE_SECONDS or record.info.pop(
+        "failed", False
+    ):
         try:
             connection.ping()
         except Exception as error:
@@ -239,7 +259,9 @@ async def raw(connection: AsyncConnection) -> asyncpg.Connection:
         await connection.begin()
     pooled = await connection.get_raw_connection()
     adapted: Any = pooled.dbapi_connection
-    if adapted._transaction is None:  # SQLAlchemy opens it with its own first statement; the queue's may come before
+    if (
+        adapted._transaction is None
+    ):  # SQLAlchemy opens it with its own first statement; the queue's may come before
         await adapted._start_transaction()
     return cast("asyncpg.Connection", pooled.driver_connection)
 
@@ -254,7 +276,9 @@ def is_unavailable(error: BaseException | None) -> bool:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        if isinstance(error, AWAY) and not isinstance(error, ValueError):  # asyncpg's for wrong arguments is both
+        if isinstance(error, AWAY) and not isinstance(
+            error, ValueError
+        ):  # asyncpg's for wrong arguments is both
             return True
         if isinstance(error, DBAPIError) and error.connection_invalidated:
             return True

@@ -58,7 +58,9 @@ class Position:
         """
         found = FORM.fullmatch(text)
         parts = found.groupdict() if found else {}
-        numbers = {name: int(parts[name]) for name in ("transaction", "change", "fence") if parts.get(name)}
+        numbers = {
+            name: int(parts[name]) for name in ("transaction", "change", "fence") if parts.get(name)
+        }
         if found is None or max(numbers.values()) > BIGINT_MAX:
             raise InvalidFieldError(field, NOT_OURS)
         if parts["task"] is None:
@@ -175,7 +177,14 @@ async def read_events(
     end = Position(horizon.oldest)
     if after >= end:
         return Page([], end, is_last=True, is_back=after > end)
-    given = [str(after.transaction), after.change, after.task_id, after.fence, str(horizon.oldest), limit]
+    given = [
+        str(after.transaction),
+        after.change,
+        after.task_id,
+        after.fence,
+        str(horizon.oldest),
+        limit,
+    ]
     if task_ids:
         rows = await connection.fetch(OF_TASK, *given, list(task_ids))
     else:

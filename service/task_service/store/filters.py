@@ -13,7 +13,14 @@ from task_service.domain.statuses import Status
 from task_service.store.tables import tasks
 
 Sort = Literal[
-    "created_at", "-created_at", "due_date", "-due_date", "priority", "-priority", "updated_at", "-updated_at"
+    "created_at",
+    "-created_at",
+    "due_date",
+    "-due_date",
+    "priority",
+    "-priority",
+    "updated_at",
+    "-updated_at",
 ]
 SET_BY_PEOPLE = frozenset({Status.IN_PROGRESS})
 """Statuses that only people set."""
@@ -63,7 +70,10 @@ class TaskFilter:
             some["queue"] = self.queue
         if self.tags:
             some["tags"] = ("",)
-        statuses, priorities = tuple(sorted(set(self.statuses))), tuple(sorted(set(self.priorities)))
+        statuses, priorities = (
+            tuple(sorted(set(self.statuses))),
+            tuple(sorted(set(self.priorities))),
+        )
         return replace(self, statuses=statuses, priorities=priorities, **some)
 
 
@@ -87,7 +97,13 @@ def order_of(sort: Sort) -> Order:
     """Read a sort such as `-due_date`."""
     name = sort.lstrip("-")
     descending = sort.startswith("-") != (name == "priority")
-    return Order(name, tasks.c[name], int if name == "priority" else datetime, descending, nullable=name == "due_date")
+    return Order(
+        name,
+        tasks.c[name],
+        int if name == "priority" else datetime,
+        descending,
+        nullable=name == "due_date",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,12 @@ STATUS_AND_TAG_STEPS = (Step(True, 6_000), Step(False, None))
 OWN_STATUS_AND_TAG_STEPS = (Step(True, 2_000), Step(False, None))
 """What the tags' index finds is quickly gathered. For more than 2,000 of those that have a status of people the planner
 reads all that have it."""
-TEXT_STEPS = (Step(True, 2_000, 60), Step(False, 25_000), Step(True, 80_000, 4_000), Step(False, None))
+TEXT_STEPS = (
+    Step(True, 2_000, 60),
+    Step(False, 25_000),
+    Step(True, 80_000, 4_000),
+    Step(False, None),
+)
 """To take a text's words costs 15 to 50 microseconds, so walks do it last. The index itself finds them without."""
 ALL_STEPS = (Step(False, None),)
 
@@ -92,7 +97,11 @@ def steps_of(where: TaskFilter, order: Order) -> tuple[Step, ...]:
     if not where.statuses:
         return STEPS
     if where.tags:
-        return OWN_STATUS_AND_TAG_STEPS if set(where.statuses) <= SET_BY_PEOPLE else STATUS_AND_TAG_STEPS
+        return (
+            OWN_STATUS_AND_TAG_STEPS
+            if set(where.statuses) <= SET_BY_PEOPLE
+            else STATUS_AND_TAG_STEPS
+        )
     return RECENT_STATUS_STEPS if order.name in ("created_at", "updated_at") else STATUS_STEPS
 
 
@@ -121,7 +130,12 @@ def walked(where: TaskFilter, order: Order, at: At, step: Step) -> Select[Any]:
     query = query.order_by(*order.directions(near.c[order.name], near.c.id))
     if where.text is None:
         return query.limit(MOST)
-    likely = query.add_columns(near.c.title, near.c.description).limit(_constant(step.texts)).subquery("likely").c
+    likely = (
+        query.add_columns(near.c.title, near.c.description)
+        .limit(_constant(step.texts))
+        .subquery("likely")
+        .c
+    )
     found = select(likely.id, likely.key).where(words_match(likely.title, likely.description))
     return found.order_by(*order.directions(likely.key, likely.id)).limit(MOST)
 
@@ -137,12 +151,20 @@ def gathered(where: TaskFilter, order: Order, at: At, step: Step) -> Select[Any]
         return _gathered_in_order(where, order, at)
     else:
         f = _gathered_plainly(where, order, at, most)
-    return select(f.id, f.key, func.count().over().label("total")).order_by(*order.directions(f.key, f.id)).limit(MOST)
+    return (
+        select(f.id, f.key, func.count().over().label("total"))
+        .order_by(*order.directions(f.key, f.id))
+        .limit(MOST)
+    )
 
 
-def _gathered_plainly(where: TaskFilter, order: Order, at: At, most: ColumnElement[Any] | None) -> Any:
+def _gathered_plainly(
+    where: TaskFilter, order: Order, at: At, most: ColumnElement[Any] | None
+) -> Any:
     parts = [b.limit(most) for b in _branches(where, order, at)]
-    found = (union_all(*(select(p.subquery()) for p in parts)) if len(parts) > 1 else parts[0]).cte("gathered")
+    found = (union_all(*(select(p.subquery()) for p in parts)) if len(parts) > 1 else parts[0]).cte(
+        "gathered"
+    )
     return found.prefix_with("MATERIALIZED").c
 
 
@@ -150,7 +172,11 @@ def _gathered_in_order(where: TaskFilter, order: Order, at: At) -> Select[Any]:
     """All that the tags' index finds, in order, and then their status one by one until there are enough."""
     named = [c for c in tasks.c if c.name not in UNSEEN]
     hits = select(*named).where(*_here(order, at, in_order=False), *_conditions(where, tasks))
-    near = hits.order_by(*order.directions(tasks.c[order.name], tasks.c.id)).cte("hits").prefix_with("MATERIALIZED")
+    near = (
+        hits.order_by(*order.directions(tasks.c[order.name], tasks.c.id))
+        .cte("hits")
+        .prefix_with("MATERIALIZED")
+    )
     query = _columns(near, order).add_columns(literal_column("0").label("total"))
     found = _with_status(query, near, set(where.statuses))
     return found.order_by(*order.directions(near.c[order.name], near.c.id)).limit(MOST)
@@ -166,27 +192,47 @@ def _running_with_words(where: TaskFilter, order: Order, at: At) -> Any:
     conditions = [*_here(order, at, in_order=False), *_conditions(where, tasks)]
     entries = select(queue.c.task_id).where(queue.c.state == _constant("running")).cte("entries")
     running = (
-        select(tasks).join(entries.prefix_with("MATERIALIZED"), entries.c.task_id == tasks.c.id).where(*conditions)
+        select(tasks)
+        .join(entries.prefix_with("MATERIALIZED"), entries.c.task_id == tasks.c.id)
+        .where(*conditions)
     )
     near = running.offset(literal_column("0")).subquery("near")
-    return _columns(near, order).where(words_match(near.c.title, near.c.description)).subquery("found").c
+    return (
+        _columns(near, order)
+        .where(words_match(near.c.title, near.c.description))
+        .subquery("found")
+        .c
+    )
 
 
-def _gathered_by_words(where: TaskFilter, order: Order, at: At, most: ColumnElement[Any] | None) -> Select[Any]:
+def _gathered_by_words(
+    where: TaskFilter, order: Order, at: At, most: ColumnElement[Any] | None
+) -> Select[Any]:
     """Bounded, only the index of words is asked, so that other conditions cannot tempt the planner to take the words of
     all tasks that fulfil them; those are checked afterwards. A row without an id tells how many have the words.
     """
     named = [c for c in tasks.c if c.name not in UNSEEN]
     with_words = [tasks.c.deleted_at.is_(None), words_match(tasks.c.title, tasks.c.description)]
     more = [*_here(order, at, in_order=False), *_conditions(where, tasks)] if most is None else []
-    hits = select(*named).where(*with_words, *more).limit(most).cte("hits").prefix_with("MATERIALIZED")
+    hits = (
+        select(*named).where(*with_words, *more).limit(most).cte("hits").prefix_with("MATERIALIZED")
+    )
     total = select(func.count()).select_from(hits).scalar_subquery()
-    query = _columns(hits, order).where(*_here(order, at, hits, in_order=False), *_conditions(where, hits))
+    query = _columns(hits, order).where(
+        *_here(order, at, hits, in_order=False), *_conditions(where, hits)
+    )
     if where.statuses:
         query = _with_status(query, hits, set(where.statuses))
-    found = query.order_by(*order.directions(hits.c[order.name], hits.c.id)).limit(MOST).subquery("found").c
+    found = (
+        query.order_by(*order.directions(hits.c[order.name], hits.c.id))
+        .limit(MOST)
+        .subquery("found")
+        .c
+    )
     told = select(null().cast(Uuid), null().cast(order.column.type), total)
-    both = union_all(select(found.id, found.key, literal_column("0").cast(BigInteger).label("total")), told).subquery()
+    both = union_all(
+        select(found.id, found.key, literal_column("0").cast(BigInteger).label("total")), told
+    ).subquery()
     return select(both)
 
 
@@ -198,7 +244,9 @@ def _keys(order: Order, at: At, table: FromClause = tasks) -> tuple[ColumnElemen
     return (table.c.id,) if at.segment == 1 else (table.c[order.name], table.c.id)
 
 
-def _here(order: Order, at: At, table: FromClause = tasks, *, in_order: bool = True) -> list[ColumnElement[bool]]:
+def _here(
+    order: Order, at: At, table: FromClause = tasks, *, in_order: bool = True
+) -> list[ColumnElement[bool]]:
     """What the sort's index has of this segment, from here on; `in_order`: it is to be read by that index."""
     key = table.c[order.name]
     found: list[ColumnElement[bool]] = [table.c.deleted_at.is_(None)] if table is tasks else []
@@ -212,7 +260,9 @@ def _here(order: Order, at: At, table: FromClause = tasks, *, in_order: bool = T
     elif in_order and at.segment == 0:
         # All have it. It makes the sort's index look cheaper than others to a planner whose statistics are of an empty
         # table: else it sorts what it takes for a handful.
-        found.append(key >= literal_column("'-infinity'::timestamptz" if order.kind is datetime else "0"))
+        found.append(
+            key >= literal_column("'-infinity'::timestamptz" if order.kind is datetime else "0")
+        )
     return found
 
 
@@ -221,7 +271,9 @@ def _set_by_people(where: TaskFilter) -> list[ColumnElement[bool]]:
 
 
 def _branches(where: TaskFilter, order: Order, at: At) -> list[Select[Any]]:
-    base = _columns(tasks, order).where(*_here(order, at, in_order=False), *_conditions(where, tasks, with_words=True))
+    base = _columns(tasks, order).where(
+        *_here(order, at, in_order=False), *_conditions(where, tasks, with_words=True)
+    )
     if not where.statuses:
         return [base]
     wanted = set(where.statuses)
@@ -275,7 +327,9 @@ def _queue_states(wanted: set[Status], entry: FromClause) -> ColumnElement[bool]
 
 
 def _outcomes(wanted: set[Status]) -> list[ColumnElement[str]]:
-    return [_constant(o) for o in sorted(o.value for o, s in STATUS_OF_OUTCOME.items() if s in wanted)]
+    return [
+        _constant(o) for o in sorted(o.value for o, s in STATUS_OF_OUTCOME.items() if s in wanted)
+    ]
 
 
 def _has_own(wanted: set[Status]) -> bool:
@@ -287,7 +341,9 @@ def _own(wanted: set[Status], table: FromClause) -> ColumnElement[bool]:
     plain_ones = sorted(wanted - {Status.PENDING, Status.SCHEDULED, Status.PROCESSING})
     later = and_(c.run_at.is_not(None), c.run_at > func.now())
     pending = c.status == _constant("pending")
-    chosen: list[ColumnElement[bool]] = [c.status.in_([_constant(s) for s in plain_ones])] if plain_ones else []
+    chosen: list[ColumnElement[bool]] = (
+        [c.status.in_([_constant(s) for s in plain_ones])] if plain_ones else []
+    )
     if {Status.PENDING, Status.SCHEDULED} <= wanted:
         chosen.append(pending)
     elif Status.PENDING in wanted:
@@ -297,13 +353,18 @@ def _own(wanted: set[Status], table: FromClause) -> ColumnElement[bool]:
     return or_(false(), *chosen)
 
 
-def _conditions(where: TaskFilter, table: FromClause, *, with_words: bool = False) -> list[ColumnElement[bool]]:
+def _conditions(
+    where: TaskFilter, table: FromClause, *, with_words: bool = False
+) -> list[ColumnElement[bool]]:
     c = table.c
     found: list[ColumnElement[bool]] = []
     if where.priorities:
         found.append(c.priority.in_([_constant(p.rank) for p in where.priorities]))
     if where.tags:
-        found += [c.tags.bool_op("@>")(bindparam("tags", type_=tasks.c.tags.type)), c.tags != literal_column("'{}'")]
+        found += [
+            c.tags.bool_op("@>")(bindparam("tags", type_=tasks.c.tags.type)),
+            c.tags != literal_column("'{}'"),
+        ]
     for name in ("assigned_to", "handler", "queue"):
         if getattr(where, name) is not None:
             found.append(c[name] == bindparam(name))

@@ -6,7 +6,18 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Text, case, cast, func, insert, literal, literal_column, select, tuple_, union_all
+from sqlalchemy import (
+    Text,
+    case,
+    cast,
+    func,
+    insert,
+    literal,
+    literal_column,
+    select,
+    tuple_,
+    union_all,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from task_service.domain.outcomes import STATUS_OF_OUTCOME, Outcome
@@ -60,7 +71,9 @@ async def note_change(
     """Write who changed a task, from which status to which, why, and which fields."""
     previous, new = statuses
     row = {"task_id": task_id, "previous_status": previous, "new_status": new, "changed_by": actor}
-    await connection.execute(insert(task_history).values(**row, reason=reason, fields=sorted(fields)))
+    await connection.execute(
+        insert(task_history).values(**row, reason=reason, fields=sorted(fields))
+    )
 
 
 async def list_history(
@@ -71,7 +84,9 @@ async def list_history(
     statement = select(events).order_by(events.c.at, events.c.kind, events.c.key).limit(limit + 1)
     if cursor is not None:
         after = decode_cursor(cursor, datetime, str, int)
-        statement = statement.where(tuple_(events.c.at, events.c.kind, events.c.key) > tuple_(*after))
+        statement = statement.where(
+            tuple_(events.c.at, events.c.kind, events.c.key) > tuple_(*after)
+        )
     found = [Event(*row) for row in await connection.execute(statement)]
     if len(found) <= limit:
         return found, None
@@ -84,7 +99,11 @@ def status_after_run() -> Any:
     r = runs.c
     ended = {o.value: str(s) for o, s in STATUS_OF_OUTCOME.items()}
     # Outcomes that always end a task tell also of runs that were reopened before there was a mark for it.
-    ends = r.final | r.reopened | r.outcome.in_([Outcome.COMPLETED, Outcome.CANCELLED, Outcome.DISCARDED])
+    ends = (
+        r.final
+        | r.reopened
+        | r.outcome.in_([Outcome.COMPLETED, Outcome.CANCELLED, Outcome.DISCARDED])
+    )
     return case((ends, case(ended, value=r.outcome, else_="failed")), else_="pending")
 
 
@@ -106,7 +125,13 @@ async def list_runs(
 ) -> tuple[list[RunRow], str | None]:
     """One page of a task's finished attempts, oldest first, and the next page's cursor."""
     after = decode_cursor(cursor, int)[0] if cursor is not None else -1
-    columns = [cast(runs.c.result, Text) if n == "result" else runs.c[n] for n in RunRow.__dataclass_fields__]
+    columns = [
+        cast(runs.c.result, Text) if n == "result" else runs.c[n]
+        for n in RunRow.__dataclass_fields__
+    ]
     statement = select(*columns).where(runs.c.task_id == task_id, runs.c.fence > after)
-    found = [RunRow(*row) for row in await connection.execute(statement.order_by(runs.c.fence).limit(limit + 1))]
+    found = [
+        RunRow(*row)
+        for row in await connection.execute(statement.order_by(runs.c.fence).limit(limit + 1))
+    ]
     return found[:limit], encode_cursor(found[limit - 1].fence) if len(found) > limit else None

@@ -138,7 +138,9 @@ ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(7263401)"
 Rows = Sequence[Mapping[str, Any]]
 
 
-async def insert_rows(connection: asyncpg.Connection, statement: str, rows: Rows, *more: Any) -> dict[str, int | None]:
+async def insert_rows(
+    connection: asyncpg.Connection, statement: str, rows: Rows, *more: Any
+) -> dict[str, int | None]:
     """Run one of the statements above; the new ids (of settings: keys), each with its number where it has one."""
     made = await connection.fetch(statement, orjson.dumps(rows, default=str).decode(), *more)
     return {str(row[0]): row[1] for row in made}

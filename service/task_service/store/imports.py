@@ -12,7 +12,9 @@ from task_service.store.tables import imports
 NOTHING_YET = {"rows": 0, "created": 0, "skipped": 0, "report": {}}
 
 
-async def claim(connection: AsyncConnection, digest: str, file_name: str | None, caller: str) -> bool:
+async def claim(
+    connection: AsyncConnection, digest: str, file_name: str | None, caller: str
+) -> bool:
     """Take this digest for the caller's transaction; False when the file was imported already.
 
     Waits while another transaction imports the same file.
@@ -26,7 +28,9 @@ async def keep_report(connection: AsyncConnection, digest: str, report: Mapping[
     """Write what the import did (`rows`, `created`, `skipped` and all else that the report has)."""
     figures = {name: report[name] for name in ("rows", "created", "skipped")}
     statement = update(imports).where(imports.c.digest == digest)
-    await connection.execute(statement.values(**figures, report=dict(report), created_at=func.clock_timestamp()))
+    await connection.execute(
+        statement.values(**figures, report=dict(report), created_at=func.clock_timestamp())
+    )
 
 
 async def read_report(connection: AsyncConnection, digest: str) -> dict[str, Any]:

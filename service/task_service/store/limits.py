@@ -37,7 +37,9 @@ async def list_limits(
     if cursor is not None:
         statement = statement.where(tuple_(*KEY) > decode_cursor(cursor, str, str))
     found = [LimitRow(*row) for row in await connection.execute(statement)]
-    return found[:limit], encode_cursor(found[limit - 1].kind, found[limit - 1].name) if len(found) > limit else None
+    return found[:limit], encode_cursor(found[limit - 1].kind, found[limit - 1].name) if len(
+        found
+    ) > limit else None
 
 
 async def read_limit(connection: AsyncConnection, kind: str, name: str) -> LimitRow | None:
@@ -71,12 +73,16 @@ async def put_limit(
         "updated_by": new.updated_by,
         "updated_at": func.clock_timestamp(),
     }
-    statement = statement.on_conflict_do_update(index_elements=[limits.c.kind, limits.c.name], set_=changes)
+    statement = statement.on_conflict_do_update(
+        index_elements=[limits.c.kind, limits.c.name], set_=changes
+    )
     # A row that was inserted just now has never been locked or replaced by anybody.
     return bool(await connection.scalar(statement.returning(literal_column("xmax = 0"))))
 
 
 async def delete_limit(connection: AsyncConnection, kind: str, name: str) -> bool:
     """Remove a limit; False when there is none."""
-    statement = delete(limits).where(limits.c.kind == kind, limits.c.name == name).returning(limits.c.name)
+    statement = (
+        delete(limits).where(limits.c.kind == kind, limits.c.name == name).returning(limits.c.name)
+    )
     return (await connection.execute(statement)).first() is not None

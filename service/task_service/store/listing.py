@@ -39,7 +39,11 @@ class Statement(NamedTuple):
 
 
 async def list_tasks(
-    connection: AsyncConnection, where: TaskFilter, sort: Sort, limit: int, cursor: str | None = None
+    connection: AsyncConnection,
+    where: TaskFilter,
+    sort: Sort,
+    limit: int,
+    cursor: str | None = None,
 ) -> tuple[list[TaskRow], str | None]:
     """One page, and the cursor of the next one. Raises InvalidFieldError for a bad cursor.
 
@@ -61,13 +65,19 @@ async def list_tasks(
     return found[:limit], encode_cursor(sort, int(order.nullable and key is None), key, last.id)
 
 
-async def skip_tasks(connection: AsyncConnection, where: TaskFilter, sort: Sort, skipped: int) -> str | None:
+async def skip_tasks(
+    connection: AsyncConnection, where: TaskFilter, sort: Sort, skipped: int
+) -> str | None:
     """The cursor of the page that begins after so many tasks, at least one; None when there are not as many."""
     order = order_of(sort)
     for segment in range(_segments(where, order)):
-        found = await _find(connection, where, sort, Position(segment, None, None), skipped, shows=False)
+        found = await _find(
+            connection, where, sort, Position(segment, None, None), skipped, shows=False
+        )
         if len(found) == skipped:
-            return encode_cursor(sort, segment, None if segment else found[-1]["key"], found[-1]["id"])
+            return encode_cursor(
+                sort, segment, None if segment else found[-1]["key"], found[-1]["id"]
+            )
         skipped -= len(found)
     return None
 
@@ -89,7 +99,13 @@ def read_position(order: Order, sort: Sort, cursor: str | None) -> Position:
 
 
 async def _find(
-    connection: AsyncConnection, where: TaskFilter, sort: Sort, start: Position, limit: int, *, shows: bool
+    connection: AsyncConnection,
+    where: TaskFilter,
+    sort: Sort,
+    start: Position,
+    limit: int,
+    *,
+    shows: bool,
 ) -> Sequence[Record]:
     """The first tasks from a position on: ids and keys, or as a list shows them; of gathered ones also the `total`."""
     query = None if where.text is None else query_of(where.text)
@@ -125,10 +141,16 @@ def _segments(where: TaskFilter, order: Order) -> int:
 
 
 @lru_cache(SHAPES)
-def statement_of(shape: TaskFilter, sort: Sort, at: At, step: Step | None, *, shows: bool = True) -> Statement:
+def statement_of(
+    shape: TaskFilter, sort: Sort, at: At, step: Step | None, *, shows: bool = True
+) -> Statement:
     """The statement of a step for a shape of filter, None: for one that `is_served`; with ids and keys, or `shown`."""
     order = order_of(sort)
-    ids = plain(shape, order, at) if step is None else (walked if step.walks else gathered)(shape, order, at, step)
+    ids = (
+        plain(shape, order, at)
+        if step is None
+        else (walked if step.walks else gathered)(shape, order, at, step)
+    )
     compiled: Any = (shown(ids, order) if shows else ids).compile(dialect=DIALECT)
     return Statement(compiled.string, tuple(compiled.positiontup))
 
@@ -143,7 +165,12 @@ def shown(ids: Select[Any], order: Order) -> Select[Any]:
     """The statement that finds ids, with each task as a list shows it, row by row through the view."""
     page = ids.cte("page").prefix_with("MATERIALIZED")
     # OFFSET 0 keeps the planner from joining the whole view first.
-    row = select(*LIST_COLUMNS).where(task_view.c.id == page.c.id).offset(literal_column("0")).lateral("row")
+    row = (
+        select(*LIST_COLUMNS)
+        .where(task_view.c.id == page.c.id)
+        .offset(literal_column("0"))
+        .lateral("row")
+    )
     total = [page.c.total] if "total" in page.c else []
     together = select(*row.c, *total).select_from(page.outerjoin(row, text("true")))
     return together.order_by(*order.directions(page.c.key, page.c.id))

@@ -51,7 +51,11 @@ class NewConversationRow(NamedTuple):
 
 
 Row = NewRow | FirstLine | NewConversationRow
-TABLES: dict[type[Row], str] = {NewRow: "tasks", FirstLine: "task_history", NewConversationRow: "conversations"}
+TABLES: dict[type[Row], str] = {
+    NewRow: "tasks",
+    FirstLine: "task_history",
+    NewConversationRow: "conversations",
+}
 INSERT_ONE = """
     WITH line AS (INSERT INTO task_history (task_id, new_status, changed_by) VALUES ($1, $18, $17))
     INSERT INTO tasks (

@@ -36,12 +36,16 @@ class Queries(Protocol):
 
 async def add(connection: AsyncConnection, notes: Iterable[Note]) -> None:
     """Let notes wait, in the caller's transaction."""
-    await connection.execute(insert(cache_outbox), [{"key": note.key, "stamp": note.stamp} for note in notes])
+    await connection.execute(
+        insert(cache_outbox), [{"key": note.key, "stamp": note.stamp} for note in notes]
+    )
 
 
 async def read(connection: Queries, most: int) -> list[tuple[int, Note]]:
     """The oldest notes that wait, with their ids."""
-    return [(row["id"], Note(row["key"], row["stamp"])) for row in await connection.fetch(READ, most)]
+    return [
+        (row["id"], Note(row["key"], row["stamp"])) for row in await connection.fetch(READ, most)
+    ]
 
 
 async def remove(connection: Queries, ids: Sequence[int]) -> None:

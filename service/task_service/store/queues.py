@@ -71,12 +71,16 @@ async def insert_pause(connection: AsyncConnection, name: str, reason: str | Non
     """Pause a queue. One that is paused stays as it is, but for a reason that is given now."""
     statement = insert(paused_queues).values(name=name, reason=reason, paused_by=by)
     told = {"reason": func.coalesce(statement.excluded.reason, paused_queues.c.reason)}
-    await connection.execute(statement.on_conflict_do_update(index_elements=[paused_queues.c.name], set_=told))
+    await connection.execute(
+        statement.on_conflict_do_update(index_elements=[paused_queues.c.name], set_=told)
+    )
 
 
 async def delete_pause(connection: AsyncConnection, name: str) -> bool:
     """End a queue's pause; False when it was not paused."""
-    statement = delete(paused_queues).where(paused_queues.c.name == name).returning(paused_queues.c.name)
+    statement = (
+        delete(paused_queues).where(paused_queues.c.name == name).returning(paused_queues.c.name)
+    )
     return (await connection.execute(statement)).first() is not None
 
 

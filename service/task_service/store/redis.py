@@ -94,7 +94,10 @@ class RedisLink:
     """Runs scripts on the present server. The address and its credentials are read anew for each server."""
 
     def __init__(
-        self, read_url: Callable[[], str], timeout_seconds: float, clock: Callable[[], float] = machine_seconds
+        self,
+        read_url: Callable[[], str],
+        timeout_seconds: float,
+        clock: Callable[[], float] = machine_seconds,
     ) -> None:
         self._read_url, self._timeout, self._clock = read_url, timeout_seconds, clock
         self._server: _Server | None = None
@@ -107,7 +110,12 @@ class RedisLink:
         return self._server.tag if self._server else ""
 
     async def run(
-        self, script: str, keys: Sequence[str], args: Callable[[str], Sequence[Any]], *, on: str | None = None
+        self,
+        script: str,
+        keys: Sequence[str],
+        args: Callable[[str], Sequence[Any]],
+        *,
+        on: str | None = None,
     ) -> tuple[str, Any]:
         """Run `NAME.lua`, which must bear being run twice; its arguments are made for the tag of the server.
 
@@ -158,7 +166,9 @@ class RedisLink:
                     async with asyncio.timeout(self._timeout):
                         used = await self._present()
                         return await call(used)
-                except ResponseError as error:  # it answers, but does not do this: out of memory, a replica by now
+                except (
+                    ResponseError
+                ) as error:  # it answers, but does not do this: out of memory, a replica by now
                     raise RedisAwayError(str(error)) from error
                 except FAILURES as error:
                     if is_last or used is None or not isinstance(error, BROKEN):
@@ -183,9 +193,13 @@ class RedisLink:
         return server
 
     async def _lost(self, error: BaseException) -> RedisAwayError:
-        self._away_until = self._clock() + (DEAD_SECONDS if isinstance(error, BROKEN) else AWAY_SECONDS)
+        self._away_until = self._clock() + (
+            DEAD_SECONDS if isinstance(error, BROKEN) else AWAY_SECONDS
+        )
         if not self._is_lost:
-            log.warning("redis_away", error=type(error).__name__)  # its text may hold the address and more
+            log.warning(
+                "redis_away", error=type(error).__name__
+            )  # its text may hold the address and more
         self._is_lost = True
         await self._drop()
         return RedisAwayError(type(error).__name__)

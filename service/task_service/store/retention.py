@@ -55,7 +55,9 @@ async def forget_tasks(acquire: Acquire, outcomes: Sequence[Outcome], days: floa
     forgotten, until = 0, time.monotonic() + MOST_SECONDS
     while days > 0 and time.monotonic() < until:
         async with acquire() as connection:
-            batch = int((await connection.execute(FORGET, list(outcomes), days * 86_400, BATCH)).split()[-1])
+            batch = int(
+                (await connection.execute(FORGET, list(outcomes), days * 86_400, BATCH)).split()[-1]
+            )
         forgotten += batch
         if batch < BATCH:
             break

@@ -64,16 +64,22 @@ async def list_schedules(
     return found[:limit], encode_cursor(found[limit - 1].name) if len(found) > limit else None
 
 
-async def read_schedule(connection: AsyncConnection, schedule_id: UUID, *, lock: bool = False) -> ScheduleRow | None:
+async def read_schedule(
+    connection: AsyncConnection, schedule_id: UUID, *, lock: bool = False
+) -> ScheduleRow | None:
     """One schedule, locked for a change if asked; None when there is none."""
     statement = select(*COLUMNS).where(schedules.c.id == schedule_id)
     row = (await connection.execute(statement.with_for_update() if lock else statement)).first()
     return ScheduleRow(*row) if row else None
 
 
-async def insert_schedule(connection: AsyncConnection, values: Mapping[str, Any]) -> ScheduleRow | None:
+async def insert_schedule(
+    connection: AsyncConnection, values: Mapping[str, Any]
+) -> ScheduleRow | None:
     """Make a schedule; None when there is one of that name (it waits for one that is being made)."""
-    statement = insert(schedules).values(id=new_id(), **values).on_conflict_do_nothing().returning(*COLUMNS)
+    statement = (
+        insert(schedules).values(id=new_id(), **values).on_conflict_do_nothing().returning(*COLUMNS)
+    )
     row = (await connection.execute(statement)).first()
     return ScheduleRow(*row) if row else None
 
@@ -83,7 +89,9 @@ async def update_schedule(
 ) -> ScheduleRow | None:
     """Write a person's change, and raise the version; None when another schedule has that name."""
     values = {**values, "version": schedules.c.version + 1, "updated_at": func.clock_timestamp()}
-    statement = update(schedules).where(schedules.c.id == schedule_id).values(values).returning(*COLUMNS)
+    statement = (
+        update(schedules).where(schedules.c.id == schedule_id).values(values).returning(*COLUMNS)
+    )
     try:
         async with connection.begin_nested():
             return ScheduleRow(*(await connection.execute(statement)).one())
@@ -103,7 +111,9 @@ async def due_actions(connection: Driver) -> set[str]:
 
 async def own_time(connection: Driver, action: str) -> tuple[str, str] | None:
     """Cron and time zone of the product's own schedule of this action; None when there is none."""
-    row = await connection.fetchrow("SELECT cron, time_zone FROM schedules WHERE action = $1", action)
+    row = await connection.fetchrow(
+        "SELECT cron, time_zone FROM schedules WHERE action = $1", action
+    )
     return tuple(row) if row else None
 
 
@@ -120,7 +130,12 @@ async def lock_due(connection: AsyncConnection, action: str) -> ScheduleRow | No
 
 
 def _longest_due(action: str) -> Select[Any]:
-    return select(*COLUMNS).where(schedules.c.action == action, *DUE).order_by(schedules.c.next_run_at).limit(1)
+    return (
+        select(*COLUMNS)
+        .where(schedules.c.action == action, *DUE)
+        .order_by(schedules.c.next_run_at)
+        .limit(1)
+    )
 
 
 async def note_run(
@@ -136,10 +151,16 @@ async def note_run(
         s.version == schedule.version,
         s.next_run_at.is_not_distinct_from(schedule.next_run_at),
     )
-    await connection.execute(update(schedules).where(*same).values(next_run_at=next_run_at, **outcome))
+    await connection.execute(
+        update(schedules).where(*same).values(next_run_at=next_run_at, **outcome)
+    )
 
 
 async def lock_own(connection: AsyncConnection, action: str) -> ScheduleRow | None:
     """The product's own schedule of this action, locked; None when there is none."""
-    row = (await connection.execute(select(*COLUMNS).where(schedules.c.action == action).with_for_update())).first()
+    row = (
+        await connection.execute(
+            select(*COLUMNS).where(schedules.c.action == action).with_for_update()
+        )
+    ).first()
     return ScheduleRow(*row) if row else None

@@ -26,7 +26,8 @@ class SettingRow:
 
 
 COLUMNS = tuple(
-    cast(settings.c.value, Text) if name == "value" else settings.c[name] for name in SettingRow.__dataclass_fields__
+    cast(settings.c.value, Text) if name == "value" else settings.c[name]
+    for name in SettingRow.__dataclass_fields__
 )
 
 
@@ -41,27 +42,37 @@ async def list_settings(
     return found[:limit], encode_cursor(found[limit - 1].key) if len(found) > limit else None
 
 
-async def read_setting(connection: AsyncConnection, key: str, *, lock: bool = False) -> SettingRow | None:
+async def read_setting(
+    connection: AsyncConnection, key: str, *, lock: bool = False
+) -> SettingRow | None:
     """One setting, locked for a change if asked; None when there is none."""
     statement = select(*COLUMNS).where(settings.c.key == key)
     row = (await connection.execute(statement.with_for_update() if lock else statement)).first()
     return SettingRow(*row) if row else None
 
 
-async def insert_setting(connection: AsyncConnection, key: str, values: dict[str, Any]) -> SettingRow | None:
+async def insert_setting(
+    connection: AsyncConnection, key: str, values: dict[str, Any]
+) -> SettingRow | None:
     """Make a setting; None when there is one of that key (it waits for one that is being made)."""
-    statement = insert(settings).values(key=key, **values).on_conflict_do_nothing().returning(*COLUMNS)
+    statement = (
+        insert(settings).values(key=key, **values).on_conflict_do_nothing().returning(*COLUMNS)
+    )
     row = (await connection.execute(statement)).first()
     return SettingRow(*row) if row else None
 
 
-async def put_setting(connection: AsyncConnection, key: str, values: dict[str, Any]) -> tuple[SettingRow, bool]:
+async def put_setting(
+    connection: AsyncConnection, key: str, values: dict[str, Any]
+) -> tuple[SettingRow, bool]:
     """Make or replace a setting; also tell whether it is new."""
     changes = {**values, "version": settings.c.version + 1, "updated_at": func.clock_timestamp()}
     statement = insert(settings).values(key=key, **values)
     statement = statement.on_conflict_do_update(index_elements=[settings.c.key], set_=changes)
     # A row that was inserted just now has never been locked or replaced by anybody.
-    row = (await connection.execute(statement.returning(*COLUMNS, literal_column("xmax = 0")))).one()
+    row = (
+        await connection.execute(statement.returning(*COLUMNS, literal_column("xmax = 0")))
+    ).one()
     return SettingRow(*row[:-1]), bool(row[-1])
 
 

@@ -60,7 +60,9 @@ async def read_columns(connection: asyncpg.Connection) -> dict[str, dict[str, st
     return found
 
 
-async def read_rows(connection: asyncpg.Connection, reading: Reading, order: str) -> AsyncIterator[dict[str, Any]]:
+async def read_rows(
+    connection: asyncpg.Connection, reading: Reading, order: str
+) -> AsyncIterator[dict[str, Any]]:
     """The rows under our names, in the order of one of our columns, as JSON has them: times are text."""
     shown = _shown(reading)
     by = _quoted(reading.columns[order])
@@ -103,7 +105,9 @@ async def highest_number(connection: asyncpg.Connection, reading: Reading, most:
 
 
 def _shown(reading: Reading) -> str:
-    return ", ".join(f"t.{_quoted(theirs)} AS {_quoted(ours)}" for ours, theirs in reading.columns.items())
+    return ", ".join(
+        f"t.{_quoted(theirs)} AS {_quoted(ours)}" for ours, theirs in reading.columns.items()
+    )
 
 
 def _quoted(name: str) -> str:

@@ -46,7 +46,13 @@ class Xid8(UserDefinedType[str]):
 schema_state = Table(
     "schema_state",
     metadata,
-    Column("only_row", Boolean, CheckConstraint("only_row"), primary_key=True, server_default=text("true")),
+    Column(
+        "only_row",
+        Boolean,
+        CheckConstraint("only_row"),
+        primary_key=True,
+        server_default=text("true"),
+    ),
     Column("revision", Integer, nullable=False),
     Column("oldest_code", Integer, nullable=False),
     Column("migrated_at", Time, nullable=False, server_default=text("clock_timestamp()")),
@@ -81,7 +87,13 @@ tasks = Table(
 )
 LIVE = "deleted_at IS NULL"
 SET_BY_PERSON = f"status IS NOT NULL AND {LIVE}"
-Index("tasks_status", tasks.c.status, tasks.c.created_at, tasks.c.id, postgresql_where=text(SET_BY_PERSON))
+Index(
+    "tasks_status",
+    tasks.c.status,
+    tasks.c.created_at,
+    tasks.c.id,
+    postgresql_where=text(SET_BY_PERSON),
+)
 Index("tasks_priority", tasks.c.priority, tasks.c.id, postgresql_where=text(LIVE))
 Index(
     "tasks_assigned_to",
@@ -90,7 +102,12 @@ Index(
     tasks.c.id,
     postgresql_where=text(f"assigned_to IS NOT NULL AND {LIVE}"),
 )
-Index("tasks_due_date", tasks.c.due_date, tasks.c.id, postgresql_where=text(f"due_date IS NOT NULL AND {LIVE}"))
+Index(
+    "tasks_due_date",
+    tasks.c.due_date,
+    tasks.c.id,
+    postgresql_where=text(f"due_date IS NOT NULL AND {LIVE}"),
+)
 Index("tasks_updated_at", tasks.c.updated_at, tasks.c.id, postgresql_where=text(LIVE))
 Index("tasks_created_at", tasks.c.created_at, tasks.c.id, postgresql_where=text(LIVE))
 for _priority in Priority:
@@ -127,7 +144,12 @@ Index(
     tasks.c.run_at,
     postgresql_where=text(f"status = 'pending' AND run_at IS NOT NULL AND {LIVE}"),
 )
-Index("tasks_tags", tasks.c.tags, postgresql_using="gin", postgresql_where=text(f"{LIVE} AND tags <> '{{}}'"))
+Index(
+    "tasks_tags",
+    tasks.c.tags,
+    postgresql_using="gin",
+    postgresql_where=text(f"{LIVE} AND tags <> '{{}}'"),
+)
 
 queue = Table(
     "queue",
@@ -160,7 +182,13 @@ queue = Table(
     Column("waits", Boolean, nullable=False, server_default=text("false")),
 )
 READY = "state = 'ready'"
-Index("queue_ready", queue.c.queue, queue.c.priority, queue.c.run_at, postgresql_where=text(f"{READY} AND NOT alone"))
+Index(
+    "queue_ready",
+    queue.c.queue,
+    queue.c.priority,
+    queue.c.run_at,
+    postgresql_where=text(f"{READY} AND NOT alone"),
+)
 Index("queue_alone", queue.c.queue, queue.c.run_at, postgresql_where=text(f"{READY} AND alone"))
 Index("queue_running", queue.c.worker_id, postgresql_where=text("state = 'running'"))
 Index("queue_hidden", queue.c.task_id, postgresql_where=text("hidden"))
@@ -174,7 +202,11 @@ Index(
 )
 Index("queue_waits", queue.c.queue, postgresql_where=text("waits"))
 Index("queue_admitted", queue.c.queue, postgresql_where=text("limited AND state <> 'blocked'"))
-Index("queue_admitted_keys", queue.c.limit_key, postgresql_where=text("limit_key IS NOT NULL AND state <> 'blocked'"))
+Index(
+    "queue_admitted_keys",
+    queue.c.limit_key,
+    postgresql_where=text("limit_key IS NOT NULL AND state <> 'blocked'"),
+)
 
 dependencies = Table(
     "dependencies",
@@ -273,7 +305,11 @@ Index("task_history_transaction", task_history.c.transaction_id, task_history.c.
 Index("task_history_task", task_history.c.task_id, task_history.c.id)
 Index("task_history_at", task_history.c.at, task_history.c.task_id, task_history.c.id)
 Index(
-    "task_history_changed_by", task_history.c.changed_by, task_history.c.at, task_history.c.task_id, task_history.c.id
+    "task_history_changed_by",
+    task_history.c.changed_by,
+    task_history.c.at,
+    task_history.c.task_id,
+    task_history.c.id,
 )
 
 users = Table(
@@ -338,7 +374,11 @@ schedules = Table(
     Column("created_at", Time, nullable=False, server_default=text("now()")),
     Column("updated_at", Time, nullable=False, server_default=text("now()")),
 )
-Index("schedules_due", schedules.c.next_run_at, postgresql_where=text("enabled AND next_run_at IS NOT NULL"))
+Index(
+    "schedules_due",
+    schedules.c.next_run_at,
+    postgresql_where=text("enabled AND next_run_at IS NOT NULL"),
+)
 
 daily_log = Table(
     "daily_log",
@@ -390,7 +430,13 @@ limits = Table(
 limits_looked_at = Table(
     "limits_looked_at",
     metadata,
-    Column("only_row", Boolean, CheckConstraint("only_row"), primary_key=True, server_default=text("true")),
+    Column(
+        "only_row",
+        Boolean,
+        CheckConstraint("only_row"),
+        primary_key=True,
+        server_default=text("true"),
+    ),
     Column("at", Time, nullable=False, server_default=text("'-infinity'")),
 )
 
@@ -470,7 +516,11 @@ task_deltas = Table(
 task_view = Table(
     "task_view",
     MetaData(),  # a view: kept apart, or Alembic would take it for a missing table
-    *(Column(c.name, c.type, primary_key=c.primary_key) for c in tasks.c if c.name not in ("status_at", "stamp")),
+    *(
+        Column(c.name, c.type, primary_key=c.primary_key)
+        for c in tasks.c
+        if c.name not in ("status_at", "stamp")
+    ),
     Column("attempt", Integer),
     Column("fence", BigInteger),
     Column("result", JSONB),

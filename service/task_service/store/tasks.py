@@ -6,7 +6,19 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Integer, Text, Uuid, bindparam, cast, column, delete, exists, func, select, update
+from sqlalchemy import (
+    Integer,
+    Text,
+    Uuid,
+    bindparam,
+    cast,
+    column,
+    delete,
+    exists,
+    func,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -69,7 +81,10 @@ ONE_TASK = (
 )
 """`task_view` of one id, by a plan that is kept."""
 JSON_COLUMNS = {"payload", "result"}
-COLUMNS = tuple(cast(c, Text) if c.name in JSON_COLUMNS else c for c in (ONE_TASK.c[name] for name in TaskRow._fields))
+COLUMNS = tuple(
+    cast(c, Text) if c.name in JSON_COLUMNS else c
+    for c in (ONE_TASK.c[name] for name in TaskRow._fields)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +116,19 @@ AFTER_NUMBER = (
 )
 ID_OF_NUMBER = select(tasks.c.id).where(tasks.c.number == bindparam("number"), LIVE)
 NUMBER_OF_ID = select(tasks.c.number).where(tasks.c.id == bindparam("id"), LIVE)
-LOCK = select(tasks.c.status, tasks.c.deleted_at).where(tasks.c.id == bindparam("id")).with_for_update(key_share=True)
+LOCK = (
+    select(tasks.c.status, tasks.c.deleted_at)
+    .where(tasks.c.id == bindparam("id"))
+    .with_for_update(key_share=True)
+)
 IS_QUEUED = select(exists().where(queue.c.task_id == bindparam("id")))
 
 
 async def read_task(connection: AsyncConnection, task_id: UUID) -> TaskRow | None:
     """The task with its derived status; None when there is none, or it is deleted."""
-    driver = await raw(connection)  # the most frequent statement: SQLAlchemy's part would be half of it
+    driver = await raw(
+        connection
+    )  # the most frequent statement: SQLAlchemy's part would be half of it
     with traced_statement(LIVE_SQL):
         row = await driver.fetchrow(LIVE_SQL, task_id)
     return task_row(row) if row else None
@@ -129,7 +150,9 @@ async def read_tasks(connection: AsyncConnection, ids: Sequence[UUID]) -> list[T
 async def read_payloads(connection: AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, str]:
     """The payloads of those of these tasks that have one, as JSON text."""
     c = tasks.c
-    rows = await connection.execute(select(c.id, cast(c.payload, Text)).where(c.id.in_(ids), c.payload.is_not(None)))
+    rows = await connection.execute(
+        select(c.id, cast(c.payload, Text)).where(c.id.in_(ids), c.payload.is_not(None))
+    )
     return {row[0]: row[1] for row in rows}
 
 
@@ -145,7 +168,9 @@ async def read_task_number(connection: AsyncConnection, task_id: UUID) -> int | 
 
 async def read_numbers(connection: AsyncConnection, task_ids: Collection[UUID]) -> dict[UUID, int]:
     """The numbers of these tasks, deleted ones too; those that are gone for good are not in it."""
-    rows = await connection.execute(select(tasks.c.id, tasks.c.number).where(tasks.c.id.in_(task_ids)))
+    rows = await connection.execute(
+        select(tasks.c.id, tasks.c.number).where(tasks.c.id.in_(task_ids))
+    )
     return {row.id: row.number for row in rows}
 
 
@@ -165,7 +190,9 @@ async def lock_task(connection: AsyncConnection, task_id: UUID) -> LockedTask | 
     return LockedTask(Status(row.status) if row.status else None, row.deleted_at, bool(queued))
 
 
-async def update_task(connection: AsyncConnection, task_id: UUID, columns: Mapping[str, Any]) -> int:
+async def update_task(
+    connection: AsyncConnection, task_id: UUID, columns: Mapping[str, Any]
+) -> int:
     """Write columns of one task and raise its version and stamp; gives the new stamp."""
     own = {"status_at": func.clock_timestamp()} if "status" in columns else {}
     counters = {name: tasks.c[name] + 1 for name in ("version", "stamp")}
@@ -182,7 +209,9 @@ async def reopen_runs(connection: AsyncConnection, task_id: UUID) -> None:
 
 async def hide_runs(connection: AsyncConnection, task_id: UUID) -> None:
     """Note that the task was deleted: its final run counts no more."""
-    await connection.execute(update(runs).where(runs.c.task_id == task_id, runs.c.final).values(hidden=True))
+    await connection.execute(
+        update(runs).where(runs.c.task_id == task_id, runs.c.final).values(hidden=True)
+    )
 
 
 async def erase_task(connection: AsyncConnection, task_id: UUID) -> None:

@@ -119,7 +119,9 @@ async def insert_user(connection: AsyncConnection, values: Mapping[str, Any]) ->
     return _row(row) if row else None
 
 
-async def read_user(connection: AsyncConnection, user_id: UUID, *, lock: bool = False) -> UserRow | None:
+async def read_user(
+    connection: AsyncConnection, user_id: UUID, *, lock: bool = False
+) -> UserRow | None:
     """One user, locked against other changes if asked for."""
     statement = select(*COLUMNS).where(users.c.id == user_id)
     row = (await connection.execute(statement.with_for_update() if lock else statement)).first()
@@ -144,10 +146,14 @@ async def list_users(
     return rows[:limit], encode_cursor(rows[limit - 1].id) if len(rows) > limit else None
 
 
-async def update_user(connection: AsyncConnection, user_id: UUID, values: Mapping[str, Any]) -> UserRow:
+async def update_user(
+    connection: AsyncConnection, user_id: UUID, values: Mapping[str, Any]
+) -> UserRow:
     """Change a user who exists, and let none of their tokens be good any more."""
     fresh = {"token_version": users.c.token_version + 1, "updated_at": func.clock_timestamp()}
-    statement = update(users).where(users.c.id == user_id).values({**values, **fresh}).returning(*COLUMNS)
+    statement = (
+        update(users).where(users.c.id == user_id).values({**values, **fresh}).returning(*COLUMNS)
+    )
     row = (await connection.execute(statement)).one()
     await connection.execute(refresh_tokens.delete().where(refresh_tokens.c.user_id == user_id))
     return _row(row)
@@ -166,7 +172,11 @@ async def note_login(connection: AsyncConnection, user: UserRow, new_hash: str |
 async def lock_admins(connection: AsyncConnection) -> list[UUID]:
     """The administrators who are not disabled, locked in the order of their ids."""
     active = (users.c.role == Role.ADMIN) & users.c.disabled_at.is_(None)
-    return list(await connection.scalars(select(users.c.id).where(active).order_by(users.c.id).with_for_update()))
+    return list(
+        await connection.scalars(
+            select(users.c.id).where(active).order_by(users.c.id).with_for_update()
+        )
+    )
 
 
 async def lock_first_admin(connection: AsyncConnection) -> bool:
@@ -190,7 +200,12 @@ async def use_refresh_token(
     c = refresh_tokens.c
     statement = (
         update(refresh_tokens)
-        .where(c.id == login_id, c.current == used, c.revoked_at.is_(None), c.expires_at > func.clock_timestamp())
+        .where(
+            c.id == login_id,
+            c.current == used,
+            c.revoked_at.is_(None),
+            c.expires_at > func.clock_timestamp(),
+        )
         .values(current=fresh, expires_at=expires_at, used_at=func.clock_timestamp())
         .returning(c.user_id)
     )
@@ -202,4 +217,6 @@ async def end_login(connection: AsyncConnection, login_id: UUID) -> bool:
     """Let no token of a log-in be good any more; False when it had ended before."""
     c = refresh_tokens.c
     statement = update(refresh_tokens).where(c.id == login_id, c.revoked_at.is_(None))
-    return (await connection.execute(statement.values(revoked_at=func.clock_timestamp()))).rowcount > 0
+    return (
+        await connection.execute(statement.values(revoked_at=func.clock_timestamp()))
+    ).rowcount > 0

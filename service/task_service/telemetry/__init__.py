@@ -8,4 +8,10 @@ from task_service.telemetry.traces import (
     traced_operation,
 )
 
-__all__ = ["add_span_attributes", "add_span_event", "get_tracer", "set_span_error", "traced_operation"]
+__all__ = [
+    "add_span_attributes",
+    "add_span_event",
+    "get_tracer",
+    "set_span_error",
+    "traced_operation",
+]

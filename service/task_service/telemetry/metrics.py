@@ -38,9 +38,18 @@ class QuickHistogram(Collector):
     [('wait_seconds_bucket', '1.0', 2), ('wait_seconds_bucket', '5.0', 2), ('wait_seconds_bucket', '+Inf', 3)]
     """
 
-    def __init__(self, name: str, documentation: str, labels: Sequence[str], buckets: Sequence[float]) -> None:
-        self._name, self._documentation, self._labels, self._buckets = name, documentation, labels, buckets
-        self._series: defaultdict[tuple[str, ...], Observed] = defaultdict(lambda: Observed(buckets))
+    def __init__(
+        self, name: str, documentation: str, labels: Sequence[str], buckets: Sequence[float]
+    ) -> None:
+        self._name, self._documentation, self._labels, self._buckets = (
+            name,
+            documentation,
+            labels,
+            buckets,
+        )
+        self._series: defaultdict[tuple[str, ...], Observed] = defaultdict(
+            lambda: Observed(buckets)
+        )
 
     def labels(self, *values: str) -> Observed:
         """The series of these labels."""
@@ -61,28 +70,46 @@ class QuickHistogram(Collector):
 
 
 CLAIMED = Counter("task_service_tasks_claimed", "Tasks claimed by this worker.", ["queue"])
-FINISHED = Counter("task_service_attempts_finished", "Attempts that ended here.", ["queue", "handler", "outcome"])
+FINISHED = Counter(
+    "task_service_attempts_finished", "Attempts that ended here.", ["queue", "handler", "outcome"]
+)
 CLAIMS_LOST = Counter(
-    "task_service_claims_lost", "Attempts whose claim was lost to another worker; their results were discarded."
+    "task_service_claims_lost",
+    "Attempts whose claim was lost to another worker; their results were discarded.",
 )
 RELEASED = Counter(
     "task_service_tasks_released",
     "Tasks taken by this process from dead workers, or from its own claims that it never heard of.",
     ["reason"],
 )
-WORKERS_DEAD = Counter("task_service_workers_declared_dead", "Workers that this process declared dead.", ["reason"])
-HEARTBEATS_FAILED = Counter("task_service_heartbeats_failed", "Heartbeats that the database did not acknowledge.")
-WAIT_SECONDS = QuickHistogram("task_service_task_wait_seconds", "From run_at to the claim.", ["queue"], RUN_BUCKETS)
+WORKERS_DEAD = Counter(
+    "task_service_workers_declared_dead", "Workers that this process declared dead.", ["reason"]
+)
+HEARTBEATS_FAILED = Counter(
+    "task_service_heartbeats_failed", "Heartbeats that the database did not acknowledge."
+)
+WAIT_SECONDS = QuickHistogram(
+    "task_service_task_wait_seconds", "From run_at to the claim.", ["queue"], RUN_BUCKETS
+)
 RUN_SECONDS = QuickHistogram(
-    "task_service_task_run_seconds", "From start to end of an attempt.", ["queue", "handler"], RUN_BUCKETS
+    "task_service_task_run_seconds",
+    "From start to end of an attempt.",
+    ["queue", "handler"],
+    RUN_BUCKETS,
 )
 REGISTRY.register(WAIT_SECONDS)
 REGISTRY.register(RUN_SECONDS)
 RUNNING = Gauge("task_service_tasks_running", "Attempts running in this process.")
 SPANS_LOST = Counter("task_service_spans_lost", "Spans of traces that no collector took.")
-CACHE_READS = Counter("task_service_cache_reads", "Reads that asked the cache: hit, miss, or passed by.", ["outcome"])
-CACHE_ERRORS = Counter("task_service_cache_errors", "Calls of Redis that failed, by what they were for.", ["call"])
-EVENT_STREAMS = Gauge("task_service_event_streams", "Streams of events that are open in this process.")
+CACHE_READS = Counter(
+    "task_service_cache_reads", "Reads that asked the cache: hit, miss, or passed by.", ["outcome"]
+)
+CACHE_ERRORS = Counter(
+    "task_service_cache_errors", "Calls of Redis that failed, by what they were for.", ["call"]
+)
+EVENT_STREAMS = Gauge(
+    "task_service_event_streams", "Streams of events that are open in this process."
+)
 EVENT_LAG_SECONDS = Gauge(
     "task_service_event_lag_seconds",
     "How long the oldest event that may not be told yet has waited for older transactions; 0 while nobody listens.",

@@ -17,7 +17,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from task_service.telemetry.traces import statement_attributes
 
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+METHODS = frozenset(
+    {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"}
+)
 CARRIED = {b"traceparent": "traceparent", b"tracestate": "tracestate"}
 _propagator = TraceContextTextMapPropagator()
 
@@ -34,7 +36,9 @@ class RequestSpans:
             await self.app(scope, receive, send)
             return
         method = scope["method"] if scope["method"] in METHODS else "_OTHER"
-        span = self._tracer.start_span(method, _caller(scope), SpanKind.SERVER, _facts(scope, method))
+        span = self._tracer.start_span(
+            method, _caller(scope), SpanKind.SERVER, _facts(scope, method)
+        )
 
         async def told(message: Message) -> None:
             if message["type"] == "http.response.start" and span.is_recording():
@@ -55,7 +59,11 @@ class RequestSpans:
 
 def _caller(scope: Scope) -> Context:
     """The caller's trace; an empty context, which begins one, when there is none."""
-    carrier = {CARRIED[name]: value.decode("latin-1") for name, value in scope["headers"] if name in CARRIED}
+    carrier = {
+        CARRIED[name]: value.decode("latin-1")
+        for name, value in scope["headers"]
+        if name in CARRIED
+    }
     return _propagator.extract(carrier, Context()) if carrier else Context()
 
 

@@ -104,7 +104,9 @@ class traced_operation:  # noqa: N801 - used as a decorator and as a `with` stat
     ...     span.set_attribute("seconds", 1)
     """
 
-    def __init__(self, name: str, attributes: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+    def __init__(
+        self, name: str, attributes: Mapping[str, Any] | None = None, /, **more: Any
+    ) -> None:
         self._name, self._attributes = name, attributes_of(attributes, more)
         self._open: AbstractContextManager[Span] | None = None
 
@@ -113,7 +115,10 @@ class traced_operation:  # noqa: N801 - used as a decorator and as a `with` stat
         return self._open.__enter__()
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         if self._open is not None:
             self._open.__exit__(kind, error, traceback)
@@ -144,7 +149,11 @@ def statement_attributes(sql: str) -> tuple[str, dict[str, Any]]:
     ('SELECT', {'db.system.name': 'postgresql', 'db.operation.name': 'SELECT', 'db.query.text': 'SELECT 1'})
     """
     name = sql[:20].split(None, 1)[0].upper() if sql.strip() else "SQL"
-    return name, {"db.system.name": "postgresql", "db.operation.name": name, "db.query.text": sql[:STATEMENT_MAX]}
+    return name, {
+        "db.system.name": "postgresql",
+        "db.operation.name": name,
+        "db.query.text": sql[:STATEMENT_MAX],
+    }
 
 
 @contextlib.contextmanager
@@ -205,4 +214,8 @@ def context_of(traceparent: str | None) -> Context:
     >>> context_of("nonsense")
     {}
     """
-    return _traceparent.extract({"traceparent": traceparent}, context=Context()) if traceparent else Context()
+    return (
+        _traceparent.extract({"traceparent": traceparent}, context=Context())
+        if traceparent
+        else Context()
+    )

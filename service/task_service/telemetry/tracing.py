@@ -20,8 +20,19 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter, SpanExportResult
-from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, SamplingResult, TraceIdRatioBased
+from opentelemetry.sdk.trace.export import (
+    BatchSpanProcessor,
+    ConsoleSpanExporter,
+    SpanExporter,
+    SpanExportResult,
+)
+from opentelemetry.sdk.trace.sampling import (
+    Decision,
+    ParentBased,
+    Sampler,
+    SamplingResult,
+    TraceIdRatioBased,
+)
 from opentelemetry.trace import Link, SpanKind, TraceState
 from opentelemetry.util.types import Attributes
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -54,7 +65,9 @@ class Tracing:
         )  # fmt: skip
         self.provider.add_span_processor(processor)
         trace.set_tracer_provider(self.provider)
-        if settings.log_level != "DEBUG":  # each failed try would be a line; `Watched` says what there is to say
+        if (
+            settings.log_level != "DEBUG"
+        ):  # each failed try would be a line; `Watched` says what there is to say
             logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
         HTTPXClientInstrumentor().instrument(tracer_provider=self.provider)
 
@@ -102,7 +115,9 @@ class Roots(Sampler):
         """See `Sampler`."""
         if kind is SpanKind.CLIENT:
             return SamplingResult(Decision.DROP)
-        return self._ratio.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
+        return self._ratio.should_sample(
+            parent_context, trace_id, name, kind, attributes, links, trace_state
+        )
 
     def get_description(self) -> str:
         """See `Sampler`."""
@@ -125,7 +140,11 @@ class Watched(SpanExporter):
         if taken and not self._taken:
             log.info("traces_exported_again", endpoint=self._where)
         elif self._taken and not taken:
-            log.warning("traces_not_exported", endpoint=self._where, meaning="nothing else suffers; said once")
+            log.warning(
+                "traces_not_exported",
+                endpoint=self._where,
+                meaning="nothing else suffers; said once",
+            )
         self._taken = taken
         return result
 
@@ -137,7 +156,9 @@ class Watched(SpanExporter):
 def exporter_of(settings: Settings) -> SpanExporter:
     """Where the settings send traces: a collector by OTLP/HTTP, or standard output, a JSON object a line."""
     if settings.otel_exporter == "console":
-        return ConsoleSpanExporter(out=sys.stdout, formatter=lambda span: f"{span.to_json(indent=None)}\n")
+        return ConsoleSpanExporter(
+            out=sys.stdout, formatter=lambda span: f"{span.to_json(indent=None)}\n"
+        )
     base = settings.otel_exporter_endpoint.rstrip("/").removesuffix(TRACES_PATH)
     return OTLPSpanExporter(endpoint=base + TRACES_PATH, timeout=EXPORT_SECONDS)
 

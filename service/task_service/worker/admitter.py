@@ -37,7 +37,9 @@ class Admitter:
                 await self._once()
                 pause = min(self._poll_at, self._admit_at) - time.monotonic()
             except Exception as error:
-                log.warning("admission_failed", error=repr(error), exc_info=not is_unavailable(error))
+                log.warning(
+                    "admission_failed", error=repr(error), exc_info=not is_unavailable(error)
+                )
                 pause = self._poll_seconds
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.wake.wait(), max(pause, 0.0))

@@ -84,7 +84,11 @@ class IsolatedContext:
 
     def __init__(self, order: dict[str, Any], channel: Channel) -> None:
         self.task_id, self.worker_id = UUID(order["task_id"]), UUID(order["worker_id"])
-        self.attempt, self.max_attempts, self.fence = order["attempt"], order["max_attempts"], order["fence"]
+        self.attempt, self.max_attempts, self.fence = (
+            order["attempt"],
+            order["max_attempts"],
+            order["fence"],
+        )
         self.queue, self.payload = order["queue"], order["payload"]
         self.cancelled = False
         self._channel = channel
@@ -150,9 +154,13 @@ def main() -> None:
     channel = Channel(channel_number)
     os.register_at_fork(after_in_child=channel.close)
     order = channel.receive()
-    with contextlib.suppress(OSError):  # Linux: when memory runs out this process is taken, and not the worker
+    with contextlib.suppress(
+        OSError
+    ):  # Linux: when memory runs out this process is taken, and not the worker
         Path("/proc/self/oom_score_adj").write_text("1000")
-    if order["memory_mb"] is not None:  # of data: the address space, RLIMIT_AS, has the libraries' code as well
+    if (
+        order["memory_mb"] is not None
+    ):  # of data: the address space, RLIMIT_AS, has the libraries' code as well
         resource.setrlimit(resource.RLIMIT_DATA, (order["memory_mb"] << 20,) * 2)
     sys.path[:] = order["path"]
     context = IsolatedContext(order, channel)
@@ -237,7 +245,9 @@ def message(ending: Ending | None) -> tuple[str, dict[str, Any]]:
             return "Returned", {"value": ending.value}
         ending = Failed(problem)
     fields = {field.name: getattr(ending, field.name) for field in dataclasses.fields(ending)}
-    return type(ending).__name__, {n: storable(v) if isinstance(v, str) else v for n, v in fields.items()}
+    return type(ending).__name__, {
+        n: storable(v) if isinstance(v, str) else v for n, v in fields.items()
+    }
 
 
 if __name__ == "__main__":

@@ -54,10 +54,20 @@ class Claimer:
     """Claims for one process and hands to its runner. `wake` is set by notifications."""
 
     def __init__(
-        self, settings: Settings, acquire: Acquire, membership: Membership, runner: Runner, reports: Reports
+        self,
+        settings: Settings,
+        acquire: Acquire,
+        membership: Membership,
+        runner: Runner,
+        reports: Reports,
     ) -> None:
         """`acquire` lends a connection with `LOOK_UPS`."""
-        self.settings, self.membership, self.runner, self.reports = settings, membership, runner, reports
+        self.settings, self.membership, self.runner, self.reports = (
+            settings,
+            membership,
+            runner,
+            reports,
+        )
         self._acquire = acquire
         self.wake = asyncio.Event()
         self.stopped = False
@@ -65,7 +75,9 @@ class Claimer:
         self._alone: tuple[UUID, Claim] | None = None
         self._bounds, self._turns = Bounds(settings.worker_queues), turns_of(settings.worker_queues)
         self._clock: Callable[[], float] = asyncio.get_running_loop().time
-        self._forget_at = self._look_behind_at = self._look_for_alone_at = self._look_for_strays_at = 0.0
+        self._forget_at = self._look_behind_at = self._look_for_alone_at = (
+            self._look_for_strays_at
+        ) = 0.0
         self._claimed_at = 0.0
         self._more = False  # more are there, or come at once
         self._looked_behind = True
@@ -103,7 +115,9 @@ class Claimer:
         waiting = self._unstarted()
         self.drop()
         for worker_id, c in waiting:
-            self.reports.add(worker_id, c, GivenBack(c.task_id, c.fence, Outcome.RELEASED, reason, counts=False))
+            self.reports.add(
+                worker_id, c, GivenBack(c.task_id, c.fence, Outcome.RELEASED, reason, counts=False)
+            )
 
     async def _once(self) -> float:
         """One claim, if there is room for it; for so many seconds there is then nothing to do unless we are woken."""
@@ -137,7 +151,9 @@ class Claimer:
         if await self._look_for_alone(idle=rest == idle and not claims and not self.runner.running):
             return 0
         if ahead:
-            await asyncio.sleep(0)  # handlers that never wait must not keep the loop from the other ones
+            await asyncio.sleep(
+                0
+            )  # handlers that never wait must not keep the loop from the other ones
         return rest
 
     def _rest(self, *, found: bool) -> float:
@@ -146,7 +162,11 @@ class Claimer:
         if found:
             self._gap, self._found_at = now - self._found_at, now
         come_fast = self._gap < 2 * WINDOW_SECONDS and now - self._found_at < WINDOW_SECONDS
-        return min(LOOK_AGAIN_SECONDS, self.settings.poll_seconds) if come_fast else self.settings.poll_seconds
+        return (
+            min(LOOK_AGAIN_SECONDS, self.settings.poll_seconds)
+            if come_fast
+            else self.settings.poll_seconds
+        )
 
     async def _claim_beside(self, limit: int, *, start_at_once: bool) -> list[Claim]:
         """Claim, and while the server does, start what the last claim brought."""
@@ -171,23 +191,31 @@ class Claimer:
         if forgets:
             self._bounds.forget()
         self.wake.clear()
-        claims = await self._claim_in_turn(worker_id, limit, start_at_once=start_at_once, behind=behind)
+        claims = await self._claim_in_turn(
+            worker_id, limit, start_at_once=start_at_once, behind=behind
+        )
         if behind:
             self._look_behind_at = self._not_before(began, LOOK_BEHIND_SECONDS)
         if forgets:
             self._forget_at = self._not_before(began, FORGET_BOUNDS_SECONDS)
-        if claims and worker_id == self.membership.worker_id:  # else: declared dead meanwhile, others have them
+        if (
+            claims and worker_id == self.membership.worker_id
+        ):  # else: declared dead meanwhile, others have them
             self._waiting.extend((worker_id, c) for c in claims)
             self._claimed_at = self._clock()
         return claims
 
-    async def _claim_in_turn(self, worker_id: UUID, limit: int, *, start_at_once: bool, behind: bool) -> list[Claim]:
+    async def _claim_in_turn(
+        self, worker_id: UUID, limit: int, *, start_at_once: bool, behind: bool
+    ) -> list[Claim]:
         """Claim when a turn is free, and after some attempts in any case: who has them all may stand still."""
         how = {"start_at_once": start_at_once, "behind": behind}
         for pause in PAUSES_SECONDS:
             async with self._acquire() as connection:
                 turn = random.choice(self._turns)  # noqa: S311
-                claims = await claim_in_turn(connection, worker_id, self._bounds, limit, turn, **how)
+                claims = await claim_in_turn(
+                    connection, worker_id, self._bounds, limit, turn, **how
+                )
             if claims is not None:
                 return claims
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
@@ -206,7 +234,9 @@ class Claimer:
 
     def start_waiting(self) -> None:
         """Start what was claimed while slots are free; nothing when the lease does not hold."""
-        if self._starting:  # a handler that never waits has ended inside `start`: the loop below goes on
+        if (
+            self._starting
+        ):  # a handler that never waits has ended inside `start`: the loop below goes on
             return
         self._starting = True
         try:
@@ -216,10 +246,19 @@ class Claimer:
 
     def _start_waiting(self) -> None:
         running = self.runner.running
-        while self._waiting and len(running) < self.settings.worker_concurrency and self.membership.may_start():
+        while (
+            self._waiting
+            and len(running) < self.settings.worker_concurrency
+            and self.membership.may_start()
+        ):
             worker_id, c = self._waiting.popleft()
             self.runner.start(c, worker_id)
-        if self._alone is not None and not running and not self._waiting and self.membership.may_start():
+        if (
+            self._alone is not None
+            and not running
+            and not self._waiting
+            and self.membership.may_start()
+        ):
             (worker_id, c), self._alone = self._alone, None
             log.warning("running_alone", task_id=str(c.task_id), attempt=c.attempt)
             self.runner.start(c, worker_id)
@@ -247,7 +286,9 @@ class Claimer:
             held = await results.held(connection, worker_id)
             claims = [c for _, c in self._unstarted()] + [run.claim for run in self.runner.running]
             known = {(c.task_id, c.fence) for c in claims} | self.reports.attempts()
-            strays = [GivenBack(*a, Outcome.RELEASED, Reason.OUTAGE, counts=False) for a in held - known]
+            strays = [
+                GivenBack(*a, Outcome.RELEASED, Reason.OUTAGE, counts=False) for a in held - known
+            ]
             if strays:
                 given = await results.give_back(connection, worker_id, strays)
                 metrics.RELEASED.labels(Reason.OUTAGE).inc(len(given))

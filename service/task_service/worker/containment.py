@@ -50,13 +50,19 @@ class Process:
 def refuse_in_fork() -> None:
     """RuntimeError in a fork: the connections and the event loop are the worker's."""
     if Process.is_fork:
-        raise RuntimeError("this process is a fork of the worker's, which alone may use the context")
+        raise RuntimeError(
+            "this process is a fork of the worker's, which alone may use the context"
+        )
 
 
 def end_fork() -> NoReturn:
     """End this fork, which was about to go on as a second worker."""
     try:
-        log.warning("fork_ended", pid=os.getpid(), meaning="a handler forked, and returned in both processes")
+        log.warning(
+            "fork_ended",
+            pid=os.getpid(),
+            meaning="a handler forked, and returned in both processes",
+        )
     finally:
         os._exit(FORK_CODE)
 
@@ -112,5 +118,7 @@ async def _without_exit(coroutine: Coroutine[Any, Any, Any]) -> Any:
     except (SystemExit, KeyboardInterrupt) as error:
         raise HandlerExitError(f"a task of the handler raised {error!r}") from error
     finally:
-        if Process.is_fork and not isinstance(sys.exception(), GeneratorExit):  # closed, as garbage: it did not go on
+        if Process.is_fork and not isinstance(
+            sys.exception(), GeneratorExit
+        ):  # closed, as garbage: it did not go on
             end_fork()

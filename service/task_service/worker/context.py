@@ -102,7 +102,12 @@ class RunContext:
     def _lose(self) -> None:
         if not self.lost and not self._ended:
             metrics.CLAIMS_LOST.inc()
-            log.warning("claim_lost", task_id=str(self.task_id), fence=self.fence, worker_id=str(self.worker_id))
+            log.warning(
+                "claim_lost",
+                task_id=str(self.task_id),
+                fence=self.fence,
+                worker_id=str(self.worker_id),
+            )
         self.lost = True
         raise LostClaimError
 
@@ -118,7 +123,9 @@ class RunContext:
         """See `handlers.Context.extend`."""
         refuse_in_fork()
         async with self._pool.acquire() as connection:
-            if not await results.extend(connection, self.worker_id, (self.task_id, self.fence), seconds):
+            if not await results.extend(
+                connection, self.worker_id, (self.task_id, self.fence), seconds
+            ):
                 self._lose()
         self.deadline = time.monotonic() + seconds
 

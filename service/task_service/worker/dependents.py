@@ -34,7 +34,9 @@ class Dependents:
             try:
                 await self.flush()
             except Exception as error:
-                log.warning("dependents_wait", error=repr(error), exc_info=not is_unavailable(error))
+                log.warning(
+                    "dependents_wait", error=repr(error), exc_info=not is_unavailable(error)
+                )
                 await asyncio.sleep(RETRY_SECONDS)
                 self._arrived.set()
 

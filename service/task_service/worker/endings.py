@@ -116,7 +116,10 @@ def encode_result(value: Any) -> tuple[str | None, str | None]:
     except (TypeError, ValueError, RecursionError) as error:
         return None, f"the handler returned what is not JSON: {error}"
     if len(text) > RESULT_MAX_BYTES:
-        return None, f"the handler returned {len(text)} bytes of JSON; at most {RESULT_MAX_BYTES} are kept"
+        return (
+            None,
+            f"the handler returned {len(text)} bytes of JSON; at most {RESULT_MAX_BYTES} are kept",
+        )
     if b"null" in text and (odd := _no_number(value)) is not None:
         return None, f"the handler returned what is not JSON: {odd}"
     return text.decode(), None
@@ -126,7 +129,13 @@ def _no_number(value: Any) -> float | None:
     """A NaN or infinity anywhere in this: orjson writes them as null."""
     if isinstance(value, float):
         return None if math.isfinite(value) else value
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    parts = (
+        value.values()
+        if isinstance(value, dict)
+        else value
+        if isinstance(value, list | tuple)
+        else ()
+    )
     return next((odd for part in parts if (odd := _no_number(part)) is not None), None)
 
 

@@ -37,7 +37,9 @@ MAX_DELAY_SECONDS = 10 * 365 * 86_400.0
 class Retry(Exception):  # noqa: N818 - a word for what happens, not an error
     """This attempt failed; try again after so many seconds (None: by the retry policy). ValueError, TypeError."""
 
-    def __init__(self, seconds: float | None = None, why: str = "the handler asked for a retry") -> None:
+    def __init__(
+        self, seconds: float | None = None, why: str = "the handler asked for a retry"
+    ) -> None:
         super().__init__(why)
         self.seconds = None if seconds is None else _delay(seconds)
 
@@ -69,7 +71,9 @@ def _delay(seconds: float) -> float:
     0.0
     """
     if math.isnan(seconds) or seconds > MAX_DELAY_SECONDS:
-        raise ValueError(f"{seconds} is not a number of seconds to wait, from 0 to {MAX_DELAY_SECONDS:.0f}")
+        raise ValueError(
+            f"{seconds} is not a number of seconds to wait, from 0 to {MAX_DELAY_SECONDS:.0f}"
+        )
     return max(0.0, float(seconds))
 
 
@@ -139,9 +143,13 @@ class Handler:
     def __post_init__(self) -> None:
         object.__setattr__(self, "is_async", inspect.iscoroutinefunction(self.function))
         if self.isolated and "<" in getattr(self.function, "__qualname__", "<no name>"):
-            raise ValueError(f"{self.name}: an isolated handler must be a function that its module has by name")
+            raise ValueError(
+                f"{self.name}: an isolated handler must be a function that its module has by name"
+            )
         if self.memory_mb is not None and not self.isolated:
-            raise ValueError(f"{self.name}: memory_mb needs isolated=True, for the worker's memory is everybody's")
+            raise ValueError(
+                f"{self.name}: memory_mb needs isolated=True, for the worker's memory is everybody's"
+            )
 
     @property
     def path(self) -> str:

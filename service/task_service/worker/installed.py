@@ -22,6 +22,11 @@ def _load(entry: EntryPoint) -> Handler | None:
         log.error("handler_not_loaded", handler=entry.name, source=entry.value, error=repr(error))
         return None
     if not isinstance(found, Handler):
-        log.error("handler_not_loaded", handler=entry.name, source=entry.value, error="not made by @handler")
+        log.error(
+            "handler_not_loaded",
+            handler=entry.name,
+            source=entry.value,
+            error="not made by @handler",
+        )
         return None
     return found

@@ -36,8 +36,15 @@ log = structlog.get_logger(__name__)
 class IsolatedRun:
     """One run. `run` blocks until its process has ended; the other methods are for another thread and never block."""
 
-    def __init__(self, handler: Handler, context: RunContext, folder: Path, silence_seconds: float) -> None:
-        self._handler, self._context, self._folder, self._silence_seconds = handler, context, folder, silence_seconds
+    def __init__(
+        self, handler: Handler, context: RunContext, folder: Path, silence_seconds: float
+    ) -> None:
+        self._handler, self._context, self._folder, self._silence_seconds = (
+            handler,
+            context,
+            folder,
+            silence_seconds,
+        )
         self._lock = threading.Lock()  # around the three that follow
         self._process: subprocess.Popen[bytes] | None = None
         self._life: IO[bytes] | None = None
@@ -97,7 +104,9 @@ class IsolatedRun:
 
     def _follow(self, process: "subprocess.Popen[bytes]", channel: socket.socket) -> Ending | None:
         arguments = (process.stdout, lambda: process.returncode is not None, self._log)
-        threading.Thread(target=log_output, args=arguments, name="output of a handler", daemon=True).start()
+        threading.Thread(
+            target=log_output, args=arguments, name="output of a handler", daemon=True
+        ).start()
         try:
             channel.sendall(self._order())
             ending = self._answer(channel)
@@ -107,7 +116,9 @@ class IsolatedRun:
         try:
             process.wait(EXIT_SECONDS)
         except subprocess.TimeoutExpired:
-            self._log.warning("process_lingers", meaning="it has answered and does not end: it is killed")
+            self._log.warning(
+                "process_lingers", meaning="it has answered and does not end: it is killed"
+            )
         return ending
 
     def _order(self) -> bytes:
@@ -162,7 +173,9 @@ class IsolatedRun:
 
     def _death(self, code: int) -> str:
         if code >= 0:
-            return f"the handler's process exited with code {code} and did not say how the run ended"
+            return (
+                f"the handler's process exited with code {code} and did not say how the run ended"
+            )
         name = signal.Signals(-code).name if -code in set(signal.Signals) else "no name"
         why = ""
         if code == -signal.SIGKILL:

@@ -34,7 +34,9 @@ log = structlog.get_logger(__name__)
 class Maintenance:
     """The sweep, once per heartbeat."""
 
-    def __init__(self, settings: Settings, acquire: Acquire, may_judge: Callable[[], bool] | None = None) -> None:
+    def __init__(
+        self, settings: Settings, acquire: Acquire, may_judge: Callable[[], bool] | None = None
+    ) -> None:
         """Without `may_judge` our own sweeps tell whether a lease that looks over is."""
         self._settings, self._acquire = settings, acquire
         self._may_judge = may_judge or self._is_steady
@@ -55,7 +57,9 @@ class Maintenance:
                         await workers.prune(connection, KEEP_DEAD_SECONDS)
                         await prune_keys(connection, self._settings.idempotency_hours)
                         await prune_unique_keys(connection, KEEP_KEYS_SECONDS)
-                        await outbox.prune(connection, KEEP_NOTES_SECONDS + self._settings.cache_ttl_seconds)
+                        await outbox.prune(
+                            connection, KEEP_NOTES_SECONDS + self._settings.cache_ttl_seconds
+                        )
                 sweeps += 1
                 self._unbroken_since = self._unbroken_since or machine_seconds()
             except Exception as error:

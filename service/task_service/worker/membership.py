@@ -92,7 +92,10 @@ class Membership:
 
     def may_start(self) -> bool:
         """Whether the lease still holds by our own clock, so that a handler may be started."""
-        return self.worker_id is not None and self._clock() - self._acknowledged <= self.settings.lease_seconds
+        return (
+            self.worker_id is not None
+            and self._clock() - self._acknowledged <= self.settings.lease_seconds
+        )
 
     def may_judge(self) -> bool:
         """Whether our own heartbeats have succeeded for a whole lease: only then others may be declared dead."""
@@ -104,10 +107,16 @@ class Membership:
         self._slot_name = self._slot.take()
         while True:
             await self.beat_once()
-            pause = self.settings.heartbeat_seconds if self._unbroken_since is not None else RETRY_SECONDS
+            pause = (
+                self.settings.heartbeat_seconds
+                if self._unbroken_since is not None
+                else RETRY_SECONDS
+            )
             left = self._seconds_left()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.wake.wait(), pause if left is None else min(pause, left))
+                await asyncio.wait_for(
+                    self.wake.wait(), pause if left is None else min(pause, left)
+                )
             self.wake.clear()
 
     def _seconds_left(self) -> float | None:
@@ -132,7 +141,11 @@ class Membership:
             metrics.HEARTBEATS_FAILED.inc()
             log.warning("heartbeat_failed", error=repr(error))
         if self.worker_id and not self.may_start():
-            log.error("lease_lost", worker_id=str(self.worker_id), lease_seconds=self.settings.lease_seconds)
+            log.error(
+                "lease_lost",
+                worker_id=str(self.worker_id),
+                lease_seconds=self.settings.lease_seconds,
+            )
             self._lose()
 
     async def _beat(self) -> None:
@@ -170,11 +183,15 @@ class Membership:
             concurrency=s.worker_concurrency, lease_seconds=s.lease_seconds, process_started_at=self.process_started_at,
         )  # fmt: skip
         predecessors = await workers.register(connection, row)
-        log.info("worker_registered", worker_id=str(worker_id), pod=s.pod_name, slot=self._slot_name)
+        log.info(
+            "worker_registered", worker_id=str(worker_id), pod=s.pod_name, slot=self._slot_name
+        )
         self.worker_id = worker_id
         for predecessor in predecessors:
             await self._release(connection, predecessor)
-        if self._former_id is not None:  # others, who could not know, may have released it before we were back
+        if (
+            self._former_id is not None
+        ):  # others, who could not know, may have released it before we were back
             await workers.explain_loss(connection, self._former_id, Reason.OUTAGE)
             self._former_id = None
 
@@ -184,7 +201,12 @@ class Membership:
         await workers.declare_dead(connection, predecessor, reason)
         done = await workers.release(connection, predecessor, reason)
         metrics.RELEASED.labels(reason).inc(done.released + done.failed)
-        log.warning("predecessor_released", worker_id=str(predecessor), reason=reason, released=done.released)
+        log.warning(
+            "predecessor_released",
+            worker_id=str(predecessor),
+            reason=reason,
+            released=done.released,
+        )
 
     async def leave(self) -> None:
         """Say goodbye: this worker holds nothing any more (what it does hold is released, uncounted)."""

@@ -17,7 +17,9 @@ from httpcore import SOCKET_OPTION
 Address = IPv4Address | IPv6Address
 NAT64 = ip_network("64:ff9b::/96")
 INSIDE = (
-    ip_network("168.63.129.16/32"),  # Azure's host, with credentials for its machines: a public address by its number
+    ip_network(
+        "168.63.129.16/32"
+    ),  # Azure's host, with credentials for its machines: a public address by its number
     ip_network("64:ff9b:1::/48"),  # NAT64 for networks' own use
     ip_network("2002::/16"),  # 6to4, which carries any IPv4 address; given up long ago
     ip_network("::/96"),  # IPv4-compatible: likewise
@@ -43,7 +45,9 @@ def is_public(address: Address) -> bool:
             return is_public(address.ipv4_mapped)
         if address in NAT64:
             return is_public(IPv4Address(int(address) & 0xFFFFFFFF))
-    elsewhere = address.is_multicast or address.is_reserved or any(address in network for network in INSIDE)
+    elsewhere = (
+        address.is_multicast or address.is_reserved or any(address in network for network in INSIDE)
+    )
     return address.is_global and not elsewhere
 
 
@@ -83,7 +87,9 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         problem: Exception = httpcore.ConnectError(host)
         for address in addresses:
             try:
-                return await self._backend.connect_tcp(address, port, timeout, local_address, socket_options)
+                return await self._backend.connect_tcp(
+                    address, port, timeout, local_address, socket_options
+                )
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 problem = error
         raise problem
@@ -102,9 +108,15 @@ class CheckedTransport(httpx.AsyncHTTPTransport):
             self._pool, httpcore.AsyncConnectionPool
         ):  # httpx has no option for it: fail, never unchecked
             raise TypeError("this version of httpx keeps its connections elsewhere")
-        self._pool = httpcore.AsyncConnectionPool(ssl_context=context, network_backend=CheckedBackend())
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=context, network_backend=CheckedBackend()
+        )
 
 
 def outgoing_transport(context: ssl.SSLContext, *, allow_private: bool) -> httpx.AsyncHTTPTransport:
     """A transport for one call; without `allow_private` it refuses what is not on the Internet."""
-    return httpx.AsyncHTTPTransport(verify=context, trust_env=False) if allow_private else CheckedTransport(context)
+    return (
+        httpx.AsyncHTTPTransport(verify=context, trust_env=False)
+        if allow_private
+        else CheckedTransport(context)
+    )

@@ -60,16 +60,30 @@ class Worker:
         """Start the loops; returns at once, whether or not the database answers."""
         s = self.settings
         # One connection each, which keeps its few statements warm; the other loops share one, and come in turn.
-        beating, claiming = KeptConnection(self._own_connection), KeptConnection(self._claims_connection)
+        beating, claiming = (
+            KeptConnection(self._own_connection),
+            KeptConnection(self._claims_connection),
+        )
         reporting = KeptConnection(self._reports_connection)
-        aside, self._for_handlers = await create_pool(s, 1), await create_pool(s, HANDLERS_CONNECTIONS)
-        self._ends = (beating.close, claiming.close, reporting.close, aside.terminate, self._for_handlers.terminate)
+        aside, self._for_handlers = (
+            await create_pool(s, 1),
+            await create_pool(s, HANDLERS_CONNECTIONS),
+        )
+        self._ends = (
+            beating.close,
+            claiming.close,
+            reporting.close,
+            aside.terminate,
+            self._for_handlers.terminate,
+        )
         self._aside = aside.acquire
         self.reports, self.dependents = Reports(reporting.acquire), Dependents(self._aside)
         self.reports.on_awaited = self.dependents.add
         tracer = get_tracer() if s.otel_enabled else None
         policy = RetryPolicy(s.retry_base_seconds, s.retry_cap_seconds)
-        self.runner = Runner(self.handlers, self._context_of, self.reports, policy, s.default_timeout_seconds, tracer)
+        self.runner = Runner(
+            self.handlers, self._context_of, self.reports, policy, s.default_timeout_seconds, tracer
+        )
         self.runner.silence_seconds = s.lease_seconds - s.heartbeat_seconds
         self._watchdog = Watchdog(s.lease_seconds)
         self._watchdog.start()
@@ -92,9 +106,14 @@ class Worker:
             self.scheduler.run(), self.admitter.run(), self.dependents.run(),
             ProgressNotes(self._aside, self.runner).run(),
         ]  # fmt: skip
-        self._loops = [asyncio.create_task(loop, name=getattr(loop, "__qualname__", "loop")) for loop in loops]
+        self._loops = [
+            asyncio.create_task(loop, name=getattr(loop, "__qualname__", "loop")) for loop in loops
+        ]
         log.info(
-            "worker_started", queues=s.worker_queues, concurrency=s.worker_concurrency, handlers=self.handlers.names()
+            "worker_started",
+            queues=s.worker_queues,
+            concurrency=s.worker_concurrency,
+            handlers=self.handlers.names(),
         )
 
     def _context_of(self, claim: Claim, worker_id: UUID) -> RunContext:
@@ -151,7 +170,11 @@ class Worker:
         """
         seconds = self.reports.silent_seconds()
         if seconds > UNHEARD_LEASES * self.settings.lease_seconds and self.membership.may_judge():
-            log.critical("results_do_not_arrive", seconds=round(seconds, 1), results=len(self.reports.attempts()))
+            log.critical(
+                "results_do_not_arrive",
+                seconds=round(seconds, 1),
+                results=len(self.reports.attempts()),
+            )
             logging.shutdown()
             os._exit(EXIT_CODE)
 
@@ -216,7 +239,9 @@ class Worker:
     @property
     def current_task_ids(self) -> list[UUID]:
         """The tasks that run here now."""
-        return [run.claim.task_id for run in sorted(self.runner.running, key=lambda run: run.started)]
+        return [
+            run.claim.task_id for run in sorted(self.runner.running, key=lambda run: run.started)
+        ]
 
     @property
     def completed(self) -> int:
@@ -232,7 +257,9 @@ class Worker:
 def leave_threads_behind() -> None:
     """End this process, in which all is reported and closed, if threads are left that it would wait for at its exit."""
     left = [
-        thread.name for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()
+        thread.name
+        for thread in threading.enumerate()
+        if not thread.daemon and thread is not threading.main_thread()
     ]
     if left:
         log.info("threads_left_behind", threads=left)

@@ -23,15 +23,28 @@ class ProgressNotes:
         """Tell until cancelled."""
         while True:
             await asyncio.sleep(EVERY_SECONDS)
-            runs = [run for run in self._runner.running if run.context.said is not None and not run.reported]
+            runs = [
+                run
+                for run in self._runner.running
+                if run.context.said is not None and not run.reported
+            ]
             try:
                 for worker_id in {run.worker_id for run in runs}:
                     await self._tell([run for run in runs if run.worker_id == worker_id])
             except Exception as error:
-                log.warning("progress_waits", runs=len(runs), error=repr(error), exc_info=not is_unavailable(error))
+                log.warning(
+                    "progress_waits",
+                    runs=len(runs),
+                    error=repr(error),
+                    exc_info=not is_unavailable(error),
+                )
 
     async def _tell(self, runs: list[Run]) -> None:
-        words = [Told(run.claim.task_id, run.claim.fence, run.context.said) for run in runs if run.context.said]
+        words = [
+            Told(run.claim.task_id, run.claim.fence, run.context.said)
+            for run in runs
+            if run.context.said
+        ]
         async with self._acquire() as connection:
             noted = await results.note_progress(connection, runs[0].worker_id, words)
         for run, told in zip(runs, words, strict=True):

@@ -58,9 +58,13 @@ class Reports:
         self._arrived = asyncio.Event()
         self._sent = asyncio.Event()
         self._silent_since: float | None = None  # the server has answered no report since
-        self.on_awaited: Callable[[list[UUID]], None] = lambda _: None  # others may wait for these tasks
+        self.on_awaited: Callable[[list[UUID]], None] = lambda _: (
+            None
+        )  # others may wait for these tasks
         self.is_busy: Callable[[], bool] = lambda: False  # whether more results may follow at once
-        self.on_room: Callable[[], None] = lambda: None  # a task under a limit ended, or waits for admission again
+        self.on_room: Callable[[], None] = lambda: (
+            None
+        )  # a task under a limit ended, or waits for admission again
 
     def add(self, worker_id: UUID, claim: Claim, end: Finished | GivenBack) -> None:
         """Take one result; never blocks."""
@@ -108,7 +112,9 @@ class Reports:
         while True:
             try:
                 for (_, kind), reports in _groups(batch).items():
-                    await self._send(reports, self._finish if kind is Finished else _give_back, again=again)
+                    await self._send(
+                        reports, self._finish if kind is Finished else _give_back, again=again
+                    )
                 self._silent_since = None
                 return
             except Exception as error:
@@ -116,7 +122,12 @@ class Reports:
                     self._silent_since = None
                 elif self._silent_since is None:
                     self._silent_since = self._clock()
-                log.warning("report_waits", results=len(batch), error=repr(error), exc_info=not is_unavailable(error))
+                log.warning(
+                    "report_waits",
+                    results=len(batch),
+                    error=repr(error),
+                    exc_info=not is_unavailable(error),
+                )
                 again = True
                 await asyncio.sleep(RETRY_SECONDS)
 
@@ -147,15 +158,21 @@ class Reports:
         end = Finished(report.claim.task_id, report.claim.fence, Outcome.FAILED, error=text)
         await self._send([Report(report.worker_id, report.claim, end)], self._finish)
 
-    async def _finish(self, connection: Connection, worker_id: UUID, ends: list[Finished]) -> set[Attempt]:
+    async def _finish(
+        self, connection: Connection, worker_id: UUID, ends: list[Finished]
+    ) -> set[Attempt]:
         ended = await results.end(connection, worker_id, ends)
         if ended.awaited:
             self.on_awaited(ended.awaited)
         return ended.lost
 
 
-async def _give_back(connection: Connection, worker_id: UUID, given: list[GivenBack]) -> set[Attempt]:
-    return {(g.task_id, g.fence) for g in given} - await results.give_back(connection, worker_id, given)
+async def _give_back(
+    connection: Connection, worker_id: UUID, given: list[GivenBack]
+) -> set[Attempt]:
+    return {(g.task_id, g.fence) for g in given} - await results.give_back(
+        connection, worker_id, given
+    )
 
 
 def _groups(batch: list[Report]) -> dict[tuple[UUID, type], list[Report]]:
@@ -168,14 +185,23 @@ def _groups(batch: list[Report]) -> dict[tuple[UUID, type], list[Report]]:
 
 def _is_answer(error: Exception) -> bool:
     """Whether the server, or a pooler before it, said so."""
-    return isinstance(error, asyncpg.PostgresError) and not isinstance(error, asyncpg.ConnectionDoesNotExistError)
+    return isinstance(error, asyncpg.PostgresError) and not isinstance(
+        error, asyncpg.ConnectionDoesNotExistError
+    )
 
 
 def _count(reports: list[Report], lost: set[Attempt]) -> None:
     for r in reports if lost else ():
         if r.attempt in lost:
             metrics.CLAIMS_LOST.inc()
-            log.warning("claim_lost", task_id=str(r.claim.task_id), fence=r.claim.fence, worker_id=str(r.worker_id))
+            log.warning(
+                "claim_lost",
+                task_id=str(r.claim.task_id),
+                fence=r.claim.fence,
+                worker_id=str(r.worker_id),
+            )
     ours = [r for r in reports if r.attempt not in lost] if lost else reports
-    for labels, count in Counter((r.claim.queue, r.claim.handler, r.end.outcome) for r in ours).items():
+    for labels, count in Counter(
+        (r.claim.queue, r.claim.handler, r.end.outcome) for r in ours
+    ).items():
         metrics.FINISHED.labels(*labels).inc(count)

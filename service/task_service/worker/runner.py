@@ -24,7 +24,16 @@ from task_service.queue.results import Finished, GivenBack
 from task_service.telemetry import metrics
 from task_service.worker.containment import IN_HANDLER, Contained, Process, contain_tasks, end_fork
 from task_service.worker.context import RunContext
-from task_service.worker.endings import CANCELLED_ITSELF, Ending, Failed, Released, Returned, Stopped, call, ending_of
+from task_service.worker.endings import (
+    CANCELLED_ITSELF,
+    Ending,
+    Failed,
+    Released,
+    Returned,
+    Stopped,
+    call,
+    ending_of,
+)
 from task_service.worker.handlers import Handler, Handlers
 from task_service.worker.isolation import IsolatedRun
 from task_service.worker.spans import RunSpan
@@ -60,7 +69,9 @@ class Run:
     interrupted_at = 0.0
     span: RunSpan | None = None  # None: traces are off
 
-    def __init__(self, claim: Claim, worker_id: UUID, handler: Handler, context: RunContext) -> None:
+    def __init__(
+        self, claim: Claim, worker_id: UUID, handler: Handler, context: RunContext
+    ) -> None:
         self.claim, self.worker_id, self.handler, self.context = claim, worker_id, handler, context
         self.started = time.monotonic()
 
@@ -88,12 +99,18 @@ class Runner:
         self.running: set[Run] = set()
         self.slot_free = asyncio.Event()
         self.on_slot_free: Callable[[], None] = lambda: None
-        self.on_room: Callable[[], None] = lambda: None  # a task under a limit ended in its handler's transaction
+        self.on_room: Callable[[], None] = lambda: (
+            None
+        )  # a task under a limit ended in its handler's transaction
         self.counts = {"completed": 0, "failed": 0}
         self.random: Callable[[], float] = random.random  # spreads retries
-        self.silence_seconds = 10.0  # processes of isolated runs end when this worker says nothing for so long
+        self.silence_seconds = (
+            10.0  # processes of isolated runs end when this worker says nothing for so long
+        )
         self._folder = Path.cwd()  # a handler may leave it
-        self._variables = contextvars.copy_context()  # what a run starts with, and not those of the run before it
+        self._variables = (
+            contextvars.copy_context()
+        )  # what a run starts with, and not those of the run before it
         self._variables.run(IN_HANDLER.set, True)
         self._seconds: dict[str, float] = {}  # how long a handler takes, a moving average
         Process.becomes_worker()
@@ -105,7 +122,12 @@ class Runner:
         handler = self.handlers.get(claim.handler)
         if handler is None:
             log.warning("handler_unknown", handler=claim.handler, task_id=str(claim.task_id))
-            self._send(claim, worker_id, Released(Reason.UNKNOWN_HANDLER, ELSEWHERE_DELAY_SECONDS), self.policy)
+            self._send(
+                claim,
+                worker_id,
+                Released(Reason.UNKNOWN_HANDLER, ELSEWHERE_DELAY_SECONDS),
+                self.policy,
+            )
             return
         if claim.cancel_requested:
             self._send(claim, worker_id, Stopped(Outcome.CANCELLED), self.policy)
@@ -120,7 +142,9 @@ class Runner:
             run.span.enter(variables)
         if handler.is_async and not handler.isolated:
             coroutine = Contained(self._drive(run))
-            run.task = asyncio.Task(coroutine, loop=asyncio.get_running_loop(), context=variables, **EAGER)
+            run.task = asyncio.Task(
+                coroutine, loop=asyncio.get_running_loop(), context=variables, **EAGER
+            )
         else:
             self._start_thread(run, variables)
 
@@ -146,7 +170,10 @@ class Runner:
             threading.Thread(target=variables.run, args=arguments, name=name, daemon=True).start()
         except RuntimeError as error:  # the system gives no more of them
             log.error(
-                "thread_not_started", task_id=str(claim.task_id), threads=threading.active_count(), error=str(error)
+                "thread_not_started",
+                task_id=str(claim.task_id),
+                threads=threading.active_count(),
+                error=str(error),
             )
             self._ended(run, Released(Reason.OUTAGE, ELSEWHERE_DELAY_SECONDS))
 
@@ -160,7 +187,9 @@ class Runner:
         try:
             loop.call_soon_threadsafe(self._ended, run, ending)
         except RuntimeError:
-            log.warning("thread_outlived_worker", task_id=str(run.claim.task_id))  # the loop is closed; it was reported
+            log.warning(
+                "thread_outlived_worker", task_id=str(run.claim.task_id)
+            )  # the loop is closed; it was reported
 
     # -- ending -------------------------------------------------------------------------------------------------
     def _ended(self, run: Run, ending: Ending | None) -> None:
@@ -194,7 +223,9 @@ class Runner:
         if run.span is not None:
             run.span.end(end, lost=run.context.lost)
 
-    def _send(self, claim: Claim, worker_id: UUID, ending: Ending, policy: RetryPolicy) -> Finished | GivenBack:
+    def _send(
+        self, claim: Claim, worker_id: UUID, ending: Ending, policy: RetryPolicy
+    ) -> Finished | GivenBack:
         end = verdict(claim, ending, policy, self.random())
         if isinstance(end, Finished):
             self.counts["completed" if end.outcome is Outcome.COMPLETED else "failed"] += 1
@@ -241,8 +272,16 @@ class Runner:
                 run.kill()
                 if run.task is None and run.process is None:
                     self._report(run, timed_out)
-            elif run.why is not None and not run.reported and now > run.interrupted_at + INTERRUPT_GRACE_SECONDS:
-                log.warning("handler_ignores_interruption", task_id=str(run.claim.task_id), handler=run.claim.handler)
+            elif (
+                run.why is not None
+                and not run.reported
+                and now > run.interrupted_at + INTERRUPT_GRACE_SECONDS
+            ):
+                log.warning(
+                    "handler_ignores_interruption",
+                    task_id=str(run.claim.task_id),
+                    handler=run.claim.handler,
+                )
                 run.kill()
                 self._report(run, run.why)
 

@@ -33,7 +33,9 @@ class Scheduler:
                     prepared = True
                 await self.look()
             except Exception as error:
-                log.warning("scheduler_failed", error=repr(error), exc_info=not is_unavailable(error))
+                log.warning(
+                    "scheduler_failed", error=repr(error), exc_info=not is_unavailable(error)
+                )
             await asyncio.sleep(self._context.settings.schedule_poll_seconds)
 
     async def _prepare(self) -> None:

@@ -69,7 +69,9 @@ class RunSpan:
                 self._span.add_event("exception", {"exception.stacktrace": error})
         if isinstance(end, GivenBack):
             what = "retried" if end.outcome in FAILURES else end.outcome.value
-            self._span.add_event(what, attributes_of({"delay_seconds": end.delay_seconds, "reason": end.reason}))
+            self._span.add_event(
+                what, attributes_of({"delay_seconds": end.delay_seconds, "reason": end.reason})
+            )
 
     def _fail(self, why: str) -> None:
         self._span.set_status(StatusCode.ERROR, why)

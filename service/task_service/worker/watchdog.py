@@ -23,7 +23,11 @@ from task_service.worker.runner import Runner
 POKE = signal.SIGURG
 """Interrupts what the main thread waits for. By default it does nothing, and nothing sends it unasked."""
 LOOKS_PER_LEASE = 30
-WARNED_AFTER, INTERRUPTED_AFTER, ENDED_AFTER = LOOKS_PER_LEASE // 5, LOOKS_PER_LEASE * 2 // 3, LOOKS_PER_LEASE * 2
+WARNED_AFTER, INTERRUPTED_AFTER, ENDED_AFTER = (
+    LOOKS_PER_LEASE // 5,
+    LOOKS_PER_LEASE * 2 // 3,
+    LOOKS_PER_LEASE * 2,
+)
 EXIT_CODE = 70
 STEPS, REPORT = {Contained.send.__code__, Contained.throw.__code__}, Runner._ended.__code__
 log = structlog.get_logger(__name__)
@@ -38,7 +42,9 @@ class Watchdog:
 
     def __init__(self, lease_seconds: float) -> None:
         self._pause_seconds = lease_seconds / LOOKS_PER_LEASE
-        self._step: FrameType | None = None  # the step of a handler's coroutine that was seen at the last look
+        self._step: FrameType | None = (
+            None  # the step of a handler's coroutine that was seen at the last look
+        )
         self._looks = 0  # how often it was seen
         self._stopped = threading.Event()
 

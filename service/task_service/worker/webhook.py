@@ -30,8 +30,13 @@ from task_service.worker.outgoing import ForbiddenAddressError, outgoing_transpo
 EXCERPT_BYTES = 4096
 SECRET_PREFIX = "whsec_"  # noqa: S105 - no secret, but how one begins
 RETRIED = frozenset({408, 425, 429})
-OURS = re.compile(r"(?i)webhook-.*|idempotency-key|host|content-length|transfer-encoding|connection|te|upgrade")
-HEADER_NAME, HEADER_VALUE = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}"), re.compile(r"[\t\x20-\x7e]{0,4000}")
+OURS = re.compile(
+    r"(?i)webhook-.*|idempotency-key|host|content-length|transfer-encoding|connection|te|upgrade"
+)
+HEADER_NAME, HEADER_VALUE = (
+    re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}"),
+    re.compile(r"[\t\x20-\x7e]{0,4000}"),
+)
 log = structlog.get_logger(__name__)
 
 
@@ -100,7 +105,10 @@ def webhook(settings: Settings) -> Handler:
 async def _deliver(settings: Settings, call: Call, message_id: str) -> dict[str, Any]:
     """Call and judge the answer: the result for a 2xx, else Retry or Discard."""
     body, headers = call.content()
-    headers |= {"accept-encoding": "identity", "user-agent": f"{settings.app_name}/{settings.version}"}
+    headers |= {
+        "accept-encoding": "identity",
+        "user-agent": f"{settings.app_name}/{settings.version}",
+    }
     headers |= signed_headers(settings.read_webhook_secret(), message_id, int(time.time()), body)
     began, host = time.monotonic(), urlsplit(call.url).hostname
     try:
@@ -110,20 +118,32 @@ async def _deliver(settings: Settings, call: Call, message_id: str) -> dict[str,
         log.warning("webhook_refused", task_id=message_id, host=host)
         raise Discard(str(error)) from None
     except TimeoutError:
-        raise Retry(why=f"no answer from {host} within {settings.webhook_timeout_seconds:g} s") from None
+        raise Retry(
+            why=f"no answer from {host} within {settings.webhook_timeout_seconds:g} s"
+        ) from None
     except httpx.TransportError as error:
         raise Retry(why=f"{host} cannot be reached: {type(error).__name__}: {error}") from None
     seconds = round(time.monotonic() - began, 3)
-    log.info("webhook_answered", task_id=message_id, host=host, status=answer.status_code, seconds=seconds)
+    log.info(
+        "webhook_answered",
+        task_id=message_id,
+        host=host,
+        status=answer.status_code,
+        seconds=seconds,
+    )
     return _judge(answer, excerpt, settings.retry_cap_seconds)
 
 
-async def _call(settings: Settings, call: Call, headers: dict[str, str], body: bytes) -> tuple[httpx.Response, str]:
+async def _call(
+    settings: Settings, call: Call, headers: dict[str, str], body: bytes
+) -> tuple[httpx.Response, str]:
     """One request; no redirect is followed, and no more of the answer is read than the excerpt."""
     transport = outgoing_transport(_tls(), allow_private=settings.webhook_allow_private)
     timeout = settings.webhook_timeout_seconds
     async with (
-        httpx.AsyncClient(transport=transport, timeout=timeout, follow_redirects=False, trust_env=False) as client,
+        httpx.AsyncClient(
+            transport=transport, timeout=timeout, follow_redirects=False, trust_env=False
+        ) as client,
         client.stream(call.method, call.url, headers=headers, content=body) as answer,
     ):
         read = b""
@@ -139,21 +159,33 @@ def _judge(answer: httpx.Response, excerpt: str, longest_seconds: float) -> dict
     if answer.is_success:
         return {"status": status, "body": excerpt}
     if answer.is_redirect:
-        raise Discard(f"answered {status} (to {answer.headers.get('location', '')[:200]}); redirects are not followed")
+        raise Discard(
+            f"answered {status} (to {answer.headers.get('location', '')[:200]}); redirects are not followed"
+        )
     why = f"answered {status}: {excerpt[:500]}"
     if status in RETRIED or status >= 500:
-        raise Retry(retry_after(answer.headers.get("retry-after"), datetime.now(UTC), longest_seconds), why)
+        raise Retry(
+            retry_after(answer.headers.get("retry-after"), datetime.now(UTC), longest_seconds), why
+        )
     raise Discard(why)
 
 
-def signed_headers(secret: str | None, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+def signed_headers(
+    secret: str | None, message_id: str, timestamp: int, body: bytes
+) -> dict[str, str]:
     """The headers that tell who calls and which message it is; without a secret there is no signature.
 
     >>> sorted(signed_headers("secret", "task", 0, b""))
     ['idempotency-key', 'webhook-id', 'webhook-signature', 'webhook-timestamp']
     """
-    headers = {"webhook-id": message_id, "webhook-timestamp": str(timestamp), "idempotency-key": message_id}
-    return headers | ({"webhook-signature": signature(secret, message_id, timestamp, body)} if secret else {})
+    headers = {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(timestamp),
+        "idempotency-key": message_id,
+    }
+    return headers | (
+        {"webhook-signature": signature(secret, message_id, timestamp, body)} if secret else {}
+    )
 
 
 def signature(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
@@ -166,9 +198,15 @@ def signature(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
     """  # noqa: E501 - the vector of the specification
     try:
         is_base64 = secret.startswith(SECRET_PREFIX)
-        key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True) if is_base64 else secret.encode()
+        key = (
+            base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
+            if is_base64
+            else secret.encode()
+        )
     except binascii.Error:
-        raise ValueError("WEBHOOK_SECRET begins with whsec_, but what follows is not base64") from None
+        raise ValueError(
+            "WEBHOOK_SECRET begins with whsec_, but what follows is not base64"
+        ) from None
     digest = hmac.new(key, f"{message_id}.{timestamp}.".encode() + body, hashlib.sha256).digest()
     return f"v1,{base64.b64encode(digest).decode()}"
 
@@ -205,7 +243,8 @@ def excerpt_of(body: bytes) -> str:
 
 def _what_is_wrong(error: ValidationError) -> str:
     problems = [
-        f"{'.'.join(str(p) for p in e['loc'])}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()
+        f"{'.'.join(str(p) for p in e['loc'])}: {e['msg'].removeprefix('Value error, ')}"
+        for e in error.errors()
     ]
     return f"the payload is no webhook call: {'; '.join(problems)}"[:2000]
 

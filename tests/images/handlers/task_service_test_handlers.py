@@ -17,7 +17,9 @@ MAKE_TABLE = """
         at timestamptz NOT NULL DEFAULT clock_timestamp()
     )
 """
-TABLE_LOCK = 7_305_612_448_900  # CREATE TABLE IF NOT EXISTS by two sessions at once fails for one of them
+TABLE_LOCK = (
+    7_305_612_448_900  # CREATE TABLE IF NOT EXISTS by two sessions at once fails for one of them
+)
 
 
 def _seconds(context: Context) -> float:
@@ -61,7 +63,9 @@ async def _note(context: Context, phase: str) -> None:
         if await connection.fetchval("SELECT to_regclass('side_effects') IS NULL"):
             await connection.execute("SELECT pg_advisory_xact_lock($1)", TABLE_LOCK)
             await connection.execute(MAKE_TABLE)
-        insert = "INSERT INTO side_effects (task_id, fence, worker_id, phase) VALUES ($1, $2, $3, $4)"
+        insert = (
+            "INSERT INTO side_effects (task_id, fence, worker_id, phase) VALUES ($1, $2, $3, $4)"
+        )
         await connection.execute(insert, context.task_id, context.fence, context.worker_id, phase)
         if phase == "end":
             await transaction.complete({"fence": context.fence})

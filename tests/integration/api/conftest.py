@@ -64,7 +64,12 @@ async def running_app(app: FastAPI) -> AsyncIterator[FastAPI]:
 async def people(database: str, engine: AsyncEngine, wakeups: Wakeups) -> AsyncIterator[People]:
     """The people of an application that asks everybody for a token."""
     settings = settings_for(
-        database, auth_mode="required", secret_key=KEY, rate_limit_login=None, rate_limit_upload=None, lease_seconds=15
+        database,
+        auth_mode="required",
+        secret_key=KEY,
+        rate_limit_login=None,
+        rate_limit_upload=None,
+        lease_seconds=15,
     )
     app = create_app(settings, engine, wakeups)
     async with background.running(app.state.background):
@@ -77,7 +82,9 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     watches = watch_cache(app.state.context)
     for watch in watches:
         await eventually("a first look at Redis", lambda watch=watch: _looks(watch))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://service"
+    ) as client:
         yield client
     for watch in watches:
         await watch.stop()

@@ -73,7 +73,9 @@ class Stage:
             body = {"title": "Ring", "conversations": [{"body": {"text": "hello"}}]}
             made = await self.client.post("/api/v1/tasks", json=body, headers=headers)
             values["task_id"] = made.json()["id"]
-            found = await self.client.get(f"/api/v1/tasks/{values['task_id']}/conversations", headers=headers)
+            found = await self.client.get(
+                f"/api/v1/tasks/{values['task_id']}/conversations", headers=headers
+            )
             values["conversation_id"] = found.json()["items"][0]["id"]
         return path.format(**values)
 
@@ -121,7 +123,9 @@ async def test_without_a_good_token_every_other_route_answers_401(people: People
                 assert answer.headers["www-authenticate"].startswith("Bearer"), (method, path)
 
 
-async def test_nobody_hears_what_is_wrong_with_a_request_before_they_say_who_they_are(people: People) -> None:
+async def test_nobody_hears_what_is_wrong_with_a_request_before_they_say_who_they_are(
+    people: People,
+) -> None:
     broken = {"content": b"{" * 100, "headers": {"content-type": "application/json"}}
     viewer = await people.register("eve", Role.VIEWER)
     async with people.speaking() as nobody, people.speaking(people.token(viewer)) as client:
@@ -144,7 +148,9 @@ async def test_a_body_over_the_limit_is_not_read_for_nobody(people: People) -> N
             yield b"x" * 65_536
 
     async with people.speaking() as client:
-        answer = await client.post("/api/v1/tasks:batch", content=body(), headers={"content-type": "application/json"})
+        answer = await client.post(
+            "/api/v1/tasks:batch", content=body(), headers={"content-type": "application/json"}
+        )
     assert answer.status_code == 401
     assert read == 0
 
@@ -159,12 +165,18 @@ async def test_every_role_may_do_what_the_table_says_and_no_more(people: People)
                 if allowed and path.endswith(ENDLESS):
                     continue
                 owner = role.value if permission is OWN and role.includes(Role.EDITOR) else "other"
-                url = await stage.path_for(path, owner) if allowed else re.sub(r"{\w+}", str(uuid4()), path)
+                url = (
+                    await stage.path_for(path, owner)
+                    if allowed
+                    else re.sub(r"{\w+}", str(uuid4()), path)
+                )
                 answer = await stage.ask(method, url, stage.tokens[role])
                 check(answer, allowed, (method, path, role), GRANTS[permission].role)
 
 
-async def test_an_editor_changes_only_their_own_tasks_and_an_operator_everybodys(people: People) -> None:
+async def test_an_editor_changes_only_their_own_tasks_and_an_operator_everybodys(
+    people: People,
+) -> None:
     async with people.speaking() as client:
         stage = Stage(people, client)
         await stage.fill()
@@ -173,8 +185,15 @@ async def test_an_editor_changes_only_their_own_tasks_and_an_operator_everybodys
             if permission is OWN:
                 seen += 1
                 for role in (Role.EDITOR, Role.OPERATOR, Role.ADMIN):
-                    answer = await stage.ask(method, await stage.path_for(path, "other"), stage.tokens[role])
-                    check(answer, role is not Role.EDITOR, (method, path, role, "other"), Role.OPERATOR)
+                    answer = await stage.ask(
+                        method, await stage.path_for(path, "other"), stage.tokens[role]
+                    )
+                    check(
+                        answer,
+                        role is not Role.EDITOR,
+                        (method, path, role, "other"),
+                        Role.OPERATOR,
+                    )
         assert seen > 30
 
 
@@ -183,8 +202,12 @@ async def test_who_a_task_is_assigned_to_may_change_it(people: People) -> None:
         stage = Stage(people, client)
         await stage.fill()
         url = await stage.path_for("/api/v1/tasks/{task_id}", "other")
-        await client.patch(url, json={"assigned_to": "the-editor"}, headers=bearer(stage.tokens["other"]))
-        answer = await client.patch(url, json={"title": "Mine"}, headers=bearer(stage.tokens["editor"]))
+        await client.patch(
+            url, json={"assigned_to": "the-editor"}, headers=bearer(stage.tokens["other"])
+        )
+        answer = await client.patch(
+            url, json={"title": "Mine"}, headers=bearer(stage.tokens["editor"])
+        )
         assert answer.status_code == 200, answer.text
 
 
@@ -193,13 +216,19 @@ async def test_only_administrators_erase(people: People) -> None:
         stage = Stage(people, client)
         await stage.fill()
         for role in Role:
-            url = await stage.path_for("/api/v1/tasks/{task_id}", role.value if role is not Role.VIEWER else "other")
-            answer = await client.delete(url, params={"hard": "true"}, headers=bearer(stage.tokens[role]))
+            url = await stage.path_for(
+                "/api/v1/tasks/{task_id}", role.value if role is not Role.VIEWER else "other"
+            )
+            answer = await client.delete(
+                url, params={"hard": "true"}, headers=bearer(stage.tokens[role])
+            )
             needs = Role.EDITOR if role is Role.VIEWER else Role.ADMIN
             check(answer, role is Role.ADMIN, ("DELETE", url, role), needs)
 
 
-async def test_in_open_mode_only_what_always_asks_for_a_token_asks(client: httpx.AsyncClient, app: FastAPI) -> None:
+async def test_in_open_mode_only_what_always_asks_for_a_token_asks(
+    client: httpx.AsyncClient, app: FastAPI
+) -> None:
     seen = 0
     for method, path, _, always in guarded(app):
         if always:

@@ -25,7 +25,15 @@ pytestmark = pytest.mark.asyncio
 LOG = "/api/v1/audit-log"
 TASKS = "/api/v1/tasks"
 Hold = Callable[[str], Awaitable[Claim]]
-COLUMNS = {"task_id", "previous_status", "new_status", "modified_by", "timestamp", "reason", "fields"}
+COLUMNS = {
+    "task_id",
+    "previous_status",
+    "new_status",
+    "modified_by",
+    "timestamp",
+    "reason",
+    "fields",
+}
 
 
 async def entries(client: httpx.AsyncClient, **params: Any) -> list[dict[str, Any]]:
@@ -33,7 +41,9 @@ async def entries(client: httpx.AsyncClient, **params: Any) -> list[dict[str, An
     found: list[dict[str, Any]] = []
     cursor = None
     while True:
-        page = (await client.get(LOG, params={**params, **({"cursor": cursor} if cursor else {})})).json()
+        page = (
+            await client.get(LOG, params={**params, **({"cursor": cursor} if cursor else {})})
+        ).json()
         found += page["items"]
         cursor = page["next_cursor"]
         if cursor is None:
@@ -56,7 +66,11 @@ async def test_every_change_of_a_task_is_there_with_who_and_when(
         await client.patch(url, json={"title": "Ring Bob", "tags": ["phone"]})
     claimed = await held(task["id"])
     worker: UUID = await connection.fetchval("SELECT worker_id FROM queue")
-    await finish(connection, worker, [Finished(claimed.task_id, claimed.fence, Outcome.FAILED, error="no tone")])
+    await finish(
+        connection,
+        worker,
+        [Finished(claimed.task_id, claimed.fence, Outcome.FAILED, error="no tone")],
+    )
     async with people.speaking(people.token(bob)) as client:
         await client.post(f"{url}:retry", json={"reason": "the line is mended"})
         await client.delete(url)
@@ -72,8 +86,14 @@ async def test_every_change_of_a_task_is_there_with_who_and_when(
         for entry in found:
             assert set(entry) == COLUMNS
             assert entry["task_id"] == task["id"]
-            assert begun < datetime.fromisoformat(entry["timestamp"]) < datetime.now(UTC) + timedelta(seconds=1)
-        assert [entry["timestamp"] for entry in found] == sorted((e["timestamp"] for e in found), reverse=True)
+            assert (
+                begun
+                < datetime.fromisoformat(entry["timestamp"])
+                < datetime.now(UTC) + timedelta(seconds=1)
+            )
+        assert [entry["timestamp"] for entry in found] == sorted(
+            (e["timestamp"] for e in found), reverse=True
+        )
         by_what = {told(entry)[1:]: entry for entry in found}
         assert by_what["pending", "bob"]["reason"] == "the line is mended"
         assert found[-2]["fields"] == ["tags", "title"]
@@ -83,7 +103,9 @@ async def test_what_people_did_to_a_task_stays_when_the_task_is_erased(people: P
     root = await people.register("root", "admin")
     async with people.speaking(people.token(root)) as admin:
         task = (await admin.post(TASKS, json={"title": "Ring"})).json()
-        assert (await admin.delete(f"{TASKS}/{task['id']}", params={"hard": "true"})).status_code == 204
+        assert (
+            await admin.delete(f"{TASKS}/{task['id']}", params={"hard": "true"})
+        ).status_code == 204
         found = await entries(admin, task_id=task["id"])
     assert [told(entry)[1:] for entry in found] == [("deleted", "root"), ("pending", "root")]
 
@@ -93,23 +115,42 @@ async def test_pages_and_filters_find_each_entry_once(
 ) -> None:
     root, ada = await people.register("root", "admin"), await people.register("ada")
     async with people.speaking(people.token(ada)) as client:
-        tasks = [(await client.post(TASKS, json={"title": "t", "handler": "noop"})).json()["id"] for _ in range(4)]
+        tasks = [
+            (await client.post(TASKS, json={"title": "t", "handler": "noop"})).json()["id"]
+            for _ in range(4)
+        ]
         for task_id in tasks:
             await client.patch(f"{TASKS}/{task_id}", json={"title": "u"})
     claims = [await held(task_id) for task_id in tasks]
     for claimed in claims:
-        worker = await connection.fetchval("SELECT worker_id FROM queue WHERE task_id = $1", claimed.task_id)
-        await finish(connection, worker, [Finished(claimed.task_id, claimed.fence, Outcome.COMPLETED)])
-    await connection.execute("UPDATE runs SET finished_at = now()")  # one moment for all, with and without a change
-    await connection.execute("UPDATE task_history SET at = now() WHERE task_id = $1", UUID(tasks[0]))
+        worker = await connection.fetchval(
+            "SELECT worker_id FROM queue WHERE task_id = $1", claimed.task_id
+        )
+        await finish(
+            connection, worker, [Finished(claimed.task_id, claimed.fence, Outcome.COMPLETED)]
+        )
+    await connection.execute(
+        "UPDATE runs SET finished_at = now()"
+    )  # one moment for all, with and without a change
+    await connection.execute(
+        "UPDATE task_history SET at = now() WHERE task_id = $1", UUID(tasks[0])
+    )
     async with people.speaking(people.token(root)) as admin:
         everything = await entries(admin, limit=100)
         assert len(everything) == 12
         for limit in (1, 3, 5):
             assert await entries(admin, limit=limit) == everything
         for task_id in tasks:
-            assert await entries(admin, task_id=task_id) == [e for e in everything if e["task_id"] == task_id]
-        for name, count in (("ada", 8), (str(worker), 4), ("Ada", 0), ("nobody", 0), (str(new_id()), 0)):
+            assert await entries(admin, task_id=task_id) == [
+                e for e in everything if e["task_id"] == task_id
+            ]
+        for name, count in (
+            ("ada", 8),
+            (str(worker), 4),
+            ("Ada", 0),
+            ("nobody", 0),
+            (str(new_id()), 0),
+        ):
             found = await entries(admin, modified_by=name, limit=2)
             assert len(found) == count
             assert {entry["modified_by"] for entry in found} <= {name}
@@ -125,7 +166,11 @@ async def test_only_administrators_read_it_and_a_missing_role_is_named(people: P
         user = await people.register(f"the-{role}", role)
         async with people.speaking(people.token(user)) as client:
             problem = check_problem(await client.get(LOG), 403, "forbidden")
-            assert (problem["role"], problem["needs"], problem["permission"]) == (role, "admin", "read_audit_log")
+            assert (problem["role"], problem["needs"], problem["permission"]) == (
+                role,
+                "admin",
+                "read_audit_log",
+            )
             assert "admin" in problem["detail"]
     async with people.speaking() as client:
         assert (await client.get(LOG)).status_code == 401
@@ -145,7 +190,9 @@ async def test_only_administrators_read_it_and_a_missing_role_is_named(people: P
     ],
     ids=str,
 )
-async def test_wrong_filters_are_refused_by_name(client: httpx.AsyncClient, params: dict[str, str], field: str) -> None:
+async def test_wrong_filters_are_refused_by_name(
+    client: httpx.AsyncClient, params: dict[str, str], field: str
+) -> None:
     check_field(await client.get(LOG, params=params), field)
 
 
@@ -189,10 +236,14 @@ async def test_each_filter_is_served_by_its_index(
 ) -> None:
     await fill_history(crowded)
     before = (datetime.now(UTC) - timedelta(minutes=5), new_id(), 7) if later else None
-    compiled = statement(wanted, 51, before).compile(dialect=dialect.dialect(), compile_kwargs={"literal_binds": True})
+    compiled = statement(wanted, 51, before).compile(
+        dialect=dialect.dialect(), compile_kwargs={"literal_binds": True}
+    )
     text = await crowded.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {compiled}")
     found = nodes(json.loads(text)[0]["Plan"])
     assert not [n["Relation Name"] for n in found if n["Node Type"] == "Seq Scan"], text
     assert {n["Index Name"] for n in found if "Index Name" in n} == indexes
-    read = sum(n["Actual Rows"] * n["Actual Loops"] for n in found if re.search("Scan", n["Node Type"]))
+    read = sum(
+        n["Actual Rows"] * n["Actual Loops"] for n in found if re.search("Scan", n["Node Type"])
+    )
     assert read < 2_000, text  # of 100,000: a page, or ten minutes of it

@@ -35,7 +35,9 @@ def check_refused(answer: httpx.Response) -> None:
     assert answer.headers["www-authenticate"] == 'Bearer error="invalid_token"'
 
 
-async def test_who_logs_in_gets_tokens_and_is_known_by_them(people: People, connection: asyncpg.Connection) -> None:
+async def test_who_logs_in_gets_tokens_and_is_known_by_them(
+    people: People, connection: asyncpg.Connection
+) -> None:
     ada = await people.register("Ada", "editor")
     async with people.speaking() as client:
         answer = await log_in(client, "aDA")  # case makes no difference
@@ -62,20 +64,36 @@ async def test_who_logs_in_gets_tokens_and_is_known_by_them(people: People, conn
 async def test_tokens_are_signed_and_live_as_the_settings_say(
     database: str, engine: AsyncEngine, wakeups: Wakeups, algorithm: str, minutes: int
 ) -> None:
-    given: Any = {"secret_key": KEY + KEY, "algorithm": algorithm, "access_token_expire_minutes": minutes}
-    people = People(create_app(settings_for(database, auth_mode="required", **given), engine, wakeups))
+    given: Any = {
+        "secret_key": KEY + KEY,
+        "algorithm": algorithm,
+        "access_token_expire_minutes": minutes,
+    }
+    people = People(
+        create_app(settings_for(database, auth_mode="required", **given), engine, wakeups)
+    )
     ada = await people.register("ada")
     async with people.speaking() as client:
         first = (await log_in(client, "ada")).json()
-        second = (await client.post("/api/v1/auth/refresh", json={"refresh_token": first["refresh_token"]})).json()
+        second = (
+            await client.post(
+                "/api/v1/auth/refresh", json={"refresh_token": first["refresh_token"]}
+            )
+        ).json()
         for tokens in (first, second):
             assert tokens["expires_in"] == minutes * 60
-            claims = jwt.decode(tokens["access_token"], KEY + KEY, [algorithm], audience="task-service")
+            claims = jwt.decode(
+                tokens["access_token"], KEY + KEY, [algorithm], audience="task-service"
+            )
             assert claims["exp"] - claims["iat"] == minutes * 60
             for kind in ("access_token", "refresh_token"):
                 assert jwt.get_unverified_header(tokens[kind])["alg"] == algorithm
             assert (await client.get(ME, headers=bearer(tokens["access_token"]))).status_code == 200
-        check_refused(await client.get(ME, headers=bearer(jwt.encode(good_claims(people, ada.id), KEY + KEY, "HS256"))))
+        check_refused(
+            await client.get(
+                ME, headers=bearer(jwt.encode(good_claims(people, ada.id), KEY + KEY, "HS256"))
+            )
+        )
     await people.app.state.connections.stop()
 
 
@@ -117,9 +135,13 @@ async def test_forms_that_are_none_are_refused(people: People) -> None:
             check_problem(await client.post("/api/v1/auth/token", data=form), 422, "invalid_field")
         other = {"grant_type": "client_credentials", "username": "a", "password": "b"}
         check_problem(await client.post("/api/v1/auth/token", data=other), 422, "invalid_field")
-        assert (await client.post("/api/v1/auth/token", json={"username": "a", "password": "b"})).status_code == 422
+        assert (
+            await client.post("/api/v1/auth/token", json={"username": "a", "password": "b"})
+        ).status_code == 422
         for body in ({}, {"refresh_token": 7}, {"refresh_token": "x" * 10_001}):
-            check_problem(await client.post("/api/v1/auth/refresh", json=body), 422, "invalid_field")
+            check_problem(
+                await client.post("/api/v1/auth/refresh", json=body), 422, "invalid_field"
+            )
 
 
 async def test_an_unknown_name_takes_the_same_work_as_a_wrong_password(
@@ -141,7 +163,11 @@ async def test_an_unknown_name_takes_the_same_work_as_a_wrong_password(
     monkeypatch.setattr(PasswordHasher, "hash", noted_hash)
     async with people.speaking() as client:
         taken = []
-        for name in ("nobody", "nobody", "ada"):  # the first one of a process makes the hash that nobody's is
+        for name in (
+            "nobody",
+            "nobody",
+            "ada",
+        ):  # the first one of a process makes the hash that nobody's is
             work.clear()
             assert (await log_in(client, name, "wrong")).status_code == 401
             taken.append(list(work))
@@ -157,7 +183,11 @@ async def test_passwords_are_hashed_with_argon2id_and_anew_when_parameters_chang
     stored = await connection.fetchval("SELECT password_hash FROM users")
     found = extract_parameters(stored)
     assert stored.startswith("$argon2id$")
-    assert (found.time_cost, found.memory_cost, found.parallelism) == (TIME_COST, MEMORY_KIB, PARALLELISM)
+    assert (found.time_cost, found.memory_cost, found.parallelism) == (
+        TIME_COST,
+        MEMORY_KIB,
+        PARALLELISM,
+    )
     assert (found.hash_len, found.salt_len) == (32, 16)
     weak = PasswordHasher(1, 8192, 1).hash(PASSWORD)
     await connection.execute("UPDATE users SET password_hash = $1", weak)
@@ -198,9 +228,13 @@ async def test_every_wrong_token_is_refused(people: People) -> None:
         "x", "a.b.c", "....", "é", "x" * 10_000,
     ]  # fmt: skip
     async with people.speaking() as client:
-        assert (await client.get(ME, headers=bearer(jwt.encode(good, KEY, "HS256")))).status_code == 200
+        assert (
+            await client.get(ME, headers=bearer(jwt.encode(good, KEY, "HS256")))
+        ).status_code == 200
         for token in tokens:
-            check_refused(await client.get(ME, headers={"authorization": f"Bearer {token}".encode()}))
+            check_refused(
+                await client.get(ME, headers={"authorization": f"Bearer {token}".encode()})
+            )
         for header in ("Bearer", "Bearer ", "Basic YWRhOng=", "Token x", "bearer"):
             check_refused(await client.get(ME, headers={"authorization": header}))
 
@@ -213,9 +247,16 @@ async def test_without_a_token_everybody_is_asked_to_log_in(people: People) -> N
             assert answer.headers["www-authenticate"] == "Bearer"
 
 
-async def test_in_open_mode_a_token_may_be_missing_but_not_wrong(client: httpx.AsyncClient, app: Any) -> None:
+async def test_in_open_mode_a_token_may_be_missing_but_not_wrong(
+    client: httpx.AsyncClient, app: Any
+) -> None:
     me = (await client.get(ME)).json()
-    assert (me["id"], me["username"], me["role"], me["kind"]) == (None, "anonymous", "admin", "anonymous")
+    assert (me["id"], me["username"], me["role"], me["kind"]) == (
+        None,
+        "anonymous",
+        "admin",
+        "anonymous",
+    )
     check_refused(await client.get(ME, headers=bearer("x")))
     people = People(app)
     viewer = await people.register("eve", "viewer")
@@ -230,30 +271,46 @@ async def test_a_refresh_token_gives_the_next_pair_once(people: People) -> None:
     await people.register("ada")
     async with people.speaking() as client:
         first = (await log_in(client, "ada")).json()
-        answer = await client.post("/api/v1/auth/refresh", json={"refresh_token": first["refresh_token"]})
+        answer = await client.post(
+            "/api/v1/auth/refresh", json={"refresh_token": first["refresh_token"]}
+        )
         second = answer.json()
         assert (answer.status_code, set(second)) == (200, set(first))
         assert second["refresh_token"] != first["refresh_token"]
         for tokens in (first, second):
             assert (await client.get(ME, headers=bearer(tokens["access_token"]))).status_code == 200
         check_refused(await client.get(ME, headers=bearer(second["refresh_token"])))
-        wrong = await client.post("/api/v1/auth/refresh", json={"refresh_token": second["access_token"]})
+        wrong = await client.post(
+            "/api/v1/auth/refresh", json={"refresh_token": second["access_token"]}
+        )
         check_refused(wrong)
-        third = await client.post("/api/v1/auth/refresh", json={"refresh_token": second["refresh_token"]})
+        third = await client.post(
+            "/api/v1/auth/refresh", json={"refresh_token": second["refresh_token"]}
+        )
         assert third.status_code == 200
 
 
-async def test_a_used_refresh_token_that_comes_back_ends_its_log_in_and_no_other(people: People) -> None:
+async def test_a_used_refresh_token_that_comes_back_ends_its_log_in_and_no_other(
+    people: People,
+) -> None:
     await people.register("ada")
     async with people.speaking() as client:
         other = (await log_in(client, "ada")).json()
         stolen = (await log_in(client, "ada")).json()
-        thief = await client.post("/api/v1/auth/refresh", json={"refresh_token": stolen["refresh_token"]})
+        thief = await client.post(
+            "/api/v1/auth/refresh", json={"refresh_token": stolen["refresh_token"]}
+        )
         assert thief.status_code == 200
-        check_refused(await client.post("/api/v1/auth/refresh", json={"refresh_token": stolen["refresh_token"]}))
+        check_refused(
+            await client.post(
+                "/api/v1/auth/refresh", json={"refresh_token": stolen["refresh_token"]}
+            )
+        )
         for token in (thief.json()["access_token"], stolen["access_token"]):
             check_refused(await client.get(ME, headers=bearer(token)))
-        again = await client.post("/api/v1/auth/refresh", json={"refresh_token": thief.json()["refresh_token"]})
+        again = await client.post(
+            "/api/v1/auth/refresh", json={"refresh_token": thief.json()["refresh_token"]}
+        )
         check_refused(again)
         assert (await client.get(ME, headers=bearer(other["access_token"]))).status_code == 200
 
@@ -276,7 +333,9 @@ async def test_logging_out_ends_this_log_in_only(people: People) -> None:
         answer = await client.post("/api/v1/auth/logout", headers=headers)
         assert (answer.status_code, answer.content) == (204, b"")
         check_refused(await client.get(ME, headers=headers))
-        check_refused(await client.post("/api/v1/auth/refresh", json={"refresh_token": mine["refresh_token"]}))
+        check_refused(
+            await client.post("/api/v1/auth/refresh", json={"refresh_token": mine["refresh_token"]})
+        )
         assert (await client.get(ME, headers=bearer(other["access_token"]))).status_code == 200
 
 
@@ -293,10 +352,16 @@ async def test_a_new_password_ends_every_log_in_and_begins_one(people: People) -
         assert weak.json()["errors"][0]["field"] == "new_password"
         answer = await client.post(url, json=change, headers=headers)
         assert answer.status_code == 200, answer.text
-        assert (await client.get(ME, headers=bearer(answer.json()["access_token"]))).status_code == 200
+        assert (
+            await client.get(ME, headers=bearer(answer.json()["access_token"]))
+        ).status_code == 200
         for tokens in (old, older):
             check_refused(await client.get(ME, headers=bearer(tokens["access_token"])))
-            check_refused(await client.post("/api/v1/auth/refresh", json={"refresh_token": tokens["refresh_token"]}))
+            check_refused(
+                await client.post(
+                    "/api/v1/auth/refresh", json={"refresh_token": tokens["refresh_token"]}
+                )
+            )
         assert (await log_in(client, "ada")).status_code == 401
         assert (await log_in(client, "ada", change["new_password"])).status_code == 200
 

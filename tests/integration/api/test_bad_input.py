@@ -69,7 +69,9 @@ BROKEN_FIELDS: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("field", "value"), BROKEN_FIELDS, ids=lambda v: str(v)[:30].replace("\x00", "NUL"))
+@pytest.mark.parametrize(
+    ("field", "value"), BROKEN_FIELDS, ids=lambda v: str(v)[:30].replace("\x00", "NUL")
+)
 async def test_every_broken_field_is_named_at_creation_and_change(
     client: httpx.AsyncClient, field: str, value: Any
 ) -> None:
@@ -82,27 +84,35 @@ async def test_every_broken_field_is_named_at_creation_and_change(
         calls.append(client.post(TASKS, json={"title": "a task"} | {field: value}))
     for call in calls:
         problem = check_problem(await call, 422, "invalid_field")
-        assert [e["field"] for e in problem["errors"]] == [field] or problem["errors"][0]["field"].startswith(
-            f"{field}."
-        )
+        assert [e["field"] for e in problem["errors"]] == [field] or problem["errors"][0][
+            "field"
+        ].startswith(f"{field}.")
         assert problem["errors"][0]["message"]
         assert field in problem["detail"]
 
 
-async def test_the_status_of_a_new_task_cannot_be_one_that_only_workers_or_time_give(client: httpx.AsyncClient) -> None:
+async def test_the_status_of_a_new_task_cannot_be_one_that_only_workers_or_time_give(
+    client: httpx.AsyncClient,
+) -> None:
     for status in ("processing", "scheduled"):
-        problem = check_problem(await client.post(TASKS, json={"title": "a", "status": status}), 422, "invalid_field")
+        problem = check_problem(
+            await client.post(TASKS, json={"title": "a", "status": status}), 422, "invalid_field"
+        )
         assert problem["errors"][0]["field"] == "status"
 
 
-async def test_all_broken_fields_are_named_at_once_with_their_place(client: httpx.AsyncClient) -> None:
+async def test_all_broken_fields_are_named_at_once_with_their_place(
+    client: httpx.AsyncClient,
+) -> None:
     body = {"titel": "a", "tags": ["ok", 3], "conversations": [{"body": 1}, {}, {"body": None}]}
     problem = check_problem(await client.post(TASKS, json=body), 422, "invalid_field")
     fields = {e["field"] for e in problem["errors"]}
     assert fields == {"title", "titel", "tags.1", "conversations.1.body", "conversations.2.body"}
 
 
-@pytest.mark.parametrize("body", ["{", "", "nul", '{"title": "a",}', '{"title": "a"} x', '{"title": "\udce4"}', DEEP])
+@pytest.mark.parametrize(
+    "body", ["{", "", "nul", '{"title": "a",}', '{"title": "a"} x', '{"title": "\udce4"}', DEEP]
+)
 async def test_broken_json_is_a_bad_request(client: httpx.AsyncClient, body: str) -> None:
     content = body.encode(errors="surrogateescape")
     answer = await client.post(TASKS, content=content, headers={"content-type": "application/json"})
@@ -115,7 +125,9 @@ async def test_broken_json_is_a_bad_request(client: httpx.AsyncClient, body: str
 
 
 @pytest.mark.parametrize("body", ["[]", "null", '"text"', "3"])
-async def test_a_body_that_is_not_an_object_is_refused(client: httpx.AsyncClient, body: str) -> None:
+async def test_a_body_that_is_not_an_object_is_refused(
+    client: httpx.AsyncClient, body: str
+) -> None:
     answer = await client.post(TASKS, content=body, headers={"content-type": "application/json"})
     check_problem(answer, 422, "invalid_field")
 
@@ -128,7 +140,9 @@ async def test_a_lone_surrogate_is_refused_where_it_stands(client: httpx.AsyncCl
         ("payload", '{"title": "a", "payload": 1e999}'),
         ("payload", '{"title": "a", "payload": ' + "[" * 101 + "]" * 101 + "}"),
     ):
-        answer = await client.post(TASKS, content=body, headers={"content-type": "application/json"})
+        answer = await client.post(
+            TASKS, content=body, headers={"content-type": "application/json"}
+        )
         assert check_problem(answer, 422, "invalid_field")["errors"][0]["field"] == field
 
 
@@ -141,7 +155,8 @@ async def test_the_deepest_payload_that_is_taken_can_be_read(client: httpx.Async
 
 
 @pytest.mark.parametrize(
-    ("path", "wrap"), [(TASKS, lambda task: task), (f"{TASKS}:batch", lambda task: {"tasks": [task]})]
+    ("path", "wrap"),
+    [(TASKS, lambda task: task), (f"{TASKS}:batch", lambda task: {"tasks": [task]})],
 )
 @pytest.mark.parametrize(
     ("given", "field"),
@@ -152,7 +167,11 @@ async def test_the_deepest_payload_that_is_taken_can_be_read(client: httpx.Async
     ],
 )
 async def test_what_has_too_many_parts_is_refused_in_one_line(
-    client: httpx.AsyncClient, path: str, wrap: Callable[[Any], Any], given: dict[str, Any], field: str
+    client: httpx.AsyncClient,
+    path: str,
+    wrap: Callable[[Any], Any],
+    given: dict[str, Any],
+    field: str,
 ) -> None:
     """An error for each part would take gigabytes."""
     answer = await client.post(path, json=wrap({"title": "a"} | given))
@@ -166,7 +185,9 @@ async def test_a_thousand_problems_are_told_and_no_more(client: httpx.AsyncClien
     answer = await client.post(f"{TASKS}:batch", json=batch)
     assert len(check_problem(answer, 422, "invalid_field")["errors"]) == 1_000
     named = json.dumps({"tasks": [{"title": "a"}], "\ud800": 1})
-    check_problem(await client.post(f"{TASKS}:batch", content=named, headers=JSON), 422, "invalid_field")
+    check_problem(
+        await client.post(f"{TASKS}:batch", content=named, headers=JSON), 422, "invalid_field"
+    )
 
 
 @pytest.mark.parametrize("charset", ["undefined", "idna", "no-such"])
@@ -174,9 +195,15 @@ async def test_a_thousand_problems_are_told_and_no_more(client: httpx.AsyncClien
 async def test_a_form_in_a_charset_that_cannot_be_read_is_no_fault_of_ours(
     client: httpx.AsyncClient, path: str, charset: str
 ) -> None:
-    form = '--x\r\nContent-Disposition: form-data; name="username"\r\n\r\n\xff..a\r\n--x--\r\n'.encode("latin-1")
+    form = (
+        '--x\r\nContent-Disposition: form-data; name="username"\r\n\r\n\xff..a\r\n--x--\r\n'.encode(
+            "latin-1"
+        )
+    )
     answer = await client.post(
-        path, content=form, headers={"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
+        path,
+        content=form,
+        headers={"content-type": f"multipart/form-data; boundary=x; charset={charset}"},
     )
     assert 400 <= answer.status_code < 500, answer.text
     assert answer.json()["code"]
@@ -188,7 +215,9 @@ async def test_a_form_is_an_unsupported_media_type(client: httpx.AsyncClient) ->
 
 async def test_a_body_over_the_limit_is_too_large(client: httpx.AsyncClient) -> None:
     check_problem(await client.post(TASKS, json={"title": "x" * 1_048_576}), 413, "body_too_large")
-    assert (await client.post(TASKS, json={"title": "a", "description": "x" * 2000})).status_code == 201
+    assert (
+        await client.post(TASKS, json={"title": "a", "description": "x" * 2000})
+    ).status_code == 201
 
 
 @pytest.mark.parametrize(
@@ -218,7 +247,9 @@ async def test_a_bad_filter_is_named(client: httpx.AsyncClient, query: str, fiel
     assert [e["field"] for e in problem["errors"]] == [field]
 
 
-async def test_a_parameter_that_an_operation_does_not_have_is_named_everywhere(client: httpx.AsyncClient) -> None:
+async def test_a_parameter_that_an_operation_does_not_have_is_named_everywhere(
+    client: httpx.AsyncClient,
+) -> None:
     task = await create(client)
     url = f"{TASKS}/{task['id']}"
     for answer in (
@@ -275,14 +306,18 @@ async def test_an_unknown_path_is_not_found_and_a_wrong_method_says_which_are_po
 
 
 async def test_a_request_id_is_taken_over_when_it_is_harmless(client: httpx.AsyncClient) -> None:
-    assert (await client.get("/x", headers={"X-Request-ID": "abc-1"})).headers["x-request-id"] == "abc-1"
+    assert (await client.get("/x", headers={"X-Request-ID": "abc-1"})).headers[
+        "x-request-id"
+    ] == "abc-1"
     for bad in ("a b", "x" * 129, "", "a{b}"):
         own = (await client.get("/x", headers={"X-Request-ID": bad})).headers["x-request-id"]
         assert own != bad
         assert len(own) == 32
 
 
-async def test_a_fault_of_ours_shows_no_details(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fault_of_ours_shows_no_details(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from task_service.store import tasks
 
     async def fail(*_: object) -> None:

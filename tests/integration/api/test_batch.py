@@ -36,7 +36,12 @@ async def test_a_batch_makes_tasks_with_history_conversations_and_places_in_the_
         client,
         [
             {"title": " one ", "tags": ["a", "A"], "payload": {"big": 2**70}},
-            {"title": "two", "handler": "noop", "priority": "urgent", "conversations": [{"body": 1}, {"body": [2]}]},
+            {
+                "title": "two",
+                "handler": "noop",
+                "priority": "urgent",
+                "conversations": [{"body": 1}, {"body": [2]}],
+            },
             {"title": "three", "status": "completed", "handler": "noop"},
             {"title": "four", "handler": "noop", "run_at": "2999-01-01T00:00:00Z"},
         ],
@@ -53,9 +58,15 @@ async def test_a_batch_makes_tasks_with_history_conversations_and_places_in_the_
     assert await counts(connection) == [4, 4, 2, 2]
     assert made.items[2].processed_at is not None
     read = (await client.get(f"{TASKS}/{made.items[0].id}")).json()
-    assert (read["payload"], read["tags"], read["created_by"]) == ({"big": 2**70}, ["a"], "anonymous")
+    assert (read["payload"], read["tags"], read["created_by"]) == (
+        {"big": 2**70},
+        ["a"],
+        "anonymous",
+    )
     history = (await client.get(f"{TASKS}/{made.items[3].id}/history")).json()["items"]
-    assert [(e["previous_status"], e["new_status"], e["by"]) for e in history] == [(None, "scheduled", "anonymous")]
+    assert [(e["previous_status"], e["new_status"], e["by"]) for e in history] == [
+        (None, "scheduled", "anonymous")
+    ]
     shown = (await client.get(f"{TASKS}/{made.items[1].id}/conversations")).json()["items"]
     assert [c["body"] for c in shown] == [1, [2]]
 
@@ -81,7 +92,9 @@ async def test_a_due_date_in_the_past_names_its_task(client: httpx.AsyncClient) 
 @pytest.mark.parametrize("tasks", [[], [{"title": "x"}] * 10_001, {"title": "x"}, None, "x"])
 async def test_a_batch_has_1_to_10_000_tasks(client: httpx.AsyncClient, tasks: Any) -> None:
     problem = check_problem(await post(client, tasks), 422, "invalid_field")
-    assert problem["errors"] == [{"field": "tasks", "message": "must be a list of 1 to 10,000 tasks"}]
+    assert problem["errors"] == [
+        {"field": "tasks", "message": "must be a list of 1 to 10,000 tasks"}
+    ]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +113,9 @@ async def test_a_batch_has_1_to_10_000_tasks(client: httpx.AsyncClient, tasks: A
 async def test_a_body_that_is_no_batch_is_refused(
     client: httpx.AsyncClient, body: bytes, media: str, status: int, code: str
 ) -> None:
-    check_problem(await client.post(BATCH, content=body, headers={"Content-Type": media}), status, code)
+    check_problem(
+        await client.post(BATCH, content=body, headers={"Content-Type": media}), status, code
+    )
 
 
 async def test_a_thousand_errors_are_told_and_no_more(client: httpx.AsyncClient) -> None:
@@ -112,7 +127,12 @@ async def test_ten_thousand_tasks_fit_and_others_are_served_meanwhile(
     client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
     tasks = [
-        {"title": f"task {n}", "description": "x" * 200, "tags": ["home", f"tag {n % 7}"], "handler": "noop"}
+        {
+            "title": f"task {n}",
+            "description": "x" * 200,
+            "tags": ["home", f"tag {n % 7}"],
+            "handler": "noop",
+        }
         for n in range(10_000)
     ]
     longest, stop = 0.0, asyncio.Event()
@@ -150,4 +170,8 @@ class TestLimits:
     ) -> None:
         assert (await post(client, [{"title": "x" * 100}] * 25)).status_code == 201
         check_problem(await post(client, [{"title": "x" * 100}] * 50), 413, "body_too_large")
-        check_problem(await client.post(TASKS, json={"title": "x", "payload": "y" * 3000}), 413, "body_too_large")
+        check_problem(
+            await client.post(TASKS, json={"title": "x", "payload": "y" * 3000}),
+            413,
+            "body_too_large",
+        )

@@ -37,7 +37,9 @@ def check_silent(page: Browser, process: ApiProcess) -> None:
     """The page complained of nothing, and asked nobody else."""
     assert page.complaints == []
     assert page.requests
-    others = [url for url in page.requests if not url.startswith((f"{process.url}/", "data:", "blob:"))]
+    others = [
+        url for url in page.requests if not url.startswith((f"{process.url}/", "data:", "blob:"))
+    ]
     assert others == []
 
 
@@ -50,8 +52,12 @@ def test_swagger_ui_draws_and_its_authorize_logs_in(page: Browser, process: ApiP
     page.wait_for("document.getElementById('oauth_username') !== null")
     page.run(FILL.format(values={"oauth_username": "root", "oauth_password": PASSWORD}))
     page.run("document.querySelector('.auth-btn-wrapper .authorize').click()")
-    page.wait_for("[...document.querySelectorAll('.auth-btn-wrapper button')].some(b => b.innerText === 'Logout')")
-    assert page.run("JSON.stringify(window.ui.authSelectors.authorized())").count("access_token") >= 1
+    page.wait_for(
+        "[...document.querySelectorAll('.auth-btn-wrapper button')].some(b => b.innerText === 'Logout')"
+    )
+    assert (
+        page.run("JSON.stringify(window.ui.authSelectors.authorized())").count("access_token") >= 1
+    )
     assert f"{process.url}/api/v1/auth/token" in page.requests
     check_silent(page, process)
 

@@ -55,22 +55,33 @@ async def test_every_documented_path_works_with_and_without_its_slash(
         "b",
         "completed",
     )
-    assert (await client.get(f"{prefix}/health{slash}")).json() == {"status": "healthy", "database": "up"}
+    assert (await client.get(f"{prefix}/health{slash}")).json() == {
+        "status": "healthy",
+        "database": "up",
+    }
     assert (await client.get(f"{prefix}/status{slash}")).status_code == 200
     assert (await client.delete(f"{url}{slash}")).status_code == 204
     assert (await client.get(f"{url}{slash}")).status_code == 404
     assert (await client.get(f"{url}/conversations{slash}")).status_code == 404
-    assert (await client.put(f"{prefix}/conversations/{own[0]['id']}{slash}", json={"body": 1})).status_code == 404
+    assert (
+        await client.put(f"{prefix}/conversations/{own[0]['id']}{slash}", json={"body": 1})
+    ).status_code == 404
 
 
 async def test_uuids_are_accepted_as_ids_too(client: httpx.AsyncClient) -> None:
     task = await create(client, conversations=[{"body": 1}])
     shown = (await client.get(f"/tasks/{task['id']}")).json()
     assert isinstance(shown["id"], int)
-    assert (await client.put(f"/tasks/{task['id']}", json={"title": "b"})).json()["id"] == shown["id"]
+    assert (await client.put(f"/tasks/{task['id']}", json={"title": "b"})).json()["id"] == shown[
+        "id"
+    ]
     assert (await client.get(f"{TASKS}/{task['id']}")).json()["title"] == "b"
-    conversation = (await client.get(f"{TASKS}/{task['id']}/conversations")).json()["items"][0]["id"]
-    assert (await client.put(f"/conversations/{conversation}", json={"status": "processed"})).json()["id"] == 1
+    conversation = (await client.get(f"{TASKS}/{task['id']}/conversations")).json()["items"][0][
+        "id"
+    ]
+    assert (
+        await client.put(f"/conversations/{conversation}", json={"status": "processed"})
+    ).json()["id"] == 1
 
 
 async def test_a_scheduled_task_reads_pending(client: httpx.AsyncClient) -> None:
@@ -92,7 +103,9 @@ async def test_lists_of_any_length_are_one_array(
     assert [x["body"] for x in own] == list(range(count))
 
 
-@pytest.mark.parametrize("key", ["0", "99", "9" * 19, "9" * 40, "-1", "1.5", "x", "٣", str(new_id())])
+@pytest.mark.parametrize(
+    "key", ["0", "99", "9" * 19, "9" * 40, "-1", "1.5", "x", "٣", str(new_id())]
+)
 async def test_unknown_numbers_are_not_found(client: httpx.AsyncClient, key: str) -> None:
     for call in (
         client.get(f"/tasks/{key}"),
@@ -109,15 +122,23 @@ async def test_bad_input_is_refused_in_the_same_words(client: httpx.AsyncClient)
     made = (await client.post("/tasks/", json={"title": "a"})).json()
     for body in ({}, {"title": ""}, {"title": "a", "conversations": [{}]}):
         check_problem(await client.post("/tasks/", json=body), 422, "invalid_field")
-    check_problem(await client.put(f"/tasks/{made['id']}", json={"status": "processing"}), 409, "invalid_transition")
-    check_problem(await client.put(f"/tasks/{made['id']}", json={"title": None}), 422, "invalid_field")
+    check_problem(
+        await client.put(f"/tasks/{made['id']}", json={"status": "processing"}),
+        409,
+        "invalid_transition",
+    )
+    check_problem(
+        await client.put(f"/tasks/{made['id']}", json={"title": None}), 422, "invalid_field"
+    )
 
 
 async def test_without_a_default_handler_tasks_are_for_people(
     database: str, engine: AsyncEngine, connection: asyncpg.Connection
 ) -> None:
     app = create_app(settings_for(database, default_handler=""), engine, quiet_wakeups())
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://service"
+    ) as client:
         await client.post("/tasks/", json={"title": "a"})
     assert await connection.fetchval("SELECT count(*) FROM queue") == 0
 
@@ -138,7 +159,9 @@ async def test_status_tells_of_the_worker_in_this_process_and_of_all_others(
 ) -> None:
     other, worker = await add_worker(connection), BusyWorker()
     app = create_app(settings, engine, quiet_wakeups(), worker=worker)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://service"
+    ) as client:
         status: dict[str, Any] = (await client.get("/status")).json()
     assert status["worker"] == {
         "instance_id": str(worker.instance_id),
@@ -155,7 +178,11 @@ async def test_status_of_api_and_worker_in_one_process_tells_what_runs_and_count
     database: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(api_process, "ARGV", [sys.executable, "-m", "task_service.cli", "serve"])
-    given: dict[str, Any] = {"database_url": database, "auth_mode": "open", "webhook_allow_private": True}
+    given: dict[str, Any] = {
+        "database_url": database,
+        "auth_mode": "open",
+        "webhook_allow_private": True,
+    }
     may_end = threading.Event()
     with receiver() as target, api_process.api_processes(1, **given) as [process]:
         target.answers += [Answer(hold=may_end), Answer(404), Answer(404)]
@@ -169,13 +196,16 @@ async def test_status_of_api_and_worker_in_one_process_tells_what_runs_and_count
                 return await eventually(f"/status with {expected}", probe)
 
             async def call() -> str:
-                return str((await create(client, handler="webhook", payload={"url": target.url}))["id"])
+                return str(
+                    (await create(client, handler="webhook", payload={"url": target.url}))["id"]
+                )
 
             idle = await told(current_task=None, current_tasks=[], completed=0, failed=0)
             held = await call()
-            assert await told(current_task=held) == idle | {"current_task": held, "current_tasks": [held]} | {
-                "instance_id": str(await connection.fetchval("SELECT id FROM workers"))
-            }
+            assert await told(current_task=held) == idle | {
+                "current_task": held,
+                "current_tasks": [held],
+            } | {"instance_id": str(await connection.fetchval("SELECT id FROM workers"))}
             may_end.set()
             await told(current_task=None, completed=1, failed=0)
             await call()
@@ -187,7 +217,9 @@ async def test_answers_have_exactly_the_documented_fields(
     client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
     await add_worker(connection)
-    made = (await client.post("/tasks/", json={"title": "a", "conversations": [{"body": 1}]})).json()
+    made = (
+        await client.post("/tasks/", json={"title": "a", "conversations": [{"body": 1}]})
+    ).json()
     for model, content in (
         (c_shapes.TaskC, made),
         (c_shapes.ConversationC, made["conversations"][0]),

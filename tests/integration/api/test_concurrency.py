@@ -34,7 +34,8 @@ async def clients(app: FastAPI, settings: Settings) -> AsyncIterator[list[httpx.
     engine = create_engine(settings)
     apps = [app, create_app(settings, engine, quiet_wakeups())]
     made = [
-        httpx.AsyncClient(transport=httpx.ASGITransport(apps[n % 2]), base_url="http://service") for n in range(CLIENTS)
+        httpx.AsyncClient(transport=httpx.ASGITransport(apps[n % 2]), base_url="http://service")
+        for n in range(CLIENTS)
     ]
     watches = [watch for one in apps for watch in watch_cache(one.state.context)]
     for watch in watches:
@@ -69,19 +70,27 @@ async def test_sixteen_clients_with_if_match_lose_no_update(
 
     await asyncio.gather(*(add_one(client) for client in clients))
     final = (await clients[0].get(path)).json()
-    assert (final["payload"]["count"], final["version"]) == (CLIENTS * UPDATES_EACH, 1 + CLIENTS * UPDATES_EACH)
-    assert refused > 0
-    assert await connection.fetchval("SELECT count(*) FROM task_history WHERE fields = '{payload}'") == (
-        CLIENTS * UPDATES_EACH
+    assert (final["payload"]["count"], final["version"]) == (
+        CLIENTS * UPDATES_EACH,
+        1 + CLIENTS * UPDATES_EACH,
     )
+    assert refused > 0
+    assert await connection.fetchval(
+        "SELECT count(*) FROM task_history WHERE fields = '{payload}'"
+    ) == (CLIENTS * UPDATES_EACH)
 
 
-async def test_what_a_guarded_update_was_made_from_is_what_was_read_last(clients: list[httpx.AsyncClient]) -> None:
+async def test_what_a_guarded_update_was_made_from_is_what_was_read_last(
+    clients: list[httpx.AsyncClient],
+) -> None:
     task = await create(clients[0], tags=["0"])
     path = f"/api/v1/tasks/{task['id']}"
     guard = {"If-Match": (await clients[0].get(path)).headers["etag"]}
     answers = await asyncio.gather(
-        *(client.patch(path, json={"title": str(n)}, headers=guard) for n, client in enumerate(clients))
+        *(
+            client.patch(path, json={"title": str(n)}, headers=guard)
+            for n, client in enumerate(clients)
+        )
     )
     assert sorted(answer.status_code for answer in answers) == [200] + [412] * (CLIENTS - 1)
     [winner] = [answer.json()["title"] for answer in answers if answer.status_code == 200]

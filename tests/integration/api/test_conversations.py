@@ -9,9 +9,13 @@ from tests.integration.api.test_tasks import TASKS, create
 pytestmark = pytest.mark.asyncio
 
 
-async def test_a_conversation_can_be_added_read_changed_and_deleted(client: httpx.AsyncClient) -> None:
+async def test_a_conversation_can_be_added_read_changed_and_deleted(
+    client: httpx.AsyncClient,
+) -> None:
     task = await create(client)
-    made = await client.post(f"{TASKS}/{task['id']}/conversations", json={"body": {"text": "hello"}})
+    made = await client.post(
+        f"{TASKS}/{task['id']}/conversations", json={"body": {"text": "hello"}}
+    )
     assert made.status_code == 201
     url = made.headers["location"]
     assert (await client.get(url)).json() == made.json()
@@ -20,14 +24,20 @@ async def test_a_conversation_can_be_added_read_changed_and_deleted(client: http
     assert (changed["status"], changed["body"]) == ("processed", {"text": "hello"})
     assert changed["processed_at"] is not None
     replaced = (await client.put(url, json={"body": [1], "status": "pending"})).json()
-    assert (replaced["status"], replaced["body"], replaced["processed_at"]) == ("pending", [1], None)
+    assert (replaced["status"], replaced["body"], replaced["processed_at"]) == (
+        "pending",
+        [1],
+        None,
+    )
     assert (await client.patch(url, json={})).json() == replaced
     assert (await client.delete(url)).status_code == 204
     assert (await client.get(url)).status_code == 404
     assert (await client.get(f"{TASKS}/{task['id']}")).json()["conversation_count"] == 0
 
 
-async def test_conversations_come_in_pages_in_the_order_they_were_added(client: httpx.AsyncClient) -> None:
+async def test_conversations_come_in_pages_in_the_order_they_were_added(
+    client: httpx.AsyncClient,
+) -> None:
     task = await create(client, conversations=[{"body": n} for n in range(5)])
     url = f"{TASKS}/{task['id']}/conversations"
     await client.post(url, json={"body": 5})
@@ -45,11 +55,19 @@ async def test_bad_conversations_are_refused(client: httpx.AsyncClient) -> None:
     task = await create(client, conversations=[{"body": 1}])
     url = f"{TASKS}/{task['id']}/conversations"
     [conversation] = (await client.get(url)).json()["items"]
-    for body in ({}, {"body": None}, {"body": 1, "status": "processed"}, {"body": "x" * 270_000}, []):
+    for body in (
+        {},
+        {"body": None},
+        {"body": 1, "status": "processed"},
+        {"body": "x" * 270_000},
+        [],
+    ):
         check_problem(await client.post(url, json=body), 422, "invalid_field")
     for body in ({"body": None}, {"status": None}, {"status": "done"}, {"id": "x"}):
         check_problem(
-            await client.patch(f"/api/v1/conversations/{conversation['id']}", json=body), 422, "invalid_field"
+            await client.patch(f"/api/v1/conversations/{conversation['id']}", json=body),
+            422,
+            "invalid_field",
         )
     problem = check_problem(await client.get(f"{url}?cursor=x"), 422, "invalid_field")
     assert problem["errors"][0]["field"] == "cursor"

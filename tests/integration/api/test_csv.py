@@ -18,7 +18,14 @@ from hypothesis import strategies as st
 
 from task_service.api.routes.csv import ImportReport
 from task_service.domain.fields import clean_tags
-from task_service.services.csv_format import COLUMNS, MADE_HERE, guard, join_tags, split_tags, unguard
+from task_service.services.csv_format import (
+    COLUMNS,
+    MADE_HERE,
+    guard,
+    join_tags,
+    split_tags,
+    unguard,
+)
 from task_service.settings import Settings
 from tests.integration.api.test_bad_input import check_problem
 from tests.integration.api.test_tasks import TASKS, create
@@ -33,13 +40,17 @@ async def upload(client: httpx.AsyncClient, content: str | bytes, **more: Any) -
     return await client.post(IMPORT, files={"file": ("tasks.csv", content, "text/csv")}, **more)
 
 
-async def report_of(client: httpx.AsyncClient, content: str | bytes, mode: str = "skip-invalid") -> ImportReport:
+async def report_of(
+    client: httpx.AsyncClient, content: str | bytes, mode: str = "skip-invalid"
+) -> ImportReport:
     answer = await upload(client, content, params={"mode": mode})
     assert answer.status_code == 201, answer.text
     return ImportReport.model_validate_json(answer.content)
 
 
-async def errors_of(client: httpx.AsyncClient, content: str | bytes) -> list[tuple[int, str | None, str]]:
+async def errors_of(
+    client: httpx.AsyncClient, content: str | bytes
+) -> list[tuple[int, str | None, str]]:
     """The errors that a file gets when a row that is wrong keeps all out."""
     problem = check_problem(await upload(client, content), 422, "invalid_file")
     assert problem["error_count"] >= len(problem["errors"])
@@ -66,7 +77,9 @@ class TestImport:
         )
         report = await report_of(client, content, "all-or-nothing")
         assert (report.rows, report.created, report.skipped, report.errors) == (2, 2, 0, [])
-        one, two = [dict(r) for r in await connection.fetch("SELECT * FROM task_view ORDER BY number")]
+        one, two = [
+            dict(r) for r in await connection.fetch("SELECT * FROM task_view ORDER BY number")
+        ]
         expected = {
             "title": 'Ring "Ada"', "description": "two\r\nlines, one cell", "status": "pending", "priority": 1,
             "assigned_to": "ada", "due_date": LATER, "tags": ["home", "garden"], "handler": "noop", "queue": "mail",
@@ -74,8 +87,16 @@ class TestImport:
         }  # fmt: skip
         assert {name: one[name] for name in expected} == expected
         assert json.loads(one["payload"]) == {"a": [1]}
-        assert (two["title"], two["status"], two["handler"], two["max_attempts"]) == ("plain", "completed", None, 5)
-        assert (await number_of(connection, "queue"), await number_of(connection, "task_history")) == (1, 2)
+        assert (two["title"], two["status"], two["handler"], two["max_attempts"]) == (
+            "plain",
+            "completed",
+            None,
+            5,
+        )
+        assert (
+            await number_of(connection, "queue"),
+            await number_of(connection, "task_history"),
+        ) == (1, 2)
 
     async def test_semicolons_empty_lines_and_a_missing_last_newline_are_fine(
         self, client: httpx.AsyncClient, connection: asyncpg.Connection
@@ -85,7 +106,9 @@ class TestImport:
         rows = await connection.fetch("SELECT title, tags FROM tasks ORDER BY number")
         assert [tuple(r) for r in rows] == [("a", ["x", "y"]), ("b", ["z"]), ("c", [])]
 
-    async def test_a_header_alone_imports_nothing_and_is_no_error(self, client: httpx.AsyncClient) -> None:
+    async def test_a_header_alone_imports_nothing_and_is_no_error(
+        self, client: httpx.AsyncClient
+    ) -> None:
         assert (await report_of(client, "title\n", "all-or-nothing")).rows == 0
 
     async def test_the_same_file_is_imported_once_for_each_mode(
@@ -122,12 +145,20 @@ TITLE = "title,description\n"
 HEADERS: list[tuple[str | bytes, str | None, str]] = [
     ("", None, "the file is empty; its first line must name the columns"),
     ("\n\n", None, "the file is empty; its first line must name the columns"),
-    ("title,colour\nx,red\n", "colour", "there is no such column; known: title, description, status"),
+    (
+        "title,colour\nx,red\n",
+        "colour",
+        "there is no such column; known: title, description, status",
+    ),
     ("description\nx\n", "title", "the column is missing"),
     ("title,priority,Title\nx,low,y\n", "title", "the column is there twice"),
     ("title,\nx,\n", "", "there is no such column"),
     ('"title\nx\n', None, "the first line must name the columns: the quoting is broken"),
-    (b"\xff\xfet\x00i\x00t\x00l\x00e\x00\n\x00", None, "the first line must name the columns: is not UTF-8"),
+    (
+        b"\xff\xfet\x00i\x00t\x00l\x00e\x00\n\x00",
+        None,
+        "the first line must name the columns: is not UTF-8",
+    ),
     ("ti\x00tle\nx\n", "title", "the column is missing"),
 ]
 ROWS: list[tuple[str | bytes, str | None, str]] = [
@@ -180,9 +211,16 @@ class TestBadFiles:
     @pytest.mark.parametrize(("content", "column", "message"), HEADERS)
     @pytest.mark.parametrize("mode", ["all-or-nothing", "skip-invalid"])
     async def test_a_wrong_header_is_refused_in_either_mode(
-        self, client: httpx.AsyncClient, content: str | bytes, column: str | None, message: str, mode: str
+        self,
+        client: httpx.AsyncClient,
+        content: str | bytes,
+        column: str | None,
+        message: str,
+        mode: str,
     ) -> None:
-        problem = check_problem(await upload(client, content, params={"mode": mode}), 422, "invalid_file")
+        problem = check_problem(
+            await upload(client, content, params={"mode": mode}), 422, "invalid_file"
+        )
         assert (problem["errors"][0]["line"], problem["errors"][0]["column"]) == (1, column)
         assert problem["errors"][0]["message"].startswith(message)
 
@@ -204,11 +242,18 @@ class TestBadFiles:
         report = await report_of(client, content)
         assert (report.rows, report.created, report.skipped, report.error_count) == (3, 2, 1, 1)
         assert (report.errors[0].line, report.errors[0].column) == (4, column)
-        assert [r[0] for r in await connection.fetch("SELECT title FROM tasks ORDER BY number")] == ["first", "last"]
+        assert [
+            r[0] for r in await connection.fetch("SELECT title FROM tasks ORDER BY number")
+        ] == ["first", "last"]
 
     @pytest.mark.parametrize(("column", "cell", "message"), CELLS)
     async def test_a_cell_that_breaks_its_rule_is_named(
-        self, client: httpx.AsyncClient, connection: asyncpg.Connection, column: str, cell: str, message: str
+        self,
+        client: httpx.AsyncClient,
+        connection: asyncpg.Connection,
+        column: str,
+        cell: str,
+        message: str,
     ) -> None:
         due = [] if column == "due_date" else ["due_date"]
         header = line_of("title", column, *due)
@@ -218,10 +263,16 @@ class TestBadFiles:
         assert message in told
         assert await number_of(connection) == 0
 
-    async def test_a_million_columns_are_refused_in_the_header(self, client: httpx.AsyncClient) -> None:
+    async def test_a_million_columns_are_refused_in_the_header(
+        self, client: httpx.AsyncClient
+    ) -> None:
         assert len(await errors_of(client, "title" + ",x" * 400_000 + "\n")) <= 101
         [error] = await errors_of(client, "title" + ",x" * 1_000_000 + "\n")
-        assert error == (1, None, "the first line must name the columns: the row is longer than 1048576 bytes")
+        assert error == (
+            1,
+            None,
+            "the first line must name the columns: the row is longer than 1048576 bytes",
+        )
 
     async def test_a_quote_that_is_never_closed_is_told_with_the_lines_that_it_swallowed(
         self, client: httpx.AsyncClient
@@ -242,7 +293,9 @@ class TestBadFiles:
         assert await number_of(connection) == 0
         report = await report_of(client, content)
         assert (report.rows, report.created, report.skipped) == (100_000, 99_999, 1)
-        assert [(e.line, e.column, e.message) for e in report.errors] == [(73_212, "priority", message)]
+        assert [(e.line, e.column, e.message) for e in report.errors] == [
+            (73_212, "priority", message)
+        ]
         assert await number_of(connection) == 99_999
 
     async def test_the_first_thousand_errors_are_told_and_all_are_counted(
@@ -256,21 +309,28 @@ class TestBadFiles:
         assert (len(report.errors), report.error_count) == (1000, 3000)
 
     async def test_a_form_without_a_file_is_refused(self, client: httpx.AsyncClient) -> None:
-        check_problem(await client.post(IMPORT, files={"other": ("x.csv", b"title\n")}), 422, "invalid_field")
+        check_problem(
+            await client.post(IMPORT, files={"other": ("x.csv", b"title\n")}), 422, "invalid_field"
+        )
         check_problem(
             await client.post(IMPORT, content=b"title\nx\n", headers={"Content-Type": "text/csv"}),
             415,
             "unsupported_media_type",
         )
         broken = {"Content-Type": "multipart/form-data"}
-        check_problem(await client.post(IMPORT, content=b"title\nx\n", headers=broken), 400, "bad_request")
-        check_problem(await upload(client, "title\n", params={"mode": "some"}), 422, "invalid_field")
+        check_problem(
+            await client.post(IMPORT, content=b"title\nx\n", headers=broken), 400, "bad_request"
+        )
+        check_problem(
+            await upload(client, "title\n", params={"mode": "some"}), 422, "invalid_field"
+        )
 
     async def test_a_client_that_leaves_half_way_imports_nothing(
         self, app: FastAPI, connection: asyncpg.Connection
     ) -> None:
         body = (
-            b'--x\r\nContent-Disposition: form-data; name="file"; filename="t.csv"\r\n\r\ntitle\r\n' + b"row\r\n" * 1000
+            b'--x\r\nContent-Disposition: form-data; name="file"; filename="t.csv"\r\n\r\ntitle\r\n'
+            + b"row\r\n" * 1000
         )
         parts: list[dict[str, Any]] = [
             {"type": "http.request", "body": body, "more_body": True},
@@ -314,7 +374,11 @@ class TestBadFiles:
                     yield b"x\n" * 500
 
             headers = {"Content-Type": "multipart/form-data; boundary=x"}
-            check_problem(await client.post(IMPORT, content=unannounced(), headers=headers), 413, "body_too_large")
+            check_problem(
+                await client.post(IMPORT, content=unannounced(), headers=headers),
+                413,
+                "body_too_large",
+            )
 
 
 async def exported(client: httpx.AsyncClient, **filters: Any) -> tuple[bytes, list[dict[str, str]]]:
@@ -328,14 +392,27 @@ async def exported(client: httpx.AsyncClient, **filters: Any) -> tuple[bytes, li
 class TestExport:
     """What goes out."""
 
-    async def test_an_export_has_every_column_and_the_tasks_that_match(self, client: httpx.AsyncClient) -> None:
-        task = await create(client, title="one", tags=["a", "b"], payload={"n": 1}, priority="urgent")
+    async def test_an_export_has_every_column_and_the_tasks_that_match(
+        self, client: httpx.AsyncClient
+    ) -> None:
+        task = await create(
+            client, title="one", tags=["a", "b"], payload={"n": 1}, priority="urgent"
+        )
         await create(client, title="two", tags=["b"])
         content, rows = await exported(client, tag="a")
         assert content.splitlines()[0].decode() == ",".join((*COLUMNS, *MADE_HERE))
         [row] = rows
-        assert (row["id"], row["title"], row["tags"], row["priority"]) == (task["id"], "one", "a;b", "urgent")
-        assert (json.loads(row["payload"]), row["created_at"], row["due_date"]) == ({"n": 1}, task["created_at"], "")
+        assert (row["id"], row["title"], row["tags"], row["priority"]) == (
+            task["id"],
+            "one",
+            "a;b",
+            "urgent",
+        )
+        assert (json.loads(row["payload"]), row["created_at"], row["due_date"]) == (
+            {"n": 1},
+            task["created_at"],
+            "",
+        )
         check_problem(await client.get(EXPORT, params={"tags": "a"}), 422, "invalid_field")
 
     async def test_an_empty_export_is_a_header(self, client: httpx.AsyncClient) -> None:
@@ -363,12 +440,12 @@ class TestExport:
         await create(client, title="waits", handler="noop", run_at=LATER.isoformat())
         await create(client, title="done", status="completed", handler="noop")
         await create(client, title="late", due_date=LATER.isoformat())
-        moved = (
-            "UPDATE tasks SET due_date = due_date - interval '60 days', created_at = created_at - interval '60 days'"
-        )
+        moved = "UPDATE tasks SET due_date = due_date - interval '60 days', created_at = created_at - interval '60 days'"
         await connection.execute(f"{moved} WHERE title = 'late'")
         content, before = await exported(client)
-        await connection.execute("TRUNCATE tasks, queue, conversations, task_deltas, task_counts CASCADE")
+        await connection.execute(
+            "TRUNCATE tasks, queue, conversations, task_deltas, task_counts CASCADE"
+        )
         assert (await report_of(client, content, "all-or-nothing")).created == 3
         _, after = await exported(client)
         assert {row["title"]: [row[c] for c in COLUMNS] for row in after} == {
@@ -391,7 +468,10 @@ class TestExport:
         assert row is not None and tuple(row) == (title, description, tags)
         plain = io.StringIO()
         csv.writer(plain).writerows([("title", "tags"), (title, ";".join(tags))])
-        assert [e[:2] for e in await errors_of(client, plain.getvalue())] == [(2, "title"), (2, "tags")]
+        assert [e[:2] for e in await errors_of(client, plain.getvalue())] == [
+            (2, "title"),
+            (2, "tags"),
+        ]
 
     async def test_a_client_that_leaves_stops_the_export(
         self, app: FastAPI, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
@@ -444,7 +524,16 @@ TASK = st.fixed_dictionaries(
         "priority": st.sampled_from(["low", "medium", "high", "urgent"]),
     }
 )
-FIELDS = ("title", "description", "assigned_to", "tags", "payload", "priority", "status", "created_by")
+FIELDS = (
+    "title",
+    "description",
+    "assigned_to",
+    "tags",
+    "payload",
+    "priority",
+    "status",
+    "created_by",
+)
 
 
 def shown(tasks: Iterable[dict[str, Any]]) -> list[list[Any]]:
@@ -452,12 +541,16 @@ def shown(tasks: Iterable[dict[str, Any]]) -> list[list[Any]]:
     return [[task[field] or None for field in FIELDS] for task in tasks]
 
 
-@profile(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@profile(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.lists(TASK, min_size=1, max_size=6))
 async def test_whatever_is_exported_comes_back_the_same(
     client: httpx.AsyncClient, connection: asyncpg.Connection, tasks: list[dict[str, Any]]
 ) -> None:
-    await connection.execute("TRUNCATE tasks, queue, conversations, imports, task_deltas, task_counts CASCADE")
+    await connection.execute(
+        "TRUNCATE tasks, queue, conversations, imports, task_deltas, task_counts CASCADE"
+    )
     made = await client.post(f"{TASKS}:batch", json={"tasks": tasks})
     assert made.status_code == 201, made.text
     before = [(await client.get(f"{TASKS}/{t['id']}")).json() for t in made.json()["items"]]

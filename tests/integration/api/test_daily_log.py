@@ -79,7 +79,10 @@ async def test_active_tasks_are_copied_once(client: httpx.AsyncClient) -> None:
     today = datetime.now(UTC).date()
     assert await run(client) == {"date": str(today), "entries": 4, "added": 4}
     assert await run(client) == {"date": str(today), "entries": 4, "added": 0}
-    found = {e["task_id"]: (e["title"], e["status"], e["assigned_to"]) for e in await entries(client, date=today)}
+    found = {
+        e["task_id"]: (e["title"], e["status"], e["assigned_to"])
+        for e in await entries(client, date=today)
+    }
     assert found == {
         ids[0]: ("for a person", "pending", "ada"),
         ids[1]: ("begun", "in_progress", None),
@@ -87,7 +90,9 @@ async def test_active_tasks_are_copied_once(client: httpx.AsyncClient) -> None:
         ids[3]: ("later", "scheduled", None),
     }
     await create(client)
-    assert (await run(client))["added"] == 1, "a task that came after the first load is still active on this day"
+    assert (await run(client))["added"] == 1, (
+        "a task that came after the first load is still active on this day"
+    )
 
 
 async def test_an_empty_database_has_a_day_without_entries(
@@ -98,7 +103,9 @@ async def test_an_empty_database_has_a_day_without_entries(
     assert await entries(client) == []
 
 
-async def test_pages_of_a_day_and_of_all_days(client: httpx.AsyncClient, connection: asyncpg.Connection) -> None:
+async def test_pages_of_a_day_and_of_all_days(
+    client: httpx.AsyncClient, connection: asyncpg.Connection
+) -> None:
     for _ in range(3):
         await create(client)
     await connection.execute("UPDATE tasks SET created_at = now() - interval '5 days'")
@@ -106,10 +113,16 @@ async def test_pages_of_a_day_and_of_all_days(client: httpx.AsyncClient, connect
     await run(client, today - timedelta(days=1))
     await run(client)
     one_day = await walk(client, date=str(today), limit=2)
-    assert len(one_day) == 3 and [e["number"] for e in one_day] == sorted(e["number"] for e in one_day)
+    assert len(one_day) == 3 and [e["number"] for e in one_day] == sorted(
+        e["number"] for e in one_day
+    )
     everything = await walk(client, limit=2)
-    assert [e["date"] for e in everything] == [str(today)] * 3 + [str(today - timedelta(days=1))] * 3
-    assert await entries(client, date="9999-12-31") == await entries(client, date="0001-01-01") == []
+    assert [e["date"] for e in everything] == [str(today)] * 3 + [
+        str(today - timedelta(days=1))
+    ] * 3
+    assert (
+        await entries(client, date="9999-12-31") == await entries(client, date="0001-01-01") == []
+    )
 
 
 async def walk(client: httpx.AsyncClient, **query: Any) -> list[dict[str, Any]]:
@@ -117,7 +130,9 @@ async def walk(client: httpx.AsyncClient, **query: Any) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     cursor: str | None = None
     while True:
-        page = (await client.get(PATH, params=query | ({"cursor": cursor} if cursor else {}))).json()
+        page = (
+            await client.get(PATH, params=query | ({"cursor": cursor} if cursor else {}))
+        ).json()
         found += page["items"]
         cursor = page["next_cursor"]
         if cursor is None:
@@ -130,11 +145,22 @@ async def test_an_entry_is_found_by_id_and_by_number(client: httpx.AsyncClient) 
     [entry] = await entries(client)
     for key in (entry["id"], entry["number"]):
         assert (await client.get(f"{PATH}/{key}")).json() == entry
-    for key in ("0195d6a2-8c4f-7a3e-9a51-3f6f2d1c0b4a", "0", "9" * 19, "9" * 40, "-1", "x", "%00", "\u0663"):
+    for key in (
+        "0195d6a2-8c4f-7a3e-9a51-3f6f2d1c0b4a",
+        "0",
+        "9" * 19,
+        "9" * 40,
+        "-1",
+        "x",
+        "%00",
+        "\u0663",
+    ):
         check_problem(await client.get(f"{PATH}/{key}"), 404, "not_found")
 
 
-async def test_a_hard_delete_of_a_task_removes_its_entries_and_a_soft_one_does_not(client: httpx.AsyncClient) -> None:
+async def test_a_hard_delete_of_a_task_removes_its_entries_and_a_soft_one_does_not(
+    client: httpx.AsyncClient,
+) -> None:
     soft, hard = await create(client), await create(client)
     await run(client)
     assert (await client.delete(f"/api/v1/tasks/{soft}")).status_code == 204
@@ -218,7 +244,9 @@ async def test_a_day_is_one_of_the_configured_time_zone(app: FastAPI, settings: 
     days = set()
     for zone in far:
         context = Context(
-            settings.model_copy(update={"daily_log_time_zone": zone}), context_of(app).engine, context_of(app).wakeups
+            settings.model_copy(update={"daily_log_time_zone": zone}),
+            context_of(app).engine,
+            context_of(app).wakeups,
         )
         days.add(day := (await service.run(context)).date)
         assert day == datetime.now(ZoneInfo(zone)).date()
@@ -233,10 +261,17 @@ async def test_eight_processes_at_once_make_one_entry_per_task_and_day(
         "SELECT gen_random_uuid(), 'task', 'pending', now() - interval '9 days' FROM generate_series(1, 5000)"
     )
     yesterday = datetime.now(UTC).date() - timedelta(days=1)
-    await connection.execute("INSERT INTO daily_loads (date) VALUES ($1)", yesterday - timedelta(days=1))
+    await connection.execute(
+        "INSERT INTO daily_loads (date) VALUES ($1)", yesterday - timedelta(days=1)
+    )
     loaders = [
         await asyncio.create_subprocess_exec(
-            sys.executable, "-c", LOADER, database, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+            sys.executable,
+            "-c",
+            LOADER,
+            database,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
         )
         for _ in range(8)
     ]
@@ -244,10 +279,20 @@ async def test_eight_processes_at_once_make_one_entry_per_task_and_day(
         assert loader.stdout is not None and await loader.stdout.readline() == b"ready\n"
     outputs = await asyncio.gather(*(loader.communicate(b"go\n") for loader in loaders))
     assert [loader.returncode for loader in loaders] == [0] * 8
-    added = [line.split()[1] for out, _ in outputs for line in out.splitlines() if line.startswith(b"added ")]
+    added = [
+        line.split()[1]
+        for out, _ in outputs
+        for line in out.splitlines()
+        if line.startswith(b"added ")
+    ]
     assert sum(map(int, added)) == 10_000
-    days = await connection.fetch("SELECT date, count(*), count(DISTINCT task_id) FROM daily_log GROUP BY 1 ORDER BY 1")
-    assert [tuple(d) for d in days] == [(yesterday, 5000, 5000), (yesterday + timedelta(days=1), 5000, 5000)]
+    days = await connection.fetch(
+        "SELECT date, count(*), count(DISTINCT task_id) FROM daily_log GROUP BY 1 ORDER BY 1"
+    )
+    assert [tuple(d) for d in days] == [
+        (yesterday, 5000, 5000),
+        (yesterday + timedelta(days=1), 5000, 5000),
+    ]
 
 
 async def test_a_task_that_goes_for_good_meanwhile_has_no_entry_and_breaks_nothing(
@@ -267,16 +312,36 @@ async def test_a_task_that_goes_for_good_meanwhile_has_no_entry_and_breaks_nothi
 
 
 async def test_dates_that_cannot_be_are_refused(client: httpx.AsyncClient) -> None:
-    bad = ("2026-02-30", "2026-13-01", "0000-01-01", "10000-01-01", "2026-1-1", "20260101", "1700000000", "today", "")
-    more = ("2026-01-01T00:00:00", "\u0662\u0660\u0662\u0666-01-01", "2026-01-01\x00", "9" * 5000, "-1")
+    bad = (
+        "2026-02-30",
+        "2026-13-01",
+        "0000-01-01",
+        "10000-01-01",
+        "2026-1-1",
+        "20260101",
+        "1700000000",
+        "today",
+        "",
+    )
+    more = (
+        "2026-01-01T00:00:00",
+        "\u0662\u0660\u0662\u0666-01-01",
+        "2026-01-01\x00",
+        "9" * 5000,
+        "-1",
+    )
     for text in (*bad, *more):
         check_field(await client.get(PATH, params={"date": text}), "date")
         check_field(await client.post(f"{PATH}:run", json={"date": text}), "date")
     for value in (5, 1.5, True, [], {}):
         check_field(await client.post(f"{PATH}:run", json={"date": value}), "date")
     tomorrow = datetime.now(UTC).date() + timedelta(days=2)
-    assert "future" in check_field(await client.post(f"{PATH}:run", json={"date": str(tomorrow)}), "date")
-    assert "future" in check_field(await client.post(f"{PATH}:run", json={"date": "9999-12-31"}), "date")
+    assert "future" in check_field(
+        await client.post(f"{PATH}:run", json={"date": str(tomorrow)}), "date"
+    )
+    assert "future" in check_field(
+        await client.post(f"{PATH}:run", json={"date": "9999-12-31"}), "date"
+    )
     assert (await run(client, "0001-01-01"))["entries"] == 0
     for cursor in ("x", "WyJhIiwgMV0", "WzFd"):
         check_field(await client.get(PATH, params={"cursor": cursor}), "cursor")
@@ -291,7 +356,10 @@ class TestLongLoads:
         return settings_for(database, lease_seconds=1.5)
 
     async def test_a_caller_with_an_idempotency_key_waits_until_it_is_done(
-        self, client: httpx.AsyncClient, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+        self,
+        client: httpx.AsyncClient,
+        connection: asyncpg.Connection,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setattr(store, "CHUNK", 1)
         for _ in range(6):
@@ -301,6 +369,8 @@ class TestLongLoads:
             $$ BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END $$;
             CREATE TRIGGER slow AFTER INSERT ON daily_log EXECUTE FUNCTION slow()
         """)
-        first, again = [await client.post(f"{PATH}:run", headers={"Idempotency-Key": "one"}) for _ in range(2)]
+        first, again = [
+            await client.post(f"{PATH}:run", headers={"Idempotency-Key": "one"}) for _ in range(2)
+        ]
         assert (first.status_code, first.json()["added"]) == (200, 6)
         assert again.json() == first.json()

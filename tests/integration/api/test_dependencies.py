@@ -35,8 +35,13 @@ async def _nobody_waits_for_nothing(connection: asyncpg.Connection) -> AsyncIter
     """What is blocked waits for something, and what waits is blocked."""
     yield
     await dependencies.sweep(connection, everything=True)
-    blocked = {row[0] for row in await connection.fetch("SELECT task_id FROM queue WHERE state = 'blocked'")}
-    assert blocked == {row[0] for row in await connection.fetch("SELECT DISTINCT task_id FROM dependencies")}
+    blocked = {
+        row[0]
+        for row in await connection.fetch("SELECT task_id FROM queue WHERE state = 'blocked'")
+    }
+    assert blocked == {
+        row[0] for row in await connection.fetch("SELECT DISTINCT task_id FROM dependencies")
+    }
 
 
 @pytest_asyncio.fixture
@@ -76,13 +81,19 @@ class Work:
         self.held: dict[str, Claim] = {}
 
     async def claim(self) -> set[str]:
-        claims = await claim(self.connection, self.worker, Bounds(["default"]), 100, start_at_once=True)
+        claims = await claim(
+            self.connection, self.worker, Bounds(["default"]), 100, start_at_once=True
+        )
         self.held |= {str(c.task_id): c for c in claims}
         return {str(c.task_id) for c in claims}
 
-    async def end(self, task: str, outcome: Outcome = Outcome.COMPLETED, *, tells: bool = True) -> None:
+    async def end(
+        self, task: str, outcome: Outcome = Outcome.COMPLETED, *, tells: bool = True
+    ) -> None:
         held = self.held.pop(task)
-        ended = await end(self.connection, self.worker, [Finished(held.task_id, held.fence, outcome)])
+        ended = await end(
+            self.connection, self.worker, [Finished(held.task_id, held.fence, outcome)]
+        )
         assert not ended.lost
         if tells:
             await settle(self.connection, ended.awaited)
@@ -113,7 +124,9 @@ class TestOrder:
 
     async def test_fan_out_and_fan_in(self, client: httpx.AsyncClient, work: Work) -> None:
         first = await waiter(client)
-        answer = await post_batch(client, [{"title": "part", "handler": "noop", "needs": [first]}] * 20)
+        answer = await post_batch(
+            client, [{"title": "part", "handler": "noop", "needs": [first]}] * 20
+        )
         parts = {str(t["id"]) for t in answer.json()["items"]}
         last = await waiter(client, *parts)
         assert await work.claim() == {first}
@@ -163,10 +176,14 @@ class TestOrder:
         assert await state(connection, later) == "ready"
         assert (await look(client, later))["status"] == "scheduled"
 
-    async def test_a_retry_is_no_end(self, client: httpx.AsyncClient, connection: asyncpg.Connection) -> None:
+    async def test_a_retry_is_no_end(
+        self, client: httpx.AsyncClient, connection: asyncpg.Connection
+    ) -> None:
         need = await waiter(client)
         task = await waiter(client, need)
-        await client.patch(f"{TASKS}/{need}", json={"priority": "low", "run_at": "2999-01-01T00:00:00Z"})
+        await client.patch(
+            f"{TASKS}/{need}", json={"priority": "low", "run_at": "2999-01-01T00:00:00Z"}
+        )
         await client.post(f"{TASKS}/{need}:retry")
         await dependencies.sweep(connection, everything=True)
         assert await state(connection, task) == "blocked"
@@ -175,7 +192,9 @@ class TestOrder:
 class TestFailure:
     """What becomes of those whose need does not complete."""
 
-    @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.TIMED_OUT, Outcome.CANCELLED, Outcome.DISCARDED])
+    @pytest.mark.parametrize(
+        "outcome", [Outcome.FAILED, Outcome.TIMED_OUT, Outcome.CANCELLED, Outcome.DISCARDED]
+    )
     async def test_they_are_cancelled_and_told_which_or_run_if_they_said_so(
         self, client: httpx.AsyncClient, work: Work, outcome: Outcome
     ) -> None:
@@ -208,19 +227,32 @@ class TestFailure:
         await work.claim()
         await work.end(bad, Outcome.FAILED)
         for before, task in pairwise(chain[1:]):
-            assert (await look(client, task))["error"] == f"the task {before}, which it needs, is cancelled"
+            assert (await look(client, task))[
+                "error"
+            ] == f"the task {before}, which it needs, is cancelled"
         assert await work.claim() == {runs}
 
-    async def test_a_need_that_has_failed_before_cancels_at_once(self, client: httpx.AsyncClient) -> None:
+    async def test_a_need_that_has_failed_before_cancels_at_once(
+        self, client: httpx.AsyncClient
+    ) -> None:
         bad = (await create(client, status="failed"))["id"]
         made = await create(client, handler="noop", needs=[bad])
-        assert (made["status"], made["error"]) == ("cancelled", f"the task {bad}, which it needs, is failed")
-        assert (await create(client, handler="noop", needs=[bad], when_failed="run"))["status"] == "pending"
+        assert (made["status"], made["error"]) == (
+            "cancelled",
+            f"the task {bad}, which it needs, is failed",
+        )
+        assert (await create(client, handler="noop", needs=[bad], when_failed="run"))[
+            "status"
+        ] == "pending"
 
     @pytest.mark.parametrize("way", ["cancel", "failed", "delete", "erase"])
     @pytest.mark.parametrize("handler", [None, "noop"])
     async def test_what_people_end_is_found_by_the_next_sweep(
-        self, client: httpx.AsyncClient, connection: asyncpg.Connection, way: str, handler: str | None
+        self,
+        client: httpx.AsyncClient,
+        connection: asyncpg.Connection,
+        way: str,
+        handler: str | None,
     ) -> None:
         need = (await create(client, handler=handler))["id"]
         task = await waiter(client, need)
@@ -317,7 +349,12 @@ class TestRaces:
 
     @pytest.mark.parametrize("commits", [True, False])
     async def test_an_end_that_a_create_finds_under_way_is_waited_for(
-        self, client: httpx.AsyncClient, connection: asyncpg.Connection, connect: Connect, work: Work, commits: bool
+        self,
+        client: httpx.AsyncClient,
+        connection: asyncpg.Connection,
+        connect: Connect,
+        work: Work,
+        commits: bool,
     ) -> None:
         need = await waiter(client)
         await waiter(client, need)
@@ -326,7 +363,9 @@ class TestRaces:
         transaction = other.transaction()
         await transaction.start()
         held = work.held[need]
-        assert not (await end(other, work.worker, [Finished(held.task_id, held.fence, Outcome.COMPLETED)])).lost
+        assert not (
+            await end(other, work.worker, [Finished(held.task_id, held.fence, Outcome.COMPLETED)])
+        ).lost
         creates = asyncio.create_task(waiter(client, need))
         await waiting(connection, 1)
         await (transaction.commit() if commits else transaction.rollback())
@@ -334,20 +373,29 @@ class TestRaces:
         await settle(connection, [UUID(need)])
 
     async def test_an_end_that_finds_a_create_under_way_sees_it(
-        self, client: httpx.AsyncClient, connection: asyncpg.Connection, connect: Connect, work: Work
+        self,
+        client: httpx.AsyncClient,
+        connection: asyncpg.Connection,
+        connect: Connect,
+        work: Work,
     ) -> None:
         need, task = await waiter(client), await waiter(client)
         await work.claim()
         del work.held[task]
         other, ender = await connect(), await connect()
         await connection.execute(
-            "UPDATE queue SET state = 'ready', worker_id = NULL, claimed_at = NULL, fence = 0 WHERE task_id = $1", task
+            "UPDATE queue SET state = 'ready', worker_id = NULL, claimed_at = NULL, fence = 0 WHERE task_id = $1",
+            task,
         )
         transaction = other.transaction()
         await transaction.start()
-        assert not await dependencies.block(other, [dependencies.Need(UUID(task), UUID(need), cancels=True)])
+        assert not await dependencies.block(
+            other, [dependencies.Need(UUID(task), UUID(need), cancels=True)]
+        )
         held = work.held[need]
-        ends = asyncio.create_task(end(ender, work.worker, [Finished(held.task_id, held.fence, Outcome.COMPLETED)]))
+        ends = asyncio.create_task(
+            end(ender, work.worker, [Finished(held.task_id, held.fence, Outcome.COMPLETED)])
+        )
         await waiting(connection, 1)
         await transaction.commit()
         ended = await ends
@@ -364,9 +412,13 @@ class TestRaces:
         other = await connect()
         transaction = other.transaction()
         await transaction.start()
-        assert not await dependencies.block(other, [dependencies.Need(UUID(task), UUID(need), cancels=False)])
+        assert not await dependencies.block(
+            other, [dependencies.Need(UUID(task), UUID(need), cancels=False)]
+        )
         if way == "status":
-            ends = asyncio.create_task(client.patch(f"{TASKS}/{need}", json={"status": "completed"}))
+            ends = asyncio.create_task(
+                client.patch(f"{TASKS}/{need}", json={"status": "completed"})
+            )
         else:
             ends = asyncio.create_task(client.delete(f"{TASKS}/{need}", params={"hard": True}))
         await waiting(connection, 1)
@@ -376,7 +428,11 @@ class TestRaces:
         assert await state(connection, task) == "ready"
 
     async def test_a_need_that_is_being_opened_again_is_waited_for(
-        self, client: httpx.AsyncClient, connection: asyncpg.Connection, connect: Connect, work: Work
+        self,
+        client: httpx.AsyncClient,
+        connection: asyncpg.Connection,
+        connect: Connect,
+        work: Work,
     ) -> None:
         need = await waiter(client)
         await work.claim()
@@ -385,7 +441,9 @@ class TestRaces:
         transaction = other.transaction()
         await transaction.start()
         await other.execute("SELECT FROM tasks WHERE id = $1 FOR NO KEY UPDATE", need)
-        await other.execute("UPDATE runs SET final = false, reopened = true WHERE task_id = $1", need)
+        await other.execute(
+            "UPDATE runs SET final = false, reopened = true WHERE task_id = $1", need
+        )
         entry = Entry(UUID(need), "default", 2, None, 5, None, "noop", fence=1)
         await enqueue(other, [entry], quiet_wakeups())
         await dependencies.keep_awaited(other, UUID(need))
@@ -398,7 +456,11 @@ class TestRaces:
         assert await state(connection, task) == "ready"
 
     async def test_of_two_ends_at_once_the_second_lets_it_go(
-        self, client: httpx.AsyncClient, connection: asyncpg.Connection, connect: Connect, work: Work
+        self,
+        client: httpx.AsyncClient,
+        connection: asyncpg.Connection,
+        connect: Connect,
+        work: Work,
     ) -> None:
         needs = [await waiter(client), await waiter(client)]
         task = await waiter(client, *needs)
@@ -417,7 +479,11 @@ class TestRaces:
         assert await state(connection, task) == "ready"
 
     async def test_of_two_that_let_it_go_on_the_second_changes_nothing(
-        self, client: httpx.AsyncClient, connection: asyncpg.Connection, connect: Connect, work: Work
+        self,
+        client: httpx.AsyncClient,
+        connection: asyncpg.Connection,
+        connect: Connect,
+        work: Work,
     ) -> None:
         need = await waiter(client)
         task = await waiter(client, need)
@@ -436,7 +502,11 @@ class TestRaces:
         assert await state(connection, task) == "running"
 
     async def test_many_ends_and_creates_at_once_leave_nobody_behind(
-        self, client: httpx.AsyncClient, connection: asyncpg.Connection, connect: Connect, work: Work
+        self,
+        client: httpx.AsyncClient,
+        connection: asyncpg.Connection,
+        connect: Connect,
+        work: Work,
     ) -> None:
         needs = [await waiter(client) for _ in range(20)]
         await work.claim()
@@ -471,10 +541,18 @@ class TestSweep:
         assert await state(connection, free) == "blocked"
         await dependencies.sweep(connection, everything=True)
         assert await state(connection, free) == "ready"
-        assert [(await look(client, t))["status"] for t in (cancelled, then)] == ["cancelled", "cancelled"]
+        assert [(await look(client, t))["status"] for t in (cancelled, then)] == [
+            "cancelled",
+            "cancelled",
+        ]
 
-    async def test_an_open_need_is_left_alone(self, client: httpx.AsyncClient, connection: asyncpg.Connection) -> None:
-        tasks = [await waiter(client, (await create(client, handler=handler))["id"]) for handler in (None, "noop")]
+    async def test_an_open_need_is_left_alone(
+        self, client: httpx.AsyncClient, connection: asyncpg.Connection
+    ) -> None:
+        tasks = [
+            await waiter(client, (await create(client, handler=handler))["id"])
+            for handler in (None, "noop")
+        ]
         assert not await connection.fetch(statement("unresolved"), 10)
         await dependencies.sweep(connection, everything=True)
         assert [await state(connection, task) for task in tasks] == ["blocked", "blocked"]
@@ -492,7 +570,9 @@ class TestInput:
         for missing in (str(new_id()), gone):
             form = {"title": "a", "handler": "noop", "needs": [there, missing]}
             error = {"field": "needs", "message": f"there is no task {missing}"}
-            assert check_problem(await client.post(TASKS, json=form), 422, "invalid_field")["errors"] == [error]
+            assert check_problem(await client.post(TASKS, json=form), 422, "invalid_field")[
+                "errors"
+            ] == [error]
             rows = [{"title": "b"}, form | {"needs": [there]}, form]
             problem = check_problem(await post_batch(client, rows), 422, "invalid_field")
             assert problem["errors"] == [error | {"field": "tasks.2.needs"}]
@@ -508,7 +588,9 @@ class TestInput:
             {"needs": None},
         ],
     )
-    async def test_what_cannot_wait(self, client: httpx.AsyncClient, fields: dict[str, Any]) -> None:
+    async def test_what_cannot_wait(
+        self, client: httpx.AsyncClient, fields: dict[str, Any]
+    ) -> None:
         form = {"title": "a", "handler": "noop", "needs": [str(new_id())]} | fields
         problem = check_problem(await client.post(TASKS, json=form), 422, "invalid_field")
         assert {error["field"].split(".")[0] for error in problem["errors"]} == {"needs"}

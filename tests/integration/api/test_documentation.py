@@ -12,7 +12,11 @@ pytestmark = pytest.mark.asyncio
 
 
 def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    return [(path, method, what) for path, methods in document["paths"].items() for method, what in methods.items()]
+    return [
+        (path, method, what)
+        for path, methods in document["paths"].items()
+        for method, what in methods.items()
+    ]
 
 
 async def test_every_operation_has_a_description_a_tag_an_id_of_its_own_and_its_problems(
@@ -30,11 +34,17 @@ async def test_every_operation_has_a_description_a_tag_an_id_of_its_own_and_its_
         assert "503" in what["responses"], (path, method)
         for status, answer in what["responses"].items():
             if int(status) >= 400:
-                kind = "application/json" if "service D" in what["tags"] else "application/problem+json"
+                kind = (
+                    "application/json"
+                    if "service D" in what["tags"]
+                    else "application/problem+json"
+                )
                 assert list(answer["content"]) == [kind], (path, method, status)
 
 
-async def test_every_reference_leads_somewhere_and_examples_obey_their_schemas(client: httpx.AsyncClient) -> None:
+async def test_every_reference_leads_somewhere_and_examples_obey_their_schemas(
+    client: httpx.AsyncClient,
+) -> None:
     document = (await client.get("/openapi.json")).json()
     schemas = document["components"]["schemas"]
 
@@ -47,7 +57,12 @@ async def test_every_reference_leads_somewhere_and_examples_obey_their_schemas(c
     assert {r.rsplit("/", 1)[1] for r in references(document)} <= set(schemas)
     for name, schema in schemas.items():
         for example in schema.get("examples", []):
-            Draft202012Validator(schema | {"components": document["components"]}).validate(example), name
+            (
+                Draft202012Validator(schema | {"components": document["components"]}).validate(
+                    example
+                ),
+                name,
+            )
     assert schemas["NewTask"]["properties"]["title"]["maxLength"] == 200
     assert schemas["NewTask"]["additionalProperties"] is False
 
@@ -69,7 +84,9 @@ async def test_every_documented_path_exists(client: httpx.AsyncClient) -> None:
             assert "There is nothing at" not in answer.text, path
 
 
-async def test_no_two_paths_differ_only_in_the_name_of_a_parameter(client: httpx.AsyncClient) -> None:
+async def test_no_two_paths_differ_only_in_the_name_of_a_parameter(
+    client: httpx.AsyncClient,
+) -> None:
     paths = (await client.get("/openapi.json")).json()["paths"]
     assert len({re.sub(r"{\w+}", "{}", path) for path in paths}) == len(paths)
 

@@ -54,7 +54,9 @@ IN_ORDER = "SELECT transaction_id::text || '.' || id AS place FROM task_history 
 
 def patient(url: str, **more: object) -> Settings:
     """Settings with the leases of the product: a busy machine must not end transactions for being slow."""
-    return settings_for(url, heartbeat_seconds=3, lease_seconds=15, db_pool_timeout_seconds=1, **more)
+    return settings_for(
+        url, heartbeat_seconds=3, lease_seconds=15, db_pool_timeout_seconds=1, **more
+    )
 
 
 @pytest.fixture
@@ -101,7 +103,9 @@ async def api(url: str) -> AsyncIterator[httpx.AsyncClient]:
 async def add_task(connection: asyncpg.Connection) -> UUID:
     """A task that no history tells of."""
     task_id = uuid4()
-    await connection.execute("INSERT INTO tasks (id, title, status) VALUES ($1, 'a', 'pending')", task_id)
+    await connection.execute(
+        "INSERT INTO tasks (id, title, status) VALUES ($1, 'a', 'pending')", task_id
+    )
     return task_id
 
 
@@ -121,11 +125,15 @@ class TestWhatIsTold:
         async with hearing(url + EVENTS) as ear:
             task = await create(api)
             await ear.hears_number(1)
-            await api.patch(f"{TASKS}/{task['id']}", json={"title": "b", "reason": "because\nof that"})
+            await api.patch(
+                f"{TASKS}/{task['id']}", json={"title": "b", "reason": "because\nof that"}
+            )
             await api.patch(f"{TASKS}/{task['id']}", json={"status": "in_progress"})
             await api.patch(f"{TASKS}/{task['id']}", json={"status": "completed"})
             await ear.hears_number(4)
-            assert ear.names() == [(task["id"], n) for n in ("created", "changed", "changed", "completed")]
+            assert ear.names() == [
+                (task["id"], n) for n in ("created", "changed", "changed", "completed")
+            ]
             told = ear.messages[1].data
             assert told | {"at": None} == {
                 "event": "task.changed", "task_id": task["id"], "at": None, "previous_status": "pending",
@@ -150,7 +158,9 @@ class TestWhatIsTold:
             await give_back(connection, worker, [back])
             other = await held(task["id"])
             holder = await connection.fetchval("SELECT worker_id FROM queue")
-            await finish(connection, holder, [Finished(other.task_id, other.fence, Outcome.COMPLETED)])
+            await finish(
+                connection, holder, [Finished(other.task_id, other.fence, Outcome.COMPLETED)]
+            )
             await ear.hears_number(3)
             assert ear.names() == [(task["id"], n) for n in ("created", "requeued", "completed")]
             assert [m.data["by"] for m in ear.messages[1:]] == [str(worker), str(holder)]
@@ -193,7 +203,9 @@ class TestWhatIsTold:
         worker = await connection.fetchval("SELECT worker_id FROM queue")
         async with hearing(url + EVENTS) as ear:
             await api.delete(f"{TASKS}/{task['id']}")
-            await finish(connection, worker, [Finished(claim.task_id, claim.fence, Outcome.CANCELLED)])
+            await finish(
+                connection, worker, [Finished(claim.task_id, claim.fence, Outcome.CANCELLED)]
+            )
             after = await create(api)
             await ear.hears_number(2)
             assert ear.names() == [(task["id"], "deleted"), (after["id"], "created")]
@@ -206,14 +218,22 @@ class TestWhatIsTold:
     ) -> None:
         task = await create(api, queue="mail", handler="noop")
         async with hearing(url + EVENTS, queue="mail", handler="noop") as ear:
-            assert (await api.delete(f"{TASKS}/{task['id']}", params={"hard": "true"})).status_code == 204
+            assert (
+                await api.delete(f"{TASKS}/{task['id']}", params={"hard": "true"})
+            ).status_code == 204
             [told] = await ear.hears_number(1)
-            assert (told.event, told.data["queue"], told.data["reason"]) == ("task.deleted", None, "hard delete")
+            assert (told.event, told.data["queue"], told.data["reason"]) == (
+                "task.deleted",
+                None,
+                "hard delete",
+            )
         async with hearing(url + EVENTS, "0") as ear:
             await ear.hears_number(1)
             assert ear.names() == [(task["id"], "deleted")]
 
-    async def test_the_stream_of_one_task_ends_with_it(self, api: httpx.AsyncClient, url: str) -> None:
+    async def test_the_stream_of_one_task_ends_with_it(
+        self, api: httpx.AsyncClient, url: str
+    ) -> None:
         task, other = await create(api), await create(api)
         path = f"{url}{TASKS}/{task['id']}/events"
         async with hearing(path) as ear:
@@ -250,7 +270,9 @@ class TestOrder:
             await ear.hears_number(2)
             assert time.monotonic() - begun < 10
             assert [m.data["by"] for m in ear.messages] == ["first", "second"]
-            assert [m.id for m in ear.messages] == [r["place"] for r in await connection.fetch(IN_ORDER)]
+            assert [m.id for m in ear.messages] == [
+                r["place"] for r in await connection.fetch(IN_ORDER)
+            ]
 
             async def caught_up() -> bool:
                 return EVENT_LAG_SECONDS._value.get() == 0
@@ -286,7 +308,12 @@ class TestOrder:
 
     @pytest.mark.parametrize("leaves", [True, False], ids=["nobody is left", "the other one stays"])
     async def test_what_happens_while_a_first_page_is_on_its_way_is_not_missed(
-        self, app: FastAPI, url: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, leaves: bool
+        self,
+        app: FastAPI,
+        url: str,
+        connection: asyncpg.Connection,
+        monkeypatch: pytest.MonkeyPatch,
+        leaves: bool,
     ) -> None:
         """The reader is ahead of who comes, and a look of its own is under way when it becomes who came's reader."""
         read, gates, held = service.read_events, dict[str, asyncio.Event](), set[str]()
@@ -332,9 +359,13 @@ class TestOrder:
             for _ in range(3):
                 await connection.execute(many, task_id)
             await ear.hears_number(1200)
-            assert [m.id for m in ear.messages] == [r["place"] for r in await connection.fetch(IN_ORDER)]
+            assert [m.id for m in ear.messages] == [
+                r["place"] for r in await connection.fetch(IN_ORDER)
+            ]
 
-    async def test_runs_of_one_transaction_can_be_told_apart(self, url: str, connection: asyncpg.Connection) -> None:
+    async def test_runs_of_one_transaction_can_be_told_apart(
+        self, url: str, connection: asyncpg.Connection
+    ) -> None:
         await connection.execute(
             "WITH new AS (INSERT INTO tasks (id, title, handler) SELECT gen_random_uuid(), 'a', 'noop'"
             " FROM generate_series(1, 30) RETURNING id)"
@@ -351,12 +382,18 @@ class TestOrder:
             assert rest.messages == ear.messages[at + 1 :]
 
     async def test_events_are_read_by_their_index(self, crowded: asyncpg.Connection) -> None:
-        await crowded.execute("INSERT INTO task_history (task_id, new_status) SELECT id, 'pending' FROM tasks")
+        await crowded.execute(
+            "INSERT INTO task_history (task_id, new_status) SELECT id, 'pending' FROM tasks"
+        )
         await crowded.execute("ANALYZE task_history, runs, tasks")
         last = await crowded.fetchval("SELECT max(transaction_id)::text FROM task_history")
         await crowded.execute("SET plan_cache_mode = force_custom_plan")
         given = [last, 10, store.NONE, -1, str(int(last) + 1), 500]
-        for text, values in ((store.HORIZON, []), (store.OF_ALL, given), (store.OF_TASK, [*given, [uuid4()]])):
+        for text, values in (
+            (store.HORIZON, []),
+            (store.OF_ALL, given),
+            (store.OF_TASK, [*given, [uuid4()]]),
+        ):
             plan = "\n".join(r[0] for r in await crowded.fetch(f"EXPLAIN {text}", *values))
             assert "Seq Scan on task_history" not in plan, plan
             assert "Seq Scan on runs" not in plan, plan
@@ -401,14 +438,18 @@ class TestCursors:
             "1.2;DROP",
         ],
     )
-    async def test_an_id_that_is_none_is_refused_by_name(self, api: httpx.AsyncClient, given: str) -> None:
+    async def test_an_id_that_is_none_is_refused_by_name(
+        self, api: httpx.AsyncClient, given: str
+    ) -> None:
         said = check_field(await api.get(EVENTS, params={"last_event_id": given}), "last_event_id")
         assert "start now" in said
         header = given.encode().strip() or b"x"
         answer = await api.get(EVENTS, headers={b"Last-Event-ID": b"~" + header})
         assert "start now" in check_field(answer, "Last-Event-ID")
 
-    async def test_unknown_and_wrong_conditions_are_refused_by_name(self, api: httpx.AsyncClient) -> None:
+    async def test_unknown_and_wrong_conditions_are_refused_by_name(
+        self, api: httpx.AsyncClient
+    ) -> None:
         for name, value in (
             ("event", "task.eaten"),
             ("status", "done"),
@@ -429,7 +470,9 @@ class TestCursors:
             await rest.hears_number(1)
             assert rest.messages == ear.messages[2:]
 
-    async def test_a_silent_stream_has_an_id_to_come_back_with(self, api: httpx.AsyncClient, url: str) -> None:
+    async def test_a_silent_stream_has_an_id_to_come_back_with(
+        self, api: httpx.AsyncClient, url: str
+    ) -> None:
         async with hearing(url + EVENTS) as ear:
             assert ear.last_id
         task = await create(api)
@@ -446,7 +489,10 @@ class TestCursors:
             assert reset.event == "reset"
             task = await create(api)
             await ear.hears_number(2)
-            assert (ear.messages[1].event, ear.messages[1].data["task_id"]) == ("task.created", task["id"])
+            assert (ear.messages[1].event, ear.messages[1].data["task_id"]) == (
+                "task.created",
+                task["id"],
+            )
         async with hearing(url + EVENTS, reset.id) as again:
             await again.hears_number(1)
             assert again.messages == ear.messages[1:]
@@ -500,7 +546,11 @@ class TestTrouble:
 
     async def test_what_wakes_workers_wakes_the_streams_too(self, settings: Settings) -> None:
         seldom = settings.model_copy(update={"event_poll_seconds": 60})
-        async with product(seldom) as url, httpx.AsyncClient(base_url=url) as api, hearing(url + EVENTS) as ear:
+        async with (
+            product(seldom) as url,
+            httpx.AsyncClient(base_url=url) as api,
+            hearing(url + EVENTS) as ear,
+        ):
 
             async def listens() -> bool:
                 await create(api, handler="noop")
@@ -508,7 +558,9 @@ class TestTrouble:
 
             await eventually("an event without a poll", listens)
 
-    async def test_behind_a_pooler_there_is_no_listening_and_everything_comes(self, database: str) -> None:
+    async def test_behind_a_pooler_there_is_no_listening_and_everything_comes(
+        self, database: str
+    ) -> None:
         with transaction_pooler(database) as pooled:
             settings = patient(pooled, database_pooler=True)
             async with product(settings) as url, httpx.AsyncClient(base_url=url) as api:
@@ -530,7 +582,11 @@ class TestTrouble:
         engine = create_engine(settings)
         await migrate(engine)
         await engine.dispose()
-        async with product(settings) as url, httpx.AsyncClient(base_url=url) as api, hearing(url + EVENTS) as ear:
+        async with (
+            product(settings) as url,
+            httpx.AsyncClient(base_url=url) as api,
+            hearing(url + EVENTS) as ear,
+        ):
             before = await create(api)
             await ear.hears_number(1)
             await asyncio.to_thread(own_postgres.stop, mode)
@@ -544,7 +600,11 @@ class TestTrouble:
                 assert again.messages == ear.messages[1:]
 
     async def test_a_client_that_takes_nothing_is_left_and_goes_on_where_it_was(
-        self, app: FastAPI, url: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+        self,
+        app: FastAPI,
+        url: str,
+        connection: asyncpg.Connection,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setattr(streams, "SEND_SECONDS", 0.3)
         task_id = await add_task(connection)
@@ -570,7 +630,11 @@ class TestTrouble:
 
     async def test_there_is_an_end_to_the_number_of_streams(self, settings: Settings) -> None:
         few = settings.model_copy(update={"event_streams_max": 2})
-        async with product(few) as url, httpx.AsyncClient(base_url=url) as api, hearing(url + EVENTS):
+        async with (
+            product(few) as url,
+            httpx.AsyncClient(base_url=url) as api,
+            hearing(url + EVENTS),
+        ):
             async with hearing(url + EVENTS):
                 answer = await api.get(EVENTS)
                 check_problem(answer, 503, "unavailable")
@@ -617,7 +681,9 @@ class TestTrouble:
             async with contextlib.AsyncExitStack() as stack:
                 quiet = {"event": "task.deleted"}
                 conditions = [{}, *[quiet] * 20]
-                ears = [await stack.enter_async_context(hearing(url + EVENTS, **c)) for c in conditions]
+                ears = [
+                    await stack.enter_async_context(hearing(url + EVENTS, **c)) for c in conditions
+                ]
                 _, writer = await stuck_client(url, "0")
                 await connection.execute(
                     "INSERT INTO task_history (task_id, new_status, reason)"
@@ -628,7 +694,9 @@ class TestTrouble:
                 begun = time.monotonic()
                 process.terminate()
                 assert await asyncio.wait_for(process.wait(), 20) == 0
-                assert time.monotonic() - begun < 10  # uvicorn alone would wait for SHUTDOWN_SECONDS, 30
+                assert (
+                    time.monotonic() - begun < 10
+                )  # uvicorn alone would wait for SHUTDOWN_SECONDS, 30
                 for ear in ears:
                     await asyncio.wait_for(ear.ended.wait(), 5)
                     assert not ear.broken  # the last chunk came
@@ -649,15 +717,24 @@ class TestPermission:
         async with serving(people.app) as url, httpx.AsyncClient(base_url=url) as api:
             check_problem(await api.get(EVENTS), 401, "unauthorized")
             check_problem(await api.get(f"{TASKS}/{uuid4()}/events"), 401, "unauthorized")
-            async with hearing(url + EVENTS, token=ada) as one, hearing(url + EVENTS, token=bob) as other:
+            async with (
+                hearing(url + EVENTS, token=ada) as one,
+                hearing(url + EVENTS, token=bob) as other,
+            ):
                 await eventually("a beat", lambda: _is(one.comments))
-                await connection.execute("UPDATE users SET disabled_at = now() WHERE username = 'ada'")
+                await connection.execute(
+                    "UPDATE users SET disabled_at = now() WHERE username = 'ada'"
+                )
                 await asyncio.wait_for(one.ended.wait(), 10)
                 assert not one.broken
                 assert not other.ended.is_set()
                 await connection.execute("UPDATE users SET token_version = token_version + 1")
                 await asyncio.wait_for(other.ended.wait(), 10)
-            check_problem(await api.get(EVENTS, headers={"authorization": f"Bearer {ada}"}), 401, "invalid_token")
+            check_problem(
+                await api.get(EVENTS, headers={"authorization": f"Bearer {ada}"}),
+                401,
+                "invalid_token",
+            )
 
     async def test_a_token_that_runs_out_ends_the_stream_also_under_load(
         self, people: People, monkeypatch: pytest.MonkeyPatch, connection: asyncpg.Connection

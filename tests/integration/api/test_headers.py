@@ -52,13 +52,17 @@ def check_headers(answer: httpx.Response, *, https_only: bool = False) -> None:
     assert "default-src 'none'" in policy
     assert "frame-ancestors 'none'" in policy
     assert re.fullmatch(r"[A-Za-z0-9._:/+=-]{1,128}", found["x-request-id"])
-    assert found.get_list("strict-transport-security") == (["max-age=31536000"] if https_only else [])
+    assert found.get_list("strict-transport-security") == (
+        ["max-age=31536000"] if https_only else []
+    )
     assert "server" not in found
     if "authorization" in answer.request.headers:
         assert found["cache-control"] == "no-store"
 
 
-async def every_kind(people: People, headers: dict[str, str] | None = None) -> dict[int, httpx.Response]:
+async def every_kind(
+    people: People, headers: dict[str, str] | None = None
+) -> dict[int, httpx.Response]:
     """An answer of every kind that the application gives, by its status."""
 
     async def fail() -> None:
@@ -92,9 +96,13 @@ async def every_kind(people: People, headers: dict[str, str] | None = None) -> d
 
 
 @pytest.mark.parametrize("environment", ["development", "production"])
-async def test_every_kind_of_answer_has_the_headers_for_browsers(make: Make, environment: str) -> None:
+async def test_every_kind_of_answer_has_the_headers_for_browsers(
+    make: Make, environment: str
+) -> None:
     answers = await every_kind(make(environment=environment))
-    assert set(answers) >= {200, 201, 204, 307, 400, 401, 403, 404, 405, 412, 413, 415, 422, 500}, sorted(answers)
+    assert set(answers) >= {200, 201, 204, 307, 400, 401, 403, 404, 405, 412, 413, 415, 422, 500}, (
+        sorted(answers)
+    )
     for answer in answers.values():
         check_headers(answer, https_only=environment == "production")
 
@@ -111,7 +119,14 @@ async def test_a_limit_and_a_bad_log_in_answer_with_the_headers_too(make: Make) 
 async def test_service_d_and_the_documentation_have_the_headers_too(make: Make) -> None:
     people = make()
     async with people.speaking() as client:
-        for path in ("/task", "/docs", "/redoc", "/openapi.json", "/docs/assets/start.js", "/nothing"):
+        for path in (
+            "/task",
+            "/docs",
+            "/redoc",
+            "/openapi.json",
+            "/docs/assets/start.js",
+            "/nothing",
+        ):
             check_headers(await client.get(path))
 
 
@@ -119,18 +134,27 @@ async def test_a_page_of_an_allowed_origin_may_call_and_read_the_headers(make: M
     people = make(cors_origins=f"{PAGE},http://localhost:3000/")
     answers = await every_kind(people, {"origin": PAGE})
     for status, answer in answers.items():
-        assert answer.headers["access-control-allow-origin"] == PAGE, status  # else a page cannot tell 401 from 500
+        assert answer.headers["access-control-allow-origin"] == PAGE, (
+            status
+        )  # else a page cannot tell 401 from 500
         assert "Origin" in answer.headers["vary"]
         assert "access-control-allow-credentials" not in answer.headers
         exposed = answer.headers["access-control-expose-headers"]
-        assert {"ETag", "Location", "Retry-After", "RateLimit", "X-Request-Id"} <= set(exposed.split(", "))
+        assert {"ETag", "Location", "Retry-After", "RateLimit", "X-Request-Id"} <= set(
+            exposed.split(", ")
+        )
 
 
 async def test_a_page_of_another_origin_is_told_nothing(make: Make) -> None:
     for origins in (PAGE, ""):
         people = make(cors_origins=origins)
         async with people.speaking() as client:
-            for origin in ("https://evil.example.com", "null", f"{PAGE}.evil.com", PAGE.replace("https", "http")):
+            for origin in (
+                "https://evil.example.com",
+                "null",
+                f"{PAGE}.evil.com",
+                PAGE.replace("https", "http"),
+            ):
                 answer = await client.get("/openapi.json", headers={"origin": origin})
                 assert answer.status_code == 200
                 assert "access-control-allow-origin" not in answer.headers
@@ -140,7 +164,9 @@ async def test_a_page_of_another_origin_is_told_nothing(make: Make) -> None:
                 assert answer.status_code in (400, 405)
 
 
-async def test_a_preflight_is_answered_without_a_token_and_says_what_may_be_sent(make: Make) -> None:
+async def test_a_preflight_is_answered_without_a_token_and_says_what_may_be_sent(
+    make: Make,
+) -> None:
     people = make(cors_origins=PAGE, rate_limit_write="1/hour", rate_limit_read="1/hour")
     async with people.speaking() as client:
         for method in ("GET", "POST", "PATCH", "PUT", "DELETE"):
@@ -155,7 +181,11 @@ async def test_a_preflight_is_answered_without_a_token_and_says_what_may_be_sent
             assert "authorization" in answer.headers["access-control-allow-headers"].lower()
             assert answer.headers["access-control-max-age"] == "600"
             assert "access-control-allow-credentials" not in answer.headers
-        bad = {"origin": PAGE, "access-control-request-method": "GET", "access-control-request-headers": "x-secret"}
+        bad = {
+            "origin": PAGE,
+            "access-control-request-method": "GET",
+            "access-control-request-headers": "x-secret",
+        }
         assert (await client.options(TASKS, headers=bad)).status_code == 400
         bad = {"origin": PAGE, "access-control-request-method": "TRACE"}
         assert (await client.options(TASKS, headers=bad)).status_code == 400
@@ -164,7 +194,9 @@ async def test_a_preflight_is_answered_without_a_token_and_says_what_may_be_sent
 async def test_every_origin_may_be_allowed_and_then_none_by_its_name(make: Make) -> None:
     people = make(cors_origins="*")
     async with people.speaking() as client:
-        answer = await client.get("/openapi.json", headers={"origin": "https://anybody.example.com"})
+        answer = await client.get(
+            "/openapi.json", headers={"origin": "https://anybody.example.com"}
+        )
     assert answer.headers["access-control-allow-origin"] == "*"
     assert "access-control-allow-credentials" not in answer.headers
 
@@ -182,16 +214,24 @@ async def test_every_origin_may_be_allowed_and_then_none_by_its_name(make: Make)
     ],
     ids=["as ever", "DEBUG", "DEBUG in production"],
 )
-async def test_a_fault_shows_its_text_only_while_debug_is_on(make: Make, given: dict[str, Any], shown: str) -> None:
+async def test_a_fault_shows_its_text_only_while_debug_is_on(
+    make: Make, given: dict[str, Any], shown: str
+) -> None:
     answers = await every_kind(make(**given))
     assert check_problem(answers[500], 500, "internal")["detail"] == shown
 
 
 async def test_debug_in_production_does_not_start() -> None:
     settings = settings_for(
-        "postgresql://h/x", environment="production", debug=True, secret_key=KEY, auth_mode="required"
+        "postgresql://h/x",
+        environment="production",
+        debug=True,
+        secret_key=KEY,
+        auth_mode="required",
     )
-    with pytest.raises(StartRefusedError, match="DEBUG shows the inside of faults to callers: it must be off"):
+    with pytest.raises(
+        StartRefusedError, match="DEBUG shows the inside of faults to callers: it must be off"
+    ):
         refuse_bad_start(settings)
 
 
@@ -200,20 +240,29 @@ def sources(policy: str) -> dict[str, list[str]]:
     return {name: rest for name, *rest in (part.split() for part in policy.split(";"))}
 
 
-async def test_the_documentation_takes_nothing_from_elsewhere_and_its_policy_lets_nothing_in(make: Make) -> None:
+async def test_the_documentation_takes_nothing_from_elsewhere_and_its_policy_lets_nothing_in(
+    make: Make,
+) -> None:
     people = make()
     async with people.speaking() as client:
         for path in ("/docs", "/redoc"):
             page = await client.get(path)
             policy = sources(page.headers["content-security-policy"])
-            assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == ["'none'"]
+            assert (
+                policy["default-src"]
+                == policy["frame-ancestors"]
+                == policy["base-uri"]
+                == ["'none'"]
+            )
             assert policy["script-src"] == policy["connect-src"] == ["'self'"]
             for values in policy.values():
                 assert set(values) <= {"'none'", "'self'", "'unsafe-inline'", "data:", "blob:"}
             assert "'unsafe-inline'" not in policy["script-src"]
             wanted = re.findall(r'(?:src|href|data-url|spec-url)="([^"]+)"', page.text)
             assert len(wanted) >= 3
-            assert not re.findall(r"<script(?![^>]*\bsrc=)[^>]*>|\son\w+=", page.text)  # none that script-src forbids
+            assert not re.findall(
+                r"<script(?![^>]*\bsrc=)[^>]*>|\son\w+=", page.text
+            )  # none that script-src forbids
             for address in wanted:
                 assert address.startswith("/"), address
                 asset = await client.get(address)

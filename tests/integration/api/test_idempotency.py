@@ -36,7 +36,8 @@ CHANGES = (
 BY_NAME = "/users"
 """Takes no key: there is one user of a name, and the second request answers 409."""
 MADE = "SELECT " + " + ".join(
-    f"(SELECT count(*) FROM {table})" for table in ("tasks", "conversations", "settings", "schedules", "imports")
+    f"(SELECT count(*) FROM {table})"
+    for table in ("tasks", "conversations", "settings", "schedules", "imports")
 )
 
 
@@ -65,7 +66,9 @@ async def test_the_same_request_again_gives_the_first_answer_again(
     assert await tasks_in(connection) == 1
 
 
-async def test_the_first_answer_comes_again_also_after_the_task_has_changed(client: httpx.AsyncClient) -> None:
+async def test_the_first_answer_comes_again_also_after_the_task_has_changed(
+    client: httpx.AsyncClient,
+) -> None:
     name = key()
     first = await client.post(TASKS, json={"title": "a"}, headers=name)
     await client.patch(first.headers["location"], json={"title": "b"})
@@ -90,7 +93,11 @@ async def test_another_request_with_the_same_key_answers_422(
 async def test_the_same_key_for_another_task_answers_422(client: httpx.AsyncClient) -> None:
     name, one, other = key(), await create(client), await create(client)
     assert (await client.post(f"{TASKS}/{one['id']}:cancel", headers=name)).status_code == 200
-    check_problem(await client.post(f"{TASKS}/{other['id']}:cancel", headers=name), 422, "idempotency_conflict")
+    check_problem(
+        await client.post(f"{TASKS}/{other['id']}:cancel", headers=name),
+        422,
+        "idempotency_conflict",
+    )
     assert (await client.get(f"{TASKS}/{other['id']}")).json()["status"] == "pending"
 
 
@@ -106,13 +113,17 @@ async def test_a_key_belongs_to_its_route(client: httpx.AsyncClient) -> None:
     assert (await client.get(f"{TASKS}/{task['id']}")).json()["status"] == "pending"
 
 
-async def test_a_failed_request_leaves_no_key(client: httpx.AsyncClient, connection: asyncpg.Connection) -> None:
+async def test_a_failed_request_leaves_no_key(
+    client: httpx.AsyncClient, connection: asyncpg.Connection
+) -> None:
     name, task = key(), await create(client, status="completed")
     path = f"{TASKS}/{task['id']}:cancel"
     check_problem(await client.post(path, headers=name), 409, "invalid_transition")
     check_problem(await client.post(TASKS, json={"title": ""}, headers=name), 422, "invalid_field")
     assert await connection.fetchval(KEYS) == 0
-    assert (await client.patch(f"{TASKS}/{task['id']}", json={"status": "pending"})).status_code == 200
+    assert (
+        await client.patch(f"{TASKS}/{task['id']}", json={"status": "pending"})
+    ).status_code == 200
     assert (await client.post(path, headers=name)).json()["status"] == "cancelled"
 
 
@@ -128,7 +139,9 @@ async def test_an_answer_that_is_a_refusal_leaves_no_key(
 
 
 @pytest.mark.parametrize("name", ["", "x" * 256, "two words", "tab\there", "é"])
-async def test_a_key_that_is_none_answers_422_and_names_the_header(client: httpx.AsyncClient, name: str) -> None:
+async def test_a_key_that_is_none_answers_422_and_names_the_header(
+    client: httpx.AsyncClient, name: str
+) -> None:
     headers = [(b"idempotency-key", name.encode("latin-1"))]
     answer = await client.post(TASKS, json={"title": "a"}, headers=headers)
     problem = check_problem(answer, 422, "invalid_field")
@@ -154,14 +167,21 @@ async def nothing(_: AsyncConnection) -> None:
     """A change of nothing."""
 
 
-async def test_a_key_belongs_to_its_caller(settings: Settings, engine: AsyncEngine, wakeups: Wakeups) -> None:
+async def test_a_key_belongs_to_its_caller(
+    settings: Settings, engine: AsyncEngine, wakeups: Wakeups
+) -> None:
     context = Context(settings, engine, wakeups)
-    ada, bob = Principal("ada", Role.EDITOR, "user", uuid4()), Principal("bob", Role.EDITOR, "user", uuid4())
+    ada, bob = (
+        Principal("ada", Role.EDITOR, "user", uuid4()),
+        Principal("bob", Role.EDITOR, "user", uuid4()),
+    )
     renamed = Principal("countess", Role.EDITOR, "user", ada.user_id)
     foreign = Principal("ada", Role.EDITOR, "issuer")
     seen = []
     for caller in (ada, bob, foreign, ANONYMOUS, renamed, ANONYMOUS):
-        answer = await once_of(context, caller, "k").write(nothing, lambda _, who=caller: Response(who.name))
+        answer = await once_of(context, caller, "k").write(
+            nothing, lambda _, who=caller: Response(who.name)
+        )
         seen.append((answer.body, "idempotency-replayed" in answer.headers))
     assert seen == [
         (b"ada", False), (b"bob", False), (b"ada", False), (b"anonymous", False), (b"ada", True), (b"anonymous", True)
@@ -173,13 +193,19 @@ async def test_a_key_is_forgotten_after_its_hours_and_maintenance_removes_it(
 ) -> None:
     name = key()
     first = await client.post(TASKS, json={"title": "a"}, headers=name)
-    await connection.execute("UPDATE idempotency_keys SET created_at = now() - interval '23 h 59 min'")
+    await connection.execute(
+        "UPDATE idempotency_keys SET created_at = now() - interval '23 h 59 min'"
+    )
     assert (await client.post(TASKS, json={"title": "a"}, headers=name)).json() == first.json()
     await connection.execute("UPDATE idempotency_keys SET created_at = now() - interval '24 h 1 s'")
     later = await client.post(TASKS, json={"title": "b"}, headers=name)
     assert (later.status_code, await tasks_in(connection)) == (201, 2)
-    old = "SELECT 'a', 'b', n::text, 'd', now() - interval '25 h' FROM generate_series(1, 2500) AS n"
-    await connection.execute(f"INSERT INTO idempotency_keys (caller, route, key, digest, created_at) {old}")
+    old = (
+        "SELECT 'a', 'b', n::text, 'd', now() - interval '25 h' FROM generate_series(1, 2500) AS n"
+    )
+    await connection.execute(
+        f"INSERT INTO idempotency_keys (caller, route, key, digest, created_at) {old}"
+    )
     assert await prune_keys(connection, 24) == 2500
     assert await connection.fetchval(KEYS) == 1
 
@@ -188,7 +214,9 @@ async def test_what_is_rolled_back_leaves_neither_task_nor_key(
     client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
     name = key()
-    async with connection.transaction():  # holds up the change: the request has claimed its key, and made its task
+    async with (
+        connection.transaction()
+    ):  # holds up the change: the request has claimed its key, and made its task
         await connection.execute("LOCK TABLE task_history IN ACCESS EXCLUSIVE MODE")
         hanging = asyncio.create_task(client.post(TASKS, json={"title": "a"}, headers=name))
         while not (victim := await connection.fetchval(WAITING)):
@@ -206,7 +234,9 @@ WAITING = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = 'task_histo
 async def test_a_thousand_parallel_creates_with_one_key_in_two_processes_make_one_task(
     settings: Settings, connection: asyncpg.Connection
 ) -> None:
-    patient = settings.model_copy(update={"db_pool_timeout_seconds": 60, "db_statement_timeout_seconds": 60})
+    patient = settings.model_copy(
+        update={"db_pool_timeout_seconds": 60, "db_statement_timeout_seconds": 60}
+    )
     engines = [create_engine(patient) for _ in range(2)]
     apps = [create_app(patient, engine, quiet_wakeups()) for engine in engines]
     for engine in engines:
@@ -247,10 +277,10 @@ async def test_those_who_wait_in_the_database_get_the_first_answer(
         await release.wait()
         return uuid4().hex
 
-    sent = [asyncio.create_task(once_of(c, ANONYMOUS, "k").write(change, Response)) for c in contexts]
-    waiting = (
-        "SELECT count(*) = 7 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    )
+    sent = [
+        asyncio.create_task(once_of(c, ANONYMOUS, "k").write(change, Response)) for c in contexts
+    ]
+    waiting = "SELECT count(*) = 7 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     while not await connection.fetchval(waiting):
         await asyncio.sleep(0)
     release.set()
@@ -263,7 +293,9 @@ async def make_as(client: httpx.AsyncClient, path: str, name: str) -> httpx.Resp
     """Ask the route of this path for one thing of its kind, under this key, which is part of what is asked for."""
     plain = path.rstrip("/")
     if plain.endswith(("upload-csv", ":import")):
-        return await client.post(path, files={"file": ("t.csv", f"title\n{name}\n", "text/csv")}, headers=key(name))
+        return await client.post(
+            path, files={"file": ("t.csv", f"title\n{name}\n", "text/csv")}, headers=key(name)
+        )
     bodies: dict[str, Any] = {
         ":batch": {"tasks": [{"title": name}, {"title": name}]}, ":run": None, "/conversations": {"body": name},
         "/settings": {"key": name, "value": 1},
@@ -276,7 +308,9 @@ async def make_as(client: httpx.AsyncClient, path: str, name: str) -> httpx.Resp
 async def test_on_every_route_that_makes_something_the_same_key_makes_one_and_gives_the_first_answer(
     people: People, connection: asyncpg.Connection
 ) -> None:
-    paths = [r.path for router in people.app.state.routers for r in router.routes if "POST" in r.methods]
+    paths = [
+        r.path for router in people.app.state.routers for r in router.routes if "POST" in r.methods
+    ]
     makers = [path for path in paths if not path.rstrip("/").endswith((*CHANGES, BY_NAME))]
     assert len(makers) >= 30
     async with people.speaking(people.token(await people.register("root", Role.ADMIN))) as client:

@@ -43,7 +43,10 @@ def now() -> int:
     return int(time.time())
 
 
-ROLES = {"claim": "realm_access.roles", "values": {"staff": "editor", "ops": "operator", "boss": "admin"}}
+ROLES = {
+    "claim": "realm_access.roles",
+    "values": {"staff": "editor", "ops": "operator", "boss": "admin"},
+}
 
 
 class Publisher:
@@ -118,7 +121,9 @@ async def trusting(
     """An application whose file of issuers is `issuers.json` in the test's folder."""
     path = write_trust(tmp_path / "issuers.json")
     app = create_app(
-        settings_for(database, secret_key=KEY, auth_mode="required", trusted_issuers_file=path), engine, wakeups
+        settings_for(database, secret_key=KEY, auth_mode="required", trusted_issuers_file=path),
+        engine,
+        wakeups,
     )
     object.__setattr__(app.state.authenticator, "trust", Trust(path, KeySource(clock)))
     yield People(app)
@@ -159,9 +164,13 @@ async def test_a_bearer_of_the_company_is_known_by_name_and_has_the_highest_role
         check_problem(await client.get("/api/v1/users"), 403, "forbidden")
         password = {"current_password": "a", "new_password": "another horse battery"}
         check_problem(await client.post("/api/v1/auth/password", json=password), 409, "conflict")
-        assert (await client.post("/api/v1/auth/logout")).status_code == 204  # there is no log-in of ours to end
+        assert (
+            await client.post("/api/v1/auth/logout")
+        ).status_code == 204  # there is no log-in of ours to end
         assert (await client.get(ME)).status_code == 200
-    assert await connection.fetchval("SELECT changed_by FROM task_history") == "oidc:ada@example.com"
+    assert (
+        await connection.fetchval("SELECT changed_by FROM task_history") == "oidc:ada@example.com"
+    )
 
 
 async def test_a_bearer_without_a_role_is_forbidden_unless_there_is_a_default(
@@ -172,10 +181,16 @@ async def test_a_bearer_without_a_role_is_forbidden_unless_there_is_a_default(
         async with trusting.speaking(company.token(sub="eve", **given)) as client:
             problem = check_problem(await client.get(TASKS), 403, "forbidden")
             assert "role" in problem["detail"]
-            write_trust(tmp_path / "issuers.json", entry(company, roles=ROLES | {"default": "viewer"}))
+            write_trust(
+                tmp_path / "issuers.json", entry(company, roles=ROLES | {"default": "viewer"})
+            )
             assert (await client.get(TASKS)).status_code == 200
             missing = check_problem(await client.post(TASKS, json={"title": "x"}), 403, "forbidden")
-            assert (missing["role"], missing["needs"], missing["permission"]) == ("viewer", "editor", "create_tasks")
+            assert (missing["role"], missing["needs"], missing["permission"]) == (
+                "viewer",
+                "editor",
+                "create_tasks",
+            )
             assert "editor" in missing["detail"]
 
 
@@ -206,12 +221,16 @@ async def test_a_bearer_is_not_the_user_of_the_same_name(
         assert check_problem(answer, 403, "forbidden")["needs"] == "operator"
 
 
-async def test_the_operators_account_has_its_role_in_the_public_api_too(trusting: People, tmp_path: Path) -> None:
+async def test_the_operators_account_has_its_role_in_the_public_api_too(
+    trusting: People, tmp_path: Path
+) -> None:
     cluster = TokenIssuer()
     write_trust(tmp_path / "issuers.json", cluster.entry())
     async with trusting.speaking(cluster.token()) as client:
         assert (await client.get(ME)).json()["role"] == "operator"
-    async with trusting.speaking(cluster.token(sub="system:serviceaccount:other:default")) as client:
+    async with trusting.speaking(
+        cluster.token(sub="system:serviceaccount:other:default")
+    ) as client:
         check_problem(await client.get(ME), 403, "forbidden")
 
 
@@ -308,7 +327,12 @@ async def test_an_address_that_fails_leaves_the_keys_that_are_known(
     async with trusting.speaking(token) as client:
         publisher.status = 500
         check_refused(await client.get(ME))
-        for status, body in ((302, b""), (200, b"<html>"), (200, b"x" * 2_000_000), (200, b'{"keys": 7}')):
+        for status, body in (
+            (302, b""),
+            (200, b"<html>"),
+            (200, b"x" * 2_000_000),
+            (200, b'{"keys": 7}'),
+        ):
             publisher.status, publisher.body = status, body
             clock.now += AGAIN_SECONDS + 1
             check_refused(await client.get(ME))

@@ -32,7 +32,9 @@ async def put(client: httpx.AsyncClient, kind: str, name: str, **values: Any) ->
 
 async def rows(connection: asyncpg.Connection) -> list[tuple[Any, ...]]:
     """Queue, key, state and whether it is limited, of every row of the queue."""
-    found = await connection.fetch("SELECT queue, limit_key, state, limited FROM queue ORDER BY task_id")
+    found = await connection.fetch(
+        "SELECT queue, limit_key, state, limited FROM queue ORDER BY task_id"
+    )
     return [tuple(row) for row in found]
 
 
@@ -88,7 +90,9 @@ async def test_a_bad_limit_is_refused_and_the_field_named(
 
 async def test_a_kind_or_name_that_cannot_be_is_refused(client: httpx.AsyncClient) -> None:
     for path in ("person/ada", "queue/no name", f"key/{'x' * 101}"):
-        assert (await client.put(f"{PATH}/{path}", json={"concurrency": 1})).status_code == 422, path
+        assert (await client.put(f"{PATH}/{path}", json={"concurrency": 1})).status_code == 422, (
+            path
+        )
 
 
 async def test_a_limit_holds_at_once_for_what_waits_and_wakes_who_admits(
@@ -127,7 +131,9 @@ async def test_a_changed_rate_keeps_what_is_left_in_the_bucket(
     assert done.admitted == 0, "setting it again fills nothing"
 
 
-async def enter(client: httpx.AsyncClient, connection: asyncpg.Connection, way: str, task: dict[str, Any]) -> None:
+async def enter(
+    client: httpx.AsyncClient, connection: asyncpg.Connection, way: str, task: dict[str, Any]
+) -> None:
     """Enter this task on one of the ways that there are."""
     match way:
         case "single":

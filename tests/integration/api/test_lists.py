@@ -44,8 +44,12 @@ async def test_every_status_filter_finds_exactly_the_tasks_that_show_it(
     assert {t["status"] for t in filled} == set(Status)
     for status in Status:
         found = await every_page(client, status=status.upper(), limit=7)
-        assert [t["id"] for t in found] == [t["id"] for t in filled if t["status"] == status], status
-    several = await every_page(client, status=["failed", "pending", "scheduled", "cancelled"], limit=7)
+        assert [t["id"] for t in found] == [t["id"] for t in filled if t["status"] == status], (
+            status
+        )
+    several = await every_page(
+        client, status=["failed", "pending", "scheduled", "cancelled"], limit=7
+    )
     wanted = {"failed", "pending", "scheduled", "cancelled"}
     assert [t["id"] for t in several] == [t["id"] for t in filled if t["status"] in wanted]
 
@@ -54,7 +58,11 @@ async def test_every_status_filter_finds_exactly_the_tasks_that_show_it(
 @pytest.mark.parametrize("descending", [False, True])
 @pytest.mark.parametrize("status", [[], ["pending", "completed", "failed"]])
 async def test_pages_in_any_order_show_every_task_once(
-    client: httpx.AsyncClient, filled: list[dict[str, Any]], sort: str, descending: bool, status: list[str]
+    client: httpx.AsyncClient,
+    filled: list[dict[str, Any]],
+    sort: str,
+    descending: bool,
+    status: list[str],
 ) -> None:
     found = await every_page(client, sort=f"{'-' * descending}{sort}", limit=9, status=status)
     expected = [t for t in filled if not status or t["status"] in status]
@@ -66,13 +74,27 @@ async def test_pages_in_any_order_show_every_task_once(
     assert [t[sort] for t in found[: len(keys)]] == keys, "tasks without the key come last"
 
 
-async def test_each_filter_narrows_the_list_and_all_hold_together(client: httpx.AsyncClient) -> None:
+async def test_each_filter_narrows_the_list_and_all_hold_together(
+    client: httpx.AsyncClient,
+) -> None:
     now = datetime.now(UTC)
     due = [(now + timedelta(days=d)).isoformat() for d in (1, 2, 3)]
     await create(
-        client, title="Ring Ada_100%", assigned_to="ada", tags=["phone", "home"], priority="high", due_date=due[0]
+        client,
+        title="Ring Ada_100%",
+        assigned_to="ada",
+        tags=["phone", "home"],
+        priority="high",
+        due_date=due[0],
     )
-    await create(client, title="Write", description="to ADA", assigned_to="bob", tags=["home"], due_date=due[1])
+    await create(
+        client,
+        title="Write",
+        description="to ADA",
+        assigned_to="bob",
+        tags=["home"],
+        due_date=due[1],
+    )
     await create(client, title="Sum", handler="noop", queue="mail")
     for query, titles in (
         ({"assigned_to": "ada"}, ["Ring Ada_100%"]),
@@ -86,16 +108,30 @@ async def test_each_filter_narrows_the_list_and_all_hold_together(client: httpx.
         ({"due_after": due[1]}, ["Write"]),
         ({"due_before": due[1]}, ["Ring Ada_100%"]),
         ({"due_after": due[2]}, []),
-        ({"created_after": now.isoformat(), "created_before": due[0]}, ["Sum", "Write", "Ring Ada_100%"]),
+        (
+            {"created_after": now.isoformat(), "created_before": due[0]},
+            ["Sum", "Write", "Ring Ada_100%"],
+        ),
         ({"created_before": now.isoformat()}, []),
-        ({"tag": "home", "assigned_to": "bob", "status": "pending", "text": "wri*", "sort": "-due_date"}, ["Write"]),
+        (
+            {
+                "tag": "home",
+                "assigned_to": "bob",
+                "status": "pending",
+                "text": "wri*",
+                "sort": "-due_date",
+            },
+            ["Write"],
+        ),
     ):
         answer = await client.get(TASKS, params=query)
         assert answer.status_code == 200, answer.text
         assert [t["title"] for t in answer.json()["items"]] == titles, query
 
 
-async def test_pages_do_not_skip_or_repeat_while_tasks_come_and_go(client: httpx.AsyncClient) -> None:
+async def test_pages_do_not_skip_or_repeat_while_tasks_come_and_go(
+    client: httpx.AsyncClient,
+) -> None:
     ids = [(await create(client))["id"] for _ in range(6)]
     first = (await client.get(TASKS, params={"limit": 3, "sort": "created_at"})).json()
     await client.delete(f"{TASKS}/{ids[0]}")
@@ -139,12 +175,16 @@ INDEXES = (
 )  # fmt: skip
 
 
-async def plan_of(connection: asyncpg.Connection, where: TaskFilter, sort: Sort, step: Step | None) -> set[str]:
+async def plan_of(
+    connection: asyncpg.Connection, where: TaskFilter, sort: Sort, step: Step | None
+) -> set[str]:
     """What the statement of this step uses."""
     sql, parameters = statement_of(where.shape(), sort, At(0, begins=False), step)
     values = {"text": query_of(where.text or ""), "most": 51}
     arguments = [values[p] if p in values else getattr(where, p) for p in parameters]
-    return names(json.loads(await connection.fetchval(f"EXPLAIN (FORMAT JSON) {sql}", *arguments))[0]["Plan"])
+    return names(
+        json.loads(await connection.fetchval(f"EXPLAIN (FORMAT JSON) {sql}", *arguments))[0]["Plan"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -197,7 +237,11 @@ async def test_what_is_gathered_comes_from_the_indexes_of_its_filter(
     for step in steps_of(where, order_of(sort)):
         used = await plan_of(crowded, where, sort, step)
         if step.walks:
-            within = "tasks_assigned_to" if where.assigned_to and sort == "-created_at" else f"tasks_{sort.lstrip('-')}"
+            within = (
+                "tasks_assigned_to"
+                if where.assigned_to and sort == "-created_at"
+                else f"tasks_{sort.lstrip('-')}"
+            )
             assert within in used and "tasks_words" not in used, (step, used)
             assert not {n for n in used if n.startswith("Seq Scan")}, (step, used)
         elif step.bound is not None or where.text is None:
@@ -210,9 +254,21 @@ async def test_what_is_gathered_comes_from_the_indexes_of_its_filter(
         (TaskFilter(assigned_to="person 3", tags=("tag 70",)), "-created_at", "tasks_assigned_to"),
         (TaskFilter(handler="noop3", statuses=(Status.FAILED,)), "created_at", "tasks_handler"),
         (TaskFilter(queue="mail", statuses=(Status.PENDING,)), "-created_at", "tasks_queue"),
-        (TaskFilter(priorities=(Priority.LOW,), statuses=(Status.FAILED,)), "-created_at", "tasks_low"),
-        (TaskFilter(statuses=(Status.IN_PROGRESS,), tags=("tag 70",)), "-created_at", "tasks_status"),
-        (TaskFilter(statuses=(Status.FAILED,), tags=("tag 70",)), "-created_at", "tasks_created_at"),
+        (
+            TaskFilter(priorities=(Priority.LOW,), statuses=(Status.FAILED,)),
+            "-created_at",
+            "tasks_low",
+        ),
+        (
+            TaskFilter(statuses=(Status.IN_PROGRESS,), tags=("tag 70",)),
+            "-created_at",
+            "tasks_status",
+        ),
+        (
+            TaskFilter(statuses=(Status.FAILED,), tags=("tag 70",)),
+            "-created_at",
+            "tasks_created_at",
+        ),
         (TaskFilter(statuses=(Status.IN_PROGRESS,), due_after=SOON), "-created_at", "tasks_status"),
         (TaskFilter(created_before=SOON, tags=("tag 70",)), "-created_at", "tasks_created_at"),
         (TaskFilter(due_before=SOON, statuses=(Status.FAILED,)), "due_date", "tasks_due_date"),
@@ -229,7 +285,9 @@ async def test_a_walk_is_within_what_the_index_has_of_the_filter(
         assert not {n for n in used if n.startswith("Seq Scan")}, (step, used)
 
 
-async def test_words_of_what_runs_are_looked_for_among_what_runs(crowded: asyncpg.Connection) -> None:
+async def test_words_of_what_runs_are_looked_for_among_what_runs(
+    crowded: asyncpg.Connection,
+) -> None:
     where = TaskFilter(text="task", statuses=(Status.PROCESSING,))
     [step] = steps_of(where, order_of("-created_at"))
     used = await plan_of(crowded, where, "-created_at", step)

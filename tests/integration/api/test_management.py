@@ -32,7 +32,9 @@ def speak_to(app: FastAPI) -> httpx.AsyncClient:
 
 
 @pytest_asyncio.fixture
-async def management(database: str, engine: AsyncEngine, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+async def management(
+    database: str, engine: AsyncEngine, tmp_path: Path
+) -> AsyncIterator[httpx.AsyncClient]:
     """The management port as the operator calls it."""
     trust = write_trust(tmp_path / "issuers.json", ISSUER.entry())
     app = create_management_app(settings_for(database, trusted_issuers_file=trust), engine)
@@ -69,14 +71,28 @@ async def test_a_released_worker_gives_its_tasks_back_and_a_second_release_does_
     await claim(connection, worker, Bounds(["default"]), 2, start_at_once=True)
     url = f"/internal/workers/{worker}/release"
     first = await management.post(url, json={"reason": "oom", "detail": "OOMKilled"})
-    assert first.json() == {"worker_id": str(worker), "released": 2, "failed": 0, "explained": 0, "already_dead": False}
+    assert first.json() == {
+        "worker_id": str(worker),
+        "released": 2,
+        "failed": 0,
+        "explained": 0,
+        "already_dead": False,
+    }
     assert await statuses(connection, ids) == ["pending", "pending"]
     assert {r[0] for r in await connection.fetch("SELECT reason FROM runs")} == {"oom"}
     again = await management.post(url, json={"reason": "oom"})
-    assert again.json() == {"worker_id": str(worker), "released": 0, "failed": 0, "explained": 0, "already_dead": True}
+    assert again.json() == {
+        "worker_id": str(worker),
+        "released": 0,
+        "failed": 0,
+        "explained": 0,
+        "already_dead": True,
+    }
 
 
-async def test_a_worker_is_asked_to_drain(management: httpx.AsyncClient, connection: asyncpg.Connection) -> None:
+async def test_a_worker_is_asked_to_drain(
+    management: httpx.AsyncClient, connection: asyncpg.Connection
+) -> None:
     worker = await add_worker(connection)
     for answer in (
         await management.post(f"/internal/workers/{worker}/drain"),
@@ -88,13 +104,24 @@ async def test_a_worker_is_asked_to_drain(management: httpx.AsyncClient, connect
 async def test_bad_calls_of_the_operator_are_refused(management: httpx.AsyncClient) -> None:
     for key in (str(new_id()), "x"):
         check_problem(
-            await management.post(f"/internal/workers/{key}/release", json={"reason": "crash"}), 404, "not_found"
+            await management.post(f"/internal/workers/{key}/release", json={"reason": "crash"}),
+            404,
+            "not_found",
         )
         check_problem(await management.post(f"/internal/workers/{key}/drain"), 404, "not_found")
     url = f"/internal/workers/{UUID(int=1)}/release"
-    for body in ({}, {"reason": "boredom"}, {"reason": "crash", "detail": "x" * 501}, {"reason": "crash", "why": 1}):
+    for body in (
+        {},
+        {"reason": "boredom"},
+        {"reason": "crash", "detail": "x" * 501},
+        {"reason": "crash", "why": 1},
+    ):
         check_problem(await management.post(url, json=body), 422, "invalid_field")
-    check_problem(await management.post(url, json={"reason": "crash", "detail": "x" * 20_000}), 413, "body_too_large")
+    check_problem(
+        await management.post(url, json={"reason": "crash", "detail": "x" * 20_000}),
+        413,
+        "body_too_large",
+    )
     check_problem(await management.get("/nothing"), 404, "not_found")
     answer = await management.put("/internal/queue")
     check_problem(answer, 405, "method_not_allowed")
@@ -116,12 +143,20 @@ async def test_internal_routes_let_in_nobody_but_the_operator(
         )
         check_problem(refused, 401, "invalid_token")
         assert refused.headers["www-authenticate"] == 'Bearer error="invalid_token"'
-        check_problem(await management.request(method, f"/internal/{path}", json=body, headers=other), 403, "forbidden")
-        check_problem(await closed.request(method, f"/internal/{path}", json=body), 403, "internal_closed")
+        check_problem(
+            await management.request(method, f"/internal/{path}", json=body, headers=other),
+            403,
+            "forbidden",
+        )
+        check_problem(
+            await closed.request(method, f"/internal/{path}", json=body), 403, "internal_closed"
+        )
     await closed.aclose()
 
 
-async def test_version_tells_code_and_schema(management: httpx.AsyncClient, connection: asyncpg.Connection) -> None:
+async def test_version_tells_code_and_schema(
+    management: httpx.AsyncClient, connection: asyncpg.Connection
+) -> None:
     revision = await connection.fetchval("SELECT revision FROM schema_state")
     assert (await management.get("/internal/version")).json() == {
         "version": "0.1.0", "revision": revision, "code_revision": code_revision(), "needs": NEEDS, "oldest_code": 1
@@ -150,7 +185,9 @@ async def test_metrics_show_the_queue_and_the_workers_and_go_on_without_the_data
     lines = (await management.get("/metrics")).text.splitlines()
     assert 'task_service_queue_tasks{queue="deep",state="ready"} 2.0' in lines
     assert 'task_service_queue_tasks{queue="deep",state="running"} 1.0' in lines
-    assert any(line.startswith('task_service_queue_oldest_age_seconds{queue="deep"} ') for line in lines)
+    assert any(
+        line.startswith('task_service_queue_oldest_age_seconds{queue="deep"} ') for line in lines
+    )
     assert 'task_service_workers{state="active"} 1.0' in lines
     nowhere = create_engine(settings_for("postgresql://postgres@127.0.0.1:1/none"))
     async with speak_to(create_management_app(settings_for("postgresql://h/x"), nowhere)) as client:
@@ -171,18 +208,27 @@ async def test_a_process_is_ready_once_it_has_seen_a_compatible_schema_and_until
             assert "needs version 99 or newer" in answer.json()["reason"]
         assert (await client.get("/livez")).json() == {"status": "ok"}
         await connection.execute("UPDATE schema_state SET oldest_code = 1")
-        assert [(await client.get(p)).status_code for p in ("/startupz", "/readyz", "/livez")] == [200] * 3
+        assert [(await client.get(p)).status_code for p in ("/startupz", "/readyz", "/livez")] == [
+            200
+        ] * 3
         await connection.execute("UPDATE schema_state SET oldest_code = 99")
-        assert [(await client.get(p)).status_code for p in ("/startupz", "/readyz", "/livez")] == [200] * 3
+        assert [(await client.get(p)).status_code for p in ("/startupz", "/readyz", "/livez")] == [
+            200
+        ] * 3
         app.state.draining = True
         answer = await client.get("/readyz")
-        assert (answer.status_code, answer.json()) == (503, {"status": "unavailable", "reason": "draining"})
+        assert (answer.status_code, answer.json()) == (
+            503,
+            {"status": "unavailable", "reason": "draining"},
+        )
         assert answer.headers["connection"] == "close"
         assert [(await client.get(p)).status_code for p in ("/startupz", "/livez")] == [200] * 2
         await connection.execute("UPDATE schema_state SET oldest_code = 1")
 
 
-async def test_an_empty_or_unreachable_database_is_not_ready_and_says_why(postgres: EmbeddedPostgres) -> None:
+async def test_an_empty_or_unreachable_database_is_not_ready_and_says_why(
+    postgres: EmbeddedPostgres,
+) -> None:
     for url, why in (
         (postgres.url("postgres"), "never migrated"),
         (postgres.url("missing"), "cannot be reached"),
@@ -197,7 +243,9 @@ async def test_an_empty_or_unreachable_database_is_not_ready_and_says_why(postgr
 
 
 async def test_a_worker_can_fail_its_liveness(database: str, engine: AsyncEngine) -> None:
-    app = create_management_app(settings_for(database), engine, why_not_alive=lambda: "the loop has stopped")
+    app = create_management_app(
+        settings_for(database), engine, why_not_alive=lambda: "the loop has stopped"
+    )
     async with speak_to(app) as client:
         answer = await client.get("/livez")
         assert (answer.status_code, answer.json()["reason"]) == (503, "the loop has stopped")

@@ -38,7 +38,10 @@ def test_it_is_ready_only_when_its_first_administrator_can_log_in(database: str)
         await other.execute("SELECT pg_advisory_lock($1)", ADMIN_LOCK)
         with api_processes(1, "startupz", **settings_of(database)) as [process]:
             unready = await asyncio.to_thread(httpx.get, process.probe("readyz"))
-            assert (unready.status_code, unready.json()["reason"]) == (503, "the first administrator is not made yet")
+            assert (unready.status_code, unready.json()["reason"]) == (
+                503,
+                "the first administrator is not made yet",
+            )
             await other.close()
             await asyncio.to_thread(process.wait_until, "readyz")
             await asyncio.to_thread(log_in, process)
@@ -46,7 +49,9 @@ def test_it_is_ready_only_when_its_first_administrator_can_log_in(database: str)
     asyncio.run(while_others_make_one())
 
 
-def test_two_processes_share_limits_through_redis_and_count_alone_while_it_is_away(database: str) -> None:
+def test_two_processes_share_limits_through_redis_and_count_alone_while_it_is_away(
+    database: str,
+) -> None:
     with redis_server() as redis:
         limits = {"rate_limit_read": "6/hour", "rate_limit_login": "none", "redis_url": redis.url}
         with api_processes(2, **settings_of(database, **limits)) as processes:
@@ -57,7 +62,16 @@ def test_two_processes_share_limits_through_redis_and_count_alone_while_it_is_aw
 
             answers = [ask(process) for process in processes * 4]
             assert [answer.status_code for answer in answers] == [200] * 6 + [429] * 2
-            assert [a.headers["ratelimit-remaining"] for a in answers] == ["5", "4", "3", "2", "1", "0", "0", "0"]
+            assert [a.headers["ratelimit-remaining"] for a in answers] == [
+                "5",
+                "4",
+                "3",
+                "2",
+                "1",
+                "0",
+                "0",
+                "0",
+            ]
             for refused in answers[6:]:
                 assert 1 <= int(refused.headers["retry-after"]) <= 3600
             redis.kill()
@@ -73,14 +87,19 @@ def test_two_processes_share_limits_through_redis_and_count_alone_while_it_is_aw
 
             asyncio.run(eventually("counting together", is_shared_again))
             for process in processes:
-                assert process.log().count("rate_limits_not_shared") == 1  # said once, not with each request
+                assert (
+                    process.log().count("rate_limits_not_shared") == 1
+                )  # said once, not with each request
                 assert process.log().count("rate_limits_shared_again") <= 1
 
 
 def attempts(process: ApiProcess, *forwarded: str) -> list[int]:
     """Log-ins with a wrong password, each saying that it comes from these addresses."""
     with httpx.Client(base_url=process.url) as client:
-        return [client.post(LOGIN, data=WRONG, headers={"x-forwarded-for": f}).status_code for f in forwarded]
+        return [
+            client.post(LOGIN, data=WRONG, headers={"x-forwarded-for": f}).status_code
+            for f in forwarded
+        ]
 
 
 def test_nobody_escapes_their_limit_by_saying_that_they_are_somebody_else(database: str) -> None:
@@ -90,19 +109,30 @@ def test_nobody_escapes_their_limit_by_saying_that_they_are_somebody_else(databa
 
 def test_a_trusted_proxy_is_believed_but_not_what_its_clients_put_before(database: str) -> None:
     """The proxy adds the address that it sees at the end; what stands before came with the request."""
-    trusted = settings_of(database, rate_limit_login="3/hour", trusted_proxies="127.0.0.1,10.0.0.0/8")
+    trusted = settings_of(
+        database, rate_limit_login="3/hour", trusted_proxies="127.0.0.1,10.0.0.0/8"
+    )
     with api_processes(1, **trusted) as [process]:
         assert attempts(process, *["203.0.113.1"] * 4) == [401] * 3 + [429]
-        assert attempts(process, *(f"198.51.100.{n}, 203.0.113.2" for n in range(4))) == [401] * 3 + [429]
-        assert attempts(process, *(f"203.0.113.3, 10.1.2.{n}" for n in range(4))) == [401] * 3 + [429]
-        assert attempts(process, *(f"127.0.0.1, 10.0.0.7, 203.0.113.4, 10.1.2.{n}" for n in range(4))) == [401] * 3 + [
+        assert attempts(process, *(f"198.51.100.{n}, 203.0.113.2" for n in range(4))) == [
+            401
+        ] * 3 + [429]
+        assert attempts(process, *(f"203.0.113.3, 10.1.2.{n}" for n in range(4))) == [401] * 3 + [
             429
         ]
+        assert attempts(
+            process, *(f"127.0.0.1, 10.0.0.7, 203.0.113.4, 10.1.2.{n}" for n in range(4))
+        ) == [401] * 3 + [429]
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
 def test_no_secret_is_logged_whatever_goes_wrong(database: str, log_format: str) -> None:
-    secrets = {"database": "db-horse-3141", "redis": "redis-horse-2718", "wrong": WRONG["password"], "key": KEY}
+    secrets = {
+        "database": "db-horse-3141",
+        "redis": "redis-horse-2718",
+        "wrong": WRONG["password"],
+        "key": KEY,
+    }
     with_password = database.replace("postgres@", f"postgres:{secrets['database']}@")
     given = {
         "database_url": with_password, "log_level": "DEBUG", "log_format": log_format, "rate_limit_login": "1000/hour",
@@ -114,15 +144,28 @@ def test_no_secret_is_logged_whatever_goes_wrong(database: str, log_format: str)
         with httpx.Client(base_url=process.url) as client:
             assert client.post(LOGIN, data=WRONG).status_code == 401
             assert (
-                client.post(LOGIN, data={"username": "nobody-horse", "password": secrets["wrong"]}).status_code == 401
+                client.post(
+                    LOGIN, data={"username": "nobody-horse", "password": secrets["wrong"]}
+                ).status_code
+                == 401
             )
             broken = {"username": "root", "password": "unsent-horse-0001", "grant_type": "none"}
             assert client.post(LOGIN, data=broken).status_code == 422
             assert client.get("/api/v1/tasks", headers=headers).status_code == 200
-            assert client.get("/api/v1/tasks", headers={"authorization": "Bearer bad-horse-token"}).status_code == 401
+            assert (
+                client.get(
+                    "/api/v1/tasks", headers={"authorization": "Bearer bad-horse-token"}
+                ).status_code
+                == 401
+            )
             new = {"username": "ada", "password": "fresh-horse-1234"}
             assert client.post("/api/v1/users", json=new, headers=headers).status_code == 201
-            assert client.post("/api/v1/users", json=new | {"role": "king"}, headers=headers).status_code == 422
+            assert (
+                client.post(
+                    "/api/v1/users", json=new | {"role": "king"}, headers=headers
+                ).status_code
+                == 422
+            )
             body = {"refresh_token": tokens["refresh_token"]}
             again = client.post("/api/v1/auth/refresh", json=body).json()
             assert client.post("/api/v1/auth/refresh", json=body).status_code == 401  # used: stolen

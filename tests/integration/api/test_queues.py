@@ -24,9 +24,13 @@ async def worker(connection: asyncpg.Connection) -> UUID:
     return await add_worker(connection)
 
 
-async def claimed(connection: asyncpg.Connection, worker: UUID, queues: list[str] | None = None) -> list[str]:
+async def claimed(
+    connection: asyncpg.Connection, worker: UUID, queues: list[str] | None = None
+) -> list[str]:
     """The queues of the tasks that the worker can claim now."""
-    found = await claim(connection, worker, Bounds(queues or ["default", "mail"]), 100, start_at_once=True)
+    found = await claim(
+        connection, worker, Bounds(queues or ["default", "mail"]), 100, start_at_once=True
+    )
     return [c.queue for c in found]
 
 
@@ -38,7 +42,11 @@ async def test_workers_claim_nothing_from_a_paused_queue_until_it_is_resumed(
     paused = await client.post("/api/v1/queues/default:pause", json={"reason": "database upgrade"})
     assert paused.status_code == 200, paused.text
     body = paused.json()
-    assert (body["paused"], body["paused_reason"], body["paused_by"]) == (True, "database upgrade", "anonymous")
+    assert (body["paused"], body["paused_reason"], body["paused_by"]) == (
+        True,
+        "database upgrade",
+        "anonymous",
+    )
     assert await claimed(connection, worker) == ["mail"]
     await add_tasks(connection, 1)  # tasks can still be made
     assert (await client.get("/api/v1/queues/default")).json()["ready"] == 3
@@ -68,7 +76,9 @@ async def test_pausing_and_resuming_are_idempotent(client: httpx.AsyncClient) ->
     assert {a.status_code for a in parallel} == {200}
 
 
-async def test_a_resume_wakes_the_queues_workers(client: httpx.AsyncClient, connection: asyncpg.Connection) -> None:
+async def test_a_resume_wakes_the_queues_workers(
+    client: httpx.AsyncClient, connection: asyncpg.Connection
+) -> None:
     woken: asyncio.Queue[object] = asyncio.Queue()
     await connection.add_listener("task_service_queue", lambda *args: woken.put_nowait(args[-1]))
     await client.post("/api/v1/queues/mail:pause")
@@ -91,7 +101,10 @@ async def test_the_list_shows_paused_queues_also_without_tasks(
     await add_tasks(connection, 2)
     await client.post("/api/v1/queues/empty:pause")
     body = (await client.get("/api/v1/queues")).json()
-    assert [(q["name"], q["ready"], q["paused"]) for q in body["queues"]] == [("default", 2, False), ("empty", 0, True)]
+    assert [(q["name"], q["ready"], q["paused"]) for q in body["queues"]] == [
+        ("default", 2, False),
+        ("empty", 0, True),
+    ]
     assert body["ready"] == 2
 
 
@@ -99,7 +112,9 @@ async def test_the_rates_are_those_of_the_last_minute(
     client: httpx.AsyncClient, connection: asyncpg.Connection, worker: UUID
 ) -> None:
     await add_tasks(connection, 30)
-    await connection.execute("UPDATE tasks SET created_at = now() - interval '1 hour' WHERE number % 2 = 0")
+    await connection.execute(
+        "UPDATE tasks SET created_at = now() - interval '1 hour' WHERE number % 2 = 0"
+    )
     await connection.execute(
         "INSERT INTO runs (task_id, fence, attempt, outcome, final, finished_at) "
         "SELECT id, 1, 1, 'completed', true, CASE WHEN number <= 6 THEN now() ELSE now() - interval '2 minutes' END "
@@ -110,13 +125,19 @@ async def test_the_rates_are_those_of_the_last_minute(
     assert body["arrivals_per_second"] == pytest.approx(15 / 60)
     assert body["completions_per_second"] == pytest.approx(6 / 60)
     other = (await client.get("/api/v1/queues/other")).json()
-    assert (other["arrivals_per_second"], other["completions_per_second"], other["ready"]) == (0, 0, 0)
+    assert (other["arrivals_per_second"], other["completions_per_second"], other["ready"]) == (
+        0,
+        0,
+        0,
+    )
 
 
 async def test_the_rates_are_read_by_index(crowded: asyncpg.Connection) -> None:
     plan = await crowded.fetch(f"EXPLAIN {store.RATES}", "default", 60.0, 100)
     text = "\n".join(row[0] for row in plan)
-    assert "Seq Scan" not in text and "tasks_created_at" in text and "runs_finished_at" in text, text
+    assert "Seq Scan" not in text and "tasks_created_at" in text and "runs_finished_at" in text, (
+        text
+    )
 
 
 async def test_bad_names_and_reasons_are_refused(client: httpx.AsyncClient) -> None:
@@ -129,7 +150,12 @@ async def test_bad_names_and_reasons_are_refused(client: httpx.AsyncClient) -> N
 
 async def test_one_worker_is_shown(client: httpx.AsyncClient, worker: UUID) -> None:
     body = (await client.get(f"/api/v1/workers/{worker}")).json()
-    assert (body["id"], body["state"], body["expired"], body["running"]) == (str(worker), "active", False, 0)
+    assert (body["id"], body["state"], body["expired"], body["running"]) == (
+        str(worker),
+        "active",
+        False,
+        0,
+    )
     for key in ("0195d6a2-8c4f-7a3e-9a51-3f6f2d1c0b4a", "nonsense"):
         check_problem(await client.get(f"/api/v1/workers/{key}"), 404, "not_found")
         check_problem(await client.post(f"/api/v1/workers/{key}:release"), 404, "not_found")
@@ -144,7 +170,9 @@ async def test_only_a_dead_worker_is_released_unless_by_force(
     refused = check_problem(await client.post(f"/api/v1/workers/{worker}:release"), 409, "conflict")
     assert "force=true" in refused["detail"]
     assert await statuses(connection, tasks) == ["processing"] * 2
-    forced = await client.post(f"/api/v1/workers/{worker}:release", params={"force": True}, json={"reason": "node"})
+    forced = await client.post(
+        f"/api/v1/workers/{worker}:release", params={"force": True}, json={"reason": "node"}
+    )
     assert forced.json() == {
         "worker_id": str(worker),
         "released": 2,
@@ -154,8 +182,16 @@ async def test_only_a_dead_worker_is_released_unless_by_force(
     }
     assert await statuses(connection, tasks) == ["pending"] * 2
     again = await client.post(f"/api/v1/workers/{worker}:release")
-    assert again.json() == {"worker_id": str(worker), "released": 0, "failed": 0, "explained": 0, "already_dead": True}
-    check_field(await client.post(f"/api/v1/workers/{worker}:release", json={"reason": "boredom"}), "reason")
+    assert again.json() == {
+        "worker_id": str(worker),
+        "released": 0,
+        "failed": 0,
+        "explained": 0,
+        "already_dead": True,
+    }
+    check_field(
+        await client.post(f"/api/v1/workers/{worker}:release", json={"reason": "boredom"}), "reason"
+    )
 
 
 async def test_a_worker_whose_lease_is_over_is_released(

@@ -23,7 +23,13 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.asyncio
 Make = Callable[..., People]
 TASKS = "/api/v1/tasks"
-HEADERS = {"ratelimit-limit", "ratelimit-remaining", "ratelimit-reset", "ratelimit-policy", "ratelimit"}
+HEADERS = {
+    "ratelimit-limit",
+    "ratelimit-remaining",
+    "ratelimit-reset",
+    "ratelimit-policy",
+    "ratelimit",
+}
 
 
 @pytest_asyncio.fixture
@@ -33,7 +39,9 @@ async def make(database: str, engine: AsyncEngine, wakeups: Wakeups) -> AsyncIte
 
     def instance(**given: object) -> People:
         limits = {f"rate_limit_{kind}": None for kind in ("read", "write", "login", "upload")}
-        settings = settings_for(database, **(limits | {"secret_key": KEY, "auth_mode": "required"} | given))
+        settings = settings_for(
+            database, **(limits | {"secret_key": KEY, "auth_mode": "required"} | given)
+        )
         app = create_app(settings, engine, wakeups)
         made.append(app)
         return People(app)
@@ -43,7 +51,9 @@ async def make(database: str, engine: AsyncEngine, wakeups: Wakeups) -> AsyncIte
         await app.state.connections.stop()
 
 
-async def statuses(client: httpx.AsyncClient, number: int, method: str = "GET", path: str = TASKS) -> list[int]:
+async def statuses(
+    client: httpx.AsyncClient, number: int, method: str = "GET", path: str = TASKS
+) -> list[int]:
     return [(await client.request(method, path, json=None)).status_code for _ in range(number)]
 
 
@@ -60,13 +70,18 @@ async def test_who_is_over_the_limit_is_told_until_when(make: Make) -> None:
                 "ratelimit-policy": '"read";q=3;w=3600', "ratelimit": f'"read";r={left};t={reset}',
             }  # fmt: skip
             assert 1 <= reset <= 3600
-        before = REGISTRY.get_sample_value("task_service_rate_limited_total", {"limit": "read"}) or 0
+        before = (
+            REGISTRY.get_sample_value("task_service_rate_limited_total", {"limit": "read"}) or 0
+        )
         refused = await client.get(TASKS)
         problem = check_problem(refused, 429, "too_many_requests")
         assert problem["detail"] == "Too many requests, please try again later."
         assert 0 <= reset - int(refused.headers["retry-after"]) < 60
         assert refused.headers["ratelimit-remaining"] == "0"
-        assert REGISTRY.get_sample_value("task_service_rate_limited_total", {"limit": "read"}) == before + 1
+        assert (
+            REGISTRY.get_sample_value("task_service_rate_limited_total", {"limit": "read"})
+            == before + 1
+        )
         created = await client.post(TASKS, json={"title": "Writing has its own"})
         assert created.status_code == 201
         assert not HEADERS & set(created.headers)
@@ -75,16 +90,31 @@ async def test_who_is_over_the_limit_is_told_until_when(make: Make) -> None:
 async def test_each_user_and_each_address_has_a_limit_of_their_own(make: Make) -> None:
     people = make(rate_limit_read="2/hour")
     ada, bob = await people.register("ada"), await people.register("bob")
-    async with people.speaking(people.token(ada)) as first, people.speaking(people.token(ada), "10.0.0.9") as second:
+    async with (
+        people.speaking(people.token(ada)) as first,
+        people.speaking(people.token(ada), "10.0.0.9") as second,
+    ):
         assert await statuses(first, 2) == [200, 200]
-        assert await statuses(second, 1) == [429]  # another log-in from another address is the same user
+        assert await statuses(second, 1) == [
+            429
+        ]  # another log-in from another address is the same user
     async with people.speaking(people.token(bob)) as client:
         assert await statuses(client, 3) == [200, 200, 429]
-    for address, expected in (("10.0.0.1", [401, 401, 429]), ("10.0.0.2", [401]), ("::ffff:10.0.0.1", [429])):
+    for address, expected in (
+        ("10.0.0.1", [401, 401, 429]),
+        ("10.0.0.2", [401]),
+        ("::ffff:10.0.0.1", [429]),
+    ):
         async with people.speaking(None, address) as client:
             assert await statuses(client, len(expected)) == expected
-    for address, expected in (("2001:db8::1", [401, 401]), ("2001:db8::2", [429]), ("2001:db8:0:1::1", [401])):
-        async with people.speaking("x.y.z", address) as client:  # a network is one address; a bad token is nobody's
+    for address, expected in (
+        ("2001:db8::1", [401, 401]),
+        ("2001:db8::2", [429]),
+        ("2001:db8:0:1::1", [401]),
+    ):
+        async with people.speaking(
+            "x.y.z", address
+        ) as client:  # a network is one address; a bad token is nobody's
             assert await statuses(client, len(expected)) == expected
 
 
@@ -94,15 +124,21 @@ async def test_log_ins_refreshes_and_uploads_have_their_limits(make: Make) -> No
     async with people.speaking() as client:
         assert (await log_in(client, "ada", "wrong")).status_code == 401
         tokens = (await log_in(client, "ada")).json()
-        again = await client.post("/api/v1/auth/refresh", json={"refresh_token": tokens["refresh_token"]})
+        again = await client.post(
+            "/api/v1/auth/refresh", json={"refresh_token": tokens["refresh_token"]}
+        )
         assert again.status_code == 200
         check_problem(await log_in(client, "ada"), 429, "too_many_requests")
-        used = await client.post("/api/v1/auth/refresh", json={"refresh_token": again.json()["refresh_token"]})
+        used = await client.post(
+            "/api/v1/auth/refresh", json={"refresh_token": again.json()["refresh_token"]}
+        )
         check_problem(used, 429, "too_many_requests")
         change = {"current_password": "a", "new_password": "b"}
         headers = bearer(people.token(ada))
         check_problem(
-            await client.post("/api/v1/auth/password", json=change, headers=headers), 429, "too_many_requests"
+            await client.post("/api/v1/auth/password", json=change, headers=headers),
+            429,
+            "too_many_requests",
         )
     async with people.speaking(None, "10.1.1.1") as client:
         assert (await log_in(client, "ada")).status_code == 200
@@ -185,8 +221,12 @@ async def test_without_a_limit_nothing_is_asked_of_redis_and_with_one_once(make:
             await client.get("/api/v1/auth/me")
             before = await commands(redis)
             assert await statuses(client, 5, "GET", "/api/v1/auth/me") == [200] * 5
-            own = await commands(redis) - await commands(redis)  # what asking itself costs, negative
-            assert await commands(redis) - before <= 5 * 3 - 3 * own  # a script and its two commands each
+            own = await commands(redis) - await commands(
+                redis
+            )  # what asking itself costs, negative
+            assert (
+                await commands(redis) - before <= 5 * 3 - 3 * own
+            )  # a script and its two commands each
 
 
 @pytest.mark.parametrize(

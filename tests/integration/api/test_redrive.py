@@ -20,12 +20,18 @@ pytestmark = pytest.mark.asyncio
 REDRIVE = "/api/v1/tasks:redrive"
 
 
-async def ended(connection: asyncpg.Connection, count: int, outcome: Outcome, **entry: Any) -> list[UUID]:
+async def ended(
+    connection: asyncpg.Connection, count: int, outcome: Outcome, **entry: Any
+) -> list[UUID]:
     """Tasks that a worker has ended so, in the order of their ids."""
     tasks = sorted(await add_tasks(connection, count, **entry))
     worker = await add_worker(connection)
-    claims = await claim(connection, worker, Bounds([entry.get("queue", "default")]), count, start_at_once=True)
-    ends = [Finished(c.task_id, c.fence, outcome, error="broken") for c in claims if c.task_id in tasks]
+    claims = await claim(
+        connection, worker, Bounds([entry.get("queue", "default")]), count, start_at_once=True
+    )
+    ends = [
+        Finished(c.task_id, c.fence, outcome, error="broken") for c in claims if c.task_id in tasks
+    ]
     assert len(await results.finish(connection, worker, ends)) == count
     return tasks
 
@@ -36,7 +42,9 @@ async def redrive(client: httpx.AsyncClient, **wanted: Any) -> dict[str, Any]:
     return dict(answer.json())
 
 
-@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.TIMED_OUT, Outcome.DISCARDED, Outcome.LOST])
+@pytest.mark.parametrize(
+    "outcome", [Outcome.FAILED, Outcome.TIMED_OUT, Outcome.DISCARDED, Outcome.LOST]
+)
 async def test_a_failed_task_runs_again_with_all_its_attempts_under_a_newer_fence(
     client: httpx.AsyncClient, connection: asyncpg.Connection, outcome: Outcome
 ) -> None:
@@ -49,11 +57,17 @@ async def test_a_failed_task_runs_again_with_all_its_attempts_under_a_newer_fenc
     worker = await add_worker(connection)
     [again] = await claim(connection, worker, Bounds(["default"]), 10, start_at_once=True)
     assert (again.task_id, again.fence, again.attempt, again.max_attempts) == (task, 2, 1, 5)
-    assert await results.finish(connection, worker, [Finished(task, 2, Outcome.COMPLETED)]) == {(task, 2)}
+    assert await results.finish(connection, worker, [Finished(task, 2, Outcome.COMPLETED)]) == {
+        (task, 2)
+    }
     assert await statuses(connection, [task]) == ["completed"]
     history = (await client.get(f"/api/v1/tasks/{task}/history")).json()["items"]
     [line] = [h for h in history if h["reason"] == "the printer is back"]
-    assert (line["previous_status"], line["new_status"], line["by"]) == ("failed", "pending", "anonymous")
+    assert (line["previous_status"], line["new_status"], line["by"]) == (
+        "failed",
+        "pending",
+        "anonymous",
+    )
 
 
 async def test_what_did_not_fail_or_is_nobodys_stays_as_it_is(
@@ -67,7 +81,9 @@ async def test_what_did_not_fail_or_is_nobodys_stays_as_it_is(
     ]
     assert (await client.delete(f"/api/v1/tasks/{deleted[0]}")).status_code == 204
     for handler in (None, "noop"):  # a person says that it failed
-        made = await client.post("/api/v1/tasks", json={"title": "a task", "status": "failed", "handler": handler})
+        made = await client.post(
+            "/api/v1/tasks", json={"title": "a task", "status": "failed", "handler": handler}
+        )
         assert made.status_code == 201, made.text
     before = await connection.fetch("SELECT * FROM tasks ORDER BY id")
     assert len(before) == len(kept) + 2
@@ -75,28 +91,42 @@ async def test_what_did_not_fail_or_is_nobodys_stays_as_it_is(
     assert await connection.fetch("SELECT * FROM tasks ORDER BY id") == before
 
 
-async def test_filters_and_the_oldest_first(client: httpx.AsyncClient, connection: asyncpg.Connection) -> None:
+async def test_filters_and_the_oldest_first(
+    client: httpx.AsyncClient, connection: asyncpg.Connection
+) -> None:
     mail = await ended(connection, 3, Outcome.FAILED, queue="mail", handler="send")
     other = await ended(connection, 1, Outcome.FAILED, handler="print")
-    await connection.execute("UPDATE runs SET finished_at = now() - interval '3 days' WHERE task_id = $1", mail[2])
+    await connection.execute(
+        "UPDATE runs SET finished_at = now() - interval '3 days' WHERE task_id = $1", mail[2]
+    )
     day = datetime.now(UTC) - timedelta(days=1)
     assert await redrive(client, handler="nobody") == {"redriven": 0, "more": False}
-    assert await redrive(client, queue="mail", failed_before=day.isoformat()) == {"redriven": 1, "more": False}
+    assert await redrive(client, queue="mail", failed_before=day.isoformat()) == {
+        "redriven": 1,
+        "more": False,
+    }
     assert await statuses(connection, mail) == ["failed", "failed", "pending"]
-    assert await redrive(client, handler="send", failed_after=day.isoformat(), limit=1) == {"redriven": 1, "more": True}
+    assert await redrive(client, handler="send", failed_after=day.isoformat(), limit=1) == {
+        "redriven": 1,
+        "more": True,
+    }
     assert await statuses(connection, mail) == ["pending", "failed", "pending"]
     assert await redrive(client, queue="mail") == {"redriven": 1, "more": False}
     assert await statuses(connection, other) == ["failed"]
 
 
-async def test_the_statistics_agree_with_a_count(client: httpx.AsyncClient, connection: asyncpg.Connection) -> None:
+async def test_the_statistics_agree_with_a_count(
+    client: httpx.AsyncClient, connection: asyncpg.Connection
+) -> None:
     await ended(connection, 5, Outcome.FAILED)
     await redrive(client, limit=3)
     counted = (await client.get("/api/v1/tasks/stats/summary")).json()["by_status"]
     assert (counted["failed"], counted["pending"]) == (2, 3)
 
 
-async def test_two_at_once_open_each_task_once(client: httpx.AsyncClient, connection: asyncpg.Connection) -> None:
+async def test_two_at_once_open_each_task_once(
+    client: httpx.AsyncClient, connection: asyncpg.Connection
+) -> None:
     tasks = await ended(connection, 200, Outcome.FAILED)
     retries = [client.post(f"/api/v1/tasks/{task}:retry") for task in tasks[:20]]
     answers = await asyncio.gather(*(redrive(client) for _ in range(4)), *retries)
@@ -106,7 +136,9 @@ async def test_two_at_once_open_each_task_once(client: httpx.AsyncClient, connec
     while (await redrive(client))["redriven"]:
         pass
     assert set(await statuses(connection, tasks)) == {"pending"}
-    lines = await connection.fetch("SELECT count(*) FROM task_history WHERE new_status = 'pending' GROUP BY task_id")
+    lines = await connection.fetch(
+        "SELECT count(*) FROM task_history WHERE new_status = 'pending' GROUP BY task_id"
+    )
     assert [line[0] for line in lines] == [1] * 200
 
 
@@ -115,14 +147,22 @@ async def test_a_repeated_request_gives_its_first_answer(
 ) -> None:
     await ended(connection, 3, Outcome.FAILED)
     first, second = [
-        await client.post(REDRIVE, json={"limit": 2}, headers={"Idempotency-Key": "again"}) for _ in range(2)
+        await client.post(REDRIVE, json={"limit": 2}, headers={"Idempotency-Key": "again"})
+        for _ in range(2)
     ]
     assert first.json() == second.json() == {"redriven": 2, "more": True}
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("limit", 0), ("limit", 10_001), ("limit", "5"), ("handler", "no name!"), ("failed_after", "soon"), ("colour", 1)],
+    [
+        ("limit", 0),
+        ("limit", 10_001),
+        ("limit", "5"),
+        ("handler", "no name!"),
+        ("failed_after", "soon"),
+        ("colour", 1),
+    ],
 )
 async def test_a_bad_value_is_named(client: httpx.AsyncClient, field: str, value: Any) -> None:
     check_field(await client.post(REDRIVE, json={field: value}), field)

@@ -13,7 +13,12 @@ from tests.support.problems import check_field
 
 pytestmark = pytest.mark.asyncio
 PATH = "/api/v1/schedules"
-WATER = {"name": "water", "cron": "0 8 * * MON-FRI", "time_zone": "Europe/Berlin", "template": {"title": "Water"}}
+WATER = {
+    "name": "water",
+    "cron": "0 8 * * MON-FRI",
+    "time_zone": "Europe/Berlin",
+    "template": {"title": "Water"},
+}
 
 BAD: list[tuple[str, Any, str]] = [
     ("cron", "0 0 30 2 *", "never fires"),
@@ -76,8 +81,14 @@ async def test_a_schedule_is_made_read_changed_and_deleted(client: httpx.AsyncCl
     assert (read.json(), read.headers["etag"]) == (made, answer.headers["etag"])
     same = await client.get(f"{PATH}/{made['id']}", headers={"If-None-Match": read.headers["etag"]})
     assert same.status_code == 304
-    changed = await client.patch(f"{PATH}/{made['id']}", json={"cron": "@hourly", "catch_up": "all"})
-    assert (changed.json()["cron"], changed.json()["catch_up"], changed.json()["version"]) == ("@hourly", "all", 2)
+    changed = await client.patch(
+        f"{PATH}/{made['id']}", json={"cron": "@hourly", "catch_up": "all"}
+    )
+    assert (changed.json()["cron"], changed.json()["catch_up"], changed.json()["version"]) == (
+        "@hourly",
+        "all",
+        2,
+    )
     assert changed.json()["next_run_at"].endswith(":00:00Z")
     assert changed.json()["name"] == "water"
     assert (await client.delete(f"{PATH}/{made['id']}")).status_code == 204
@@ -100,18 +111,28 @@ async def test_if_match_guards_a_change_and_a_deletion(client: httpx.AsyncClient
     assert ran.headers["etag"] != old
     changed = await client.patch(path, json={"name": "rain"}, headers={"If-Match": old})
     assert changed.status_code == 200, "a run does not make an editor's copy stale"
-    check_problem(await client.patch(path, json={"name": "sun"}, headers={"If-Match": old}), 412, "stale_version")
+    check_problem(
+        await client.patch(path, json={"name": "sun"}, headers={"If-Match": old}),
+        412,
+        "stale_version",
+    )
     check_problem(await client.delete(path, headers={"If-Match": old}), 412, "stale_version")
-    assert (await client.delete(path, headers={"If-Match": changed.headers["etag"]})).status_code == 204
+    assert (
+        await client.delete(path, headers={"If-Match": changed.headers["etag"]})
+    ).status_code == 204
 
 
 async def test_names_are_unique(client: httpx.AsyncClient) -> None:
     await make(client)
     check_problem(await client.post(PATH, json=WATER), 409, "conflict")
     other = await make(client, name="other")
-    check_problem(await client.patch(f"{PATH}/{other['id']}", json={"name": "water"}), 409, "conflict")
+    check_problem(
+        await client.patch(f"{PATH}/{other['id']}", json={"name": "water"}), 409, "conflict"
+    )
     check_problem(await client.post(PATH, json=WATER | {"name": "daily-log"}), 409, "conflict")
-    check_problem(await client.patch(f"{PATH}/{other['id']}", json={"name": "daily-log"}), 409, "conflict")
+    check_problem(
+        await client.patch(f"{PATH}/{other['id']}", json={"name": "daily-log"}), 409, "conflict"
+    )
 
 
 async def test_pages_are_in_the_order_of_the_names(client: httpx.AsyncClient) -> None:
@@ -124,21 +145,36 @@ async def test_pages_are_in_the_order_of_the_names(client: httpx.AsyncClient) ->
 
 
 async def test_run_makes_the_task_now_and_leaves_the_next_time(client: httpx.AsyncClient) -> None:
-    template = {"title": "Rain", "handler": "noop", "queue": "garden", "payload": {"litres": 3}, "priority": "HIGH"}
+    template = {
+        "title": "Rain",
+        "handler": "noop",
+        "queue": "garden",
+        "payload": {"litres": 3},
+        "priority": "HIGH",
+    }
     made = await make(client, template=template, enabled=False)
     ran = (await client.post(f"{PATH}/{made['id']}:run")).json()
     assert (ran["next_run_at"], ran["last_error"], ran["version"]) == (None, None, 1)
     task = (await client.get(f"/api/v1/tasks/{ran['last_task_id']}")).json()
-    assert (task["title"], task["priority"], task["queue"], task["status"]) == ("Rain", "high", "garden", "pending")
+    assert (task["title"], task["priority"], task["queue"], task["status"]) == (
+        "Rain",
+        "high",
+        "garden",
+        "pending",
+    )
     assert task["created_by"] == "schedule:water"
     assert task["payload"] == {"litres": 3, "scheduled_for": ran["last_run_at"]}
 
 
 async def test_a_payload_that_is_no_object_stays_as_it_is(client: httpx.AsyncClient) -> None:
     for payload in ([1], "x", 0, False):
-        made = await make(client, name=f"s{type(payload).__name__}", template={"title": "x", "payload": payload})
+        made = await make(
+            client, name=f"s{type(payload).__name__}", template={"title": "x", "payload": payload}
+        )
         ran = (await client.post(f"{PATH}/{made['id']}:run")).json()
-        assert (await client.get(f"/api/v1/tasks/{ran['last_task_id']}")).json()["payload"] == payload
+        assert (await client.get(f"/api/v1/tasks/{ran['last_task_id']}")).json()[
+            "payload"
+        ] == payload
 
 
 async def test_a_template_whose_date_has_passed_cannot_be_run(
@@ -148,15 +184,24 @@ async def test_a_template_whose_date_has_passed_cannot_be_run(
     made = await make(client, template={"title": "x", "due_date": soon.isoformat()})
     old = {"title": "x", "due_date": "2020-01-01T00:00:00Z"}
     check_field(await client.patch(f"{PATH}/{made['id']}", json={"template": old}), "template")
-    await connection.execute("UPDATE schedules SET template = jsonb_set(template, '{due_date}', '\"2020-01-01\"')")
+    await connection.execute(
+        "UPDATE schedules SET template = jsonb_set(template, '{due_date}', '\"2020-01-01\"')"
+    )
     check_field(await client.post(f"{PATH}/{made['id']}:run"), "template")
     assert await connection.fetchval("SELECT count(*) FROM tasks") == 0
 
 
-async def test_the_daily_loaders_schedule_is_the_products_own(client: httpx.AsyncClient, app: FastAPI) -> None:
+async def test_the_daily_loaders_schedule_is_the_products_own(
+    client: httpx.AsyncClient, app: FastAPI
+) -> None:
     await make_own(app)
     [own] = (await client.get(PATH)).json()["items"]
-    assert (own["name"], own["action"], own["template"], own["cron"]) == ("daily-log", "daily_log", None, "5 0 * * *")
+    assert (own["name"], own["action"], own["template"], own["cron"]) == (
+        "daily-log",
+        "daily_log",
+        None,
+        "5 0 * * *",
+    )
     path = f"{PATH}/{own['id']}"
     check_problem(await client.delete(path), 409, "conflict")
     check_problem(await client.patch(path, json={"cron": "@daily"}), 409, "conflict")
@@ -183,6 +228,8 @@ async def test_bad_input_is_named(client: httpx.AsyncClient) -> None:
 async def test_what_is_not_there_is_not_found(client: httpx.AsyncClient) -> None:
     for key in ("0195d6a2-8c4f-7a3e-9a51-3f6f2d1c0b4a", "nonsense", "%00"):
         for method in ("GET", "PATCH", "DELETE"):
-            answer = await client.request(method, f"{PATH}/{key}", json={} if method == "PATCH" else None)
+            answer = await client.request(
+                method, f"{PATH}/{key}", json={} if method == "PATCH" else None
+            )
             check_problem(answer, 404, "not_found")
     check_problem(await client.post(f"{PATH}/nonsense:run"), 404, "not_found")

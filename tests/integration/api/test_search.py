@@ -27,11 +27,15 @@ async def test_all_words_must_occur_in_title_or_description_whatever_their_case_
     await create(client, title="Paint the bridge")
     assert await titles(client, "bridge") == ["Ring Ada", "Paint the bridge"]
     assert await titles(client, "Bridge ADA") == ["Ring Ada"]
-    assert await titles(client, "  the\tbridge ") == ["Ring Ada", "Paint the bridge"], "no word is too common"
+    assert await titles(client, "  the\tbridge ") == ["Ring Ada", "Paint the bridge"], (
+        "no word is too common"
+    )
     assert await titles(client, "bridge tunnel") == []
 
 
-async def test_a_word_is_found_as_a_whole_and_its_beginning_with_a_star(client: httpx.AsyncClient) -> None:
+async def test_a_word_is_found_as_a_whole_and_its_beginning_with_a_star(
+    client: httpx.AsyncClient,
+) -> None:
     await create(client, title="Telephone bill")
     assert await titles(client, "tele") == []
     assert await titles(client, "TELE*") == ["Telephone bill"]
@@ -75,17 +79,26 @@ async def test_a_text_without_words_finds_nothing(client: httpx.AsyncClient, tex
 
 async def test_words_beside_other_filters_and_in_every_order(client: httpx.AsyncClient) -> None:
     for number in range(4):
-        await create(client, title=f"tea {number}", assigned_to="ada" if number % 2 else None, priority="high")
+        await create(
+            client,
+            title=f"tea {number}",
+            assigned_to="ada" if number % 2 else None,
+            priority="high",
+        )
     await create(client, title="milk", assigned_to="ada", priority="high")
     assert await titles(client, "tea", assigned_to="ada") == ["tea 1", "tea 3"]
-    assert await titles(client, "tea", status="pending", priority="high") == [f"tea {n}" for n in range(4)]
+    assert await titles(client, "tea", status="pending", priority="high") == [
+        f"tea {n}" for n in range(4)
+    ]
     assert await titles(client, "tea", status="completed") == []
     for sort in ("-created_at", "due_date", "-priority", "updated_at"):
         found = [t["title"] for t in await every_page(client, text="tea", sort=sort, limit=1)]
         assert sorted(found) == [f"tea {n}" for n in range(4)], sort
 
 
-async def test_a_changed_or_deleted_task_is_found_by_its_words_of_now(client: httpx.AsyncClient) -> None:
+async def test_a_changed_or_deleted_task_is_found_by_its_words_of_now(
+    client: httpx.AsyncClient,
+) -> None:
     task = await create(client, title="before")
     await client.patch(f"{TASKS}/{task['id']}", json={"title": "after", "description": "and more"})
     assert (await titles(client, "before"), await titles(client, "after more")) == ([], ["after"])
@@ -93,7 +106,9 @@ async def test_a_changed_or_deleted_task_is_found_by_its_words_of_now(client: ht
     assert await titles(client, "after") == []
 
 
-async def test_each_way_to_find_words_finds_the_same(client: httpx.AsyncClient, connection: asyncpg.Connection) -> None:
+async def test_each_way_to_find_words_finds_the_same(
+    client: httpx.AsyncClient, connection: asyncpg.Connection
+) -> None:
     """Frequent, rare and absent words, with other filters: what pages show is what a look at every task finds."""
     await fill(connection, 3000)
     others: list[tuple[dict[str, Any], str]] = [
@@ -102,16 +117,26 @@ async def test_each_way_to_find_words_finds_the_same(client: httpx.AsyncClient, 
         ({"tag": "all"}, "tags @> '{all}'"),
         ({"assigned_to": "person 7"}, "assigned_to = 'person 7'"),
     ]
-    for text, pattern in (("TASK", "task"), ("task 17*", "task 17"), ("2999", "2999$"), ("nowhere 7", "nowhere")):
+    for text, pattern in (
+        ("TASK", "task"),
+        ("task 17*", "task 17"),
+        ("2999", "2999$"),
+        ("nowhere 7", "nowhere"),
+    ):
         for query, condition in others:
             rows = await connection.fetch(
-                f"SELECT id FROM task_view WHERE title ~ $1 AND {condition} ORDER BY created_at DESC, id DESC", pattern
+                f"SELECT id FROM task_view WHERE title ~ $1 AND {condition} ORDER BY created_at DESC, id DESC",
+                pattern,
             )
             found = await every_page(client, text=text, limit=200, **query)
             assert [t["id"] for t in found] == [str(row["id"]) for row in rows], (text, query)
 
 
-async def test_the_index_and_the_query_cut_words_at_the_same_places(connection: asyncpg.Connection) -> None:
+async def test_the_index_and_the_query_cut_words_at_the_same_places(
+    connection: asyncpg.Connection,
+) -> None:
     for separator in SEPARATORS:
-        lexemes = await connection.fetchval("SELECT tsvector_to_array(task_words($1, NULL))", f"ab{separator}cd")
+        lexemes = await connection.fetchval(
+            "SELECT tsvector_to_array(task_words($1, NULL))", f"ab{separator}cd"
+        )
         assert lexemes == ["ab", "cd"], separator

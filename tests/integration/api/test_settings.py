@@ -18,7 +18,9 @@ async def put(client: httpx.AsyncClient, key: str, value: Any = 1, **more: Any) 
 
 
 async def test_a_setting_is_made_replaced_read_and_deleted(client: httpx.AsyncClient) -> None:
-    made = await client.put(f"{PATH}/theme", json={"value": {"colour": "green"}, "description": "Ours"})
+    made = await client.put(
+        f"{PATH}/theme", json={"value": {"colour": "green"}, "description": "Ours"}
+    )
     assert made.status_code == 201
     assert made.headers["location"] == f"{PATH}/theme"
     assert {k: made.json()[k] for k in ("key", "value", "description", "version", "updated_by")} == {
@@ -76,7 +78,12 @@ async def test_parallel_changes_with_if_match_lose_none(client: httpx.AsyncClien
     async def add() -> None:
         while True:
             read = await client.get(f"{PATH}/counter")
-            changed = await put(client, "counter", read.json()["value"] + 1, headers={"If-Match": read.headers["etag"]})
+            changed = await put(
+                client,
+                "counter",
+                read.json()["value"] + 1,
+                headers={"If-Match": read.headers["etag"]},
+            )
             if changed.status_code == 200:
                 return
 
@@ -87,7 +94,9 @@ async def test_parallel_changes_with_if_match_lose_none(client: httpx.AsyncClien
 async def test_a_key_that_cannot_be_is_refused(client: httpx.AsyncClient) -> None:
     for key in ("a b", "\u00e4", "x" * 101, "a%0Ab", "%00", "a%2Fb%3F", "a$"):
         for method in ("GET", "PUT", "DELETE"):
-            answer = await client.request(method, f"{PATH}/{key}", json={"value": 1} if method == "PUT" else None)
+            answer = await client.request(
+                method, f"{PATH}/{key}", json={"value": 1} if method == "PUT" else None
+            )
             assert answer.status_code in (404, 422), (method, key, answer.text)
 
 

@@ -36,7 +36,9 @@ POST = b"POST /api/v1/tasks HTTP/1.1\r\nhost: x\r\ncontent-type: application/jso
 @contextlib.asynccontextmanager
 async def listening(app: FastAPI) -> AsyncIterator[Listening]:
     """Serve an application on a free port."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=free_port(), lifespan="off", log_config=None, access_log=False)
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=free_port(), lifespan="off", log_config=None, access_log=False
+    )
     server = Listening(config)
     task = asyncio.create_task(server.serve())
     await asyncio.wait_for(server.listening.wait(), 10)
@@ -87,9 +89,7 @@ async def test_a_chunked_body_over_the_limit_is_refused_before_it_is_all_sent(po
 
 
 async def test_an_announced_body_over_the_limit_is_refused_before_it_is_sent(port: int) -> None:
-    start = (
-        b"POST /api/v1/tasks HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 2000000\r\n\r\n"
-    )
+    start = b"POST /api/v1/tasks HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 2000000\r\n\r\n"
     answer, closed = await exchange(port, start)
     assert answer.startswith(b"HTTP/1.1 413")
     assert closed
@@ -125,7 +125,9 @@ async def test_a_request_that_arrives_while_the_server_stops_is_answered(app: Fa
         client.close()
 
 
-async def test_a_large_list_of_service_c_arrives_in_chunks(port: int, connection: asyncpg.Connection) -> None:
+async def test_a_large_list_of_service_c_arrives_in_chunks(
+    port: int, connection: asyncpg.Connection
+) -> None:
     many = "SELECT gen_random_uuid(), 'a', 'pending' FROM generate_series(1, 1200)"
     await connection.execute(f"INSERT INTO tasks (id, title, status) {many}")
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
@@ -152,11 +154,16 @@ async def test_while_the_database_is_down_requests_answer_503_and_afterwards_the
     settings = settings_for(own_postgres.url(), db_pool_timeout_seconds=1)
     engine = create_engine(settings)
     await migrate(engine)
-    app, management = create_app(settings, engine, quiet_wakeups()), create_management_app(settings, engine)
+    app, management = (
+        create_app(settings, engine, quiet_wakeups()),
+        create_management_app(settings, engine),
+    )
     async with (
         listening(app) as server_of_api,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{server_of_api.config.port}") as client,
-        httpx.AsyncClient(transport=httpx.ASGITransport(management), base_url="http://management") as probes,
+        httpx.AsyncClient(
+            transport=httpx.ASGITransport(management), base_url="http://management"
+        ) as probes,
     ):
         task = await create(client, handler="noop")
         assert (await probes.get("/readyz")).status_code == 200
@@ -172,39 +179,56 @@ async def test_while_the_database_is_down_requests_answer_503_and_afterwards_the
             assert answer.headers["retry-after"] == "1"
             assert "127.0.0.1" not in problem["detail"]
             assert time.monotonic() - begun < 2.5
-        assert [(await probes.get(p)).status_code for p in ("/readyz", "/livez", "/startupz")] == [200] * 3
+        assert [(await probes.get(p)).status_code for p in ("/readyz", "/livez", "/startupz")] == [
+            200
+        ] * 3
         await asyncio.to_thread(own_postgres.start)
         assert (await client.get(f"{TASKS}/{task['id']}")).json() == task
         assert (await client.patch(f"{TASKS}/{task['id']}", json={"title": "b"})).status_code == 200
     await engine.dispose()
 
 
-async def test_a_database_that_was_never_migrated_answers_503(own_postgres: EmbeddedPostgres) -> None:
+async def test_a_database_that_was_never_migrated_answers_503(
+    own_postgres: EmbeddedPostgres,
+) -> None:
     settings = settings_for(own_postgres.url())
     engine = create_engine(settings)
     app = create_app(settings, engine, quiet_wakeups())
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://service"
+    ) as client:
         for answer in (await client.get(TASKS), await client.post(TASKS, json={"title": "a"})):
             assert "task-service migrate" in check_problem(answer, 503, "unavailable")["detail"]
     await engine.dispose()
 
 
-async def test_a_database_without_space_answers_503(database: str, connection: asyncpg.Connection) -> None:
+async def test_a_database_without_space_answers_503(
+    database: str, connection: asyncpg.Connection
+) -> None:
     engine = create_engine(settings_for(database))
     app = create_app(settings_for(database), engine, quiet_wakeups())
     await connection.execute(TABLES_THAT_FILL)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://service"
+    ) as client:
         task = await create(client)
         await connection.execute(FILL, ["tasks"])
-        for answer in (await client.post(TASKS, json={"title": "a"}), await client.delete(f"{TASKS}/{task['id']}")):
+        for answer in (
+            await client.post(TASKS, json={"title": "a"}),
+            await client.delete(f"{TASKS}/{task['id']}"),
+        ):
             assert "room" in check_problem(answer, 503, "unavailable")["detail"]
             assert answer.headers["retry-after"] == "1"
         assert (await client.get(f"{TASKS}/{task['id']}")).json() == task
     await engine.dispose()
 
 
-async def test_when_all_connections_are_taken_requests_answer_503_after_the_wait(database: str) -> None:
-    settings = settings_for(database, db_pool_size=1, db_max_overflow=0, db_pool_timeout_seconds=0.3)
+async def test_when_all_connections_are_taken_requests_answer_503_after_the_wait(
+    database: str,
+) -> None:
+    settings = settings_for(
+        database, db_pool_size=1, db_max_overflow=0, db_pool_timeout_seconds=0.3
+    )
     engine = create_engine(settings)
     app = create_app(settings, engine, quiet_wakeups())
     async with (
@@ -217,11 +241,15 @@ async def test_when_all_connections_are_taken_requests_answer_503_after_the_wait
     await engine.dispose()
 
 
-async def test_a_statement_that_takes_too_long_answers_503(database: str, connection: asyncpg.Connection) -> None:
+async def test_a_statement_that_takes_too_long_answers_503(
+    database: str, connection: asyncpg.Connection
+) -> None:
     settings = settings_for(database, db_statement_timeout_seconds=0.3)
     engine = create_engine(settings)
     app = create_app(settings, engine, quiet_wakeups())
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://service"
+    ) as client:
         task = await create(client)
         async with connection.transaction():
             await connection.execute("SELECT FROM tasks FOR UPDATE")

@@ -57,14 +57,19 @@ async def check(client: httpx.AsyncClient, connection: asyncpg.Connection, what:
         counted.setdefault(name, Counter())[kind] += number
     for bound in (1, 2, 20_000):  # small ones force the other side, and the full count
         found = await connection.fetch(statement("figures"), bound)
-        figures = {f["name"]: +Counter({k: f[k] for k in ("ready", "scheduled", "running", "blocked")}) for f in found}
+        figures = {
+            f["name"]: +Counter({k: f[k] for k in ("ready", "scheduled", "running", "blocked")})
+            for f in found
+        }
         assert figures == counted, f"{what}, at most {bound} counted"
 
 
 class Hand:
     """Does one thing at random, with the API or as a worker."""
 
-    def __init__(self, client: httpx.AsyncClient, connection: asyncpg.Connection, seed: int) -> None:
+    def __init__(
+        self, client: httpx.AsyncClient, connection: asyncpg.Connection, seed: int
+    ) -> None:
         self.client, self.connection, self.random = client, connection, random.Random(seed)
         self.ids: list[str] = []
 
@@ -84,17 +89,34 @@ class Hand:
 
     def run_at(self) -> str | None:
         """Now, or far enough in the future to stay there."""
-        return (datetime.now(UTC) + timedelta(days=1)).isoformat() if self.random.random() < 0.3 else None
+        return (
+            (datetime.now(UTC) + timedelta(days=1)).isoformat()
+            if self.random.random() < 0.3
+            else None
+        )
 
     async def create(self) -> None:
         handler = self.random.choice([None, "noop", "noop"])
-        status = "pending" if handler else self.random.choice(["pending", "in_progress", "completed", "failed"])
+        status = (
+            "pending"
+            if handler
+            else self.random.choice(["pending", "in_progress", "completed", "failed"])
+        )
         priority = self.random.choice(list(Priority))
-        given = {"status": status, "priority": priority, "queue": self.random.choice(QUEUES), "run_at": self.run_at()}
+        given = {
+            "status": status,
+            "priority": priority,
+            "queue": self.random.choice(QUEUES),
+            "run_at": self.run_at(),
+        }
         self.ids.append((await create(self.client, handler=handler, **given))["id"])
 
     async def create_limited(self) -> None:
-        given = {"limit_key": self.random.choice("xyz"), "queue": self.random.choice(QUEUES), "run_at": self.run_at()}
+        given = {
+            "limit_key": self.random.choice("xyz"),
+            "queue": self.random.choice(QUEUES),
+            "run_at": self.run_at(),
+        }
         self.ids.append((await create(self.client, handler="noop", **given))["id"])
 
     async def admit(self) -> None:
@@ -127,9 +149,17 @@ class Hand:
         await claim(self.connection, worker, bounds, most, start_at_once=True)
 
     async def finish(self) -> None:
-        ends = [Outcome.COMPLETED, Outcome.FAILED, Outcome.CANCELLED, Outcome.DISCARDED, Outcome.TIMED_OUT]
+        ends = [
+            Outcome.COMPLETED,
+            Outcome.FAILED,
+            Outcome.CANCELLED,
+            Outcome.DISCARDED,
+            Outcome.TIMED_OUT,
+        ]
         for held, worker in await self._held(3):
-            await finish(self.connection, worker, [Finished(held[0], held[1], self.random.choice(ends))])
+            await finish(
+                self.connection, worker, [Finished(held[0], held[1], self.random.choice(ends))]
+            )
 
     async def give_back(self) -> None:
         delay = self.random.choice([0.0, 3600.0])
@@ -147,7 +177,9 @@ class Hand:
         await fold(self.connection)
 
     async def _held(self, most: int) -> list[tuple[tuple[UUID, int], UUID]]:
-        rows = await self.connection.fetch("SELECT task_id, fence, worker_id FROM queue WHERE state = 'running'")
+        rows = await self.connection.fetch(
+            "SELECT task_id, fence, worker_id FROM queue WHERE state = 'running'"
+        )
         rows = self.random.sample(rows, min(most, len(rows)))
         return [((row["task_id"], row["fence"]), row["worker_id"]) for row in rows]
 
@@ -188,7 +220,9 @@ async def test_parallel_changes_and_folding_lose_no_count(
     assert (await client.get(SUMMARY)).json()["by_status"]["cancelled"] == 30
 
 
-async def test_an_api_process_folds_by_itself(engine: AsyncEngine, connection: asyncpg.Connection) -> None:
+async def test_an_api_process_folds_by_itself(
+    engine: AsyncEngine, connection: asyncpg.Connection
+) -> None:
     folding = Folding(engine, 0.01)
     await folding.start()
     await add_tasks(connection, 3)
@@ -197,7 +231,9 @@ async def test_an_api_process_folds_by_itself(engine: AsyncEngine, connection: a
         return not await connection.fetchval("SELECT count(*) FROM task_deltas")
 
     await eventually("folding", folded)
-    assert await connection.fetchval("SELECT number FROM task_counts WHERE dimension = 'queue'") == 3
+    assert (
+        await connection.fetchval("SELECT number FROM task_counts WHERE dimension = 'queue'") == 3
+    )
     await folding.stop()
 
 
@@ -209,24 +245,40 @@ async def test_the_migration_counts_what_is_there_already(connection: asyncpg.Co
     await fold(connection)
     kept = await connection.fetch("SELECT dimension, value, number FROM task_counts ORDER BY 1, 2")
     script = (VERSIONS / "0002_people_and_plans.sql").read_text()
-    counting = script[script.index("INSERT INTO task_counts (dimension, value, number)\nSELECT 'priority'") :]
+    counting = script[
+        script.index("INSERT INTO task_counts (dimension, value, number)\nSELECT 'priority'") :
+    ]
     await connection.execute(f"DELETE FROM task_counts; {counting[: counting.index(';')]}")
-    assert kept == await connection.fetch("SELECT dimension, value, number FROM task_counts ORDER BY 1, 2")
+    assert kept == await connection.fetch(
+        "SELECT dimension, value, number FROM task_counts ORDER BY 1, 2"
+    )
 
 
 async def test_figures_do_not_read_the_queue(crowded: asyncpg.Connection) -> None:
     """Few rows of many, by index alone; the full count is there, but nothing executes it."""
     await fold(crowded)
-    plan = await crowded.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement('figures').replace('$1', '20000')}")
+    plan = await crowded.fetchval(
+        f"EXPLAIN (ANALYZE, FORMAT JSON) {statement('figures').replace('$1', '20000')}"
+    )
     used = executed(json.loads(plan)[0]["Plan"])
-    assert used == {"queue_ready", "queue_alone", "queue_running", "queue_blocked", "queue_waits"}, plan
+    assert used == {
+        "queue_ready",
+        "queue_alone",
+        "queue_running",
+        "queue_blocked",
+        "queue_waits",
+    }, plan
     assert (await queue_figures(crowded))["ready"] > 0
 
 
 def executed(plan: dict[str, Any]) -> set[str]:
     """The indexes of the queue that a plan has read, and `Seq Scan` when it has read the queue from end to end."""
     found = {name for name in (plan.get("Index Name", ""),) if name.startswith("queue_")}
-    if plan.get("Relation Name") == "queue" and not plan.get("Index Name") and plan["Node Type"] == "Seq Scan":
+    if (
+        plan.get("Relation Name") == "queue"
+        and not plan.get("Index Name")
+        and plan["Node Type"] == "Seq Scan"
+    ):
         found.add("Seq Scan")
     here = found if plan["Actual Loops"] else set[str]()
     return here.union(*(executed(p) for p in plan.get("Plans", [])))

@@ -43,7 +43,12 @@ async def test_a_created_task_is_answered_with_its_place_and_etag_and_can_be_rea
     assert task["tags"] == ["Home", "garden"]
     assert task["payload"] == fields["payload"]
     assert datetime.fromisoformat(task["due_date"]) == due
-    assert (task["status"], task["handler"], task["attempt"], task["version"]) == ("pending", None, 0, 1)
+    assert (task["status"], task["handler"], task["attempt"], task["version"]) == (
+        "pending",
+        None,
+        0,
+        1,
+    )
     read = await client.get(created.headers["location"])
     assert read.json() == task
     assert read.headers["etag"] == created.headers["etag"]
@@ -53,8 +58,15 @@ async def test_a_created_task_is_answered_with_its_place_and_etag_and_can_be_rea
 async def test_a_task_with_a_handler_enters_the_queue_with_its_conversations(
     client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
-    task = await create(client, handler="noop", priority="urgent", conversations=[{"body": "one"}, {"body": {"n": 2}}])
-    row = await connection.fetchrow("SELECT state, priority, handler, max_attempts, timeout_seconds FROM queue")
+    task = await create(
+        client,
+        handler="noop",
+        priority="urgent",
+        conversations=[{"body": "one"}, {"body": {"n": 2}}],
+    )
+    row = await connection.fetchrow(
+        "SELECT state, priority, handler, max_attempts, timeout_seconds FROM queue"
+    )
     assert dict(row or {}) == {
         "state": "ready", "priority": 0, "handler": "noop", "max_attempts": 5, "timeout_seconds": None
     }  # fmt: skip
@@ -63,20 +75,28 @@ async def test_a_task_with_a_handler_enters_the_queue_with_its_conversations(
     assert [c["body"] for c in listed] == ["one", {"n": 2}]
 
 
-async def test_a_task_of_a_person_is_not_queued(client: httpx.AsyncClient, connection: asyncpg.Connection) -> None:
+async def test_a_task_of_a_person_is_not_queued(
+    client: httpx.AsyncClient, connection: asyncpg.Connection
+) -> None:
     task = await create(client, status="In-Progress", handler="noop")
     assert task["status"] == "in_progress"
     await create(client)
     assert await connection.fetchval("SELECT count(*) FROM queue") == 0
 
 
-async def test_a_task_that_is_created_ended_did_not_end_before_its_creation(client: httpx.AsyncClient) -> None:
+async def test_a_task_that_is_created_ended_did_not_end_before_its_creation(
+    client: httpx.AsyncClient,
+) -> None:
     task = await create(client, status="completed")
-    assert datetime.fromisoformat(task["created_at"]) <= datetime.fromisoformat(task["processed_at"])
+    assert datetime.fromisoformat(task["created_at"]) <= datetime.fromisoformat(
+        task["processed_at"]
+    )
 
 
 @pytest.mark.parametrize("handler", ["noop", None])
-async def test_a_task_with_a_later_run_at_is_scheduled(client: httpx.AsyncClient, handler: str | None) -> None:
+async def test_a_task_with_a_later_run_at_is_scheduled(
+    client: httpx.AsyncClient, handler: str | None
+) -> None:
     later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     task = await create(client, handler=handler, run_at=later)
     assert task["status"] == "scheduled"
@@ -91,7 +111,9 @@ async def test_an_unchanged_task_is_not_sent_again(client: httpx.AsyncClient) ->
     unchanged = await client.get(url, headers={"If-None-Match": f'"other", W/{etag}'})
     assert (unchanged.status_code, unchanged.content, unchanged.headers["etag"]) == (304, b"", etag)
     await client.post(f"{url}/conversations", json={"body": "new"})
-    assert (await client.get(url, headers={"If-None-Match": etag})).json()["conversation_count"] == 1
+    assert (await client.get(url, headers={"If-None-Match": etag})).json()[
+        "conversation_count"
+    ] == 1
 
 
 async def test_a_deleted_task_is_cancelled_and_hidden_everywhere(
@@ -101,7 +123,13 @@ async def test_a_deleted_task_is_cancelled_and_hidden_everywhere(
     url = f"{TASKS}/{task['id']}"
     conversation = (await client.get(f"{url}/conversations")).json()["items"][0]["id"]
     assert (await client.delete(url)).status_code == 204
-    paths = (url, f"{url}/history", f"{url}/runs", f"{url}/conversations", f"/api/v1/conversations/{conversation}")
+    paths = (
+        url,
+        f"{url}/history",
+        f"{url}/runs",
+        f"{url}/conversations",
+        f"/api/v1/conversations/{conversation}",
+    )
     assert [(await client.get(path)).status_code for path in paths] == [404] * 5
     refused = [
         await client.delete(url),
@@ -114,7 +142,10 @@ async def test_a_deleted_task_is_cancelled_and_hidden_everywhere(
     assert (await client.get(TASKS)).json()["items"] == []
     assert await connection.fetchval("SELECT count(*) FROM queue") == 0
     assert await connection.fetchval("SELECT status FROM task_view") == "cancelled"
-    assert await connection.fetchval("SELECT new_status FROM task_history ORDER BY id DESC LIMIT 1") == "deleted"
+    assert (
+        await connection.fetchval("SELECT new_status FROM task_history ORDER BY id DESC LIMIT 1")
+        == "deleted"
+    )
 
 
 async def test_deleting_a_held_task_asks_its_worker_and_its_run_is_still_recorded(
@@ -125,17 +156,22 @@ async def test_deleting_a_held_task_asks_its_worker_and_its_run_is_still_recorde
     assert (await client.delete(f"{TASKS}/{task['id']}")).status_code == 204
     assert await connection.fetchval("SELECT cancel_requested_at IS NOT NULL FROM queue")
     worker = await connection.fetchval("SELECT worker_id FROM queue")
-    assert await finish(connection, worker, [Finished(claimed.task_id, claimed.fence, Outcome.COMPLETED)])
+    assert await finish(
+        connection, worker, [Finished(claimed.task_id, claimed.fence, Outcome.COMPLETED)]
+    )
 
 
-async def test_a_hard_delete_leaves_only_the_history(client: httpx.AsyncClient, connection: asyncpg.Connection) -> None:
+async def test_a_hard_delete_leaves_only_the_history(
+    client: httpx.AsyncClient, connection: asyncpg.Connection
+) -> None:
     task = await create(client, handler="noop", conversations=[{"body": 1}])
     gone = await create(client)
     await client.delete(f"{TASKS}/{gone['id']}")
     for key in (task["id"], gone["id"]):
         assert (await client.delete(f"{TASKS}/{key}?hard=true")).status_code == 204
     counts = [
-        await connection.fetchval(f"SELECT count(*) FROM {t}") for t in ("tasks", "queue", "conversations", "runs")
+        await connection.fetchval(f"SELECT count(*) FROM {t}")
+        for t in ("tasks", "queue", "conversations", "runs")
     ]
     assert counts == [0, 0, 0, 0]
     assert await connection.fetchval("SELECT count(*) FROM task_history") == 5
@@ -148,7 +184,9 @@ async def test_a_held_task_that_is_deleted_for_good_is_a_lost_claim_for_its_work
     claimed = await held(task["id"])
     worker = await connection.fetchval("SELECT worker_id FROM queue")
     assert (await client.delete(f"{TASKS}/{task['id']}?hard=true")).status_code == 204
-    assert not await finish(connection, worker, [Finished(claimed.task_id, claimed.fence, Outcome.COMPLETED)])
+    assert not await finish(
+        connection, worker, [Finished(claimed.task_id, claimed.fence, Outcome.COMPLETED)]
+    )
     assert await connection.fetchval("SELECT count(*) FROM runs") == 0
 
 
@@ -160,18 +198,32 @@ async def test_runs_and_history_tell_what_workers_and_people_did(
     claimed = await held(task["id"])
     shown = (await client.get(url)).json()
     worker = await connection.fetchval("SELECT worker_id FROM queue")
-    assert (shown["status"], shown["attempt"], shown["processing_instance_id"]) == ("processing", 1, str(worker))
+    assert (shown["status"], shown["attempt"], shown["processing_instance_id"]) == (
+        "processing",
+        1,
+        str(worker),
+    )
     end = Finished(claimed.task_id, claimed.fence, Outcome.COMPLETED, result='{"sum": 3}')
     await finish(connection, worker, [end])
     done = (await client.get(url)).json()
-    assert (done["status"], done["result"], done["processed_at"] is not None) == ("completed", {"sum": 3}, True)
+    assert (done["status"], done["result"], done["processed_at"] is not None) == (
+        "completed",
+        {"sum": 3},
+        True,
+    )
     [run] = (await client.get(f"{url}/runs")).json()["items"]
-    assert (run["fence"], run["outcome"], run["final"], run["worker_id"]) == (1, "completed", True, str(worker))
+    assert (run["fence"], run["outcome"], run["final"], run["worker_id"]) == (
+        1,
+        "completed",
+        True,
+        str(worker),
+    )
     await client.post(f"{url}:retry", json={"reason": "once more"})
     first = (await client.get(f"{url}/history?limit=2")).json()
     rest = (await client.get(f"{url}/history", params={"cursor": first["next_cursor"]})).json()
     events = [
-        (e["kind"], e["previous_status"], e["new_status"], e["by"], e["reason"]) for e in first["items"] + rest["items"]
+        (e["kind"], e["previous_status"], e["new_status"], e["by"], e["reason"])
+        for e in first["items"] + rest["items"]
     ]
     assert events == [
         ("change", None, "pending", "anonymous", None),
@@ -189,7 +241,9 @@ async def test_answers_have_exactly_the_documented_fields(
     workers = (await client.get("/api/v1/workers")).json()
     worker = await connection.fetchval("SELECT worker_id FROM queue")
     queues = (await client.get("/api/v1/queues")).json()
-    await finish(connection, worker, [Finished(claimed.task_id, claimed.fence, Outcome.FAILED, error="no")])
+    await finish(
+        connection, worker, [Finished(claimed.task_id, claimed.fence, Outcome.FAILED, error="no")]
+    )
 
     async def items(path: str) -> Any:
         return (await client.get(path)).json()["items"][0]
@@ -221,14 +275,18 @@ async def test_a_task_that_runs_shows_its_progress_which_leaves_a_guard_good(
     before = await client.get(one)
     assert before.json()["progress"] is None
     worker = await connection.fetchval("SELECT worker_id FROM queue")
-    assert await note_progress(connection, worker, [Told(claim.task_id, claim.fence, Progress(0.4, "half of it"))])
+    assert await note_progress(
+        connection, worker, [Told(claim.task_id, claim.fence, Progress(0.4, "half of it"))]
+    )
     shown = await client.get(one, headers={"If-None-Match": before.headers["etag"]})
     assert shown.status_code == 200
     progress = Task.model_validate_json(shown.content).progress
     assert progress is not None
     assert (progress.fraction, progress.note) == (0.4, "half of it")
     assert "progress" not in (await client.get(TASKS)).json()["items"][0]
-    assert (await client.get(one, headers={"If-None-Match": shown.headers["etag"]})).status_code == 304
+    assert (
+        await client.get(one, headers={"If-None-Match": shown.headers["etag"]})
+    ).status_code == 304
     guard = {"If-Match": before.headers["etag"]}
     assert (await client.patch(one, json={"title": "b"}, headers=guard)).status_code == 200
     await finish(connection, worker, [Finished(claim.task_id, claim.fence, Outcome.COMPLETED)])

@@ -42,7 +42,9 @@ async def other(database: str) -> Any:
 
 
 async def post(client: httpx.AsyncClient, key: str = "k", **fields: Any) -> httpx.Response:
-    return await client.post(TASKS, json={"title": "a task", "unique_key": key, "handler": "noop"} | fields)
+    return await client.post(
+        TASKS, json={"title": "a task", "unique_key": key, "handler": "noop"} | fields
+    )
 
 
 async def made(client: httpx.AsyncClient, key: str = "k", **fields: Any) -> str:
@@ -72,8 +74,12 @@ async def waiting(connection: asyncpg.Connection, number: int) -> None:
     await eventually(f"{number} waiting for a lock", probe)
 
 
-async def end(connection: asyncpg.Connection, claim: Claim, outcome: Outcome = Outcome.COMPLETED) -> None:
-    worker = await connection.fetchval("SELECT worker_id FROM queue WHERE task_id = $1", claim.task_id)
+async def end(
+    connection: asyncpg.Connection, claim: Claim, outcome: Outcome = Outcome.COMPLETED
+) -> None:
+    worker = await connection.fetchval(
+        "SELECT worker_id FROM queue WHERE task_id = $1", claim.task_id
+    )
     assert await finish(connection, worker, [Finished(claim.task_id, claim.fence, outcome)])
 
 
@@ -84,10 +90,16 @@ class TestWhileOpen:
         self, client: httpx.AsyncClient, connection: asyncpg.Connection
     ) -> None:
         first = await post(client, title="the first", tags=["a"])
-        again = await post(client, title="the second", priority="urgent", conversations=[{"body": 1}])
+        again = await post(
+            client, title="the second", priority="urgent", conversations=[{"body": 1}]
+        )
         assert (first.status_code, again.status_code) == (201, 200)
         assert again.json() == first.json()
-        assert again.headers["location"] == first.headers["location"] == f"{TASKS}/{first.json()['id']}"
+        assert (
+            again.headers["location"]
+            == first.headers["location"]
+            == f"{TASKS}/{first.json()['id']}"
+        )
         assert again.headers["etag"] == first.headers["etag"]
         assert [
             await connection.fetchval(f"SELECT count(*) FROM {table}")
@@ -118,20 +130,30 @@ class TestWhileOpen:
         assert await present(client) == task
         worker = await connection.fetchval("SELECT worker_id FROM queue")
         assert await give_back(
-            connection, worker, [GivenBack(claim.task_id, claim.fence, Outcome.FAILED, delay_seconds=3600)]
+            connection,
+            worker,
+            [GivenBack(claim.task_id, claim.fence, Outcome.FAILED, delay_seconds=3600)],
         )
         assert await present(client) == task
 
     @pytest.mark.parametrize("status", ["pending", "in_progress"])
-    async def test_a_persons_task_is_open_until_they_are_done(self, client: httpx.AsyncClient, status: str) -> None:
+    async def test_a_persons_task_is_open_until_they_are_done(
+        self, client: httpx.AsyncClient, status: str
+    ) -> None:
         task = await made(client, handler=None, status=status)
         assert await present(client) == task
         await client.patch(f"{TASKS}/{task}", json={"status": "completed"})
         assert await made(client) != task
 
-    @pytest.mark.parametrize("outcome", [Outcome.COMPLETED, Outcome.FAILED, Outcome.CANCELLED, Outcome.DISCARDED])
+    @pytest.mark.parametrize(
+        "outcome", [Outcome.COMPLETED, Outcome.FAILED, Outcome.CANCELLED, Outcome.DISCARDED]
+    )
     async def test_what_a_worker_has_ended_lets_go(
-        self, client: httpx.AsyncClient, connection: asyncpg.Connection, held: Hold, outcome: Outcome
+        self,
+        client: httpx.AsyncClient,
+        connection: asyncpg.Connection,
+        held: Hold,
+        outcome: Outcome,
     ) -> None:
         task = await made(client)
         await end(connection, await held(task), outcome)
@@ -181,7 +203,11 @@ class TestRaces:
 
     @pytest.mark.parametrize("before", ["nothing", "an ended task"])
     async def test_who_waited_for_a_creator_that_gave_up_makes_it(
-        self, client: httpx.AsyncClient, connection: asyncpg.Connection, other: asyncpg.Connection, before: str
+        self,
+        client: httpx.AsyncClient,
+        connection: asyncpg.Connection,
+        other: asyncpg.Connection,
+        before: str,
     ) -> None:
         if before == "an ended task":
             await made(client, status="completed")
@@ -194,7 +220,11 @@ class TestRaces:
         assert (await waits).status_code == 201
 
     async def test_a_completion_while_a_creator_waits_is_seen(
-        self, client: httpx.AsyncClient, connection: asyncpg.Connection, other: asyncpg.Connection, held: Hold
+        self,
+        client: httpx.AsyncClient,
+        connection: asyncpg.Connection,
+        other: asyncpg.Connection,
+        held: Hold,
     ) -> None:
         task = await made(client)
         claim = await held(task)
@@ -273,11 +303,21 @@ class TestMany:
         assert (told.created, told.present) == (3, [2, 3])
         assert [t.title for t in told.items] == ["row 0", "row 1", "a task", "row 0", "row 4"]
         assert str(told.items[2].id) == there
-        assert await tasks_in(connection) == await connection.fetchval("SELECT count(*) FROM queue") == 4
+        assert (
+            await tasks_in(connection)
+            == await connection.fetchval("SELECT count(*) FROM queue")
+            == 4
+        )
         again = await post_batch(client, [rows[0], rows[2]])
-        assert (again.status_code, again.json()["created"], again.json()["present"]) == (200, 0, [0, 1])
+        assert (again.status_code, again.json()["created"], again.json()["present"]) == (
+            200,
+            0,
+            [0, 1],
+        )
 
-    async def test_a_row_that_is_made_ended_holds_nothing_for_the_next(self, client: httpx.AsyncClient) -> None:
+    async def test_a_row_that_is_made_ended_holds_nothing_for_the_next(
+        self, client: httpx.AsyncClient
+    ) -> None:
         row = {"title": "a", "unique_key": "k"}
         told = (await post_batch(client, [row | {"status": "completed"}, row, row])).json()
         assert (told["created"], told["present"]) == (2, [2])
@@ -287,16 +327,31 @@ class TestMany:
         assert (told["created"], told["present"]) == (1, [1])
 
     async def test_a_file_tells_the_lines_of_those_that_were_there(
-        self, client: httpx.AsyncClient, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+        self,
+        client: httpx.AsyncClient,
+        connection: asyncpg.Connection,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setattr(csv_import, "CHUNK", 2)
         await made(client, "there")
-        lines = ["title,unique_key,unique_seconds", "a,k,60", "b,there,", "c,k,", "d,,", ",x,", "e,k,", "f,new,"]
+        lines = [
+            "title,unique_key,unique_seconds",
+            "a,k,60",
+            "b,there,",
+            "c,k,",
+            "d,,",
+            ",x,",
+            "e,k,",
+            "f,new,",
+        ]
         report: ImportReport = await report_of(client, "\r\n".join(lines))
         assert (report.rows, report.created, report.skipped) == (7, 3, 1)
         assert (report.present, report.present_lines) == (3, [3, 4, 7])
         assert await tasks_in(connection) == 4
-        assert await connection.fetchval("SELECT count(*) FROM unique_keys WHERE expires_at > now()") == 1
+        assert (
+            await connection.fetchval("SELECT count(*) FROM unique_keys WHERE expires_at > now()")
+            == 1
+        )
 
 
 @pytest.mark.parametrize(
@@ -310,12 +365,18 @@ class TestMany:
         ({"unique_seconds": 60}, "unique_seconds"),
     ],
 )
-async def test_a_bad_key_or_period_is_refused(client: httpx.AsyncClient, fields: dict[str, Any], field: str) -> None:
-    problem = check_problem(await client.post(TASKS, json={"title": "a"} | fields), 422, "invalid_field")
+async def test_a_bad_key_or_period_is_refused(
+    client: httpx.AsyncClient, fields: dict[str, Any], field: str
+) -> None:
+    problem = check_problem(
+        await client.post(TASKS, json={"title": "a"} | fields), 422, "invalid_field"
+    )
     assert [error["field"] for error in problem["errors"]] == [field]
 
 
-async def test_the_same_request_again_is_answered_as_it_was_the_first_time(client: httpx.AsyncClient) -> None:
+async def test_the_same_request_again_is_answered_as_it_was_the_first_time(
+    client: httpx.AsyncClient,
+) -> None:
     task = await made(client)
     headers = {"Idempotency-Key": "once"}
     body = {"title": "b", "unique_key": "k"}
@@ -333,7 +394,9 @@ async def test_the_maintenance_forgets_keys(
     await connection.execute("UPDATE unique_keys SET created_at = now() - interval '2 days'")
 
     pool = await asyncpg.create_pool(database, min_size=1, max_size=1)
-    sweeps = asyncio.create_task(Maintenance(settings_for(database, between=False), pool.acquire).run())
+    sweeps = asyncio.create_task(
+        Maintenance(settings_for(database, between=False), pool.acquire).run()
+    )
 
     async def gone() -> bool:
         return not await connection.fetchval("SELECT count(*) FROM unique_keys")
@@ -352,7 +415,9 @@ async def test_only_old_keys_that_hold_nothing_are_forgotten(
         "period": {"status": "completed", "unique_seconds": 10 * DAY}, "taken": {"status": "completed"},
     }.items():  # fmt: skip
         await made(client, key, **fields)
-    await connection.execute("UPDATE unique_keys SET created_at = now() - interval '2 days' WHERE key <> 'new'")
+    await connection.execute(
+        "UPDATE unique_keys SET created_at = now() - interval '2 days' WHERE key <> 'new'"
+    )
     transaction = other.transaction()
     await transaction.start()
     await enqueue_async(other, "noop", unique_key="taken")

@@ -22,7 +22,9 @@ USERS = "/api/v1/users"
 async def test_an_administrator_registers_a_user_who_logs_in(people: People) -> None:
     root = await people.register("root", "admin")
     async with people.speaking(people.token(root)) as admin:
-        answer = await admin.post(USERS, json={"username": "Ada.L", "password": PASSWORD, "role": "operator"})
+        answer = await admin.post(
+            USERS, json={"username": "Ada.L", "password": PASSWORD, "role": "operator"}
+        )
         assert answer.status_code == 201, answer.text
         made = answer.json()
         assert answer.headers["location"] == f"{USERS}/{made['id']}"
@@ -35,7 +37,11 @@ async def test_an_administrator_registers_a_user_who_logs_in(people: People) -> 
         )  # fmt: skip
         assert (await admin.get(answer.headers["location"])).json() == made
         assert (await log_in(admin, "ada.l")).status_code == 200
-        check_problem(await admin.post(USERS, json={"username": "ADA.L", "password": PASSWORD}), 409, "conflict")
+        check_problem(
+            await admin.post(USERS, json={"username": "ADA.L", "password": PASSWORD}),
+            409,
+            "conflict",
+        )
         plain = await admin.post(USERS, json={"username": "eve", "password": PASSWORD})
         assert plain.json()["role"] == "viewer"
 
@@ -87,10 +93,14 @@ async def test_users_are_listed_in_pages(people: People) -> None:
         check_problem(await admin.get(USERS, params={"cursor": "x"}), 422, "invalid_field")
         for key in (str(new_id()), "x"):
             check_problem(await admin.get(f"{USERS}/{key}"), 404, "not_found")
-            check_problem(await admin.patch(f"{USERS}/{key}", json={"role": "admin"}), 404, "not_found")
+            check_problem(
+                await admin.patch(f"{USERS}/{key}", json={"role": "admin"}), 404, "not_found"
+            )
 
 
-@pytest.mark.parametrize("change", [{"role": "viewer"}, {"disabled": True}, {"password": "another horse battery"}])
+@pytest.mark.parametrize(
+    "change", [{"role": "viewer"}, {"disabled": True}, {"password": "another horse battery"}]
+)
 async def test_what_an_administrator_changes_ends_the_users_log_ins_at_once(
     people: People, change: dict[str, object]
 ) -> None:
@@ -101,14 +111,22 @@ async def test_what_an_administrator_changes_ends_the_users_log_ins_at_once(
         answer = await admin.patch(f"{USERS}/{ada.id}", json=change)
         assert answer.status_code == 200, answer.text
         check_refused(await client.get(ME, headers=bearer(tokens["access_token"])))
-        check_refused(await client.post("/api/v1/auth/refresh", json={"refresh_token": tokens["refresh_token"]}))
+        check_refused(
+            await client.post(
+                "/api/v1/auth/refresh", json={"refresh_token": tokens["refresh_token"]}
+            )
+        )
         again = await log_in(client, "ada", str(change.get("password", PASSWORD)))
         assert again.status_code == (401 if "disabled" in change else 200)
         if "role" in change:
-            assert (await client.get(ME, headers=bearer(again.json()["access_token"]))).json()["role"] == "viewer"
+            assert (await client.get(ME, headers=bearer(again.json()["access_token"]))).json()[
+                "role"
+            ] == "viewer"
 
 
-async def test_a_user_who_is_let_in_again_needs_a_new_log_in_and_no_change_ends_nothing(people: People) -> None:
+async def test_a_user_who_is_let_in_again_needs_a_new_log_in_and_no_change_ends_nothing(
+    people: People,
+) -> None:
     root, ada = await people.register("root", "admin"), await people.register("ada")
     async with people.speaking(people.token(root)) as admin, people.speaking() as client:
         tokens = (await log_in(client, "ada")).json()
@@ -129,10 +147,16 @@ async def test_the_last_administrator_can_be_neither_disabled_nor_demoted(people
     async with people.speaking(people.token(root)) as admin:
         for change in ({"disabled": True}, {"role": "operator"}):
             check_problem(await admin.patch(f"{USERS}/{root.id}", json=change), 409, "conflict")
-        other = (await admin.post(USERS, json={"username": "b", "password": PASSWORD, "role": "admin"})).json()
+        other = (
+            await admin.post(USERS, json={"username": "b", "password": PASSWORD, "role": "admin"})
+        ).json()
         await admin.patch(f"{USERS}/{other['id']}", json={"disabled": True})
-        check_problem(await admin.patch(f"{USERS}/{root.id}", json={"role": "viewer"}), 409, "conflict")
-        changed = await admin.patch(f"{USERS}/{root.id}", json={"password": "another horse battery"})
+        check_problem(
+            await admin.patch(f"{USERS}/{root.id}", json={"role": "viewer"}), 409, "conflict"
+        )
+        changed = await admin.patch(
+            f"{USERS}/{root.id}", json={"password": "another horse battery"}
+        )
         assert changed.status_code == 200
 
 
@@ -141,7 +165,10 @@ async def test_administrators_who_demote_each_other_at_once_leave_one(
 ) -> None:
     for round_ in range(5):
         await connection.execute("DELETE FROM users")
-        a, b = await people.register(f"a{round_}", "admin"), await people.register(f"b{round_}", "admin")
+        a, b = (
+            await people.register(f"a{round_}", "admin"),
+            await people.register(f"b{round_}", "admin"),
+        )
         async with people.speaking(people.token(a)) as one, people.speaking(people.token(b)) as two:
             answers = await asyncio.gather(
                 one.patch(f"{USERS}/{b.id}", json={"role": "viewer"}),
@@ -155,12 +182,19 @@ async def test_administrators_who_demote_each_other_at_once_leave_one(
 async def test_the_first_administrator_is_made_once_by_many_instances_and_only_while_there_is_none(
     people: People, database: str, connection: asyncpg.Connection
 ) -> None:
-    given = {"admin_username": "Root", "admin_password": PASSWORD, "secret_key": KEY, "auth_mode": "required"}
+    given = {
+        "admin_username": "Root",
+        "admin_password": PASSWORD,
+        "secret_key": KEY,
+        "auth_mode": "required",
+    }
     shared: Context = people.app.state.context
     credentials = people.app.state.authenticator.credentials
 
     def instance(**more: object) -> FirstAdmin:
-        context = Context(settings_for(database, **{**given, **more}), shared.engine, shared.wakeups)
+        context = Context(
+            settings_for(database, **{**given, **more}), shared.engine, shared.wakeups
+        )
         return FirstAdmin(context, credentials)
 
     instances = [instance(admin_username=name) for name in ("root", "Root", "boss", "chief")]

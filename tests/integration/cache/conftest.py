@@ -43,16 +43,22 @@ class Instance:
     async def create(self, **fields: object) -> UUID:
         """A new task's id; for a person unless the fields name a handler."""
         new = NewTask.model_validate({"title": "0"} | fields)
-        return (await self.context.write(lambda c: tasks.create_task(self.context, c, new, ANONYMOUS))).task.id
+        return (
+            await self.context.write(lambda c: tasks.create_task(self.context, c, new, ANONYMOUS))
+        ).task.id
 
     async def update(self, task_id: UUID, **fields: object) -> TaskRow:
         """Change a task; when this returns, the change is acknowledged."""
         wanted, change = TaskChange.model_validate(fields), Change(ANONYMOUS)
-        return await self.context.write(lambda c: tasks.change_task(self.context, c, task_id, wanted, change))
+        return await self.context.write(
+            lambda c: tasks.change_task(self.context, c, task_id, wanted, change)
+        )
 
     async def remove(self, task_id: UUID, *, hard: bool = False) -> None:
         """Delete a task."""
-        await self.context.write(lambda c: tasks.remove_task(self.context, c, task_id, Change(ANONYMOUS), hard=hard))
+        await self.context.write(
+            lambda c: tasks.remove_task(self.context, c, task_id, Change(ANONYMOUS), hard=hard)
+        )
 
     async def read(self, task_id: UUID) -> TaskRow | None:
         """Read a task through the cache."""

@@ -66,7 +66,9 @@ async def test_a_value_in_an_old_dump_is_not_believed(start: Start, dumping: Red
         assert b'"title":"new"' in await client.get(f"tasks::{task}")
 
 
-async def test_a_fill_that_began_before_a_restart_is_not_kept_after_it(start: Start, dumping: RedisServer) -> None:
+async def test_a_fill_that_began_before_a_restart_is_not_kept_after_it(
+    start: Start, dumping: RedisServer
+) -> None:
     writer, slow = await start(redis_url=dumping.url), await start(redis_url=dumping.url)
     task = await writer.create()
     found = await slow.cache.read(task)
@@ -127,7 +129,9 @@ async def test_a_redis_that_hangs_slows_only_the_first_reads_and_what_it_holds_i
     assert await reader.title(task) == "99"
 
 
-async def test_a_thousand_reads_at_once_of_a_hanging_redis_wait_for_it_once(start: Start, redis: RedisServer) -> None:
+async def test_a_thousand_reads_at_once_of_a_hanging_redis_wait_for_it_once(
+    start: Start, redis: RedisServer
+) -> None:
     reader = await start()
     task = await reader.create()
     await reader.title(task)
@@ -141,13 +145,18 @@ async def test_a_thousand_reads_at_once_of_a_hanging_redis_wait_for_it_once(star
 
     first, without = await read(), await read()
     redis.resume()
-    assert first < 3 * without + 3, f"a thousand reads took {first:.1f} s, without Redis {without:.1f} s"
+    assert first < 3 * without + 3, (
+        f"a thousand reads took {first:.1f} s, without Redis {without:.1f} s"
+    )
 
 
 async def test_a_writer_alone_that_cannot_reach_redis_makes_reads_old_for_five_seconds_at_most(
     start: Start, redis: RedisServer, connection: asyncpg.Connection
 ) -> None:
-    writer, reader = await start(redis_url=f"redis://127.0.0.1:{free_port()}/0", trusted=False), await start()
+    writer, reader = (
+        await start(redis_url=f"redis://127.0.0.1:{free_port()}/0", trusted=False),
+        await start(),
+    )
     task = await writer.create()
     longest = 0.0
     for n in range(1, 4):
@@ -168,10 +177,15 @@ async def test_a_writer_alone_that_cannot_reach_redis_makes_reads_old_for_five_s
 async def test_a_reader_that_cannot_look_into_the_outbox_passes_the_cache_by(
     start: Start, redis: RedisServer, connection: asyncpg.Connection
 ) -> None:
-    writer, reader = await start(redis_url=f"redis://127.0.0.1:{free_port()}/0", trusted=False), await start()
+    writer, reader = (
+        await start(redis_url=f"redis://127.0.0.1:{free_port()}/0", trusted=False),
+        await start(),
+    )
     task = await writer.create()
     await reader.title(task)
-    await reader.watch.stop()  # as when its loop hangs, or the database answers requests but not the loop
+    await (
+        reader.watch.stop()
+    )  # as when its loop hangs, or the database answers requests but not the loop
     await writer.update(task, title="new")
     acknowledged = time.monotonic()
     while await reader.title(task) != "new":
@@ -261,7 +275,9 @@ async def test_what_was_told_to_a_server_that_was_already_replaced_is_told_to_th
         assert await reader.title(task) == "2"
 
 
-async def test_a_replica_is_not_used(start: Start, redis: RedisServer, connection: asyncpg.Connection) -> None:
+async def test_a_replica_is_not_used(
+    start: Start, redis: RedisServer, connection: asyncpg.Connection
+) -> None:
     with redis_server() as other:
         async with Redis.from_url(other.url, protocol=2) as client:
             await client.replicaof("127.0.0.1", redis.port)

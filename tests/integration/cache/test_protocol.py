@@ -52,7 +52,9 @@ async def test_the_first_read_fills_the_key_for_its_time_and_later_reads_need_no
 ) -> None:
     instance = await start()
     due = datetime.now(UTC) + timedelta(days=1)
-    task = await instance.create(description="ü", payload={"n": 2**70}, tags=["a"], due_date=due, assigned_to="ada")
+    task = await instance.create(
+        description="ü", payload={"n": 2**70}, tags=["a"], due_date=due, assigned_to="ada"
+    )
     first = await instance.read(task)
     assert 595_000 < await keys.pttl(f"tasks::{task}") <= 600_000
     kept = json.loads(await keys.get(f"tasks::{task}"))
@@ -85,7 +87,9 @@ async def test_the_number_of_conversations_is_never_old(start: Start) -> None:
     task = await one.create()
     before = await other.read(task)
     new = [NewConversation(body="hello")]
-    await one.context.write(lambda c: conversations.add_conversations(one.context, c, task, new, ANONYMOUS))
+    await one.context.write(
+        lambda c: conversations.add_conversations(one.context, c, task, new, ANONYMOUS)
+    )
     after = await other.read(task)
     assert before is not None
     assert after is not None
@@ -136,7 +140,9 @@ async def test_a_slow_reader_does_not_bring_back_what_it_read_before_an_update(
     assert await slow.title(task) == "new"
 
 
-async def test_a_reader_that_is_slower_than_its_mark_fills_nothing(start: Start, keys: Redis) -> None:
+async def test_a_reader_that_is_slower_than_its_mark_fills_nothing(
+    start: Start, keys: Redis
+) -> None:
     slow = await start()
     task = await slow.create()
     found, row = await missing(slow, task), await from_database(slow, task)
@@ -146,7 +152,9 @@ async def test_a_reader_that_is_slower_than_its_mark_fills_nothing(start: Start,
     assert not await keys.exists(f"tasks::{task}")
 
 
-async def test_between_tombstone_and_commit_the_old_version_is_read_but_not_kept(start: Start, keys: Redis) -> None:
+async def test_between_tombstone_and_commit_the_old_version_is_read_but_not_kept(
+    start: Start, keys: Redis
+) -> None:
     writer, reader = await start(), await start()
     task = await writer.create()
     await reader.title(task)
@@ -187,7 +195,9 @@ async def test_a_tombstone_that_is_evicted_before_the_commit_lets_nothing_old_st
     assert await reader.title(task) == "new"
 
 
-def _filling(seen: tuple[Missing, store.TaskRow], task: UUID) -> tuple[Missing, UUID, store.TaskRow]:
+def _filling(
+    seen: tuple[Missing, store.TaskRow], task: UUID
+) -> tuple[Missing, UUID, store.TaskRow]:
     return seen[0], task, seen[1]
 
 
@@ -196,7 +206,9 @@ async def test_a_writer_that_dies_right_after_its_commit_leaves_nothing_old(star
     task = await writer.create()
     assert await reader.title(task) == "0"
     async with writer.context.engine.begin() as connection:
-        await changed(writer.context, connection, task)  # and `Context.write` has no chance to tell Redis again
+        await changed(
+            writer.context, connection, task
+        )  # and `Context.write` has no chance to tell Redis again
     assert await reader.title(task) == "new"
 
 
@@ -228,7 +240,9 @@ async def test_a_tombstone_never_goes_down(start: Start, keys: Redis) -> None:
     assert not await keys.exists(f"tasks::{task}")
 
 
-async def test_a_day_of_the_log_is_kept_until_the_log_changes(start: Start, connection: asyncpg.Connection) -> None:
+async def test_a_day_of_the_log_is_kept_until_the_log_changes(
+    start: Start, connection: asyncpg.Connection
+) -> None:
     one, other = await start(), await start()
     task = await one.create()
     insertion = "INSERT INTO daily_log (id, date, task_id, title, status) VALUES ($1, '2026-01-01', $1, 'a', 'pending')"
@@ -238,11 +252,16 @@ async def test_a_day_of_the_log_is_kept_until_the_log_changes(start: Start, conn
     async def make(reader: AsyncConnection) -> bytes:
         nonlocal reads
         reads += 1
-        found = await reader.exec_driver_sql("SELECT count(*) FROM daily_log WHERE date = '2026-01-01'")
+        found = await reader.exec_driver_sql(
+            "SELECT count(*) FROM daily_log WHERE date = '2026-01-01'"
+        )
         return str(found.scalar()).encode()
 
     async def read() -> list[bytes]:
-        return [await reading.read_day(instance.context, "2026-01-01", make) for instance in (one, other, one)]
+        return [
+            await reading.read_day(instance.context, "2026-01-01", make)
+            for instance in (one, other, one)
+        ]
 
     assert (await read(), reads) == ([b"1"] * 3, 1)
     await other.remove(task, hard=True)
@@ -309,7 +328,11 @@ async def test_a_day_that_service_d_has_listed_is_read_from_the_cache(
 
 @pytest.mark.parametrize("count", [0, 3, 4, 5, 9])
 async def test_a_day_is_listed_whole_also_when_it_is_too_long_to_be_kept(
-    start: Start, keys: Redis, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, count: int
+    start: Start,
+    keys: Redis,
+    connection: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
 ) -> None:
     monkeypatch.setattr(d, "CACHED_ENTRIES", 4)
     monkeypatch.setattr(streams, "CHUNK", 2)

@@ -40,7 +40,9 @@ class Race:
 
     async def run(self, *disturbances: Callable[[], Awaitable[None]]) -> None:
         """Race until every task has had its updates; the first old version that is read fails it."""
-        beside = [self._read(instance) for instance in self.instances for _ in range(READERS_PER_INSTANCE)]
+        beside = [
+            self._read(instance) for instance in self.instances for _ in range(READERS_PER_INSTANCE)
+        ]
         beside += [self._read_slowly(instance) for instance in self.instances for _ in range(2)]
         async with asyncio.TaskGroup() as group:
             for job in (*beside, *(self._until_over(disturb) for disturb in disturbances)):
@@ -107,7 +109,9 @@ class Race:
     def _check(self, task: UUID, row: store.TaskRow | None, least: int) -> None:
         self.reads += 1
         assert row is not None
-        assert row.version >= least, f"read version {row.version} of {task} after {least} was acknowledged"
+        assert row.version >= least, (
+            f"read version {row.version} of {task} after {least} was acknowledged"
+        )
 
 
 def reads_so_far() -> Counter[str]:
@@ -118,7 +122,9 @@ def reads_so_far() -> Counter[str]:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_readers_updaters_and_evictions_race_and_no_read_is_old(start: Start, keys: Redis, seed: int) -> None:
+async def test_readers_updaters_and_evictions_race_and_no_read_is_old(
+    start: Start, keys: Redis, seed: int
+) -> None:
     instances = [await start(redis_timeout_seconds=1.0) for _ in range(3)]
     race = Race(instances, [await instances[0].create() for _ in range(3)], seed)
     before = reads_so_far()

@@ -71,8 +71,14 @@ BAD = {
         "INSERT INTO tasks (id, title, status) VALUES (gen_random_uuid(), 'chaos 2', 'pending')",
         {NOT_CREATED_ONCE},
     ),
-    "a time of the schedule was left out": ("DELETE FROM tasks WHERE created_at = at(60.5)", {NOT_RUN_ONCE}),
-    "the schedule's last time was left out": ("DELETE FROM tasks WHERE created_at = at(121)", {NOT_RUN_ONCE}),
+    "a time of the schedule was left out": (
+        "DELETE FROM tasks WHERE created_at = at(60.5)",
+        {NOT_RUN_ONCE},
+    ),
+    "the schedule's last time was left out": (
+        "DELETE FROM tasks WHERE created_at = at(121)",
+        {NOT_RUN_ONCE},
+    ),
     "a time of the schedule was run too early": (
         "UPDATE tasks SET created_at = at(59) WHERE created_at = at(60.5)",
         {NOT_RUN_ONCE},
@@ -85,7 +91,10 @@ BAD = {
         f"INSERT INTO queue (task_id, queue, priority, run_at, max_attempts, handler) {ENTRY}",
         {LEFT},
     ),
-    "a task has no end": (f"UPDATE runs SET final = false WHERE task_id = '{TWO}'", {NOT_ENDED_ONCE}),
+    "a task has no end": (
+        f"UPDATE runs SET final = false WHERE task_id = '{TWO}'",
+        {NOT_ENDED_ONCE},
+    ),
     "a task has two ends": (
         f"UPDATE runs SET final = true WHERE task_id = '{ONE}'",
         {NOT_ENDED_ONCE, OVERTAKEN, EFFECT_NOT_ONCE, WRONG_END},
@@ -135,7 +144,10 @@ BAD = {
         f"DELETE FROM effects WHERE task_id = '{ONE}'",
         {EFFECT_NOT_ONCE},
     ),
-    "an effect before the completion is lost": (f"DELETE FROM effects WHERE task_id = '{THREE}'", {NO_EFFECT}),
+    "an effect before the completion is lost": (
+        f"DELETE FROM effects WHERE task_id = '{THREE}'",
+        {NO_EFFECT},
+    ),
     "a task failed that cannot": (
         f"UPDATE runs SET outcome = 'failed' WHERE task_id = '{TWO}'",
         {WRONG_END},
@@ -152,8 +164,14 @@ BAD = {
         f"UPDATE chaos_notes SET at = at(21) WHERE task_id = '{TWO}'",
         {LATE},
     ),
-    "two runs overlap, and it was another process that was stopped": ("UPDATE chaos_faults SET process = 1", {OVERLAP}),
-    "two runs overlap, and the fault was none that cuts off": ("UPDATE chaos_faults SET cuts = false", {OVERLAP}),
+    "two runs overlap, and it was another process that was stopped": (
+        "UPDATE chaos_faults SET process = 1",
+        {OVERLAP},
+    ),
+    "two runs overlap, and the fault was none that cuts off": (
+        "UPDATE chaos_faults SET cuts = false",
+        {OVERLAP},
+    ),
     "two runs overlap, and the fault came after the loss": (
         "UPDATE chaos_faults SET began = at(13.1)",
         {OVERLAP},
@@ -166,7 +184,10 @@ BAD = {
         f"UPDATE workers SET dead_at = NULL WHERE id = '{FIRST}'",
         {OVERLAP, TAKEN},
     ),
-    "two isolated runs overlap": (f"UPDATE tasks SET handler = 'isolated' WHERE id = '{ONE}'", {ISOLATED_OVERLAP}),
+    "two isolated runs overlap": (
+        f"UPDATE tasks SET handler = 'isolated' WHERE id = '{ONE}'",
+        {ISOLATED_OVERLAP},
+    ),
     "a worker was never released": (
         f"UPDATE workers SET released_at = NULL WHERE id = '{SECOND}'",
         {WORKER_LEFT},
@@ -218,7 +239,9 @@ async def test_a_good_history_is_found_to_be_good(history: asyncpg.Connection, c
 
 
 @pytest.mark.parametrize(("change", "broken"), BAD.values(), ids=BAD)
-async def test_a_bad_history_is_found_to_be_bad(history: asyncpg.Connection, change: str, broken: set[str]) -> None:
+async def test_a_bad_history_is_found_to_be_bad(
+    history: asyncpg.Connection, change: str, broken: set[str]
+) -> None:
     await history.execute(change)
     assert set(await find_broken(history)) == broken
 

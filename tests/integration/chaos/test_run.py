@@ -13,7 +13,9 @@ SEED = 51_535
 SIZE = Size(faults=16, tasks=3_000, pause_seconds=1.1)
 
 
-def test_whatever_happens_every_task_ends_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_whatever_happens_every_task_ends_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     report = asyncio.run(run(SEED, SIZE, tmp_path))
     with capsys.disabled():
         show(report)

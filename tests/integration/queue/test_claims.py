@@ -19,21 +19,32 @@ def everything() -> Bounds:
     return Bounds(["default"])
 
 
-async def test_urgent_tasks_come_first_and_older_ones_first_among_equals(connection: asyncpg.Connection) -> None:
+async def test_urgent_tasks_come_first_and_older_ones_first_among_equals(
+    connection: asyncpg.Connection,
+) -> None:
     worker = await add_worker(connection)
     [low] = await add_tasks(connection, priority=3)
     old, new = await add_tasks(connection, 2)
     [urgent] = await add_tasks(connection, priority=0)
-    claims = [(await claim(connection, worker, everything(), 1, start_at_once=True))[0].task_id for _ in range(4)]
+    claims = [
+        (await claim(connection, worker, everything(), 1, start_at_once=True))[0].task_id
+        for _ in range(4)
+    ]
     assert claims == [urgent, old, new, low]
 
 
-async def test_a_task_is_claimed_by_one_worker_only(database: str, connection: asyncpg.Connection) -> None:
+async def test_a_task_is_claimed_by_one_worker_only(
+    database: str, connection: asyncpg.Connection
+) -> None:
     await add_tasks(connection, 300)
     connections = [await asyncpg.connect(database) for _ in range(8)]
     ids = [await add_worker(c) for c in connections]
     batches = await asyncio.gather(
-        *(claim(c, w, everything(), 30, start_at_once=True) for c, w in zip(connections, ids, strict=True) for _ in [0])
+        *(
+            claim(c, w, everything(), 30, start_at_once=True)
+            for c, w in zip(connections, ids, strict=True)
+            for _ in [0]
+        )
     )
     claimed = [c.task_id for batch in batches for c in batch]
     assert len(claimed) == len(set(claimed)) == 240
@@ -50,11 +61,18 @@ async def test_a_turn_is_one_workers_until_its_claim_has_committed(
     turn, another, *_ = turns_of(["default"])
 
     async def ask(turn: int) -> int | None:
-        claims = await claim_in_turn(connection, mine, everything(), 1, turn, start_at_once=True, behind=True)
+        claims = await claim_in_turn(
+            connection, mine, everything(), 1, turn, start_at_once=True, behind=True
+        )
         return None if claims is None else len(claims)
 
     async with theirs.transaction():
-        assert await claim_in_turn(theirs, other, everything(), 0, turn, start_at_once=True, behind=True) == []
+        assert (
+            await claim_in_turn(
+                theirs, other, everything(), 0, turn, start_at_once=True, behind=True
+            )
+            == []
+        )
         assert await ask(turn) is None
         assert await statuses(connection, ids) == ["pending", "pending"]
         assert await ask(another) == 1
@@ -67,7 +85,9 @@ async def test_workers_of_other_queues_have_other_turns() -> None:
     assert not {*turns_of(["a", "b"])} & ({*turns_of(["ab"])} | {*turns_of(["a"])})
 
 
-async def test_a_task_with_a_later_run_at_is_scheduled_and_not_claimed(connection: asyncpg.Connection) -> None:
+async def test_a_task_with_a_later_run_at_is_scheduled_and_not_claimed(
+    connection: asyncpg.Connection,
+) -> None:
     worker = await add_worker(connection)
     ids = await add_tasks(connection, run_at=datetime.now(UTC) + timedelta(hours=1))
     assert await claim(connection, worker, everything(), 10, start_at_once=True) == []
@@ -85,7 +105,9 @@ async def test_each_claim_raises_fence_and_attempt(connection: asyncpg.Connectio
 
 
 @pytest.mark.parametrize("state", ["dead", "draining", "unknown"])
-async def test_a_worker_that_is_not_active_claims_nothing(connection: asyncpg.Connection, state: str) -> None:
+async def test_a_worker_that_is_not_active_claims_nothing(
+    connection: asyncpg.Connection, state: str
+) -> None:
     worker = await add_worker(connection)
     await add_tasks(connection)
     if state == "dead":
@@ -105,7 +127,9 @@ async def test_a_claim_brings_the_payload(connection: asyncpg.Connection) -> Non
     assert claimed.payload == {"name": "Ada \N{SNOWMAN}", "n": [1, None]}
 
 
-async def test_the_bound_lies_two_seconds_behind_and_is_forgotten_on_demand(connection: asyncpg.Connection) -> None:
+async def test_the_bound_lies_two_seconds_behind_and_is_forgotten_on_demand(
+    connection: asyncpg.Connection,
+) -> None:
     worker, bounds = await add_worker(connection), everything()
     await add_tasks(connection)
     [first] = await claim(connection, worker, bounds, 1, start_at_once=True)
@@ -113,10 +137,14 @@ async def test_the_bound_lies_two_seconds_behind_and_is_forgotten_on_demand(conn
     kept = "SELECT run_at FROM queue WHERE task_id = $2 AND run_at = to_timestamp($1)"
     assert await connection.fetchval(kept, first.run_at, first.task_id), "to the microsecond"
     [late] = await add_tasks(connection)
-    await connection.execute("UPDATE queue SET run_at = now() - interval '1 hour' WHERE task_id = $1", late)
+    await connection.execute(
+        "UPDATE queue SET run_at = now() - interval '1 hour' WHERE task_id = $1", late
+    )
     assert await claim(connection, worker, bounds, 1, start_at_once=True) == []
     bounds.forget()
-    assert [c.task_id for c in await claim(connection, worker, bounds, 1, start_at_once=True)] == [late]
+    assert [c.task_id for c in await claim(connection, worker, bounds, 1, start_at_once=True)] == [
+        late
+    ]
 
 
 async def test_a_declaration_of_death_waits_for_a_claim_and_the_release_sees_its_tasks(
@@ -159,7 +187,9 @@ async def test_a_claim_under_way_when_its_worker_is_declared_dead_gets_nothing(
     await other.close()
 
 
-async def test_a_finished_task_leaves_the_queue_and_its_run_decides_the_status(connection: asyncpg.Connection) -> None:
+async def test_a_finished_task_leaves_the_queue_and_its_run_decides_the_status(
+    connection: asyncpg.Connection,
+) -> None:
     worker = await add_worker(connection)
     ids = await add_tasks(connection, 2)
     first, second = await claim(connection, worker, everything(), 2, start_at_once=True)
@@ -167,6 +197,9 @@ async def test_a_finished_task_leaves_the_queue_and_its_run_decides_the_status(c
         Finished(first.task_id, first.fence, Outcome.COMPLETED, result='{"a": 1}'),
         Finished(second.task_id, second.fence, Outcome.TIMED_OUT, error="too slow"),
     ]
-    assert await results.finish(connection, worker, ends) == {(first.task_id, 1), (second.task_id, 1)}
+    assert await results.finish(connection, worker, ends) == {
+        (first.task_id, 1),
+        (second.task_id, 1),
+    }
     assert await statuses(connection, ids) == ["completed", "failed"]
     assert await connection.fetchval("SELECT count(*) FROM queue") == 0

@@ -23,7 +23,9 @@ async def overtaken(connection: asyncpg.Connection) -> tuple[object, Claim, obje
     return old, lost, new, held
 
 
-async def test_a_lost_claim_cannot_be_completed_given_back_extended_or_held(connection: asyncpg.Connection) -> None:
+async def test_a_lost_claim_cannot_be_completed_given_back_extended_or_held(
+    connection: asyncpg.Connection,
+) -> None:
     old, lost, _, held = await overtaken(connection)
     attempt = (lost.task_id, lost.fence)
     assert not await results.finish(connection, old, [Finished(*attempt, Outcome.COMPLETED)])  # type: ignore[arg-type]
@@ -39,7 +41,9 @@ async def test_the_fence_alone_is_checked_too(connection: asyncpg.Connection) ->
     worker = await add_worker(connection)
     await add_tasks(connection)
     [first] = await claim(connection, worker, Bounds(["default"]), 1, start_at_once=True)
-    await results.give_back(connection, worker, [GivenBack(first.task_id, first.fence, Outcome.TIMED_OUT)])
+    await results.give_back(
+        connection, worker, [GivenBack(first.task_id, first.fence, Outcome.TIMED_OUT)]
+    )
     [second] = await claim(connection, worker, Bounds(["default"]), 1, start_at_once=True)
     late = Finished(first.task_id, first.fence, Outcome.COMPLETED)
     assert not await results.finish(connection, worker, [late])
@@ -48,10 +52,14 @@ async def test_the_fence_alone_is_checked_too(connection: asyncpg.Connection) ->
     assert await statuses(connection, [second.task_id]) == ["processing"]
 
 
-async def test_a_worker_that_holds_nothing_cannot_complete_under_a_right_fence(connection: asyncpg.Connection) -> None:
+async def test_a_worker_that_holds_nothing_cannot_complete_under_a_right_fence(
+    connection: asyncpg.Connection,
+) -> None:
     _, _, _, held = await overtaken(connection)
     stranger = await add_worker(connection)
-    assert not await results.finish(connection, stranger, [Finished(held.task_id, held.fence, Outcome.COMPLETED)])
+    assert not await results.finish(
+        connection, stranger, [Finished(held.task_id, held.fence, Outcome.COMPLETED)]
+    )
 
 
 async def test_a_report_sent_twice_is_recognised_as_ours(connection: asyncpg.Connection) -> None:
@@ -64,10 +72,14 @@ async def test_a_report_sent_twice_is_recognised_as_ours(connection: asyncpg.Con
     assert await results.recorded(connection, worker, [attempt]) == {attempt}
 
 
-async def test_of_a_batch_those_that_were_not_ours_are_named_and_the_others_end(connection: asyncpg.Connection) -> None:
+async def test_of_a_batch_those_that_were_not_ours_are_named_and_the_others_end(
+    connection: asyncpg.Connection,
+) -> None:
     worker = await add_worker(connection)
     await add_tasks(connection, 4)
-    first, second, third, fourth = await claim(connection, worker, Bounds(["default"]), 4, start_at_once=True)
+    first, second, third, fourth = await claim(
+        connection, worker, Bounds(["default"]), 4, start_at_once=True
+    )
     await connection.execute("UPDATE queue SET awaited = true WHERE task_id = $1", third.task_id)
     ends = [Finished(c.task_id, c.fence, Outcome.COMPLETED) for c in (first, second, third)]
     stale = Finished(fourth.task_id, fourth.fence - 1, Outcome.COMPLETED)
@@ -80,6 +92,8 @@ async def test_of_a_batch_those_that_were_not_ours_are_named_and_the_others_end(
     assert await statuses(connection, ids) == ["completed"] * 3 + ["processing"]
 
 
-async def test_a_lost_attempt_is_not_taken_for_a_recorded_report(connection: asyncpg.Connection) -> None:
+async def test_a_lost_attempt_is_not_taken_for_a_recorded_report(
+    connection: asyncpg.Connection,
+) -> None:
     old, lost, _, _ = await overtaken(connection)
     assert await results.recorded(connection, old, [(lost.task_id, lost.fence)]) == set()  # type: ignore[arg-type]

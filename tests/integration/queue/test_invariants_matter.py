@@ -42,37 +42,75 @@ FOUND_BY_MODEL = [
     Protection("an end needs its fence", "finish", " AND q.fence = i.fence"),
     Protection("an end needs its worker", "finish", "q.worker_id IS NOT DISTINCT FROM $1", ANYBODY),
     Protection("a return needs its fence", "give_back", " AND q.fence = i.fence"),
-    Protection("a return needs its worker", "give_back", "q.worker_id IS NOT DISTINCT FROM $1", ANYBODY),
+    Protection(
+        "a return needs its worker", "give_back", "q.worker_id IS NOT DISTINCT FROM $1", ANYBODY
+    ),
     Protection("a transaction needs its fence", "hold", "fence = $3", WHATEVER),
-    Protection("a transaction needs its worker", "hold", "worker_id IS NOT DISTINCT FROM $2", "$2::uuid IS NOT NULL"),
+    Protection(
+        "a transaction needs its worker",
+        "hold",
+        "worker_id IS NOT DISTINCT FROM $2",
+        "$2::uuid IS NOT NULL",
+    ),
     Protection("a transaction holds the task", "hold", " FOR UPDATE"),
     Protection("more time needs the fence", "extend", "fence = $3", WHATEVER),
-    Protection("more time needs the worker", "extend", "worker_id IS NOT DISTINCT FROM $2", "$2::uuid IS NOT NULL"),
-    Protection("what another reported is not ours", "recorded", "runs.worker_id IS NOT DISTINCT FROM $1", ANYBODY),
+    Protection(
+        "more time needs the worker",
+        "extend",
+        "worker_id IS NOT DISTINCT FROM $2",
+        "$2::uuid IS NOT NULL",
+    ),
+    Protection(
+        "what another reported is not ours",
+        "recorded",
+        "runs.worker_id IS NOT DISTINCT FROM $1",
+        ANYBODY,
+    ),
     Protection("what was lost is not reported", "recorded", "runs.outcome <> 'lost'", "true"),
     Protection("who claims is active", "claim", " AND state = 'active'"),
     Protection("who claims one alone is active", "claim_alone", " AND state = 'active'"),
     Protection("a claim skips what is locked", "claim", " SKIP LOCKED"),
     Protection("a claim raises the fence", "claim", "fence = q.fence + 1, "),
     Protection("a claim counts as an attempt", "claim", "attempt = q.attempt + 1, "),
-    Protection("nobody claims from a paused queue", "claim", "SELECT name FROM paused_queues", "SELECT ''"),
+    Protection(
+        "nobody claims from a paused queue", "claim", "SELECT name FROM paused_queues", "SELECT ''"
+    ),
     Protection("dead is final", "heartbeat", " AND state <> 'dead'"),
     Protection("a death has one reason", "declare_dead", " AND state <> 'dead'"),
-    Protection("the living keep what they hold", "release", "w.id = $1 AND w.state <> 'dead'", "false"),
-    Protection("a release skips what is locked", "release", " SKIP LOCKED"),
-    Protection("the reason decides what counts", "release", "q.started AND $3 AS counts", "q.started AS counts"),
-    Protection("who gives back decides what counts", "give_back", "WHEN h.counts", "WHEN true"),
-    Protection("attempts come to an end", "release", "$3 AND q.attempt >= q.max_attempts", "$3 AND false"),
-    Protection("the sweep finds the dead", "unreleased", "state = 'dead' AND released_at IS NULL", "false"),
     Protection(
-        "released is who holds nothing", "released", "SELECT FROM queue WHERE", "SELECT FROM queue WHERE false AND"
+        "the living keep what they hold", "release", "w.id = $1 AND w.state <> 'dead'", "false"
+    ),
+    Protection("a release skips what is locked", "release", " SKIP LOCKED"),
+    Protection(
+        "the reason decides what counts",
+        "release",
+        "q.started AND $3 AS counts",
+        "q.started AS counts",
+    ),
+    Protection("who gives back decides what counts", "give_back", "WHEN h.counts", "WHEN true"),
+    Protection(
+        "attempts come to an end", "release", "$3 AND q.attempt >= q.max_attempts", "$3 AND false"
+    ),
+    Protection(
+        "the sweep finds the dead", "unreleased", "state = 'dead' AND released_at IS NULL", "false"
+    ),
+    Protection(
+        "released is who holds nothing",
+        "released",
+        "SELECT FROM queue WHERE",
+        "SELECT FROM queue WHERE false AND",
     ),
     Protection("who may hold something is kept", "prune_workers", " AND released_at IS NOT NULL"),
     Protection("an end is final", "finish", "reason, true, hidden", "reason, false, hidden"),
     Protection(
-        "an end leaves the queue", "finish", "(SELECT task_id FROM held)", "(SELECT task_id FROM held WHERE false)"
+        "an end leaves the queue",
+        "finish",
+        "(SELECT task_id FROM held)",
+        "(SELECT task_id FROM held WHERE false)",
     ),
-    Protection("a return is not final", "give_back", "reason, false, hidden", "reason, true, hidden"),
+    Protection(
+        "a return is not final", "give_back", "reason, false, hidden", "reason, true, hidden"
+    ),
     Protection("a loss may not be final", "release", "verdict IS NOT NULL, hidden", "true, hidden"),
     Protection("what is held cannot be withdrawn", "withdraw", " AND state <> 'running'"),
     Protection("what is held cannot be changed", "update", " AND state <> 'running'"),
@@ -85,7 +123,9 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[Protection], None]:
 
     def take(protection: Protection) -> None:
         text = statements.statement(protection.statement)
-        assert text.count(protection.words) == 1, f"{protection.statement}.sql has changed: which words protect now?"
+        assert text.count(protection.words) == 1, (
+            f"{protection.statement}.sql has changed: which words protect now?"
+        )
         changed = text.replace(protection.words, protection.instead)
 
         def statement(name: str) -> str:
@@ -125,14 +165,18 @@ def test_the_model_finds_out_that_a_run_still_decides_over_a_task_that_was_opene
 class Race:
     """Three connections: for who comes first, for who comes meanwhile, and to look at both."""
 
-    def __init__(self, first: asyncpg.Connection, second: asyncpg.Connection, watcher: asyncpg.Connection) -> None:
+    def __init__(
+        self, first: asyncpg.Connection, second: asyncpg.Connection, watcher: asyncpg.Connection
+    ) -> None:
         self.first, self.second, self.watcher = first, second, watcher
 
     async def settled(self, doing: "asyncio.Task[Any]") -> bool:
         """Wait until it is done, or waits for a lock; tell whether it is done."""
 
         async def still() -> bool:
-            return doing.done() or bool(await self.watcher.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+            return doing.done() or bool(
+                await self.watcher.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            )
 
         await eventually("an end, or a lock that is waited for", still)
         return doing.done()
@@ -158,7 +202,9 @@ async def claim_one_alone(connection: asyncpg.Connection, worker: UUID) -> list[
     return [found] if found else []
 
 
-async def death_during(race: Race, claims: Callable[[asyncpg.Connection, UUID], Awaitable[list[Claim]]]) -> None:
+async def death_during(
+    race: Race, claims: Callable[[asyncpg.Connection, UUID], Awaitable[list[Claim]]]
+) -> None:
     """A worker is declared dead, and released, while its claim is under way: the task does not stay with it."""
     worker = await add_worker(race.watcher)
     [task] = await add_tasks(race.watcher)
@@ -217,15 +263,23 @@ async def report_during_release(
 
 
 async def an_end_during_a_release(race: Race) -> None:
-    async def end(connection: asyncpg.Connection, worker: UUID, held: Claim) -> set[results.Attempt]:
-        return await results.finish(connection, worker, [Finished(held.task_id, held.fence, Outcome.COMPLETED)])
+    async def end(
+        connection: asyncpg.Connection, worker: UUID, held: Claim
+    ) -> set[results.Attempt]:
+        return await results.finish(
+            connection, worker, [Finished(held.task_id, held.fence, Outcome.COMPLETED)]
+        )
 
     await report_during_release(race, end)
 
 
 async def a_return_during_a_release(race: Race) -> None:
-    async def give_back(connection: asyncpg.Connection, worker: UUID, held: Claim) -> set[results.Attempt]:
-        return await results.give_back(connection, worker, [GivenBack(held.task_id, held.fence, Outcome.FAILED)])
+    async def give_back(
+        connection: asyncpg.Connection, worker: UUID, held: Claim
+    ) -> set[results.Attempt]:
+        return await results.give_back(
+            connection, worker, [GivenBack(held.task_id, held.fence, Outcome.FAILED)]
+        )
 
     await report_during_release(race, give_back)
 
@@ -242,17 +296,31 @@ async def a_worker_without_a_row(race: Race) -> None:
 
 FOUND_BY_RACE = [
     (a_death_during_a_claim, Protection("a claim holds its worker", "claim", " FOR KEY SHARE")),
-    (a_death_during_a_claim_alone, Protection("a claim alone holds its worker", "claim_alone", " FOR KEY SHARE")),
-    (a_death_during_a_claim, Protection("a death waits for a claim", "declare_dead", "'dead' FOR UPDATE", "'dead'")),
+    (
+        a_death_during_a_claim_alone,
+        Protection("a claim alone holds its worker", "claim_alone", " FOR KEY SHARE"),
+    ),
+    (
+        a_death_during_a_claim,
+        Protection("a death waits for a claim", "declare_dead", "'dead' FOR UPDATE", "'dead'"),
+    ),
     (two_claims, Protection("a claim locks what it takes", "claim", "FOR UPDATE SKIP LOCKED")),
     (an_end_during_a_release, Protection("an end locks the task first", "finish", "FOR UPDATE")),
-    (a_return_during_a_release, Protection("a return locks the task first", "give_back", "FOR UPDATE")),
-    (a_worker_without_a_row, Protection("the sweep finds strangers", "unreleased", "$1 AND", "$1 AND false AND")),
+    (
+        a_return_during_a_release,
+        Protection("a return locks the task first", "give_back", "FOR UPDATE"),
+    ),
+    (
+        a_worker_without_a_row,
+        Protection("the sweep finds strangers", "unreleased", "$1 AND", "$1 AND false AND"),
+    ),
 ]
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize(("run", "protection"), FOUND_BY_RACE, ids=[protection.what for _, protection in FOUND_BY_RACE])
+@pytest.mark.parametrize(
+    ("run", "protection"), FOUND_BY_RACE, ids=[protection.what for _, protection in FOUND_BY_RACE]
+)
 async def test_a_race_ends_well_with_the_protection_and_wrong_without_it(
     database: str,
     without: Callable[[Protection], None],

@@ -45,7 +45,9 @@ async def claim_all(
 
 
 async def finish(connection: asyncpg.Connection, worker: UUID, claims: list[Claim]) -> None:
-    await results.finish(connection, worker, [Finished(c.task_id, c.fence, Outcome.COMPLETED) for c in claims])
+    await results.finish(
+        connection, worker, [Finished(c.task_id, c.fence, Outcome.COMPLETED) for c in claims]
+    )
 
 
 async def states(connection: asyncpg.Connection) -> dict[str, int]:
@@ -54,7 +56,9 @@ async def states(connection: asyncpg.Connection) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("kind", ["queue", "key"])
-async def test_as_many_are_admitted_as_there_is_room_for(connection: asyncpg.Connection, kind: str) -> None:
+async def test_as_many_are_admitted_as_there_is_room_for(
+    connection: asyncpg.Connection, kind: str
+) -> None:
     await set_limit(connection, kind, "a", concurrency=3)
     entry = {"queue": "a"} if kind == "queue" else {"limit_key": "a"}
     ids = await add_tasks(connection, 10, **entry)
@@ -90,11 +94,15 @@ async def test_a_task_under_two_limits_passes_both(connection: asyncpg.Connectio
     await add_tasks(connection, 10, queue="a", limit_key="y")
     await admit_all(connection)
     rows = await connection.fetch("SELECT queue, limit_key FROM queue WHERE state = 'ready'")
-    assert Counter(row["queue"] for row in rows) == {"a": 4, "b": 1}, "x's third goes where there is room"
+    assert Counter(row["queue"] for row in rows) == {"a": 4, "b": 1}, (
+        "x's third goes where there is room"
+    )
     assert Counter(row["limit_key"] for row in rows) == {"x": 3, "y": 2}
 
 
-async def test_a_queue_that_is_full_does_not_keep_a_key_from_other_queues(connection: asyncpg.Connection) -> None:
+async def test_a_queue_that_is_full_does_not_keep_a_key_from_other_queues(
+    connection: asyncpg.Connection,
+) -> None:
     await set_limit(connection, "queue", "full", concurrency=1)
     await set_limit(connection, "key", "x", concurrency=2)
     await add_tasks(connection, 300, queue="full", limit_key="x")
@@ -118,17 +126,23 @@ async def test_keys_take_turns_in_a_limited_queue(connection: asyncpg.Connection
     assert len(many - set(order)) > 500, "the ten ended long before the thousand"
 
 
-async def test_a_key_without_a_limit_has_a_window_of_the_line(connection: asyncpg.Connection) -> None:
+async def test_a_key_without_a_limit_has_a_window_of_the_line(
+    connection: asyncpg.Connection,
+) -> None:
     await add_tasks(connection, 1_000, limit_key="many")
     few = await add_tasks(connection, 10, limit_key="few")
     await admit_all(connection)
-    rows = await connection.fetch("SELECT limit_key, count(*) FROM queue WHERE state = 'ready' GROUP BY 1")
+    rows = await connection.fetch(
+        "SELECT limit_key, count(*) FROM queue WHERE state = 'ready' GROUP BY 1"
+    )
     assert dict(rows) == {"many": limits.WINDOW, "few": 10}
     line = [c.task_id for c in await claim_all(connection, await add_worker(connection))]
     assert set(few) <= set(line[:20]), "they come in between, by turns"
 
 
-async def test_what_is_admitted_later_stands_behind_what_is_in_line(connection: asyncpg.Connection) -> None:
+async def test_what_is_admitted_later_stands_behind_what_is_in_line(
+    connection: asyncpg.Connection,
+) -> None:
     """By the time of its admission: else the older tasks of a crowd would always go before those of others."""
     await add_tasks(connection, 200, limit_key="many")
     await admit_all(connection)
@@ -139,7 +153,9 @@ async def test_what_is_admitted_later_stands_behind_what_is_in_line(connection: 
     await finish(connection, worker, first)
     await admit_all(connection)
     line = [c.task_id for c in await claim_all(connection, worker)]
-    assert line.index(one) == 50, "behind the fifty that were in line before, and before those that came after"
+    assert line.index(one) == 50, (
+        "behind the fifty that were in line before, and before those that came after"
+    )
 
 
 async def test_priority_goes_before_age(connection: asyncpg.Connection) -> None:
@@ -147,12 +163,16 @@ async def test_priority_goes_before_age(connection: asyncpg.Connection) -> None:
     await add_tasks(connection, 5, limit_key="x", priority=3)
     urgent = await add_tasks(connection, 1, limit_key="x", priority=0)
     await admit_all(connection)
-    rows = await connection.fetch("SELECT task_id FROM queue WHERE state = 'ready' ORDER BY priority")
+    rows = await connection.fetch(
+        "SELECT task_id FROM queue WHERE state = 'ready' ORDER BY priority"
+    )
     assert len(rows) == 2
     assert rows[0][0] == urgent[0]
 
 
-async def test_a_bucket_gives_what_it_has_and_says_when_the_next_token_comes(connection: asyncpg.Connection) -> None:
+async def test_a_bucket_gives_what_it_has_and_says_when_the_next_token_comes(
+    connection: asyncpg.Connection,
+) -> None:
     await set_limit(connection, "key", "x", rate=5, period_seconds=3600)
     await add_tasks(connection, 20, limit_key="x")
     assert await admit_all(connection) == 5
@@ -176,7 +196,9 @@ async def test_a_rate_of_a_queue_counts_all_its_keys(connection: asyncpg.Connect
     assert await admit_all(connection) == 5
 
 
-async def test_a_limit_set_later_holds_for_what_waits_already(connection: asyncpg.Connection) -> None:
+async def test_a_limit_set_later_holds_for_what_waits_already(
+    connection: asyncpg.Connection,
+) -> None:
     await add_tasks(connection, 20)
     worker = await add_worker(connection)
     running = await claim(connection, worker, Bounds(["default"]), 2, start_at_once=True)
@@ -209,7 +231,9 @@ async def test_a_lowered_limit_holds_back_what_is_in_line_and_a_raised_one_lets_
 
 
 @pytest.mark.parametrize("kind", ["queue", "key"])
-async def test_a_deleted_limit_lets_everything_go(connection: asyncpg.Connection, kind: str) -> None:
+async def test_a_deleted_limit_lets_everything_go(
+    connection: asyncpg.Connection, kind: str
+) -> None:
     await set_limit(connection, kind, "a", concurrency=1)
     await add_tasks(connection, 20, queue="a", limit_key="a" if kind == "key" else None)
     await admit_all(connection)
@@ -217,7 +241,9 @@ async def test_a_deleted_limit_lets_everything_go(connection: asyncpg.Connection
     assert await admit_all(connection) == 19
 
 
-async def test_what_an_older_worker_put_back_as_ready_counts_and_is_held_back(connection: asyncpg.Connection) -> None:
+async def test_what_an_older_worker_put_back_as_ready_counts_and_is_held_back(
+    connection: asyncpg.Connection,
+) -> None:
     await set_limit(connection, "key", "x", concurrency=2)
     await add_tasks(connection, 5, limit_key="x")
     await connection.execute("UPDATE queue SET state = 'ready'")
@@ -251,7 +277,9 @@ async def test_later_tasks_are_admitted_in_their_time(connection: asyncpg.Connec
 
 
 @pytest.mark.parametrize("way", ["retry", "snooze", "release"])
-async def test_what_comes_back_waits_for_admission_again(connection: asyncpg.Connection, way: str) -> None:
+async def test_what_comes_back_waits_for_admission_again(
+    connection: asyncpg.Connection, way: str
+) -> None:
     await set_limit(connection, "key", "x", concurrency=1)
     await add_tasks(connection, 3, limit_key="x")
     await admit_all(connection)
@@ -259,7 +287,9 @@ async def test_what_comes_back_waits_for_admission_again(connection: asyncpg.Con
     [held] = await claim_all(connection, worker)
     if way == "release":
         await workers.declare_dead(connection, worker, Reason.CRASH)
-        assert await admit_all(connection) == 0, "what a dead worker holds counts until it is released"
+        assert await admit_all(connection) == 0, (
+            "what a dead worker holds counts until it is released"
+        )
         await workers.release(connection, worker, Reason.CRASH)
     else:
         outcome = Outcome.FAILED if way == "retry" else Outcome.SNOOZED
@@ -291,7 +321,9 @@ async def test_many_lines_get_something_of_each_run(connection: asyncpg.Connecti
     for number in range(50):
         await add_tasks(connection, 50, limit_key=f"key-{number}")
     assert (await limits.admit(connection)).admitted == limits.BATCH  # type: ignore[union-attr]
-    rows = await connection.fetch("SELECT limit_key, count(*) FROM queue WHERE state = 'ready' GROUP BY 1")
+    rows = await connection.fetch(
+        "SELECT limit_key, count(*) FROM queue WHERE state = 'ready' GROUP BY 1"
+    )
     assert {row[1] for row in rows} == {10}
     assert await admit_all(connection) == 2_000
 
@@ -312,7 +344,9 @@ async def test_a_worker_with_two_queues_serves_both(connection: asyncpg.Connecti
     assert [c.task_id for c in claims] == urgent
 
 
-async def test_a_look_is_due_when_there_are_limits_and_nobody_has_looked(connection: asyncpg.Connection) -> None:
+async def test_a_look_is_due_when_there_are_limits_and_nobody_has_looked(
+    connection: asyncpg.Connection,
+) -> None:
     assert not await limits.look_is_due(connection, 0), "there is nothing to look for"
     await add_tasks(connection, limit_key="x")
     assert await limits.look_is_due(connection, 60)

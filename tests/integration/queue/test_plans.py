@@ -49,7 +49,9 @@ LOOKED_UP = ("claim", "finish", "give_back", "held")
 """By a worker's connections that do nothing else."""
 IDS = "'{{" + ",".join(str(new_id()) for _ in range(100)) + "}}'"  # braces twice: see VALUES
 SAME = "array_fill({}, ARRAY[100])"
-TEXTS, FENCES, DELAYS, COUNTS = (SAME.format(v) for v in ("''::text", "1::bigint", "0::float8", "true"))
+TEXTS, FENCES, DELAYS, COUNTS = (
+    SAME.format(v) for v in ("''::text", "1::bigint", "0::float8", "true")
+)
 VALUES = {
     "claim": "'{worker}', '{{default,default}}', '{{0,2}}', '{{0,0}}', 100, false, null",
     "finish": f"'{{worker}}', {IDS}, {FENCES}, {TEXTS}, {TEXTS}, {TEXTS}, {TEXTS}",
@@ -68,7 +70,14 @@ INDEXES = {
     "progress": {"queue_pkey"},
     "release": {"queue_running", "queue_pkey"},
     "admit": {"queue_blocked", "queue_admitted", "queue_admitted_keys", "queue_pkey"},
-    "hold_back": {"queue_ready", "queue_alone", "queue_running", "queue_admitted", "queue_admitted_keys", "queue_pkey"},
+    "hold_back": {
+        "queue_ready",
+        "queue_alone",
+        "queue_running",
+        "queue_admitted",
+        "queue_admitted_keys",
+        "queue_pkey",
+    },
 }
 
 
@@ -78,20 +87,28 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(child)
 
 
-async def check_plans(connection: asyncpg.Connection, names: Collection[str], worker: UUID, when: str) -> None:
+async def check_plans(
+    connection: asyncpg.Connection, names: Collection[str], worker: UUID, when: str
+) -> None:
     for name in names:
         values = VALUES[name]
-        text = await connection.fetchval(f"EXPLAIN (FORMAT json) EXECUTE {name} ({values.format(worker=worker)})")
+        text = await connection.fetchval(
+            f"EXPLAIN (FORMAT json) EXECUTE {name} ({values.format(worker=worker)})"
+        )
         on_queue = [n for n in nodes(json.loads(text)[0]["Plan"]) if _reads_queue(n)]
         assert on_queue, f"{name} does not read the queue?"
-        assert "Seq Scan" not in {n["Node Type"] for n in on_queue}, f"{name} reads the whole queue, {when}"
+        assert "Seq Scan" not in {n["Node Type"] for n in on_queue}, (
+            f"{name} reads the whole queue, {when}"
+        )
         used = {n["Index Name"] for n in on_queue if "Index Name" in n}
         assert used == INDEXES[name], f"{name} uses {used}, {when}"
 
 
 @pytest.mark.parametrize("size", [10_000, 100_000, 1_000_000])
 @pytest.mark.parametrize(
-    ("session", "names"), [(LOOK_UPS, LOOKED_UP), ({}, VALUES)], ids=["claiming and reporting", "all else"]
+    ("session", "names"),
+    [(LOOK_UPS, LOOKED_UP), ({}, VALUES)],
+    ids=["claiming and reporting", "all else"],
 )
 async def test_hot_statements_look_rows_up_by_index_whatever_the_statistics(
     database: str, session: dict[str, str], names: Collection[str], size: int
@@ -102,9 +119,13 @@ async def test_hot_statements_look_rows_up_by_index_whatever_the_statistics(
     await connection.execute("ALTER TABLE queue SET (autovacuum_enabled = false)")
     await connection.execute("VACUUM ANALYZE queue")
     for name in names:
-        await connection.execute(f"PREPARE {name} ({TYPES[name]}) AS {re.sub(r'--.*', '', statement(name))}")
+        await connection.execute(
+            f"PREPARE {name} ({TYPES[name]}) AS {re.sub(r'--.*', '', statement(name))}"
+        )
         for _ in range(6):  # after the fifth time PostgreSQL may keep a plan
-            await connection.execute(f"EXPLAIN EXECUTE {name} ({VALUES[name].format(worker=worker)})")
+            await connection.execute(
+                f"EXPLAIN EXECUTE {name} ({VALUES[name].format(worker=worker)})"
+            )
     await connection.execute(FILL, size // 2, None)
     await check_plans(connection, names, worker, "statistics of an empty table")
     await connection.execute("ANALYZE queue")
@@ -121,7 +142,9 @@ async def test_a_claim_reads_what_it_takes_even_where_the_planner_would_rather_r
 ) -> None:
     """It does when it expects a row or none: the costs are the same then. Here index scans are made dear."""
     worker = await add_worker(connection)
-    await connection.execute(f'ALTER DATABASE "{database.rpartition("/")[2]}" SET enable_indexscan = off')
+    await connection.execute(
+        f'ALTER DATABASE "{database.rpartition("/")[2]}" SET enable_indexscan = off'
+    )
     await connection.execute(FILL, 20_000, None)
     settings = settings_for(database, between=False, database_pooler=pooler)
     kept = KeptConnection(lambda: connect(settings, LOOK_UPS))
@@ -130,7 +153,9 @@ async def test_a_claim_reads_what_it_takes_even_where_the_planner_would_rather_r
         async with acquire() as ours:
             beginning = [BEGINNING] * 2
             given = [worker, ["default"] * 2, [0, 2], beginning, 100, True, 1]
-            text = await ours.fetchval(f"EXPLAIN (ANALYZE, FORMAT json) {statement('claim')}", *given)
+            text = await ours.fetchval(
+                f"EXPLAIN (ANALYZE, FORMAT json) {statement('claim')}", *given
+            )
         read = [n for n in nodes(json.loads(text)[0]["Plan"]) if _reads_queue(n)]
         assert max(n["Actual Rows"] * n["Actual Loops"] for n in read) <= 100, text
     kept.close()
@@ -158,7 +183,9 @@ async def test_admission_reads_no_more_than_it_admits(
 def _reads_queue(node: dict[str, Any]) -> bool:
     if node["Node Type"] == "ModifyTable":
         return False
-    return node.get("Relation Name") == "queue" or str(node.get("Index Name", "")).startswith("queue_")
+    return node.get("Relation Name") == "queue" or str(node.get("Index Name", "")).startswith(
+        "queue_"
+    )
 
 
 FILL_TASKS = """
@@ -194,4 +221,6 @@ async def test_one_task_is_read_by_index_with_a_plan_kept_since_the_tables_were_
         plan = json.loads(await connection.fetchval(read, task))[0]["Plan"]
     await connection.close()
     assert plan["Actual Rows"] == 1
-    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 60, "it reads more than a task's rows"
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 60, (
+        "it reads more than a task's rows"
+    )

@@ -14,7 +14,9 @@ from tests.support.tasks import add_tasks, add_worker, statuses
 pytestmark = pytest.mark.asyncio
 
 
-async def lose(connection: asyncpg.Connection, reason: Reason, *, started: bool = True) -> workers.Release:
+async def lose(
+    connection: asyncpg.Connection, reason: Reason, *, started: bool = True
+) -> workers.Release:
     worker = await add_worker(connection)
     claims = await claim(connection, worker, Bounds(["default"]), 100, start_at_once=started)
     if not claims:
@@ -37,11 +39,15 @@ async def test_the_reason_decides_whether_an_attempt_counts(
     assert (await lose(connection, reason, started=started)).released == 1
     row = await connection.fetchrow("SELECT state, attempt, worker_id FROM queue")
     assert dict(row) == {"state": "ready", "attempt": attempts_used, "worker_id": None}
-    run = await connection.fetchrow("SELECT outcome, reason, final FROM runs WHERE task_id = $1", task)
+    run = await connection.fetchrow(
+        "SELECT outcome, reason, final FROM runs WHERE task_id = $1", task
+    )
     assert dict(run) == {"outcome": "lost", "reason": reason.value, "final": False}
 
 
-async def test_a_crash_on_the_last_attempt_ends_the_task_as_failed(connection: asyncpg.Connection) -> None:
+async def test_a_crash_on_the_last_attempt_ends_the_task_as_failed(
+    connection: asyncpg.Connection,
+) -> None:
     ids = await add_tasks(connection, max_attempts=1)
     assert await lose(connection, Reason.OOM) == workers.Release(released=0, failed=1)
     assert await statuses(connection, ids) == ["failed"]
@@ -62,7 +68,9 @@ async def test_a_task_that_kills_its_workers_runs_alone_and_ends_while_its_neigh
     assert "alone" in await connection.fetchval("SELECT error FROM runs WHERE final")
 
 
-async def test_a_release_is_idempotent_and_a_later_reason_replaces_unknown(connection: asyncpg.Connection) -> None:
+async def test_a_release_is_idempotent_and_a_later_reason_replaces_unknown(
+    connection: asyncpg.Connection,
+) -> None:
     worker = await add_worker(connection)
     await add_tasks(connection, 2)
     await claim(connection, worker, Bounds(["default"]), 2, start_at_once=True)
@@ -74,14 +82,18 @@ async def test_a_release_is_idempotent_and_a_later_reason_replaces_unknown(conne
     assert {r["reason"] for r in await connection.fetch("SELECT reason FROM runs")} == {"oom"}
 
 
-async def test_a_living_worker_cannot_be_released_by_the_sweep(connection: asyncpg.Connection) -> None:
+async def test_a_living_worker_cannot_be_released_by_the_sweep(
+    connection: asyncpg.Connection,
+) -> None:
     worker = await add_worker(connection)
     await add_tasks(connection)
     await claim(connection, worker, Bounds(["default"]), 1, start_at_once=True)
     assert await workers.release(connection, worker, Reason.CRASH) == workers.Release(0, 0)
 
 
-async def test_tasks_of_a_worker_that_nobody_registered_are_found(connection: asyncpg.Connection) -> None:
+async def test_tasks_of_a_worker_that_nobody_registered_are_found(
+    connection: asyncpg.Connection,
+) -> None:
     worker = await add_worker(connection)
     ids = await add_tasks(connection)
     await claim(connection, worker, Bounds(["default"]), 1, start_at_once=True)
@@ -97,9 +109,15 @@ async def test_a_lease_that_is_over_is_declared_dead_but_not_soon_after_the_serv
 ) -> None:
     young = await add_worker(connection, lease_seconds=0.001)
     patient = await add_worker(connection, lease_seconds=1e6)
-    await connection.execute("UPDATE workers SET heartbeat_at = now() - interval '1 minute' WHERE id = $1", young)
-    await connection.execute("UPDATE workers SET heartbeat_at = now() - interval '20 days' WHERE id = $1", patient)
-    assert await workers.declare_expired(connection) == [young], "the server has not run for the patient one's lease"
+    await connection.execute(
+        "UPDATE workers SET heartbeat_at = now() - interval '1 minute' WHERE id = $1", young
+    )
+    await connection.execute(
+        "UPDATE workers SET heartbeat_at = now() - interval '20 days' WHERE id = $1", patient
+    )
+    assert await workers.declare_expired(connection) == [young], (
+        "the server has not run for the patient one's lease"
+    )
     assert await workers.heartbeat(connection, young) is None, "dead is final"
 
 
@@ -116,10 +134,14 @@ async def test_a_worker_in_the_midst_of_a_claim_is_not_declared_dead(
     await other.close()
 
 
-async def test_a_successor_in_the_same_place_learns_of_its_predecessor(connection: asyncpg.Connection) -> None:
+async def test_a_successor_in_the_same_place_learns_of_its_predecessor(
+    connection: asyncpg.Connection,
+) -> None:
     first = await add_worker(connection, slot="worker:0")
     elsewhere = await add_worker(connection, slot="worker:1")
-    rows = await connection.fetch("SELECT id FROM workers WHERE slot = 'worker:0' AND released_at IS NULL")
+    rows = await connection.fetch(
+        "SELECT id FROM workers WHERE slot = 'worker:0' AND released_at IS NULL"
+    )
     assert [r["id"] for r in rows] == [first]
     assert elsewhere != first
 

@@ -46,10 +46,16 @@ async def start_worker(database: str, tmp_path: Path) -> AsyncIterator[StartWork
     started: list[Worker] = []
 
     async def start(*handlers: Handler, polls: bool = True, **settings: Any) -> Worker:
-        given = {"runtime_dir": tmp_path / str(len(started)), "shutdown_seconds": 5, "retry_base_seconds": 0.01}
+        given = {
+            "runtime_dir": tmp_path / str(len(started)),
+            "shutdown_seconds": 5,
+            "retry_base_seconds": 0.01,
+        }
         url = str(settings.pop("database_url", database))
         made = settings_for(url, **(given | settings))
-        worker = Worker(made if polls else made.model_copy(update={"poll_seconds": 3600.0}), Handlers(handlers))
+        worker = Worker(
+            made if polls else made.model_copy(update={"poll_seconds": 3600.0}), Handlers(handlers)
+        )
         await worker.start()
         started.append(worker)
         return worker

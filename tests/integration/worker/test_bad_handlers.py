@@ -34,7 +34,9 @@ async def registered(connection: asyncpg.Connection) -> None:
     """Wait for a worker that is a process."""
 
     async def active() -> bool:
-        return bool(await connection.fetchval("SELECT count(*) FROM workers WHERE state = 'active'"))
+        return bool(
+            await connection.fetchval("SELECT count(*) FROM workers WHERE state = 'active'")
+        )
 
     await eventually("a worker", active, 60)
 
@@ -49,8 +51,16 @@ async def test_whatever_it_raises_is_what_the_attempt_says(
     connection: asyncpg.Connection, start_worker: StartWorker, handler: str, suffix: str
 ) -> None:
     await start_worker(*EVERY, **STEADY)
-    texts = {"exit": "SystemExit: 3", "interrupt": "KeyboardInterrupt", "base": "BaseException: odd"}
-    texts |= {"unreadable": "UnreadableError", "unpicklable": "with a lock", "cancelled": "CancelledError"}
+    texts = {
+        "exit": "SystemExit: 3",
+        "interrupt": "KeyboardInterrupt",
+        "base": "BaseException: odd",
+    }
+    texts |= {
+        "unreadable": "UnreadableError",
+        "unpicklable": "with a lock",
+        "cancelled": "CancelledError",
+    }
     texts |= {"surrogate": "a \\ud800 and a \\0"}
     tasks = {how: await add(connection, handler, f"fail{suffix}", how=how) for how in texts}
     for how, text in texts.items():
@@ -59,7 +69,9 @@ async def test_whatever_it_raises_is_what_the_attempt_says(
     await goes_on(connection)
 
 
-async def test_of_a_long_error_the_end_is_kept(connection: asyncpg.Connection, start_worker: StartWorker) -> None:
+async def test_of_a_long_error_the_end_is_kept(
+    connection: asyncpg.Connection, start_worker: StartWorker
+) -> None:
     await start_worker(*EVERY, **STEADY)
     error = (await end_of(connection, await add(connection, "thread", "fail", how="long")))["error"]
     assert error.startswith("Traceback")
@@ -83,7 +95,11 @@ async def test_a_result_that_is_not_json_is_what_the_attempt_says(
 ) -> None:
     await start_worker(*EVERY, **STEADY)
     not_json = "the handler returned what is not JSON: "
-    texts = {"set": not_json + "Type is not", "nan": not_json + "nan", "cycle": not_json + "Recursion limit"}
+    texts = {
+        "set": not_json + "Type is not",
+        "nan": not_json + "nan",
+        "cycle": not_json + "Recursion limit",
+    }
     texts |= {"bytes": not_json + "Type is not", "surrogate": not_json + "str is not valid UTF-8"}
     texts |= dict.fromkeys(("huge", "many"), " bytes of JSON; at most 262144 are kept")
     tasks = {what: await add(connection, handler, f"give{suffix}", what=what) for what in texts}
@@ -123,14 +139,20 @@ async def test_a_fork_does_not_go_on_as_a_second_worker(
     end = await end_of(connection, await add(connection, handler, do, **{"and": then}))
     assert (end["outcome"], end["result"]) == ("completed", "70"), "the exit code of the fork"
     assert worker.log().count("fork_ended") == 1
-    assert "stopping" not in worker.log(), "the fork went on in the event loop, and ended as a worker does"
+    assert "stopping" not in worker.log(), (
+        "the fork went on in the event loop, and ended as a worker does"
+    )
     await goes_on(connection)
 
 
-async def test_a_fork_may_not_use_the_context(connection: asyncpg.Connection, start_command: StartCommand) -> None:
+async def test_a_fork_may_not_use_the_context(
+    connection: asyncpg.Connection, start_command: StartCommand
+) -> None:
     start_command()
     end = await end_of(connection, await add(connection, "thread", "use_in_fork"))
-    assert "this process is a fork of the worker's, which alone may use the context" in end["result"]
+    assert (
+        "this process is a fork of the worker's, which alone may use the context" in end["result"]
+    )
 
 
 @BOTH
@@ -184,7 +206,9 @@ async def test_a_worker_that_was_stopped_is_not_taken_for_one_that_is_blocked(
     """It is stopped in the middle of a coroutine's step, for almost a lease."""
     worker = start_command(lease_seconds=4.5, heartbeat_seconds=0.5)
     await registered(connection)
-    task = await add(connection, "coroutine", "compute_async", go=str(tmp_path / "go"), max_attempts=5)
+    task = await add(
+        connection, "coroutine", "compute_async", go=str(tmp_path / "go"), max_attempts=5
+    )
 
     async def computes() -> bool:
         return "computing" in worker.log()
@@ -213,7 +237,9 @@ async def test_sigterm_drains_the_worker_whatever_a_coroutine_made_of_it(
     assert "worker_left" in worker.log()
 
 
-@pytest.mark.parametrize(("handler", "do"), [("thread", "leak_threads"), ("coroutine", "hand_to_thread")])
+@pytest.mark.parametrize(
+    ("handler", "do"), [("thread", "leak_threads"), ("coroutine", "hand_to_thread")]
+)
 async def test_threads_that_were_left_do_not_keep_the_worker_from_ending(
     connection: asyncpg.Connection, start_command: StartCommand, handler: str, do: str
 ) -> None:
@@ -235,9 +261,14 @@ async def test_a_thread_that_the_system_does_not_give_is_no_failure_of_the_task(
         task = await add(connection, "thread", "look")
 
         async def given_back() -> Any:
-            return await connection.fetchrow("SELECT outcome, reason FROM runs WHERE task_id = $1", task)
+            return await connection.fetchrow(
+                "SELECT outcome, reason FROM runs WHERE task_id = $1", task
+            )
 
-        assert dict(await eventually("the release", given_back)) == {"outcome": "released", "reason": "outage"}
+        assert dict(await eventually("the release", given_back)) == {
+            "outcome": "released",
+            "reason": "outage",
+        }
     finally:
         threading.stack_size(before)
     await goes_on(connection)
@@ -247,10 +278,14 @@ async def test_the_folder_and_the_umask_that_a_thread_leaves_harm_nobody_else(
     connection: asyncpg.Connection, start_command: StartCommand, tmp_path: Path
 ) -> None:
     start_command()
-    end = await end_of(connection, await add(connection, "thread", "move", folder=str(tmp_path / "gone")))
+    end = await end_of(
+        connection, await add(connection, "thread", "move", folder=str(tmp_path / "gone"))
+    )
     assert end["outcome"] == "completed", end["error"]
     for do in ("process", "async_process"):
-        end = await end_of(connection, await add(connection, do, f"look{'_async' if 'async' in do else ''}"))
+        end = await end_of(
+            connection, await add(connection, do, f"look{'_async' if 'async' in do else ''}")
+        )
         assert end["outcome"] == "completed", end["error"]
         assert json.loads(end["result"])["folder"] == str(tmp_path / "worker-0")
     await goes_on(connection)

@@ -20,10 +20,10 @@ from tests.support.tasks import add_tasks, add_worker, quiet_wakeups
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio
-WORKERS = (
-    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'task-service'"
+WORKERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'task-service'"
+CLAIMING = (
+    "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '-- Claim%'"
 )
-CLAIMING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '-- Claim%'"
 BEATING = """
     SELECT pid FROM pg_stat_activity
     WHERE datname = current_database() AND query LIKE '-- Renew%' AND query_start > $1 AND pid <> ALL ($2::integer[])
@@ -72,7 +72,10 @@ async def test_a_task_is_claimed_also_where_those_who_have_the_turns_stand_still
     async with theirs.transaction():
         for turn in turns_of(["default"]):
             bounds = Bounds(["default"])
-            assert await claim_in_turn(theirs, other, bounds, 0, turn, start_at_once=True, behind=True) == []
+            assert (
+                await claim_in_turn(theirs, other, bounds, 0, turn, start_at_once=True, behind=True)
+                == []
+            )
         await start_worker(noop)
         await add_tasks(connection, 3, handler="noop")
         await ended(connection, 3)
@@ -170,7 +173,9 @@ async def test_a_worker_that_lost_the_connection_on_which_it_beats_connects_and_
         await add_tasks(connection, 1, handler="quick")
         await ended(connection, number)
         since = await connection.fetchval("SELECT clock_timestamp()")
-        await connection.execute("SELECT pg_notify($1, $2)", WORKER_CHANNEL, str(worker.instance_id))
+        await connection.execute(
+            "SELECT pg_notify($1, $2)", WORKER_CHANNEL, str(worker.instance_id)
+        )
         former = [await eventually("a heartbeat when it is told", has_beaten)]
         await connection.execute("SELECT pg_terminate_backend($1)", former[0])
         await eventually("a heartbeat on another connection", has_beaten)

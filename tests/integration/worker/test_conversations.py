@@ -19,7 +19,10 @@ PENDING = "SELECT count(*) FROM conversations WHERE status = 'pending'"
 
 
 async def test_it_works_for_a_time_between_its_two_settings_and_then_processes_the_conversations(
-    database: str, connection: asyncpg.Connection, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+    database: str,
+    connection: asyncpg.Connection,
+    start_worker: StartWorker,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     worked: list[float] = []
     is_over = asyncio.Event()
@@ -32,14 +35,22 @@ async def test_it_works_for_a_time_between_its_two_settings_and_then_processes_t
     tasks = await add_tasks(connection, TASKS, handler="conversations")
     insertion = "INSERT INTO conversations (id, task_id, body) SELECT gen_random_uuid(), unnest($1::uuid[]), '1'"
     await connection.execute(insertion, tasks)
-    given: dict[str, Any] = {"conversations_min_seconds": SHORTEST, "conversations_max_seconds": LONGEST}
-    await start_worker(builtin.conversations(settings_for(database, **given)), worker_concurrency=TASKS)
+    given: dict[str, Any] = {
+        "conversations_min_seconds": SHORTEST,
+        "conversations_max_seconds": LONGEST,
+    }
+    await start_worker(
+        builtin.conversations(settings_for(database, **given)), worker_concurrency=TASKS
+    )
 
     async def all_work() -> bool:
         return len(worked) == TASKS
 
     await eventually("all runs' work", all_work)
-    assert (await connection.fetchval(PENDING), set(await statuses(connection, tasks))) == (TASKS, {"processing"})
+    assert (await connection.fetchval(PENDING), set(await statuses(connection, tasks))) == (
+        TASKS,
+        {"processing"},
+    )
     assert SHORTEST <= min(worked) < 13
     assert 17 < max(worked) <= LONGEST
     is_over.set()

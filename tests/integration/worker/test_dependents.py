@@ -81,7 +81,9 @@ async def test_a_completion_in_the_handlers_transaction_is_noted_in_it(
     await start_worker(own, **WITHOUT_SWEEPS)
     for task in tasks:
         await end_of(connection, task)
-    assert [row[0] for row in await connection.fetch("SELECT task_id FROM ended_needs")] == tasks[:1]
+    assert [row[0] for row in await connection.fetch("SELECT task_id FROM ended_needs")] == tasks[
+        :1
+    ]
 
 
 async def test_a_worker_that_stops_has_told_of_all_that_it_ended(
@@ -103,7 +105,9 @@ async def test_a_worker_that_stops_has_told_of_all_that_it_ended(
     waits = [await add_waiting(connection, task) for task in tasks]
     ends.set()
     await worker.stop()
-    assert await connection.fetchval("SELECT count(*) FROM queue WHERE state = 'ready'") == len(waits)
+    assert await connection.fetchval("SELECT count(*) FROM queue WHERE state = 'ready'") == len(
+        waits
+    )
 
 
 async def test_what_a_sweep_ends_for_a_dead_worker_is_told_in_the_same_sweep(
@@ -113,14 +117,20 @@ async def test_what_a_sweep_ends_for_a_dead_worker_is_told_in_the_same_sweep(
     [task] = await add_tasks(connection, max_attempts=1)
     waits = await add_waiting(connection, task)
     await claim(connection, worker, Bounds(["default"]), 1, start_at_once=True)
-    await connection.execute("UPDATE workers SET state = 'dead', dead_at = now(), dead_reason = 'crash'")
+    await connection.execute(
+        "UPDATE workers SET state = 'dead', dead_at = now(), dead_reason = 'crash'"
+    )
     pool = await asyncpg.create_pool(database, min_size=1, max_size=1)
-    await Maintenance(settings_for(database, between=False), pool.acquire).sweep(connection, strangers=False)
+    await Maintenance(settings_for(database, between=False), pool.acquire).sweep(
+        connection, strangers=False
+    )
     assert await statuses(connection, [task, waits]) == ["failed", "cancelled"]
     await pool.close()
 
 
-async def test_it_is_looked_up_by_index_whatever_the_statistics(connection: asyncpg.Connection) -> None:
+async def test_it_is_looked_up_by_index_whatever_the_statistics(
+    connection: asyncpg.Connection,
+) -> None:
     await fill(connection, 10_000)
     waits = await add_waiting(connection, *await add_tasks(connection))
     ids = [waits, *(new_id() for _ in range(999))]
@@ -132,6 +142,8 @@ async def test_it_is_looked_up_by_index_whatever_the_statistics(connection: asyn
     await connection.execute("ANALYZE dependencies")
     many = "'{" + ",".join(map(str, ids)) + "}'"
     for name, values in (("resolve", many), ("unresolved", "1000"), ("waiting_for", many)):
-        text = re.sub(r"\$1(::\w+(\[\])?)?", values + ("::uuid[]" if "{" in values else ""), statement(name))
+        text = re.sub(
+            r"\$1(::\w+(\[\])?)?", values + ("::uuid[]" if "{" in values else ""), statement(name)
+        )
         plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {text}"))
         assert not re.search("Seq Scan on (tasks|queue|runs)", plan), f"{name}: {plan}"

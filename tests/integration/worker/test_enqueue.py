@@ -35,8 +35,12 @@ class Way:
         self.name, self.database = name, database
         self.function: Any = None
         self.function_async: Any = None
-        self.sync: Engine = create_engine(database.replace("postgresql://", "postgresql+psycopg2://"))
-        self.other: AsyncEngine = create_async_engine(database.replace("postgresql://", "postgresql+asyncpg://"))
+        self.sync: Engine = create_engine(
+            database.replace("postgresql://", "postgresql+psycopg2://")
+        )
+        self.other: AsyncEngine = create_async_engine(
+            database.replace("postgresql://", "postgresql+asyncpg://")
+        )
 
     async def enter(self, *arguments: Any, commits: bool = True, **options: Any) -> UUID:
         """Enter a task, then end the transaction."""
@@ -47,7 +51,9 @@ class Way:
     async def enter_many(self, *arguments: Any, commits: bool = True, **options: Any) -> list[UUID]:
         """Enter tasks, then end the transaction."""
         self.function, self.function_async = enqueue_many, enqueue_many_async
-        tasks: list[UUID] = await getattr(self, f"_{self.name}")(arguments, options, commits=commits)
+        tasks: list[UUID] = await getattr(self, f"_{self.name}")(
+            arguments, options, commits=commits
+        )
         return tasks
 
     async def _asyncpg(self, arguments: Any, options: Any, *, commits: bool) -> Any:
@@ -97,7 +103,9 @@ def way(request: pytest.FixtureRequest, database: str) -> Way:
     return Way(request.param, database)
 
 
-async def test_a_task_is_there_with_its_transaction_or_not_at_all(way: Way, connection: asyncpg.Connection) -> None:
+async def test_a_task_is_there_with_its_transaction_or_not_at_all(
+    way: Way, connection: asyncpg.Connection
+) -> None:
     gone = await way.enter("mail", PAYLOAD, commits=False)
     task = await way.enter("mail", PAYLOAD, **OPTIONS)
     assert gone != task
@@ -105,18 +113,31 @@ async def test_a_task_is_there_with_its_transaction_or_not_at_all(way: Way, conn
         assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 1
     row = await connection.fetchrow("SELECT * FROM task_view WHERE id = $1", task)
     assert row is not None
-    told = {name: row[name] for name in ("title", "queue", "priority", "max_attempts", "timeout_seconds", "created_by")}
+    told = {
+        name: row[name]
+        for name in ("title", "queue", "priority", "max_attempts", "timeout_seconds", "created_by")
+    }
     assert told == {
         "title": "Write to Ada", "queue": "mail", "priority": 1, "max_attempts": 3, "timeout_seconds": 60,
         "created_by": "shop",
     }  # fmt: skip
-    assert (row["status"], row["tags"], row["run_at"]) == ("scheduled", ["a", "B"], OPTIONS["run_at"])
-    assert await connection.fetchval("SELECT payload = $2::jsonb FROM tasks WHERE id = $1", task, json.dumps(PAYLOAD))
-    [line] = await connection.fetch("SELECT new_status, changed_by FROM task_history WHERE task_id = $1", task)
+    assert (row["status"], row["tags"], row["run_at"]) == (
+        "scheduled",
+        ["a", "B"],
+        OPTIONS["run_at"],
+    )
+    assert await connection.fetchval(
+        "SELECT payload = $2::jsonb FROM tasks WHERE id = $1", task, json.dumps(PAYLOAD)
+    )
+    [line] = await connection.fetch(
+        "SELECT new_status, changed_by FROM task_history WHERE task_id = $1", task
+    )
     assert tuple(line) == ("scheduled", "shop")
 
 
-async def test_many_are_there_together_or_not_at_all(way: Way, connection: asyncpg.Connection) -> None:
+async def test_many_are_there_together_or_not_at_all(
+    way: Way, connection: asyncpg.Connection
+) -> None:
     payloads = [PAYLOAD, None, "text", 7, []]
     assert len(await way.enter_many("mail", payloads, commits=False)) == 5
     assert await way.enter_many("mail", iter([])) == []
@@ -124,15 +145,22 @@ async def test_many_are_there_together_or_not_at_all(way: Way, connection: async
     for table in ("tasks", "queue", "task_history"):
         assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 5
     rows = {row["id"]: row for row in await connection.fetch("SELECT * FROM task_view")}
-    assert [None if (text := rows[t]["payload"]) is None else json.loads(text) for t in tasks] == payloads
-    assert {(r["title"], r["queue"], r["priority"], r["created_by"], r["status"]) for r in rows.values()} == {
-        ("Write to Ada", "mail", 1, "shop", "scheduled")
-    }
+    assert [
+        None if (text := rows[t]["payload"]) is None else json.loads(text) for t in tasks
+    ] == payloads
+    assert {
+        (r["title"], r["queue"], r["priority"], r["created_by"], r["status"]) for r in rows.values()
+    } == {("Write to Ada", "mail", 1, "shop", "scheduled")}
     assert all(row["tags"] == ["a", "B"] for row in rows.values())
-    assert await connection.fetchval("SELECT sum(number) FROM task_deltas WHERE dimension = 'queue'") == 5
+    assert (
+        await connection.fetchval("SELECT sum(number) FROM task_deltas WHERE dimension = 'queue'")
+        == 5
+    )
 
 
-async def test_many_more_than_one_call_takes_are_claimed_in_their_order(connection: asyncpg.Connection) -> None:
+async def test_many_more_than_one_call_takes_are_claimed_in_their_order(
+    connection: asyncpg.Connection,
+) -> None:
     number = CHUNK + 5
     async with connection.transaction():
         tasks = await enqueue_many_async(connection, "mail", range(number))
@@ -140,7 +168,9 @@ async def test_many_more_than_one_call_takes_are_claimed_in_their_order(connecti
     assert [row["task_id"] for row in waiting] == tasks
     assert tasks[:CHUNK] == sorted(tasks[:CHUNK])  # so lists show them in their order, too
     payloads = await connection.fetch("SELECT id, payload::text FROM tasks")
-    assert {row["id"]: row["payload"] for row in payloads} == {task: str(n) for n, task in enumerate(tasks)}
+    assert {row["id"]: row["payload"] for row in payloads} == {
+        task: str(n) for n, task in enumerate(tasks)
+    }
 
 
 async def test_workers_are_notified_of_many_once_and_not_when_there_are_none_or_it_is_not_wanted(
@@ -161,8 +191,12 @@ async def test_workers_are_notified_of_many_once_and_not_when_there_are_none_or_
     assert heard == ["mail"]  # they come in the order of their commits
 
 
-async def test_a_driver_with_an_encoder_of_its_own_for_json_enters_the_same(connection: asyncpg.Connection) -> None:
-    await connection.set_type_codec("jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
+async def test_a_driver_with_an_encoder_of_its_own_for_json_enters_the_same(
+    connection: asyncpg.Connection,
+) -> None:
+    await connection.set_type_codec(
+        "jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog"
+    )
     one = await enqueue_async(connection, "mail", PAYLOAD)
     [other] = await enqueue_many_async(connection, "mail", [PAYLOAD])
     for task in (one, other):
@@ -243,7 +277,10 @@ async def test_what_the_server_cannot_keep_is_named_before_anything_is_sent(
 async def test_what_looks_like_a_nul_is_kept(connection: asyncpg.Connection) -> None:
     payload = {"path": "c:\\u0000", "name": "Zoë \u2603"}
     task = await enqueue_async(connection, "mail", payload)
-    assert json.loads(await connection.fetchval("SELECT payload FROM tasks WHERE id = $1", task)) == payload
+    assert (
+        json.loads(await connection.fetchval("SELECT payload FROM tasks WHERE id = $1", task))
+        == payload
+    )
 
 
 async def test_ids_are_of_their_time_and_of_version_seven(connection: asyncpg.Connection) -> None:
@@ -279,7 +316,9 @@ async def test_a_task_runs_after_those_that_it_needs(
 
     parts = await way.enter_many("render", [1, 2, 3])
     book = await way.enter("bind", needs=[*parts, parts[0]])
-    assert await connection.fetchval("SELECT waits_for FROM task_view WHERE id = $1", book) == sorted(parts)
+    assert await connection.fetchval(
+        "SELECT waits_for FROM task_view WHERE id = $1", book
+    ) == sorted(parts)
     await start_worker(render, bind)
 
     async def done() -> bool:
@@ -328,7 +367,9 @@ async def test_what_is_no_id_is_named(connection: asyncpg.Connection) -> None:
             await enqueue_async(connection, "mail", needs=needs)  # type: ignore[arg-type]
 
 
-async def test_a_key_that_is_held_gives_the_present_task(way: Way, connection: asyncpg.Connection) -> None:
+async def test_a_key_that_is_held_gives_the_present_task(
+    way: Way, connection: asyncpg.Connection
+) -> None:
     gone = await way.enter("mail", unique_key="order-7", commits=False)
     task = await way.enter("mail", unique_key="order-7", unique_seconds=60)
     assert task != gone
@@ -357,7 +398,9 @@ async def test_a_role_needs_no_more_than_to_insert(connection: asyncpg.Connectio
         await connection.execute("SET LOCAL ROLE shop")
         await enqueue_async(connection, "mail", {"order": 7})
         await enqueue_many_async(connection, "mail", [{"order": 8}])
-    assert [row["created_by"] for row in await connection.fetch("SELECT created_by FROM tasks")] == ["shop"] * 2
+    assert [
+        row["created_by"] for row in await connection.fetch("SELECT created_by FROM tasks")
+    ] == ["shop"] * 2
     await connection.execute("GRANT SELECT, INSERT, UPDATE ON unique_keys TO shop")
     await connection.execute("GRANT SELECT ON unique_held TO shop")
     async with connection.transaction():

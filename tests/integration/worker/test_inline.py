@@ -14,7 +14,10 @@ from tests.support.authors.authors_handlers import EVERY, coroutine, thread
 
 pytestmark = pytest.mark.asyncio
 CASES = [
-    *({"do": "fail", "how": how} for how in ("exit", "base", "unreadable", "long", "surrogate", "cancel", "discard")),
+    *(
+        {"do": "fail", "how": how}
+        for how in ("exit", "base", "unreadable", "long", "surrogate", "cancel", "discard")
+    ),
     *({"do": "give", "what": what} for what in ("set", "nan", "huge")),
 ]
 
@@ -54,7 +57,10 @@ async def test_a_transaction_is_one_of_the_given_connection(connection: asyncpg.
     assert (ended.outcome, ended.result) == (Outcome.COMPLETED, {"said": "yes"})
     assert (await run_inline_async(writes, "no", connection=connection)).outcome == Outcome.FAILED
     assert (await run_inline_async(writes, "later", connection=connection)).result == "returned"
-    assert [row["text"] for row in await connection.fetch("SELECT text FROM effects")] == ["yes", "later"]
+    assert [row["text"] for row in await connection.fetch("SELECT text FROM effects")] == [
+        "yes",
+        "later",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +92,9 @@ async def test_it_records_what_is_said_of_the_progress_and_refuses_what_is_none(
     assert _last_line(ended.error) == error
 
 
-async def test_a_result_that_cannot_be_kept_is_refused_in_the_transaction(connection: asyncpg.Connection) -> None:
+async def test_a_result_that_cannot_be_kept_is_refused_in_the_transaction(
+    connection: asyncpg.Connection,
+) -> None:
     @handler("writes")
     async def writes(context: Context) -> None:
         async with context.transaction() as transaction:

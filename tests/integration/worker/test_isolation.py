@@ -23,7 +23,9 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.asyncio
 PR_SET_CHILD_SUBREAPER = 36
 STEADY = {"lease_seconds": 30, "heartbeat_seconds": 1}
-BOTH = pytest.mark.parametrize(("handler", "suffix"), [("process", ""), ("async_process", "_async")])
+BOTH = pytest.mark.parametrize(
+    ("handler", "suffix"), [("process", ""), ("async_process", "_async")]
+)
 
 
 async def text_of(file: Path) -> str:
@@ -101,7 +103,10 @@ async def test_the_words_for_an_end_mean_the_same_as_in_the_worker(
 ) -> None:
     await start_worker(*EVERY, **STEADY)
     words = ("snooze", "retry", "cancel", "discard")
-    tasks = {how: await add(connection, handler, f"fail{suffix}", how=how, max_attempts=2) for how in words}
+    tasks = {
+        how: await add(connection, handler, f"fail{suffix}", how=how, max_attempts=2)
+        for how in words
+    }
     ends = {how: await end_of(connection, task) for how, task in tasks.items()}
     assert [(ends[how]["outcome"], ends[how]["attempt"]) for how in words] == [
         ("completed", 1), ("completed", 2), ("cancelled", 1), ("discarded", 1),
@@ -131,7 +136,11 @@ async def test_whatever_it_raises_is_what_the_attempt_says(
 
 @pytest.mark.parametrize(
     ("what", "why"),
-    [("set", "not JSON"), ("nan", "not JSON: nan"), ("huge", "100000002 bytes of JSON; at most 262144 are kept")],
+    [
+        ("set", "not JSON"),
+        ("nan", "not JSON: nan"),
+        ("huge", "100000002 bytes of JSON; at most 262144 are kept"),
+    ],
 )
 async def test_a_result_that_cannot_be_kept_fails_the_attempt(
     connection: asyncpg.Connection, start_worker: StartWorker, what: str, why: str
@@ -154,7 +163,10 @@ async def test_a_process_that_dies_is_a_failure_that_says_how(
 ) -> None:
     await start_worker(*EVERY, **STEADY)
     deaths: list[tuple[dict[str, int], str]] = [
-        ({"by": signal.SIGKILL}, "was killed by signal 9 (SIGKILL); perhaps it took more memory than there was"),
+        (
+            {"by": signal.SIGKILL},
+            "was killed by signal 9 (SIGKILL); perhaps it took more memory than there was",
+        ),
         ({"by": signal.SIGSEGV}, "was killed by signal 11 (SIGSEGV)"),
         ({"by": 40}, "was killed by signal 40 (no name)"),
         ({"code": 0}, "exited with code 0 and did not say how the run ended"),
@@ -167,10 +179,15 @@ async def test_a_process_that_dies_is_a_failure_that_says_how(
 
 
 async def test_at_its_time_limit_it_is_killed_at_once_with_all_that_it_started(
-    connection: asyncpg.Connection, start_worker: StartWorker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    connection: asyncpg.Connection,
+    start_worker: StartWorker,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     worker = await start_worker(*EVERY, **STEADY)
-    task = await add(connection, "process", "raise_family", file=str(tmp_path / "family"), timeout_seconds=3)
+    task = await add(
+        connection, "process", "raise_family", file=str(tmp_path / "family"), timeout_seconds=3
+    )
     leader, child = (int(number) for number in (await text_of(tmp_path / "family")).split())
     [guard] = set(group_of(leader)) - {leader, child}
     os.kill(guard, signal.SIGKILL)
@@ -183,7 +200,11 @@ async def test_at_its_time_limit_it_is_killed_at_once_with_all_that_it_started(
 
 @BOTH
 async def test_a_cancelled_one_may_tidy_up(
-    connection: asyncpg.Connection, start_worker: StartWorker, tmp_path: Path, handler: str, suffix: str
+    connection: asyncpg.Connection,
+    start_worker: StartWorker,
+    tmp_path: Path,
+    handler: str,
+    suffix: str,
 ) -> None:
     await start_worker(*EVERY, **STEADY)
     file = tmp_path / "file"
@@ -234,7 +255,9 @@ async def test_without_its_claim_it_is_killed_and_nothing_is_reported(
     connection: asyncpg.Connection, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     worker = await start_worker(*EVERY, shutdown_seconds=1, **STEADY)
-    task = await add(connection, "process", "raise_family", file=str(tmp_path / "family"), max_attempts=2)
+    task = await add(
+        connection, "process", "raise_family", file=str(tmp_path / "family"), max_attempts=2
+    )
     numbers = [int(number) for number in (await text_of(tmp_path / "family")).split()]
     (tmp_path / "family").unlink()
     worker.membership._lose()
@@ -251,7 +274,13 @@ async def test_who_asks_for_time_without_its_claim_is_killed(
     connection: asyncpg.Connection, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     worker = await start_worker(*EVERY, **STEADY)
-    task = await add(connection, "process", "heed_then_extend", file=str(tmp_path / "file"), go=str(tmp_path / "go"))
+    task = await add(
+        connection,
+        "process",
+        "heed_then_extend",
+        file=str(tmp_path / "file"),
+        go=str(tmp_path / "go"),
+    )
     leader = int(await text_of(tmp_path / "file"))
     await connection.execute("UPDATE queue SET fence = fence + 1 WHERE task_id = $1", task)
     (tmp_path / "go").touch()
@@ -276,7 +305,10 @@ async def test_at_the_workers_end_it_is_killed_and_given_back_uncounted(
 
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
 async def test_it_ends_with_its_worker_and_also_when_that_is_stopped_for_a_lease(
-    connection: asyncpg.Connection, start_command: StartCommand, tmp_path: Path, blow: signal.Signals
+    connection: asyncpg.Connection,
+    start_command: StartCommand,
+    tmp_path: Path,
+    blow: signal.Signals,
 ) -> None:
     worker = start_command(lease_seconds=6, heartbeat_seconds=1)
     await add(connection, "process", "raise_family", file=str(tmp_path / "family"))
@@ -312,7 +344,9 @@ async def test_what_it_prints_is_logged_in_bounds_and_is_no_answer(
     await eventually("the last line", all_there)
     lines = [json.loads(line) for line in worker.log().splitlines()]
     said = [line for line in lines if line["event"] == "handler_output"]
-    assert [line["event"] for line in lines if line["event"].endswith("_cut")] == ["handler_output_cut"]
+    assert [line["event"] for line in lines if line["event"].endswith("_cut")] == [
+        "handler_output_cut"
+    ]
     assert [line["line"] for line in said[:2]] == ["line 0", "line 1"]
     assert {line["handler"] for line in said} == {"process"}
     assert [len([line for line in said if line["task_id"] != str(task)]), max(len(line["line"]) for line in said)] == [
@@ -320,14 +354,18 @@ async def test_what_it_prints_is_logged_in_bounds_and_is_no_answer(
     ]  # fmt: skip
 
 
-async def test_a_fork_that_returns_too_is_not_heard(connection: asyncpg.Connection, start_worker: StartWorker) -> None:
+async def test_a_fork_that_returns_too_is_not_heard(
+    connection: asyncpg.Connection, start_worker: StartWorker
+) -> None:
     await start_worker(*EVERY, **STEADY)
     for handler, do in (("process", "fork"), ("async_process", "fork_async")):
         task = await add(connection, handler, do, **{"and": "await"})
         assert (await end_of(connection, task))["result"] == "70", "the exit code of the fork"
 
 
-async def test_all_children_are_the_handlers_own(connection: asyncpg.Connection, start_worker: StartWorker) -> None:
+async def test_all_children_are_the_handlers_own(
+    connection: asyncpg.Connection, start_worker: StartWorker
+) -> None:
     await start_worker(*EVERY, **STEADY)
     task = await add(connection, "process", "wait_for_children")
     assert (await end_of(connection, task))["result"] == "[2, 2, 2]"
@@ -344,13 +382,18 @@ async def test_nothing_of_a_run_stays_with_the_worker(
         for descriptor in Path("/proc/self/fd").iterdir():
             with contextlib.suppress(OSError):
                 pipes += [name] if (name := str(descriptor.readlink())).startswith("pipe:") else []
-        return sorted({*pipes, *(t.name for t in threading.enumerate() if t.name.startswith("handler "))})
+        return sorted(
+            {*pipes, *(t.name for t in threading.enumerate() if t.name.startswith("handler "))}
+        )
 
     worker = await start_worker(*EVERY, **STEADY)
     await end_of(connection, await add(connection, "process", "look"))
     await asyncio.wait_for(worker.runner.until_idle(), 10)
     before = kept()
-    tasks = [await add(connection, "process", "leave_daemon", file=str(tmp_path / f"daemon-{n}")) for n in range(5)]
+    tasks = [
+        await add(connection, "process", "leave_daemon", file=str(tmp_path / f"daemon-{n}"))
+        for n in range(5)
+    ]
     for task in tasks:
         assert (await end_of(connection, task))["outcome"] == "completed"
     daemons = [int(await text_of(tmp_path / f"daemon-{n}")) for n in range(5)]
@@ -378,7 +421,9 @@ async def test_process_1_of_a_container_is_left_no_zombie(
     connection: asyncpg.Connection, start_worker: StartWorker, tmp_path: Path, adopting: None
 ) -> None:
     worker = await start_worker(*EVERY, **STEADY)
-    task = await add(connection, "process", "raise_family", file=str(tmp_path / "family"), timeout_seconds=2)
+    task = await add(
+        connection, "process", "raise_family", file=str(tmp_path / "family"), timeout_seconds=2
+    )
     leader, _ = (int(number) for number in (await text_of(tmp_path / "family")).split())
     assert (await end_of(connection, task))["outcome"] == "timed_out"
     await asyncio.wait_for(worker.runner.until_idle(), 10)
@@ -404,20 +449,31 @@ def elsewhere(context: Context) -> str:
 
 
 async def test_it_imports_what_the_worker_can(
-    connection: asyncpg.Connection, start_worker: StartWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    connection: asyncpg.Connection,
+    start_worker: StartWorker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "of_an_author.py").write_text(ELSEWHERE)
     monkeypatch.syspath_prepend(tmp_path)
     await start_worker(importlib.import_module("of_an_author").elsewhere, **STEADY)
-    assert (await end_of(connection, await add(connection, "elsewhere", "")))["result"] == '"of_an_author"'
+    assert (await end_of(connection, await add(connection, "elsewhere", "")))[
+        "result"
+    ] == '"of_an_author"'
 
 
 async def test_a_module_that_is_gone_is_what_the_attempt_says(
-    connection: asyncpg.Connection, start_worker: StartWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    connection: asyncpg.Connection,
+    start_worker: StartWorker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "soon_gone.py").write_text(ELSEWHERE)
     monkeypatch.syspath_prepend(tmp_path)
     await start_worker(importlib.import_module("soon_gone").elsewhere, **STEADY)
     (tmp_path / "soon_gone.py").unlink()
     shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
-    assert "No module named 'soon_gone'" in (await end_of(connection, await add(connection, "elsewhere", "")))["error"]
+    assert (
+        "No module named 'soon_gone'"
+        in (await end_of(connection, await add(connection, "elsewhere", "")))["error"]
+    )

@@ -30,7 +30,9 @@ class Gauge:
         self.order: list[UUID] = []
         self.starts: list[float] = []
 
-    def handler(self, seconds: float = 0.005, then: Callable[[Context], None] = lambda _: None) -> Handler:
+    def handler(
+        self, seconds: float = 0.005, then: Callable[[Context], None] = lambda _: None
+    ) -> Handler:
         """A handler that is counted while it runs, for so long; `then` may raise."""
 
         @handler("counted")
@@ -56,7 +58,9 @@ async def all_ended(connection: asyncpg.Connection, count: int) -> None:
 
     async def ended() -> bool:
         await check_invariants(connection)
-        done = await connection.fetchval("SELECT count(*) FROM runs WHERE final AND outcome = 'completed'")
+        done = await connection.fetchval(
+            "SELECT count(*) FROM runs WHERE final AND outcome = 'completed'"
+        )
         return bool(done == count)
 
     await eventually(f"the end of {count} tasks", ended, 60)
@@ -65,7 +69,9 @@ async def all_ended(connection: asyncpg.Connection, count: int) -> None:
 async def start_four(start_worker: StartWorker, *handlers: Handler, **settings: object) -> None:
     """Their leases are long: who is declared dead while it lives runs on for a moment, beside who took its place."""
     for _ in range(4):
-        await start_worker(*handlers, **({"worker_concurrency": 20, "lease_seconds": 15} | settings))
+        await start_worker(
+            *handlers, **({"worker_concurrency": 20, "lease_seconds": 15} | settings)
+        )
 
 
 @pytest.mark.parametrize("kind", ["queue", "key"])
@@ -75,18 +81,24 @@ async def test_a_concurrency_holds_across_workers_at_every_moment(
     await set_limit(connection, kind, "default", concurrency=5)
     gauge = Gauge()
     await start_four(start_worker, gauge.handler(), polls=False)
-    await add_tasks(connection, 200, handler="counted", limit_key="default" if kind == "key" else None)
+    await add_tasks(
+        connection, 200, handler="counted", limit_key="default" if kind == "key" else None
+    )
     await all_ended(connection, 200)
     assert gauge.most == {"all": 5}, "never more, and all the room was used"
 
 
-async def test_tasks_under_two_limits_pass_both(start_worker: StartWorker, connection: asyncpg.Connection) -> None:
+async def test_tasks_under_two_limits_pass_both(
+    start_worker: StartWorker, connection: asyncpg.Connection
+) -> None:
     await set_limit(connection, "queue", "a", concurrency=4)
     await set_limit(connection, "key", "x", concurrency=3)
     gauge = Gauge()
     await start_four(start_worker, gauge.handler(), worker_queues="a,b")
     for queue, key in (("a", "x"), ("b", "x"), ("a", "y"), ("a", None)):
-        await add_tasks(connection, 40, handler="counted", payload=[queue, str(key)], queue=queue, limit_key=key)
+        await add_tasks(
+            connection, 40, handler="counted", payload=[queue, str(key)], queue=queue, limit_key=key
+        )
     await all_ended(connection, 160)
     assert gauge.most["a"] <= 4
     assert gauge.most["x"] <= 3
@@ -171,7 +183,9 @@ async def test_a_limit_set_changed_and_removed_while_tasks_run(
         rows = await connection.fetch("SELECT state, limited, count(*) FROM queue GROUP BY 1, 2")
         counts = {(row[0], row[1]): row[2] for row in rows}
         early = counts.get(("ready", False), 0) + counts.get(("running", False), 0)
-        return not early and counts.get(("running", True), 0) + counts.get(("ready", True), 0) <= most
+        return (
+            not early and counts.get(("running", True), 0) + counts.get(("ready", True), 0) <= most
+        )
 
     for most in (10, 3, 6):
         await set_limit(connection, "queue", "default", concurrency=most)
@@ -189,7 +203,9 @@ async def test_a_limit_set_changed_and_removed_while_tasks_run(
     assert gauge.most["all"] > 6, "without a limit they run as before"
 
 
-async def test_retries_and_snoozes_keep_to_the_limit(start_worker: StartWorker, connection: asyncpg.Connection) -> None:
+async def test_retries_and_snoozes_keep_to_the_limit(
+    start_worker: StartWorker, connection: asyncpg.Connection
+) -> None:
     def again(context: Context) -> None:
         if context.attempt == 1 and context.fence == 1:
             raise Retry(0) if context.payload[-1] == "retry" else Snooze(0)
@@ -214,7 +230,12 @@ async def test_what_a_killed_worker_held_counts_until_it_is_released(
         held = await add_tasks(connection, 3, handler="sleep", payload=60, limit_key="x")
 
         async def all_held() -> bool:
-            return await connection.fetchval("SELECT count(*) FROM queue WHERE worker_id = $1", UUID(doomed_id)) == 3
+            return (
+                await connection.fetchval(
+                    "SELECT count(*) FROM queue WHERE worker_id = $1", UUID(doomed_id)
+                )
+                == 3
+            )
 
         await eventually("the claims", all_held)
     finally:
@@ -231,8 +252,12 @@ async def test_what_a_killed_worker_held_counts_until_it_is_released(
     await all_ended(connection, len(held) + len(others))
     lost = await connection.fetchval("SELECT count(*) FROM runs WHERE outcome = 'lost'")
     assert lost == 3
-    first_start = await connection.fetchval("SELECT min(claimed_at) FROM runs WHERE task_id = ANY ($1)", others)
-    assert first_start > await connection.fetchval("SELECT max(finished_at) FROM runs WHERE outcome = 'lost'")
+    first_start = await connection.fetchval(
+        "SELECT min(claimed_at) FROM runs WHERE task_id = ANY ($1)", others
+    )
+    assert first_start > await connection.fetchval(
+        "SELECT max(finished_at) FROM runs WHERE outcome = 'lost'"
+    )
 
 
 async def test_a_crowd_of_one_key_does_not_keep_another_key_waiting(

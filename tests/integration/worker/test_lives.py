@@ -75,7 +75,9 @@ async def test_the_lease_gives_a_killed_workers_tasks_to_another_one(
     spawn_worker()
     await all_completed(connection, tasks)
     runs = await connection.fetch("SELECT worker_id, outcome, reason FROM runs WHERE NOT final")
-    assert {(str(r["worker_id"]), r["outcome"], r["reason"]) for r in runs} == {(victim_id, "lost", "unknown")}
+    assert {(str(r["worker_id"]), r["outcome"], r["reason"]) for r in runs} == {
+        (victim_id, "lost", "unknown")
+    }
     assert await connection.fetchval("SELECT count(*) FROM effects") == 5
 
 
@@ -155,7 +157,9 @@ async def test_a_drained_worker_claims_no_more_and_finishes_what_it_has(
     [running] = await add_tasks(connection, handler="sleep", payload=1)
     await running_on(connection, worker_id, 1)
     assert (
-        await workers.drain(connection, (await connection.fetchval("SELECT id FROM workers")), Reason.SCALE_DOWN)
+        await workers.drain(
+            connection, (await connection.fetchval("SELECT id FROM workers")), Reason.SCALE_DOWN
+        )
         == "draining"
     )
     [waiting] = await add_tasks(connection, handler="sleep", payload=0)
@@ -183,14 +187,19 @@ async def test_a_worker_that_could_not_renew_gives_its_former_tasks_back_without
     assert worker.instance_id != former
     lost = await connection.fetch("SELECT reason FROM runs WHERE outcome = 'lost'")
     assert [run["reason"] for run in lost] == ["outage", "outage"]
-    assert await connection.fetchval("SELECT dead_reason FROM workers WHERE id = $1", former) == "outage"
+    assert (
+        await connection.fetchval("SELECT dead_reason FROM workers WHERE id = $1", former)
+        == "outage"
+    )
 
 
 async def _count_running(worker: Worker) -> bool:
     return len(worker.current_task_ids) == 2
 
 
-async def test_a_worker_whose_loop_has_ended_says_so_to_its_liveness_probe(start_worker: StartWorker) -> None:
+async def test_a_worker_whose_loop_has_ended_says_so_to_its_liveness_probe(
+    start_worker: StartWorker,
+) -> None:
     worker = await start_worker(sleep)
     assert worker.why_not_alive() is None
     loop = next(t for t in asyncio.all_tasks() if t.get_name() == "Claimer.run")
@@ -215,11 +224,19 @@ async def test_a_task_that_kills_every_worker_is_put_aside_and_its_neighbours_co
         return await statuses(connection, [poison]) == ["failed"]
 
     await eventually("the poison is put aside", put_aside)
-    runs = await connection.fetch("SELECT outcome, final FROM runs WHERE task_id = $1 ORDER BY fence", poison)
-    assert [(r["outcome"], r["final"]) for r in runs] == [("lost", False), ("lost", False), ("lost", True)]
+    runs = await connection.fetch(
+        "SELECT outcome, final FROM runs WHERE task_id = $1 ORDER BY fence", poison
+    )
+    assert [(r["outcome"], r["final"]) for r in runs] == [
+        ("lost", False),
+        ("lost", False),
+        ("lost", True),
+    ]
 
 
-async def test_tasks_wait_while_the_database_is_restarted_and_nothing_is_lost(start_worker: StartWorker) -> None:
+async def test_tasks_wait_while_the_database_is_restarted_and_nothing_is_lost(
+    start_worker: StartWorker,
+) -> None:
     """The server is killed as in a crash while tasks run; its own server, so that no other test is disturbed."""
     with (
         tempfile.TemporaryDirectory(prefix="task-service-crash-", dir="/var/tmp") as folder,
@@ -232,7 +249,9 @@ async def test_tasks_wait_while_the_database_is_restarted_and_nothing_is_lost(st
         await connection.execute(CREATE_EFFECTS)
         tasks = await add_tasks(connection, 30, handler="sleep", payload=0.2)
         await start_worker(sleep, database_url=server.url(), worker_concurrency=5)
-        await eventually("a first completion", lambda: connection.fetchval("SELECT count(*) FROM effects"))
+        await eventually(
+            "a first completion", lambda: connection.fetchval("SELECT count(*) FROM effects")
+        )
         server.stop(signal.SIGQUIT)
         server.start()
         connection = await asyncpg.connect(server.url())
@@ -289,7 +308,11 @@ async def test_a_claim_whose_answer_was_lost_does_not_stay_with_a_worker_that_li
     """The claim is committed, the worker never hears of it, and goes on renewing its lease."""
 
     async def claim_waits() -> bool:
-        return bool(await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted AND objid = 1"))
+        return bool(
+            await connection.fetchval(
+                "SELECT count(*) FROM pg_locks WHERE NOT granted AND objid = 1"
+            )
+        )
 
     await connection.execute(CREATE_EFFECTS)
     await connection.execute(CLAIMS_WAIT)
@@ -305,7 +328,9 @@ async def test_a_claim_whose_answer_was_lost_does_not_stay_with_a_worker_that_li
         proxy.cut()
         await all_completed(connection, tasks)
         assert worker.instance_id == worker_id
-        runs = await connection.fetch("SELECT outcome, reason, attempt FROM runs WHERE task_id = ANY ($1)", tasks)
+        runs = await connection.fetch(
+            "SELECT outcome, reason, attempt FROM runs WHERE task_id = ANY ($1)", tasks
+        )
         ended = Counter((r["outcome"], r["reason"], r["attempt"]) for r in runs)
         assert ended == {("released", "outage", 1): 3, ("completed", None, 1): 3}
         assert await connection.fetchval("SELECT count(*) FROM effects") == 3

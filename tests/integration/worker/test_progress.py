@@ -24,7 +24,9 @@ HALF = Progress(0.5, "half of it")
 
 async def shown(connection: asyncpg.Connection, task: UUID) -> tuple[float, str | None] | None:
     """What the task's readers see."""
-    row = await connection.fetchrow("SELECT progress, progress_note, progress_at FROM task_view WHERE id = $1", task)
+    row = await connection.fetchrow(
+        "SELECT progress, progress_note, progress_at FROM task_view WHERE id = $1", task
+    )
     assert row is not None
     if row["progress_at"] is None:
         assert row["progress"] is row["progress_note"] is None
@@ -50,7 +52,12 @@ async def until_runs(connection: asyncpg.Connection, task: UUID, fence: int) -> 
 
 @pytest.mark.parametrize(
     ("name", "do"),
-    [("coroutine", "tell_async"), ("thread", "tell"), ("process", "tell"), ("async_process", "tell_async")],
+    [
+        ("coroutine", "tell_async"),
+        ("thread", "tell"),
+        ("process", "tell"),
+        ("async_process", "tell_async"),
+    ],
 )
 async def test_the_last_word_of_a_handler_is_shown_until_it_ends(
     connection: asyncpg.Connection, start_worker: StartWorker, name: str, do: str
@@ -64,7 +71,9 @@ async def test_the_last_word_of_a_handler_is_shown_until_it_ends(
     assert await shown(connection, task) is None
 
 
-async def test_an_attempt_begins_with_none(connection: asyncpg.Connection, start_worker: StartWorker) -> None:
+async def test_an_attempt_begins_with_none(
+    connection: asyncpg.Connection, start_worker: StartWorker
+) -> None:
     told, goes_on = asyncio.Event(), asyncio.Event()
 
     @handler("twice")
@@ -169,7 +178,9 @@ async def test_what_is_said_while_an_earlier_word_is_written_is_written_after_it
         [task] = await add_tasks(connection, handler="tells")
 
         async def waits() -> bool:
-            return bool(await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+            return bool(
+                await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            )
 
         await eventually("a word that is being written", waits)
         says.set()
@@ -205,7 +216,9 @@ async def test_what_is_said_in_the_handlers_transaction_is_written_after_it(
     await end_of(connection, task)
 
 
-async def test_only_the_claim_that_holds_a_task_can_say_how_far_it_is(connection: asyncpg.Connection) -> None:
+async def test_only_the_claim_that_holds_a_task_can_say_how_far_it_is(
+    connection: asyncpg.Connection,
+) -> None:
     worker, other = await add_worker(connection), await add_worker(connection)
     [task, waits] = await add_tasks(connection, 2)
     [claimed] = await claim(connection, worker, Bounds(["default"]), 1, start_at_once=True)
@@ -218,7 +231,9 @@ async def test_only_the_claim_that_holds_a_task_can_say_how_far_it_is(connection
     ):
         assert await note_progress(connection, who, [words]) == set()
     assert await shown(connection, task) is None
-    assert await note_progress(connection, worker, [Told(waits, 0, HALF), Told(task, 1, HALF)]) == {(task, 1)}
+    assert await note_progress(connection, worker, [Told(waits, 0, HALF), Told(task, 1, HALF)]) == {
+        (task, 1)
+    }
     assert await shown(connection, task) == HALF
 
 
@@ -242,7 +257,9 @@ async def test_to_write_it_changes_no_index(connection: asyncpg.Connection) -> N
     worker = await add_worker(connection)
     [task] = await add_tasks(connection)
     await claim(connection, worker, Bounds(["default"]), 1, start_at_once=True)
-    updates = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_xact_user_tables WHERE relname = 'queue'"
+    updates = (
+        "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_xact_user_tables WHERE relname = 'queue'"
+    )
     async with connection.transaction():
         before = await connection.fetchrow(updates) or ()
         await note_progress(connection, worker, [Told(task, 1, HALF)])

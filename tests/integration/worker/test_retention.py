@@ -33,7 +33,9 @@ def made_ago(task: UUID, days: float) -> UUID:
     return UUID(int=milliseconds << 80 | task.int & (1 << 80) - 1)
 
 
-async def ended(connection: asyncpg.Connection, outcome: Outcome, days: float, count: int = 1) -> list[UUID]:
+async def ended(
+    connection: asyncpg.Connection, outcome: Outcome, days: float, count: int = 1
+) -> list[UUID]:
     """Tasks that were made and ended so many days ago, each with a conversation and a line of history."""
     tasks = await add_tasks(connection, count)
     worker = await add_worker(connection)
@@ -46,14 +48,17 @@ async def ended(connection: asyncpg.Connection, outcome: Outcome, days: float, c
         move = f"UPDATE {table} SET {column} = m.new FROM {pairs} WHERE {column} = m.old"
         await connection.execute(move, tasks, old)
     await connection.execute(
-        "UPDATE runs SET finished_at = now() - make_interval(secs => $1) WHERE task_id = ANY ($2)", days * 86_400, old
+        "UPDATE runs SET finished_at = now() - make_interval(secs => $1) WHERE task_id = ANY ($2)",
+        days * 86_400,
+        old,
     )
     await connection.execute(
         "INSERT INTO conversations (id, task_id, body) SELECT gen_random_uuid(), i, '{}' FROM unnest($1::uuid[]) AS i",
         old,
     )
     await connection.execute(
-        "INSERT INTO task_history (task_id, new_status) SELECT id, 'pending' FROM unnest($1::uuid[]) AS id", old
+        "INSERT INTO task_history (task_id, new_status) SELECT id, 'pending' FROM unnest($1::uuid[]) AS id",
+        old,
     )
     return old
 
@@ -63,7 +68,9 @@ async def left(connection: asyncpg.Connection) -> set[UUID]:
     found = []
     for table in TABLES:
         column = "id" if table == "tasks" else "task_id"
-        found.append({row[0] for row in await connection.fetch(f"SELECT DISTINCT {column} FROM {table}")})
+        found.append(
+            {row[0] for row in await connection.fetch(f"SELECT DISTINCT {column} FROM {table}")}
+        )
     assert all(ids == found[0] for ids in found), found
     return found[0]
 
@@ -75,8 +82,14 @@ async def forget(connection: asyncpg.Connection, outcomes: Sequence[Outcome], da
 async def test_what_ended_before_the_time_is_forgotten_with_all_that_belongs_to_it(
     connection: asyncpg.Connection,
 ) -> None:
-    old_done, new_done = await ended(connection, Outcome.COMPLETED, 8), await ended(connection, Outcome.COMPLETED, 6)
-    cancelled, failed = await ended(connection, Outcome.CANCELLED, 8), await ended(connection, Outcome.FAILED, 30)
+    old_done, new_done = (
+        await ended(connection, Outcome.COMPLETED, 8),
+        await ended(connection, Outcome.COMPLETED, 6),
+    )
+    cancelled, failed = (
+        await ended(connection, Outcome.CANCELLED, 8),
+        await ended(connection, Outcome.FAILED, 30),
+    )
     everything = {*old_done, *new_done, *cancelled, *failed}
     assert await forget(connection, DONE, 0) == await forget(connection, FAILED, 0) == 0
     assert await left(connection) == everything
@@ -86,9 +99,16 @@ async def test_what_ended_before_the_time_is_forgotten_with_all_that_belongs_to_
     assert await left(connection) == {*new_done}
 
 
-async def test_what_runs_again_or_ended_lately_or_is_a_persons_stays(connection: asyncpg.Connection) -> None:
-    [again], [late] = await ended(connection, Outcome.FAILED, 30), await ended(connection, Outcome.FAILED, 30)
-    await connection.execute("UPDATE runs SET final = false, reopened = true WHERE task_id = $1", again)
+async def test_what_runs_again_or_ended_lately_or_is_a_persons_stays(
+    connection: asyncpg.Connection,
+) -> None:
+    [again], [late] = (
+        await ended(connection, Outcome.FAILED, 30),
+        await ended(connection, Outcome.FAILED, 30),
+    )
+    await connection.execute(
+        "UPDATE runs SET final = false, reopened = true WHERE task_id = $1", again
+    )
     await connection.execute("UPDATE runs SET finished_at = now() WHERE task_id = $1", late)
     await connection.execute(
         "INSERT INTO tasks (id, title, status, created_at) VALUES ($1, 'a task', 'failed', now() - interval '30 days')",
@@ -124,13 +144,19 @@ async def test_many_go_in_batches_and_the_statistics_agree(connection: asyncpg.C
     assert not await connection.fetch(NUMBERS)
 
 
-async def test_the_search_reads_the_index_of_ends_from_its_beginning(connection: asyncpg.Connection) -> None:
-    plan = "\n".join(row[0] for row in await connection.fetch("EXPLAIN " + FORGET, list(DONE), 86_400.0, 500))
+async def test_the_search_reads_the_index_of_ends_from_its_beginning(
+    connection: asyncpg.Connection,
+) -> None:
+    plan = "\n".join(
+        row[0] for row in await connection.fetch("EXPLAIN " + FORGET, list(DONE), 86_400.0, 500)
+    )
     assert "runs_final" in plan
     assert "Seq Scan on runs" not in plan
 
 
-async def test_maintenance_does_it_when_the_settings_say_so(connection: asyncpg.Connection, database: str) -> None:
+async def test_maintenance_does_it_when_the_settings_say_so(
+    connection: asyncpg.Connection, database: str
+) -> None:
     await ended(connection, Outcome.COMPLETED, 3)
     [failed] = await ended(connection, Outcome.FAILED, 3)
     pool = await asyncpg.create_pool(database, min_size=1, max_size=1)

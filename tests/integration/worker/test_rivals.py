@@ -11,7 +11,9 @@ from bench.rivals.stage import WARM_UP, Stage
 
 
 @pytest.mark.parametrize("product", [OURS, CEILING], ids=lambda product: product.adaptor)
-def test_all_tasks_are_entered_run_and_timed(database: str, tmp_path: Path, product: Product) -> None:
+def test_all_tasks_are_entered_run_and_timed(
+    database: str, tmp_path: Path, product: Product
+) -> None:
     place = Database(product, database)
     stage = Stage(place, tmp_path)
     assert stage.fill(700) > 0
@@ -20,7 +22,10 @@ def test_all_tasks_are_entered_run_and_timed(database: str, tmp_path: Path, prod
     assert stage.drain(700) > 0
     assert place.query("SELECT count(*) FROM runs WHERE final AND outcome = 'completed'") == 700
     assert len(stage.idle_waits(3)) == 3
-    assert place.query("SELECT count(*) FROM task_history WHERE new_status = 'pending'") == 700 + WARM_UP + 3
+    assert (
+        place.query("SELECT count(*) FROM task_history WHERE new_status = 'pending'")
+        == 700 + WARM_UP + 3
+    )
     place.connection.close()
 
 

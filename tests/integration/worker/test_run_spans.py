@@ -68,7 +68,10 @@ async def test_every_attempt_is_a_child_of_the_request_and_tells_how_it_ended(
         "worker.id": str(worker.instance_id), "task.outcome": "failed",
     }  # fmt: skip
     assert dict(first.attributes or {}) == expected
-    assert (first.status.status_code, first.status.description) == (StatusCode.ERROR, "ValueError: not yet")
+    assert (first.status.status_code, first.status.description) == (
+        StatusCode.ERROR,
+        "ValueError: not yet",
+    )
     assert "raise ValueError" in events(first)["exception"]["exception.stacktrace"]
     assert "delay_seconds" in events(first)["retried"]
     assert second.status.status_code is StatusCode.UNSET
@@ -106,7 +109,9 @@ async def test_tasks_without_a_request_start_traces_of_their_own_one_after_the_o
         add_span_event("worked")
 
     await start_worker(scheduled, otel_enabled=True, worker_concurrency=1)
-    await add_tasks(connection, 5, handler="scheduled")  # the next run starts where the one before has ended
+    await add_tasks(
+        connection, 5, handler="scheduled"
+    )  # the next run starts where the one before has ended
     traces = [trace_of(span) for span in await runs("scheduled", 5)]
     assert len({trace for trace, _ in traces}) == 5
     assert {parent for _, parent in traces} == {None}
@@ -151,7 +156,11 @@ async def test_a_run_out_of_time_a_discarded_one_and_a_snoozed_one_say_so(
     await add_tasks(connection, handler="slow", max_attempts=1)
     await add_tasks(connection, handler="useless")
     await add_tasks(connection, handler="early")
-    [slow_run], [useless_run], [early_run] = await runs("slow"), await runs("useless"), await runs("early")
+    [slow_run], [useless_run], [early_run] = (
+        await runs("slow"),
+        await runs("useless"),
+        await runs("early"),
+    )
     assert "timed_out" in events(slow_run)
     assert slow_run.status.status_code is StatusCode.ERROR
     assert useless_run.status.description == "no such picture"
@@ -159,10 +168,14 @@ async def test_a_run_out_of_time_a_discarded_one_and_a_snoozed_one_say_so(
     assert early_run.status.status_code is StatusCode.UNSET
 
 
-async def test_a_run_that_lost_its_claim_says_so(connection: asyncpg.Connection, start_worker: StartWorker) -> None:
+async def test_a_run_that_lost_its_claim_says_so(
+    connection: asyncpg.Connection, start_worker: StartWorker
+) -> None:
     @handler("overtaken")
     async def overtaken(context: Context) -> None:
-        await connection.execute("UPDATE queue SET fence = fence + 1 WHERE task_id = $1", context.task_id)
+        await connection.execute(
+            "UPDATE queue SET fence = fence + 1 WHERE task_id = $1", context.task_id
+        )
         async with context.transaction():
             pass
 
@@ -186,7 +199,9 @@ async def test_a_handler_that_completes_in_its_own_transaction_has_completed(
     assert (span.attributes or {})["task.outcome"] == "completed"
 
 
-async def test_without_traces_a_run_has_no_span(connection: asyncpg.Connection, start_worker: StartWorker) -> None:
+async def test_without_traces_a_run_has_no_span(
+    connection: asyncpg.Connection, start_worker: StartWorker
+) -> None:
     done: list[UUID] = []
 
     @handler("plain")

@@ -9,7 +9,15 @@ import asyncpg
 import pytest
 
 from task_service.queue import entries
-from task_service.worker.handlers import Cancel, Context, Discard, LostClaimError, Retry, Snooze, handler
+from task_service.worker.handlers import (
+    Cancel,
+    Context,
+    Discard,
+    LostClaimError,
+    Retry,
+    Snooze,
+    handler,
+)
 from task_service.worker.runner import AHEAD_SECONDS
 from tests.integration.worker.conftest import StartWorker
 from tests.support.tasks import add_tasks, statuses
@@ -69,7 +77,14 @@ class UnreadableError(Exception):
 
 @pytest.mark.parametrize(
     "error",
-    [SystemExit(3), KeyboardInterrupt(), BaseException("odd"), UnreadableError(), GeneratorExit(), Exception("\ud800")],
+    [
+        SystemExit(3),
+        KeyboardInterrupt(),
+        BaseException("odd"),
+        UnreadableError(),
+        GeneratorExit(),
+        Exception("\ud800"),
+    ],
 )
 @pytest.mark.parametrize("threaded", [False, True])
 async def test_whatever_a_handler_raises_the_worker_goes_on(
@@ -117,20 +132,27 @@ async def test_a_handler_may_snooze_retry_cancel_and_discard(
     @handler("word")
     async def word(context: Context) -> str:
         if context.fence == 1:
-            raise {"snooze": Snooze(0), "retry": Retry(0), "cancel": Cancel("why"), "discard": Discard("why")}[
-                context.payload
-            ]
+            raise {
+                "snooze": Snooze(0),
+                "retry": Retry(0),
+                "cancel": Cancel("why"),
+                "discard": Discard("why"),
+            }[context.payload]
         return f"attempt {context.attempt}"
 
     await start_worker(word)
     tasks = {
-        w: (await add_tasks(connection, handler="word", payload=w))[0] for w in ("snooze", "retry", "cancel", "discard")
+        w: (await add_tasks(connection, handler="word", payload=w))[0]
+        for w in ("snooze", "retry", "cancel", "discard")
     }
     ends = {w: await end_of(connection, t) for w, t in tasks.items()}
     assert ends["snooze"]["result"] == '"attempt 1"', "a snoozed attempt does not count"
     assert ends["retry"]["result"] == '"attempt 2"'
     assert (ends["cancel"]["outcome"], ends["discard"]["outcome"]) == ("cancelled", "discarded")
-    assert await statuses(connection, [tasks["cancel"], tasks["discard"]]) == ["cancelled", "failed"]
+    assert await statuses(connection, [tasks["cancel"], tasks["discard"]]) == [
+        "cancelled",
+        "failed",
+    ]
 
 
 @pytest.mark.parametrize("threaded", [False, True])
@@ -180,7 +202,9 @@ async def test_a_handler_this_worker_does_not_know_is_given_back_uncounted(
     [task] = await add_tasks(connection, handler="unheard")
 
     async def given_back() -> asyncpg.Record | None:
-        return await connection.fetchrow("SELECT outcome, reason FROM runs WHERE task_id = $1", task)
+        return await connection.fetchrow(
+            "SELECT outcome, reason FROM runs WHERE task_id = $1", task
+        )
 
     run = await eventually("the release", given_back)
     assert (run["outcome"], run["reason"]) == ("released", "unknown_handler")
@@ -250,7 +274,9 @@ async def test_an_overtaken_handler_cannot_write_through_its_transaction(
         await overtaken.wait()
         try:
             async with context.transaction() as transaction:
-                await transaction.connection.execute("INSERT INTO effects VALUES ($1)", context.fence)
+                await transaction.connection.execute(
+                    "INSERT INTO effects VALUES ($1)", context.fence
+                )
         except LostClaimError:
             refused.set()
             raise

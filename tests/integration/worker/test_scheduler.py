@@ -93,7 +93,9 @@ async def begin(process: asyncio.subprocess.Process) -> None:
     await process.stdin.drain()
 
 
-async def test_a_due_schedule_makes_its_task_and_moves_on(connection: asyncpg.Connection, context: Context) -> None:
+async def test_a_due_schedule_makes_its_task_and_moves_on(
+    connection: asyncpg.Connection, context: Context
+) -> None:
     template = {"title": "Rain", "handler": "noop", "queue": "garden", "payload": {"litres": 3}}
     await add_schedule(connection, template=template)
     await Scheduler(context).look()
@@ -106,7 +108,10 @@ async def test_a_due_schedule_makes_its_task_and_moves_on(connection: asyncpg.Co
     scheduled = datetime.fromisoformat(payload.pop("scheduled_for"))
     assert payload == {"litres": 3}
     assert (scheduled.second, scheduled <= row["last_run_at"]) == (0, True)
-    assert await connection.fetchval("SELECT queue FROM queue WHERE task_id = $1", task["id"]) == "garden"
+    assert (
+        await connection.fetchval("SELECT queue FROM queue WHERE task_id = $1", task["id"])
+        == "garden"
+    )
     await Scheduler(context).look()
     assert len(await made(connection)) == 1
 
@@ -132,7 +137,9 @@ async def test_eight_processes_at_once_run_each_of_a_hundred_schedules_once(
             await process.wait()
     assert await connection.fetchval("SELECT count(*) FROM tasks") == 100
     assert await connection.fetchval("SELECT count(DISTINCT created_by) FROM tasks") == 100
-    assert await connection.fetchval("SELECT count(*) FROM schedules WHERE action = 'daily_log'") == 1
+    assert (
+        await connection.fetchval("SELECT count(*) FROM schedules WHERE action = 'daily_log'") == 1
+    )
 
 
 async def test_a_process_that_is_killed_between_task_and_next_time_leaves_neither(
@@ -208,7 +215,9 @@ async def test_a_time_that_has_just_come_runs_without_catching_up_too(
     assert len(await made(connection)) == 1
 
 
-async def test_what_is_caught_up_is_bounded(connection: asyncpg.Connection, context: Context) -> None:
+async def test_what_is_caught_up_is_bounded(
+    connection: asyncpg.Connection, context: Context
+) -> None:
     await add_schedule(connection, late=timedelta(days=400), catch_up="all")
     await Scheduler(context).look()
     times = await made(connection)
@@ -221,8 +230,12 @@ async def test_one_that_cannot_run_says_why_goes_on_and_holds_up_nobody(
     connection: asyncpg.Connection, context: Context
 ) -> None:
     hour = timedelta(hours=1)
-    await add_schedule(connection, "old form", late=3 * hour, template={"title": "x", "colour": "green"})
-    await add_schedule(connection, "past", late=3 * hour, template={"title": "x", "due_date": "2020-01-01"})
+    await add_schedule(
+        connection, "old form", late=3 * hour, template={"title": "x", "colour": "green"}
+    )
+    await add_schedule(
+        connection, "past", late=3 * hour, template={"title": "x", "due_date": "2020-01-01"}
+    )
     await add_schedule(connection, "no cron", late=3 * hour, cron="0 0 30 2 *")
     await add_schedule(connection, "good", late=hour)
     await Scheduler(context).look()
@@ -233,22 +246,36 @@ async def test_one_that_cannot_run_says_why_goes_on_and_holds_up_nobody(
     assert rows["no cron"]["next_run_at"] is None
     now = await connection.fetchval("SELECT now()")
     assert min(rows[name]["next_run_at"] for name in ("old form", "past", "good")) > now
-    assert [r["created_by"] for r in await connection.fetch("SELECT created_by FROM tasks")] == ["schedule:good"]
-    await connection.execute('UPDATE schedules SET template = \'{"title": "x"}\', next_run_at = now()')
+    assert [r["created_by"] for r in await connection.fetch("SELECT created_by FROM tasks")] == [
+        "schedule:good"
+    ]
+    await connection.execute(
+        'UPDATE schedules SET template = \'{"title": "x"}\', next_run_at = now()'
+    )
     await Scheduler(context).look()
-    assert await connection.fetchval("SELECT last_error FROM schedules WHERE name = 'old form'") is None
+    assert (
+        await connection.fetchval("SELECT last_error FROM schedules WHERE name = 'old form'")
+        is None
+    )
 
 
-async def test_a_disabled_schedule_does_not_run(connection: asyncpg.Connection, context: Context) -> None:
+async def test_a_disabled_schedule_does_not_run(
+    connection: asyncpg.Connection, context: Context
+) -> None:
     await add_schedule(connection)
     await connection.execute("UPDATE schedules SET enabled = false")
     await Scheduler(context).look()
     assert await made(connection) == []
 
 
-async def test_the_databases_clock_counts_not_the_processs(connection: asyncpg.Connection, context: Context) -> None:
+async def test_the_databases_clock_counts_not_the_processs(
+    connection: asyncpg.Connection, context: Context
+) -> None:
     slow = Context(
-        context.settings, context.engine, context.wakeups, clock=lambda: datetime.now(UTC) - timedelta(days=1)
+        context.settings,
+        context.engine,
+        context.wakeups,
+        clock=lambda: datetime.now(UTC) - timedelta(days=1),
     )
     await add_schedule(connection)
     await Scheduler(slow).look()
@@ -260,23 +287,34 @@ async def test_the_databases_clock_counts_not_the_processs(connection: asyncpg.C
 async def test_a_worker_runs_the_daily_loader_and_lets_its_schedule_follow_the_settings(
     connection: asyncpg.Connection, start_worker: StartWorker
 ) -> None:
-    await connection.execute("INSERT INTO tasks (id, title, status) VALUES (gen_random_uuid(), 'open', 'pending')")
+    await connection.execute(
+        "INSERT INTO tasks (id, title, status) VALUES (gen_random_uuid(), 'open', 'pending')"
+    )
     settings = {"schedule_poll_seconds": 0.05, "daily_log_time_zone": "Europe/Berlin"}
     await start_worker(daily_log_cron="0 3 * * *", **settings)
     own = "SELECT * FROM schedules WHERE name = 'daily-log'"
     first = await eventually("the product's own schedule", lambda: connection.fetchrow(own))
     assert (first["cron"], first["time_zone"]) == ("0 3 * * *", "Europe/Berlin")
     await connection.execute("UPDATE schedules SET next_run_at = now() - interval '1 minute'")
-    await eventually("the daily load", lambda: connection.fetchval("SELECT entries FROM daily_loads"))
+    await eventually(
+        "the daily load", lambda: connection.fetchval("SELECT entries FROM daily_loads")
+    )
 
     async def moved_on() -> bool:
-        return bool(await connection.fetchval("SELECT next_run_at > now() AND last_run_at IS NOT NULL FROM schedules"))
+        return bool(
+            await connection.fetchval(
+                "SELECT next_run_at > now() AND last_run_at IS NOT NULL FROM schedules"
+            )
+        )
 
     await eventually("the next time", moved_on)
     await start_worker(daily_log_cron="0 4 * * *", **settings)
 
     async def follows() -> bool:
-        return await connection.fetchval("SELECT cron FROM schedules WHERE name = 'daily-log'") == "0 4 * * *"
+        return (
+            await connection.fetchval("SELECT cron FROM schedules WHERE name = 'daily-log'")
+            == "0 4 * * *"
+        )
 
     await eventually("the changed setting", follows)
     hour = "SELECT extract(hour FROM next_run_at AT TIME ZONE 'Europe/Berlin') FROM schedules"

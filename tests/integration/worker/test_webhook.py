@@ -42,50 +42,80 @@ def target() -> Iterator[Receiver]:
 
 
 @pytest_asyncio.fixture
-async def deliver(database: str, connection: asyncpg.Connection, start_worker: StartWorker) -> Deliver:
+async def deliver(
+    database: str, connection: asyncpg.Connection, start_worker: StartWorker
+) -> Deliver:
     """A function that makes a webhook task of a payload and returns its runs, oldest first, once it has ended."""
 
     async def run(payload: Any, *, max_attempts: int = 3, **settings: Any) -> dict[str, Any]:
         given = {"webhook_secret": SECRET, "webhook_allow_private": True} | settings
         await start_worker(webhook(settings_for(database, **given)), **given)
-        [task] = await add_tasks(connection, handler="webhook", payload=payload, max_attempts=max_attempts)
+        [task] = await add_tasks(
+            connection, handler="webhook", payload=payload, max_attempts=max_attempts
+        )
 
         async def final() -> asyncpg.Record | None:
-            return await connection.fetchrow("SELECT * FROM runs WHERE task_id = $1 AND final", task)
+            return await connection.fetchrow(
+                "SELECT * FROM runs WHERE task_id = $1 AND final", task
+            )
 
         end = dict(await eventually("the task's end", final))
         end["result"] = end["result"] and orjson.loads(end["result"])
-        end["errors"] = [r[0] for r in await connection.fetch("SELECT error FROM runs ORDER BY fence") if r[0]]
+        end["errors"] = [
+            r[0] for r in await connection.fetch("SELECT error FROM runs ORDER BY fence") if r[0]
+        ]
         return end
 
     return run
 
 
-async def test_a_call_carries_the_message_its_id_and_a_signature_of_both(deliver: Deliver, target: Receiver) -> None:
-    payload = {"url": f"{target.url}/hook?x=1", "method": "PUT", "headers": {"X-Team": "a"}, "body": {"n": [1, "ü"]}}
+async def test_a_call_carries_the_message_its_id_and_a_signature_of_both(
+    deliver: Deliver, target: Receiver
+) -> None:
+    payload = {
+        "url": f"{target.url}/hook?x=1",
+        "method": "PUT",
+        "headers": {"X-Team": "a"},
+        "body": {"n": [1, "ü"]},
+    }
     end = await deliver(payload)
     assert (end["outcome"], end["result"]) == ("completed", {"status": 200, "body": "thank you"})
     [sent] = target.received
     task, stamp = str(end["task_id"]), sent.headers["webhook-timestamp"]
-    assert (sent.method, sent.path, orjson.loads(sent.body)) == ("PUT", "/hook?x=1", {"n": [1, "ü"]})
+    assert (sent.method, sent.path, orjson.loads(sent.body)) == (
+        "PUT",
+        "/hook?x=1",
+        {"n": [1, "ü"]},
+    )
     assert (sent.headers["x-team"], sent.headers["content-type"]) == ("a", "application/json")
     assert sent.headers["webhook-id"] == sent.headers["idempotency-key"] == task
     assert abs(int(stamp) - time.time()) < 60
-    digest = hmac.new(SECRET.encode(), f"{task}.{stamp}.".encode() + sent.body, hashlib.sha256).digest()
+    digest = hmac.new(
+        SECRET.encode(), f"{task}.{stamp}.".encode() + sent.body, hashlib.sha256
+    ).digest()
     assert sent.headers["webhook-signature"] == f"v1,{base64.b64encode(digest).decode()}"
 
 
 async def test_a_text_is_sent_as_it_is_and_without_a_secret_nothing_is_signed(
     deliver: Deliver, target: Receiver
 ) -> None:
-    await deliver({"url": target.url, "body": "a,b\n1,2", "headers": {"Content-Type": "text/csv"}}, webhook_secret=None)
+    await deliver(
+        {"url": target.url, "body": "a,b\n1,2", "headers": {"Content-Type": "text/csv"}},
+        webhook_secret=None,
+    )
     [sent] = target.received
-    assert (sent.method, sent.body, sent.headers["content-type"]) == ("POST", b"a,b\n1,2", "text/csv")
+    assert (sent.method, sent.body, sent.headers["content-type"]) == (
+        "POST",
+        b"a,b\n1,2",
+        "text/csv",
+    )
     assert "webhook-signature" not in sent.headers
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 503])
-async def test_what_may_pass_is_tried_again_with_the_same_id(deliver: Deliver, target: Receiver, status: int) -> None:
+async def test_what_may_pass_is_tried_again_with_the_same_id(
+    deliver: Deliver, target: Receiver, status: int
+) -> None:
     target.answers.append(Answer(status, b"busy\x00\xff"))
     end = await deliver({"url": target.url})
     assert (end["outcome"], end["attempt"]) == ("completed", 2)
@@ -113,7 +143,9 @@ async def test_retry_after_is_heeded_up_to_the_longest_wait(
     assert 0.9 <= (runs[1]["claimed_at"] - runs[0]["finished_at"]).total_seconds() < 10
 
 
-async def test_who_cannot_be_reached_or_does_not_answer_is_tried_again(deliver: Deliver, target: Receiver) -> None:
+async def test_who_cannot_be_reached_or_does_not_answer_is_tried_again(
+    deliver: Deliver, target: Receiver
+) -> None:
     closed = socket.create_server(("127.0.0.1", 0))
     port = closed.getsockname()[1]
     closed.close()
@@ -130,7 +162,9 @@ async def test_a_silent_server_is_given_up_in_time(deliver: Deliver, target: Rec
     assert (end["outcome"], end["error"]) == ("failed", "no answer from 127.0.0.1 within 0.3 s")
 
 
-async def test_no_more_of_an_answer_is_read_than_its_beginning(deliver: Deliver, target: Receiver) -> None:
+async def test_no_more_of_an_answer_is_read_than_its_beginning(
+    deliver: Deliver, target: Receiver
+) -> None:
     target.answers.append(Answer(200, b"x" * 100_000, {"content-length": "1000000000"}))
     end = await deliver({"url": target.url}, webhook_timeout_seconds=5)
     assert end["result"] == {"status": 200, "body": "x" * 4096}
@@ -147,8 +181,14 @@ async def test_no_more_of_an_answer_is_read_than_its_beginning(deliver: Deliver,
         ({"url": "http://me:secret@example.org/"}, "must hold no user or password"),
         ({"url": "http://example.org:99999/"}, "is no URL"),
         ({"url": "http://example.org/", "method": "CONNECT"}, "method"),
-        ({"url": "http://example.org/", "headers": {"Host": "inside"}}, "Host is set by the service"),
-        ({"url": "http://example.org/", "headers": {"webhook-signature": "v1,"}}, "is set by the service"),
+        (
+            {"url": "http://example.org/", "headers": {"Host": "inside"}},
+            "Host is set by the service",
+        ),
+        (
+            {"url": "http://example.org/", "headers": {"webhook-signature": "v1,"}},
+            "is set by the service",
+        ),
         ({"url": "http://example.org/", "headers": {"X": "a\r\nHost: inside"}}, "is no header"),
         ({"url": "http://example.org/", "verify": False}, "verify: Extra inputs"),
     ],
@@ -190,11 +230,16 @@ INSIDE = [
 ]
 
 
-async def test_private_local_and_metadata_addresses_are_refused_in_every_spelling(target: Receiver) -> None:
+async def test_private_local_and_metadata_addresses_are_refused_in_every_spelling(
+    target: Receiver,
+) -> None:
     port = target.url.rsplit(":", 1)[1]
     run = webhook(settings_for("postgresql://nowhere", webhook_allow_private=False)).function
     for pattern in INSIDE:
-        with pytest.raises(Discard, match=r"at a private, local or metadata address|is no URL: Invalid IPv4 address"):
+        with pytest.raises(
+            Discard,
+            match=r"at a private, local or metadata address|is no URL: Invalid IPv4 address",
+        ):
             await run(_context({"url": pattern.format(port=port)}))
     assert not target.received
 
@@ -205,7 +250,9 @@ async def test_a_refused_address_is_not_tried_again(deliver: Deliver, target: Re
     assert "WEBHOOK_ALLOW_PRIVATE" in end["error"]
 
 
-async def addresses_called(monkeypatch: pytest.MonkeyPatch, name: str, resolve: Callable[..., Any]) -> list[str]:
+async def addresses_called(
+    monkeypatch: pytest.MonkeyPatch, name: str, resolve: Callable[..., Any]
+) -> list[str]:
     """The addresses that are tried for a name, which `resolve` resolves; none of them answers."""
     called = []
 
@@ -222,8 +269,12 @@ async def addresses_called(monkeypatch: pytest.MonkeyPatch, name: str, resolve: 
     return called
 
 
-async def test_a_name_is_resolved_once_and_its_checked_address_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter(["93.184.215.14", "127.0.0.1"])  # what an attacker's name server says, one after the other
+async def test_a_name_is_resolved_once_and_its_checked_address_is_called(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = iter(
+        ["93.184.215.14", "127.0.0.1"]
+    )  # what an attacker's name server says, one after the other
     asked = []
 
     async def resolve(host: str, port: int, **_: Any) -> list[Any]:
@@ -234,7 +285,9 @@ async def test_a_name_is_resolved_once_and_its_checked_address_is_called(monkeyp
     assert (asked, called) == (["rebinding.example.org"], ["93.184.215.14"])
 
 
-async def test_of_a_name_with_several_addresses_only_public_ones_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_of_a_name_with_several_addresses_only_public_ones_are_called(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async def resolve(_: str, port: int, **__: Any) -> list[Any]:
         found = ["10.0.0.1", "93.184.215.14", "::1", "93.184.215.15"]
         return [(socket.AF_UNSPEC, socket.SOCK_STREAM, 6, "", (address, port)) for address in found]

@@ -57,7 +57,9 @@ async def api_processes(database: str, connection: asyncpg.Connection) -> AsyncI
 
         async def all_ready() -> bool:
             with contextlib.suppress(httpx.TransportError):
-                return all([(await client.get(f"http://127.0.0.1:{p}/readyz")).is_success for p in ports])
+                return all(
+                    [(await client.get(f"http://127.0.0.1:{p}/readyz")).is_success for p in ports]
+                )
             return False
 
         await eventually("the processes are ready", all_ready, 60)
@@ -67,21 +69,32 @@ async def api_processes(database: str, connection: asyncpg.Connection) -> AsyncI
         yield
 
 
-async def test_each_schedule_that_is_due_makes_one_task(api_processes: None, connection: asyncpg.Connection) -> None:
+async def test_each_schedule_that_is_due_makes_one_task(
+    api_processes: None, connection: asyncpg.Connection
+) -> None:
     last_year = datetime.now(UTC) - timedelta(days=400)
     template = {"title": "x", "handler": "noop", "max_attempts": 3, "timeout_seconds": 60}
     await connection.executemany(
         "INSERT INTO schedules (id, name, cron, template, next_run_at) VALUES ($1, $2, '0 0 1 1 *', $3, $4)",
-        [(new_id(), f"job{number}", json.dumps(template), last_year) for number in range(SCHEDULES)],
+        [
+            (new_id(), f"job{number}", json.dumps(template), last_year)
+            for number in range(SCHEDULES)
+        ],
     )
 
     async def all_ran() -> bool:
-        return not await connection.fetchval("SELECT count(*) FROM schedules WHERE next_run_at <= clock_timestamp()")
+        return not await connection.fetchval(
+            "SELECT count(*) FROM schedules WHERE next_run_at <= clock_timestamp()"
+        )
 
     await eventually("every schedule's run", all_ran, 60)
     made = await connection.fetch("SELECT created_by, max_attempts, timeout_seconds FROM tasks")
-    assert sorted(row["created_by"] for row in made) == sorted(f"schedule:job{n}" for n in range(SCHEDULES))
-    assert {(row["max_attempts"], row["timeout_seconds"]) for row in made} == {(3, 60)}, "as the template says"
+    assert sorted(row["created_by"] for row in made) == sorted(
+        f"schedule:job{n}" for n in range(SCHEDULES)
+    )
+    assert {(row["max_attempts"], row["timeout_seconds"]) for row in made} == {(3, 60)}, (
+        "as the template says"
+    )
     waiting = await connection.fetch("SELECT max_attempts, timeout_seconds FROM queue")
     assert [tuple(row) for row in waiting] == [(3, 60)] * SCHEDULES
 
@@ -95,15 +108,22 @@ async def test_the_daily_loader_makes_one_entry_per_task_for_the_missed_day_and_
         TASKS,
     )
     today = datetime.now(UTC).date()
-    await connection.execute("INSERT INTO daily_loads (date) VALUES ($1)", today - timedelta(days=2))
+    await connection.execute(
+        "INSERT INTO daily_loads (date) VALUES ($1)", today - timedelta(days=2)
+    )
     await connection.execute("UPDATE schedules SET next_run_at = now() - interval '1 hour'")
 
     async def moved_on() -> bool:
         return bool(await connection.fetchval("SELECT next_run_at > now() FROM schedules"))
 
     await eventually("the loader's next time", moved_on, 60)
-    days = await connection.fetch("SELECT date, count(*), count(DISTINCT task_id) FROM daily_log GROUP BY 1 ORDER BY 1")
-    assert [tuple(day) for day in days] == [(today - timedelta(days=1), TASKS, TASKS), (today, TASKS, TASKS)]
+    days = await connection.fetch(
+        "SELECT date, count(*), count(DISTINCT task_id) FROM daily_log GROUP BY 1 ORDER BY 1"
+    )
+    assert [tuple(day) for day in days] == [
+        (today - timedelta(days=1), TASKS, TASKS),
+        (today, TASKS, TASKS),
+    ]
 
 
 async def test_tasks_of_a_worker_that_died_do_not_stay_in_processing(
@@ -118,10 +138,15 @@ async def test_tasks_of_a_worker_that_died_do_not_stay_in_processing(
         return await statuses(connection, tasks) == ["pending"] * 3
 
     await eventually("the tasks are free", free, 60)
-    assert await connection.fetchval("SELECT dead_reason FROM workers WHERE id = $1", worker) == "unknown"
+    assert (
+        await connection.fetchval("SELECT dead_reason FROM workers WHERE id = $1", worker)
+        == "unknown"
+    )
 
 
-async def test_what_waits_for_a_limit_comes_into_line(api_processes: None, connection: asyncpg.Connection) -> None:
+async def test_what_waits_for_a_limit_comes_into_line(
+    api_processes: None, connection: asyncpg.Connection
+) -> None:
     await connection.execute("INSERT INTO limits (kind, name, concurrency) VALUES ('key', 'x', 2)")
     await add_tasks(connection, 5, limit_key="x")
 

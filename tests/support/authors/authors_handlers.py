@@ -68,7 +68,8 @@ def _note(context: Context, text: str) -> None:
 def look(context: Context) -> Any:
     """All that the context says, and where this is."""
     said = {
-        name: getattr(context, name) for name in ("attempt", "max_attempts", "fence", "queue", "payload", "cancelled")
+        name: getattr(context, name)
+        for name in ("attempt", "max_attempts", "fence", "queue", "payload", "cancelled")
     }
     return said | {
         "task_id": str(context.task_id),
@@ -351,7 +352,10 @@ def _sleep() -> None:
 
 def terminate_children(_: Context) -> list[int | None]:
     """Start processes as multiprocessing does, and end them by SIGTERM: for one that is its end, one hears it."""
-    children = [multiprocessing.get_context("fork").Process(target=f) for f in (_sleep, _sleep_with_a_handler)]
+    children = [
+        multiprocessing.get_context("fork").Process(target=f)
+        for f in (_sleep, _sleep_with_a_handler)
+    ]
     for child in children:
         child.start()
     time.sleep(0.5)

@@ -82,7 +82,10 @@ class QueueMachine(Workers, People):
         self.model.now += 1
         found = self.run(self.stage.tables(self.names))
         for table, expected in self.model.tables().items():
-            rows = {key: (found[table].get(key), expected.get(key)) for key in found[table].keys() | expected.keys()}
+            rows = {
+                key: (found[table].get(key), expected.get(key))
+                for key in found[table].keys() | expected.keys()
+            }
             wrong = {key: pair for key, pair in rows.items() if pair[0] != pair[1]}
             assert not wrong, f"{table}, found and expected: {wrong}"
         self.run(check_invariants(self.stage.watcher))

@@ -145,13 +145,21 @@ class QueueModel:
             if task.row is not None and not task.held and task.row.due is not None and task.row.alone == alone
             and task.queue in mine.queues and task.queue not in self.paused and name not in self.locked
         ]  # fmt: skip
-        return sorted(found, key=lambda name: self.place(worker, name)) if mine.state == "active" else []
+        return (
+            sorted(found, key=lambda name: self.place(worker, name))
+            if mine.state == "active"
+            else []
+        )
 
     def place(self, worker: int, name: int) -> tuple[int, int, int]:
         """Where a task stands among those that the worker may claim; those of one step stand together."""
         task = self.tasks[name]
         assert task.row is not None and task.row.due is not None
-        return 0 if task.row.alone else task.priority, self.workers[worker].queues.index(task.queue), task.row.due
+        return (
+            0 if task.row.alone else task.priority,
+            self.workers[worker].queues.index(task.queue),
+            task.row.due,
+        )
 
     def claim(self, worker: int, name: int, *, started: bool) -> Row:
         """Let the worker hold the task, under the next fence."""
@@ -174,7 +182,11 @@ class QueueModel:
 
     def held_by(self, worker: int) -> set[Attempt]:
         """The claims that the worker holds."""
-        return {(n, t.row.fence) for n, t in self.tasks.items() if t.row is not None and t.row.worker == worker}
+        return {
+            (n, t.row.fence)
+            for n, t in self.tasks.items()
+            if t.row is not None and t.row.worker == worker
+        }
 
     def finish(self, worker: int, attempts: Iterable[Attempt], outcome: Outcome) -> set[Attempt]:
         """End those attempts that are the worker's."""
@@ -195,7 +207,9 @@ class QueueModel:
         """Let those attempts that are the worker's wait again."""
         ours = {attempt for attempt in attempts if self.is_ours(worker, attempt)}
         for name, _ in ours:
-            row = self.tasks[name].end(final=False, worker=worker, outcome=outcome, reason=reason and reason.value)
+            row = self.tasks[name].end(
+                final=False, worker=worker, outcome=outcome, reason=reason and reason.value
+            )
             row.due = None if delay else self.now
             row.attempt -= not counts
         return ours
@@ -210,13 +224,23 @@ class QueueModel:
 
     def recorded(self, worker: int, attempts: Iterable[Attempt]) -> set[Attempt]:
         """Those attempts that the worker has reported."""
-        runs = {(n, fence): run for n, task in self.tasks.items() for fence, run in task.runs.items()}
-        return {a for a in attempts if a in runs and runs[a].worker == worker and runs[a].outcome != Outcome.LOST}
+        runs = {
+            (n, fence): run for n, task in self.tasks.items() for fence, run in task.runs.items()
+        }
+        return {
+            a
+            for a in attempts
+            if a in runs and runs[a].worker == worker and runs[a].outcome != Outcome.LOST
+        }
 
     # -- workers ------------------------------------------------------------------------------------------------
     def register(self, slot: int, queues: Sequence[str]) -> set[int]:
         """Enter a worker; give its predecessors."""
-        before = {n for n, w in self.workers.items() if w.slot == slot and not w.released and not w.forgotten}
+        before = {
+            n
+            for n, w in self.workers.items()
+            if w.slot == slot and not w.released and not w.forgotten
+        }
         self.workers[len(self.workers)] = Worker(slot, queues)
         return before
 
@@ -227,7 +251,11 @@ class QueueModel:
             return None
         mine.expired = False
         rows = {name: self.tasks[name].row for name, _ in self.held_by(worker)}
-        return mine.state == "draining", mine.drained, {name for name, row in rows.items() if row and row.cancel}
+        return (
+            mine.state == "draining",
+            mine.drained,
+            {name for name, row in rows.items() if row and row.cancel},
+        )
 
     def drain(self, worker: int, reason: Reason) -> str | None:
         """Ask a worker to claim no more."""
@@ -249,7 +277,11 @@ class QueueModel:
         mine = self.workers[worker]
         if mine.state != "dead":
             return Release(0, 0)
-        verdicts = [self._lose(self.tasks[n], reason) for n, _ in self.held_by(worker) if n not in self.locked]
+        verdicts = [
+            self._lose(self.tasks[n], reason)
+            for n, _ in self.held_by(worker)
+            if n not in self.locked
+        ]
         mine.released = mine.released or not self.held_by(worker)
         return Release(verdicts.count(False), verdicts.count(True))
 
@@ -277,7 +309,11 @@ class QueueModel:
         if not declared and reason is not Reason.UNKNOWN:
             mine.dead = reason if mine.dead is Reason.UNKNOWN else mine.dead
             for task in self.tasks.values():
-                lost = {f: r for f, r in task.runs.items() if (r.worker, r.outcome) == (worker, Outcome.LOST)}
+                lost = {
+                    f: r
+                    for f, r in task.runs.items()
+                    if (r.worker, r.outcome) == (worker, Outcome.LOST)
+                }
                 unknown = {f: r for f, r in lost.items() if r.reason == Reason.UNKNOWN}
                 task.runs |= {f: r._replace(reason=reason.value) for f, r in unknown.items()}
                 explained += len(unknown)
@@ -300,7 +336,11 @@ class QueueModel:
     def figures(self, queue: str) -> dict[str, int]:
         """How many of a queue's tasks wait, wait for their time, and run."""
         shown = [t.shown for t in self.tasks.values() if t.queue == queue and t.row is not None]
-        names = {"ready": Status.PENDING, "scheduled": Status.SCHEDULED, "running": Status.PROCESSING}
+        names = {
+            "ready": Status.PENDING,
+            "scheduled": Status.SCHEDULED,
+            "running": Status.PROCESSING,
+        }
         return {name: shown.count(status) for name, status in names.items()}
 
     def tables(self) -> Tables:
@@ -358,7 +398,10 @@ class QueueModel:
         if task.row is not None and task.handler is None:
             task.status, task.row = Status.PENDING, None
         elif task.status is Status.PENDING and task.handler is not None:
-            task.status, task.row = None, Row(due=None if task.later else self.now, fence=task.fence)
+            task.status, task.row = (
+                None,
+                Row(due=None if task.later else self.now, fence=task.fence),
+            )
 
     def delete(self, name: int) -> None:
         """Hide a task, and cancel it while it is open. Raises NotFoundError."""
@@ -369,7 +412,9 @@ class QueueModel:
         elif task.shown in OPEN:
             task.status, task.row = Status.CANCELLED, None
         else:
-            task.runs = {f: run._replace(hidden=True) if run.final else run for f, run in task.runs.items()}
+            task.runs = {
+                f: run._replace(hidden=True) if run.final else run for f, run in task.runs.items()
+            }
 
     def erase(self, name: int) -> None:
         """Remove a task for good, whoever holds it."""

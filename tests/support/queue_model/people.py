@@ -23,7 +23,9 @@ from tests.support.queue_model.steps import Players, happens
 
 MOST_OPEN = 4
 QUEUES = st.sampled_from("ab")
-STATUSES = st.sampled_from([Status.CANCELLED, Status.PENDING, Status.COMPLETED, Status.PENDING, Status.IN_PROGRESS])
+STATUSES = st.sampled_from(
+    [Status.CANCELLED, Status.PENDING, Status.COMPLETED, Status.PENDING, Status.IN_PROGRESS]
+)
 CHANGES = st.sampled_from([
     ("queue", "a"), ("queue", "b"), ("priority", 0), ("priority", 2), ("max_attempts", 1), ("max_attempts", 3),
     ("handler", None), ("handler", "noop"),
@@ -47,7 +49,11 @@ class People(Players):
     # -- tasks --------------------------------------------------------------------------------------------------
     def queues_for_more(self) -> str:
         """Where tasks may be added."""
-        return "ab" if sum(task.row is not None for task in self.model.tasks.values()) < MOST_OPEN else ""
+        return (
+            "ab"
+            if sum(task.row is not None for task in self.model.tasks.values()) < MOST_OPEN
+            else ""
+        )
 
     @happens(
         6,
@@ -106,7 +112,9 @@ class People(Players):
         if known.held:
             entry = entries.Entry(task_id, "b", 0, None, 3, None, "noop")
             assert self.run(entries.withdraw(person, task_id)) is None
-            assert not self.run(entries.update(person, entry, self.stage.context.wakeups, anew=True))
+            assert not self.run(
+                entries.update(person, entry, self.stage.context.wakeups, anew=True)
+            )
         else:
             assert self.run(entries.request_cancel(person, task_id)) is None
 
@@ -134,7 +142,9 @@ class People(Players):
         self.seen.append((task, transaction))
         self.model.locked.add(task)
         found = self.run(entries.lock(person, self.tasks[task]))
-        assert (found and (found.fence, found.attempt, found.state)) == (row and (row.fence, row.attempt, row.state))
+        assert (found and (found.fence, found.attempt, found.state)) == (
+            row and (row.fence, row.attempt, row.state)
+        )
 
     @happens(2, task=looked_at)
     def look_away(self, task: int) -> None:
@@ -163,7 +173,10 @@ class People(Players):
     def read_statistics(self) -> None:
         summary = self.run(summarize(self.stage.engine))
         shown = [task.shown for task in self.model.tasks.values() if not task.deleted]
-        assert (summary.total, summary.by_status) == (len(shown), {s: shown.count(s) for s in Status})
+        assert (summary.total, summary.by_status) == (
+            len(shown),
+            {s: shown.count(s) for s in Status},
+        )
 
 
 def _refusal(act: Callable[[], object]) -> type[DomainError] | None:

@@ -21,7 +21,16 @@ PATIENCE = "ALTER DATABASE {} SET lock_timeout = '500ms'"
 """A statement that waits for a lock where none should fails, instead of waiting for ever."""
 EMPTY = "; ".join(
     f"DELETE FROM {table}"
-    for table in ("queue", "runs", "task_history", "tasks", "workers", "paused_queues", "task_deltas", "task_counts")
+    for table in (
+        "queue",
+        "runs",
+        "task_history",
+        "tasks",
+        "workers",
+        "paused_queues",
+        "task_deltas",
+        "task_counts",
+    )
 )
 TASKS = """
     SELECT
@@ -69,7 +78,9 @@ class Stage:
 
     async def _open(self) -> None:
         self.watcher = await asyncpg.connect(self._url)
-        await self.watcher.execute(PATIENCE.format(await self.watcher.fetchval("SELECT current_database()")))
+        await self.watcher.execute(
+            PATIENCE.format(await self.watcher.fetchval("SELECT current_database()"))
+        )
         self.slots = [await asyncpg.connect(self._url) for _ in range(SLOTS)]
         self.operator = await asyncpg.connect(self._url)
         self.person = await asyncpg.connect(self._url)

@@ -34,7 +34,9 @@ class Step(NamedTuple):
     given: dict[str, Any]
 
     def __repr__(self) -> str:
-        return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in self.given.items())})"
+        return (
+            f"{self.name}({', '.join(f'{name}={value!r}' for name, value in self.given.items())})"
+        )
 
 
 def happens(weight: int = 1, **choices: Choices) -> Callable[[F], F]:
@@ -67,14 +69,19 @@ class Players(RuleBasedStateMachine):
     def kinds(self) -> list[Kind]:
         """What may happen at all, the likeliest first: a history that fails is shortened towards them."""
         methods = (getattr(type(self), name) for name in dir(type(self)))
-        return sorted((m.kind for m in methods if hasattr(m, "kind")), key=lambda kind: -kind.weight)
+        return sorted(
+            (m.kind for m in methods if hasattr(m, "kind")), key=lambda kind: -kind.weight
+        )
 
     def possible(self) -> list[tuple[str, Given]]:
         """What may happen now, as often as it weighs, and what its arguments may be."""
         find = functools.cache(lambda function: list(function(self)))
         possible = []
         for kind in self.kinds:
-            given = {name: c if isinstance(c, st.SearchStrategy) else find(c) for name, c in kind.choices.items()}
+            given = {
+                name: c if isinstance(c, st.SearchStrategy) else find(c)
+                for name, c in kind.choices.items()
+            }
             if [] not in given.values():
                 possible += [(kind.name, given)] * kind.weight
         return possible
@@ -105,4 +112,6 @@ class Players(RuleBasedStateMachine):
 def steps(draw: st.DrawFn, machine: Players) -> Step:
     """One of the steps that are possible at that moment."""
     name, given = draw(st.sampled_from(machine.possible()))
-    return Step(name, {n: draw(st.sampled_from(c) if isinstance(c, list) else c) for n, c in given.items()})
+    return Step(
+        name, {n: draw(st.sampled_from(c) if isinstance(c, list) else c) for n, c in given.items()}
+    )

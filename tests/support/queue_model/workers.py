@@ -99,13 +99,20 @@ class Workers(Players):
 
     def breathing(self) -> list[int]:
         """Workers that may renew their lease: more often when it is over."""
-        return [*self.model.workers, *[name for name, worker in self.model.workers.items() if worker.expired] * 5]
+        return [
+            *self.model.workers,
+            *[name for name, worker in self.model.workers.items() if worker.expired] * 5,
+        ]
 
     @happens(2, worker=breathing)
     def heartbeat(self, worker: int) -> None:
         lease = self.run(workers.heartbeat(self.connection(worker), self.workers[worker]))
         self.run(self.stage.watcher.execute(STAND_STILL, self.workers[worker]))
-        answer = lease and (lease.draining, lease.drained_reason, {self.names[i] for i in lease.cancel_requested})
+        answer = lease and (
+            lease.draining,
+            lease.drained_reason,
+            {self.names[i] for i in lease.cancel_requested},
+        )
         assert answer == self.model.heartbeat(worker)
 
     @happens(2, worker=Players.some_worker)
@@ -132,7 +139,10 @@ class Workers(Players):
 
     def victims(self) -> list[int]:
         """Workers that may be lost: those that hold something more often."""
-        return [*self.model.workers, *[worker for worker in self.model.workers if self.model.held_by(worker)] * 5]
+        return [
+            *self.model.workers,
+            *[worker for worker in self.model.workers if self.model.held_by(worker)] * 5,
+        ]
 
     @happens(3, worker=victims, reason=REASONS)
     def rescue(self, worker: int, reason: Reason) -> None:
@@ -142,7 +152,9 @@ class Workers(Players):
 
     @happens(2, judges=st.booleans())
     def sweep(self, judges: bool) -> None:
-        sweeper = Maintenance(self.stage.context.settings, self.stage.pool.acquire, may_judge=lambda: judges)
+        sweeper = Maintenance(
+            self.stage.context.settings, self.stage.pool.acquire, may_judge=lambda: judges
+        )
         self.run(sweeper.sweep(self.stage.operator, strangers=True))
         self.model.sweep(judges)
 
@@ -155,13 +167,20 @@ class Workers(Players):
     def claimers(self, *, alone: bool = False) -> list[int]:
         """Anybody may try; those that will get something do it more often."""
         workers = [*self.model.workers]
-        return workers + [worker for worker in workers if self.model.claimable(worker, alone=alone)] * 5
+        return (
+            workers
+            + [worker for worker in workers if self.model.claimable(worker, alone=alone)] * 5
+        )
 
-    @happens(14, worker=claimers, limit=st.integers(1, 3), started=st.booleans(), heard=st.integers(0, 3))
+    @happens(
+        14, worker=claimers, limit=st.integers(1, 3), started=st.booleans(), heard=st.integers(0, 3)
+    )
     def claim(self, worker: int, limit: int, started: bool, heard: int) -> None:
         """One in four is not heard: its answer is lost after the commit."""
         connection, bounds = self.connection(worker), Bounds(self.model.workers[worker].queues)
-        claims = self.run(claim(connection, self.workers[worker], bounds, limit, start_at_once=started))
+        claims = self.run(
+            claim(connection, self.workers[worker], bounds, limit, start_at_once=started)
+        )
         self._claimed(worker, claims, self.model.claimable(worker)[:limit], started=started)
         if heard == 3:
             self.unheard |= self.named((c.task_id, c.fence) for c in claims)
@@ -173,24 +192,36 @@ class Workers(Players):
         expected = self.model.claimable(worker, alone=True)[:1]
         self._claimed(worker, [found] if found else [], expected, started=True)
 
-    def _claimed(self, worker: int, claims: Sequence[Claim], expected: Sequence[int], *, started: bool) -> None:
+    def _claimed(
+        self, worker: int, claims: Sequence[Claim], expected: Sequence[int], *, started: bool
+    ) -> None:
         """Of tasks that stand in one place any will do, as of those that were released by one statement."""
         got = [self.names[c.task_id] for c in claims]
         possible = self.model.claimable(worker) + self.model.claimable(worker, alone=True)
-        assert len(set(got)) == len(got) and set(got) <= set(possible), f"claimed {got} of {possible}"
-        assert sorted(self.model.place(worker, n) for n in got) == [self.model.place(worker, n) for n in expected]
+        assert len(set(got)) == len(got) and set(got) <= set(possible), (
+            f"claimed {got} of {possible}"
+        )
+        assert sorted(self.model.place(worker, n) for n in got) == [
+            self.model.place(worker, n) for n in expected
+        ]
         for name, c in zip(got, claims, strict=True):
             row, task = self.model.claim(worker, name, started=started), self.model.tasks[name]
             assert (name, c.fence) not in self.claims, "a fence is given once"
             self.claims[name, c.fence] = c
-            assert (c.fence, c.attempt, c.max_attempts) == (row.fence, row.attempt, task.max_attempts)
+            assert (c.fence, c.attempt, c.max_attempts) == (
+                row.fence,
+                row.attempt,
+                task.max_attempts,
+            )
             assert (c.queue, c.priority, c.handler) == (task.queue, task.priority, task.handler)
             assert (c.alone, c.cancel_requested) == (row.alone, row.cancel)
 
     # -- results ------------------------------------------------------------------------------------------------
     def known(self, worker: int) -> list[Attempt]:
         """The attempts of anybody that this worker may report without waiting for a lock."""
-        wait = {a for a in self.model.held_by(worker) if a[0] in self.model.locked or a in self.unheard}
+        wait = {
+            a for a in self.model.held_by(worker) if a[0] in self.model.locked or a in self.unheard
+        }
         return [attempt for attempt in self.claims if attempt not in wait]
 
     def reports(self) -> list[Report]:
@@ -201,7 +232,9 @@ class Workers(Players):
             for right in (attempt for attempt in known if self.model.is_ours(worker, attempt)):
                 near = [a for a in known if a != right and self.model.is_nearly_ours(worker, a)]
                 possible += [(worker, [right])] * 3
-                possible += [(worker, pair) for other in near for pair in ([right, other], [other, right])]
+                possible += [
+                    (worker, pair) for other in near for pair in ([right, other], [other, right])
+                ]
         return possible
 
     def late_reports(self) -> list[Report]:
@@ -209,7 +242,9 @@ class Workers(Players):
         possible = []
         for worker in self.model.workers:
             for attempt in self.known(worker):
-                possible += [(worker, [attempt])] * (8 if self.model.is_nearly_ours(worker, attempt) else 1)
+                possible += [(worker, [attempt])] * (
+                    8 if self.model.is_nearly_ours(worker, attempt) else 1
+                )
         return possible
 
     @happens(10, report=reports, outcome=OUTCOMES)
@@ -230,11 +265,15 @@ class Workers(Players):
         """What the worker holds without having heard of it."""
         held = self.named(self.run(results.held(self.connection(worker), self.workers[worker])))
         assert held == self.model.held_by(worker)
-        self._give_back(worker, sorted(a for a in held & self.unheard if a[0] not in self.model.locked), STRAY)
+        self._give_back(
+            worker, sorted(a for a in held & self.unheard if a[0] not in self.model.locked), STRAY
+        )
 
     def _give_back(self, worker: int, attempts: Sequence[Attempt], how: Back) -> None:
         given = [
-            results.GivenBack(task, fence, how.outcome, how.reason, None, how.delay_seconds, how.counts)
+            results.GivenBack(
+                task, fence, how.outcome, how.reason, None, how.delay_seconds, how.counts
+            )
             for task, fence in self.real(attempts)
         ]
         done = self.run(results.give_back(self.connection(worker), self.workers[worker], given))
@@ -242,7 +281,9 @@ class Workers(Players):
 
     def _ask(self, worker: int, attempts: Sequence[Attempt]) -> None:
         """What a worker is told that did not get the answer to its report."""
-        known = self.run(results.recorded(self.connection(worker), self.workers[worker], self.real(attempts)))
+        known = self.run(
+            results.recorded(self.connection(worker), self.workers[worker], self.real(attempts))
+        )
         assert self.named(known) == self.model.recorded(worker, attempts)
 
     @happens(4, report=reports)
@@ -283,7 +324,9 @@ class Workers(Players):
         self.model.locked.add(attempt[0])
         assert self.model.is_ours(worker, attempt)
 
-    async def _transaction(self, worker: int, attempt: Attempt) -> AbstractAsyncContextManager[HeldTransaction]:
+    async def _transaction(
+        self, worker: int, attempt: Attempt
+    ) -> AbstractAsyncContextManager[HeldTransaction]:
         return RunContext(self.claims[attempt], self.workers[worker], self.stage.pool).transaction()
 
     @happens(3, hold=open_holds)
@@ -295,7 +338,9 @@ class Workers(Players):
     def leave(self, hold: Hold, commit: bool) -> None:
         self._leave(hold, commit=commit)
         if commit and hold.transaction.completes:
-            assert self.model.finish(hold.worker, [hold.attempt], Outcome.COMPLETED) == {hold.attempt}
+            assert self.model.finish(hold.worker, [hold.attempt], Outcome.COMPLETED) == {
+                hold.attempt
+            }
 
     def _leave(self, hold: Hold, *, commit: bool) -> None:
         undo: tuple[Any, ...] = (None, None, None) if commit else (UndoError, UndoError(), None)

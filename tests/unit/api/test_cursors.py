@@ -19,7 +19,13 @@ moments = st.datetimes(timezones=st.just(UTC))
 def test_a_cursor_gives_back_its_parts(word: str, number: int, moment: datetime, key: UUID) -> None:
     cursor = encode_cursor(word, number, moment, key, None)
     assert cursor.isascii()
-    assert decode_cursor(cursor, str, int, datetime, UUID, None) == (word, number, moment, key, None)
+    assert decode_cursor(cursor, str, int, datetime, UUID, None) == (
+        word,
+        number,
+        moment,
+        key,
+        None,
+    )
 
 
 @given(st.text(max_size=450))
@@ -49,6 +55,8 @@ def test_any_text_is_read_or_refused_by_name(cursor: str) -> None:
         ((), (int,)),
     ],
 )
-def test_parts_of_another_kind_are_refused(parts: tuple[Any, ...], kinds: tuple[type | None, ...]) -> None:
+def test_parts_of_another_kind_are_refused(
+    parts: tuple[Any, ...], kinds: tuple[type | None, ...]
+) -> None:
     with pytest.raises(InvalidFieldError):
         decode_cursor(encode_cursor(*parts), *kinds)

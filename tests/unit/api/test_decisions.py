@@ -10,7 +10,13 @@ from task_service.domain.errors import HeldByWorkerError, InvalidFieldError, Tra
 from task_service.domain.ids import new_id
 from task_service.domain.statuses import ALLOWED, Status
 from task_service.queue.entries import QueueRow
-from task_service.services.decisions import Decision, OpenTask, QueueAction, decide_change, decide_removal
+from task_service.services.decisions import (
+    Decision,
+    OpenTask,
+    QueueAction,
+    decide_change,
+    decide_removal,
+)
 from task_service.store.tasks import TaskRow
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -29,7 +35,9 @@ ENTRY = QueueRow(
 
 def queued(state: Any = "ready", **fields: Any) -> OpenTask:
     status = Status.PROCESSING if state == "running" else Status.PENDING
-    return OpenTask(ROW._replace(**({"status": status} | fields)), None, replace(ENTRY, state=state))
+    return OpenTask(
+        ROW._replace(**({"status": status} | fields)), None, replace(ENTRY, state=state)
+    )
 
 
 def ended(status: Status, **fields: Any) -> OpenTask:
@@ -47,7 +55,9 @@ def decide(task: OpenTask, wanted: Status | None = None, **given: Any) -> Decisi
 @pytest.mark.parametrize("wanted", list(Status))
 @pytest.mark.parametrize("current", list(Status))
 def test_only_allowed_changes_of_status_are_decided(current: Status, wanted: Status) -> None:
-    task = queued("running") if current is Status.PROCESSING else set_by_person(current, handler=None)
+    task = (
+        queued("running") if current is Status.PROCESSING else set_by_person(current, handler=None)
+    )
     if wanted == current:
         assert decide(task, wanted).is_nothing
     elif wanted in ALLOWED[current]:
@@ -57,7 +67,9 @@ def test_only_allowed_changes_of_status_are_decided(current: Status, wanted: Sta
             decide(task, wanted)
 
 
-@pytest.mark.parametrize("wanted", [Status.IN_PROGRESS, Status.COMPLETED, Status.FAILED, Status.CANCELLED])
+@pytest.mark.parametrize(
+    "wanted", [Status.IN_PROGRESS, Status.COMPLETED, Status.FAILED, Status.CANCELLED]
+)
 def test_a_person_takes_a_waiting_task_out_of_the_queue(wanted: Status) -> None:
     assert decide(queued(), wanted) == Decision({"status": wanted}, QueueAction.WITHDRAW)
 
@@ -69,25 +81,39 @@ def test_a_held_task_is_cancelled_by_its_worker_and_asked_once() -> None:
 
 def test_opening_again_enters_the_queue_or_waits_for_a_person() -> None:
     again = {"run_at": None, "status": None}
-    assert decide(ended(Status.FAILED), Status.PENDING) == Decision(again, QueueAction.ENQUEUE, reopens=True)
-    assert decide(set_by_person(Status.CANCELLED), Status.PENDING) == Decision(again, QueueAction.ENQUEUE)
+    assert decide(ended(Status.FAILED), Status.PENDING) == Decision(
+        again, QueueAction.ENQUEUE, reopens=True
+    )
+    assert decide(set_by_person(Status.CANCELLED), Status.PENDING) == Decision(
+        again, QueueAction.ENQUEUE
+    )
     own = {"run_at": None, "status": Status.PENDING}
     assert decide(ended(Status.FAILED, handler=None), Status.PENDING) == Decision(own, reopens=True)
-    assert decide(ended(Status.FAILED), Status.PENDING, handler=None).columns == {"handler": None, **own}
+    assert decide(ended(Status.FAILED), Status.PENDING, handler=None).columns == {
+        "handler": None,
+        **own,
+    }
 
 
 def test_a_time_given_with_pending_is_kept() -> None:
     later = NOW + timedelta(days=1)
-    assert decide(ended(Status.FAILED), Status.PENDING, run_at=later).columns == {"run_at": later, "status": None}
+    assert decide(ended(Status.FAILED), Status.PENDING, run_at=later).columns == {
+        "run_at": later,
+        "status": None,
+    }
 
 
 def test_a_scheduled_task_becomes_due_at_once() -> None:
     task = queued(status=Status.SCHEDULED, run_at=NOW + timedelta(days=1))
-    assert decide(task, Status.PENDING) == Decision({"run_at": None, "status": None}, QueueAction.RESTART)
+    assert decide(task, Status.PENDING) == Decision(
+        {"run_at": None, "status": None}, QueueAction.RESTART
+    )
 
 
 def test_a_run_no_longer_decides_when_a_person_does() -> None:
-    assert decide(ended(Status.FAILED), Status.CANCELLED) == Decision({"status": Status.CANCELLED}, reopens=True)
+    assert decide(ended(Status.FAILED), Status.CANCELLED) == Decision(
+        {"status": Status.CANCELLED}, reopens=True
+    )
 
 
 def test_only_what_differs_is_written() -> None:
@@ -99,10 +125,14 @@ def test_only_what_differs_is_written() -> None:
 
 def test_naming_a_handler_hands_a_waiting_task_to_workers_and_a_person_keeps_theirs() -> None:
     waiting = set_by_person(Status.PENDING, handler=None)
-    assert decide(waiting, handler="noop") == Decision({"handler": "noop", "status": None}, QueueAction.ENQUEUE)
+    assert decide(waiting, handler="noop") == Decision(
+        {"handler": "noop", "status": None}, QueueAction.ENQUEUE
+    )
     working = set_by_person(Status.IN_PROGRESS, handler=None)
     assert decide(working, handler="noop") == Decision({"handler": "noop"})
-    assert decide(queued(), handler=None) == Decision({"handler": None, "status": Status.PENDING}, QueueAction.WITHDRAW)
+    assert decide(queued(), handler=None) == Decision(
+        {"handler": None, "status": Status.PENDING}, QueueAction.WITHDRAW
+    )
 
 
 def test_how_a_held_task_runs_cannot_change() -> None:
@@ -131,6 +161,10 @@ def test_a_removal_cancels_what_is_open() -> None:
     hidden = {"deleted_at": NOW}
     assert decide_removal(queued("running"), NOW) == Decision(hidden, QueueAction.CANCEL)
     assert decide_removal(queued("running", cancel_requested_at=NOW), NOW) == Decision(hidden)
-    assert decide_removal(queued(), NOW) == Decision(hidden | {"status": Status.CANCELLED}, QueueAction.WITHDRAW)
-    assert decide_removal(set_by_person(Status.IN_PROGRESS), NOW) == Decision(hidden | {"status": Status.CANCELLED})
+    assert decide_removal(queued(), NOW) == Decision(
+        hidden | {"status": Status.CANCELLED}, QueueAction.WITHDRAW
+    )
+    assert decide_removal(set_by_person(Status.IN_PROGRESS), NOW) == Decision(
+        hidden | {"status": Status.CANCELLED}
+    )
     assert decide_removal(ended(Status.COMPLETED), NOW) == Decision(hidden)

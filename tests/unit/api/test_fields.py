@@ -37,7 +37,9 @@ def is_text(text: str) -> bool:
 
 
 @given(st.text(max_size=230) | st.text(alphabet=" \n\tä\u3000", max_size=300))
-def test_a_title_is_taken_exactly_when_it_has_1_to_200_characters_without_outer_blanks(title: str) -> None:
+def test_a_title_is_taken_exactly_when_it_has_1_to_200_characters_without_outer_blanks(
+    title: str,
+) -> None:
     good = is_text(title) and 1 <= len(title.strip()) <= 200
     assert broken(NewTask, title=title) == (set() if good else {"title"})
     if good:
@@ -63,7 +65,9 @@ def test_tags_are_few_short_and_different_without_regard_to_case(tags: list[str]
 
 
 @given(st.sampled_from(list(Status)), st.sampled_from(list(Priority)), st.data())
-def test_words_are_read_without_regard_to_case(status: Status, priority: Priority, data: st.DataObject) -> None:
+def test_words_are_read_without_regard_to_case(
+    status: Status, priority: Priority, data: st.DataObject
+) -> None:
     def shuffled(word: str) -> str:
         upper = data.draw(st.lists(st.booleans(), min_size=len(word), max_size=len(word)))
         return "".join(c.upper() if u else c for c, u in zip(word, upper, strict=True))
@@ -73,7 +77,9 @@ def test_words_are_read_without_regard_to_case(status: Status, priority: Priorit
 
 
 @given(anything)
-def test_a_payload_is_taken_exactly_when_the_database_and_the_answer_can_hold_it(payload: Any) -> None:
+def test_a_payload_is_taken_exactly_when_the_database_and_the_answer_can_hold_it(
+    payload: Any,
+) -> None:
     def holds(value: Any) -> bool:
         if isinstance(value, str):
             return is_text(value)
@@ -100,8 +106,13 @@ def test_the_size_of_a_payload_is_counted_in_bytes(filler: str) -> None:
     assert broken(NewTask, title="a", payload=filler * (most + 1)) == {"payload"}
 
 
-@given(st.sampled_from([n for n in NewTask.model_fields if n not in ("payload", "conversations")]), anything)
-def test_no_value_of_any_field_does_worse_than_being_refused_by_name(field: str, value: Any) -> None:
+@given(
+    st.sampled_from([n for n in NewTask.model_fields if n not in ("payload", "conversations")]),
+    anything,
+)
+def test_no_value_of_any_field_does_worse_than_being_refused_by_name(
+    field: str, value: Any
+) -> None:
     assert broken(NewTask, **({"title": "a"} | {field: value})) <= {field}
     assert broken(TaskChange, **{field: value}) <= {field}
 
@@ -123,7 +134,9 @@ def test_numbers_are_taken_only_as_whole_numbers_in_their_range(number: Any) -> 
 
 def test_a_change_tells_what_was_left_out_from_what_is_null() -> None:
     assert TaskChange.model_validate({}).columns() == {}
-    change = TaskChange.model_validate({"tags": None, "handler": None, "priority": "urgent", "status": "failed"})
+    change = TaskChange.model_validate(
+        {"tags": None, "handler": None, "priority": "urgent", "status": "failed"}
+    )
     assert change.columns() == {"tags": [], "handler": None, "priority": 0}
 
 
@@ -133,6 +146,12 @@ def test_null_is_refused_where_a_field_cannot_be_empty() -> None:
 
 
 def test_filters_keep_the_order_and_drop_repetitions() -> None:
-    query = TaskQuery.model_validate({"status": ["Failed", "pending", "FAILED"], "tag": ["a"], "text": " b "})
+    query = TaskQuery.model_validate(
+        {"status": ["Failed", "pending", "FAILED"], "tag": ["a"], "text": " b "}
+    )
     where = query.conditions()
-    assert (where.statuses, where.tags, where.text) == ((Status.FAILED, Status.PENDING), ("a",), "b")
+    assert (where.statuses, where.tags, where.text) == (
+        (Status.FAILED, Status.PENDING),
+        ("a",),
+        "b",
+    )

@@ -57,7 +57,9 @@ def test_elliptic_keys_work_too(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_a_wrong_token_is_refused(trust: Trust, issuer: TokenIssuer, claims: dict[str, Any]) -> None:
+def test_a_wrong_token_is_refused(
+    trust: Trust, issuer: TokenIssuer, claims: dict[str, Any]
+) -> None:
     with pytest.raises(UnauthorizedError):
         ask(trust, issuer.token(**claims))
 
@@ -87,7 +89,9 @@ def test_what_is_no_token_is_refused(trust: Trust, header: str | None) -> None:
         trust.authenticate(header, "operator")
 
 
-def test_another_account_or_role_is_forbidden(tmp_path: Path, trust: Trust, issuer: TokenIssuer) -> None:
+def test_another_account_or_role_is_forbidden(
+    tmp_path: Path, trust: Trust, issuer: TokenIssuer
+) -> None:
     with pytest.raises(ForbiddenError):
         ask(trust, issuer.token(sub="system:serviceaccount:operators:other"))
     viewer = Trust(write_trust(tmp_path / "viewer.json", issuer.entry(role="viewer")))
@@ -95,14 +99,18 @@ def test_another_account_or_role_is_forbidden(tmp_path: Path, trust: Trust, issu
         ask(viewer, issuer.token())
 
 
-def test_without_a_file_or_issuers_everything_is_closed(tmp_path: Path, issuer: TokenIssuer) -> None:
+def test_without_a_file_or_issuers_everything_is_closed(
+    tmp_path: Path, issuer: TokenIssuer
+) -> None:
     for path in (None, tmp_path / "missing.json", write_trust(tmp_path / "empty.json")):
         with pytest.raises(InternalClosedError):
             ask(Trust(path), issuer.token())
 
 
 def test_one_issuer_may_serve_several_audiences(tmp_path: Path, issuer: TokenIssuer) -> None:
-    other = issuer.entry(audience="task-service/tenant/other", subject="system:serviceaccount:other:operator")
+    other = issuer.entry(
+        audience="task-service/tenant/other", subject="system:serviceaccount:other:operator"
+    )
     trust = Trust(write_trust(tmp_path / "t.json", other, issuer.entry()))
     assert ask(trust, issuer.token()) == SUBJECT
     with pytest.raises(ForbiddenError):
@@ -121,7 +129,9 @@ def test_a_rotated_key_is_found_without_a_restart(tmp_path: Path, issuer: TokenI
         ask(trust, issuer.token())
 
 
-def test_an_unknown_key_is_looked_for_even_in_a_file_that_looks_unchanged(tmp_path: Path, issuer: TokenIssuer) -> None:
+def test_an_unknown_key_is_looked_for_even_in_a_file_that_looks_unchanged(
+    tmp_path: Path, issuer: TokenIssuer
+) -> None:
     path = write_trust(tmp_path / "t.json", issuer.entry())
     trust, new = Trust(path), TokenIssuer("two")
     assert ask(trust, issuer.token()) == SUBJECT
@@ -136,7 +146,9 @@ def test_an_unknown_key_is_looked_for_even_in_a_file_that_looks_unchanged(tmp_pa
     assert ask(trust, new.token()) == SUBJECT
 
 
-def test_a_broken_file_keeps_the_last_good_keys_and_a_missing_one_closes(tmp_path: Path, issuer: TokenIssuer) -> None:
+def test_a_broken_file_keeps_the_last_good_keys_and_a_missing_one_closes(
+    tmp_path: Path, issuer: TokenIssuer
+) -> None:
     path = write_trust(tmp_path / "t.json", issuer.entry())
     trust = Trust(path)
     assert ask(trust, issuer.token()) == SUBJECT
@@ -155,7 +167,9 @@ def test_unusable_keys_in_the_file_harm_nobody(tmp_path: Path, issuer: TokenIssu
         {"kid": "two", "kty": "RSA"},
         {"kty": "EC", "kid": "three", "crv": "P-256", "x": "!", "y": "!"},
     ]
-    trust = Trust(write_trust(tmp_path / "t.json", issuer.entry(jwks={"keys": keys}), issuer.entry()))
+    trust = Trust(
+        write_trust(tmp_path / "t.json", issuer.entry(jwks={"keys": keys}), issuer.entry())
+    )
     assert ask(trust, issuer.token()) == SUBJECT
     for key_id in ("two", "three"):
         with pytest.raises(UnauthorizedError):

@@ -26,7 +26,9 @@ class Authenticator:
         if not authorization:
             if self.open:
                 return ANONYMOUS
-            raise UnauthorizedError("Log in (POST /api/v1/auth/token), and send Authorization: Bearer with the token.")
+            raise UnauthorizedError(
+                "Log in (POST /api/v1/auth/token), and send Authorization: Bearer with the token."
+            )
         token = bearer_of(authorization)
         if self.trust.knows(token):
             return await self.trust.principal(token)

@@ -98,7 +98,10 @@ class SigningKeys:
         if settings.secret_key is not None:
             return (settings.secret_key,)
         if not self._strong:
-            log.warning("secret_key_random", meaning="tokens end with this process; set SECRET_KEY to keep them")
+            log.warning(
+                "secret_key_random",
+                meaning="tokens end with this process; set SECRET_KEY to keep them",
+            )
             return (secrets.token_urlsafe(48),)
         return ()
 

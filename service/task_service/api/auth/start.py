@@ -29,9 +29,13 @@ def refuse_bad_start(settings: Settings) -> None:
     reasons = []
     if settings.environment == "production":
         if settings.debug:
-            reasons.append("DEBUG shows the inside of faults to callers: it must be off while ENVIRONMENT=production.")
+            reasons.append(
+                "DEBUG shows the inside of faults to callers: it must be off while ENVIRONMENT=production."
+            )
         if settings.auth_mode == "open":
-            reasons.append("AUTH_MODE=open lets everybody do everything: it must be required in production.")
+            reasons.append(
+                "AUTH_MODE=open lets everybody do everything: it must be required in production."
+            )
     try:
         SigningKeys(settings)
     except NoKeyError as error:

@@ -7,10 +7,19 @@ from fastapi import APIRouter
 from task_service.api.compat import a, b, c, d, e
 
 TAGS = [
-    {"name": "service A", "description": "`/api/python/v1/tasks`: four fields, statuses in upper case."},
+    {
+        "name": "service A",
+        "description": "`/api/python/v1/tasks`: four fields, statuses in upper case.",
+    },
     {"name": "service B", "description": "`/api/tasks` without pages, and `/api/settings`."},
-    {"name": "service C", "description": "Integer ids, lists without pages, tasks that the default handler runs."},
-    {"name": "service D", "description": "Tokens always, integer ids, the daily log by date, errors in its own words."},
+    {
+        "name": "service C",
+        "description": "Integer ids, lists without pages, tasks that the default handler runs.",
+    },
+    {
+        "name": "service D",
+        "description": "Tokens always, integer ids, the daily log by date, errors in its own words.",
+    },
     {"name": "service E", "description": "`/tasks` by pages or cursors, with statistics."},
 ]
 

@@ -68,16 +68,22 @@ async def create_setting(caller: SettingsWriter, once: Posted, new: NewSettingFo
 
     async def make(connection: AsyncConnection) -> SettingRow:
         try:
-            row, _ = await setting_service.put_setting(connection, new.key, new, caller, Guard(), only_new=True)
+            row, _ = await setting_service.put_setting(
+                connection, new.key, new, caller, Guard(), only_new=True
+            )
         except StaleVersionError:
             raise ConflictError(f"There is a setting {new.key} already.") from None
         return row
 
     location = f"{once.request.url.path.rstrip('/')}/{new.key}"
-    return await once.write(make, lambda row: answer(setting_item(row), 201, {"Location": location}))
+    return await once.write(
+        make, lambda row: answer(setting_item(row), 201, {"Location": location})
+    )
 
 
-async def put_setting(caller: SettingsWriter, context: Shared, key: Key, wanted: SettingForm) -> Response:
+async def put_setting(
+    caller: SettingsWriter, context: Shared, key: Key, wanted: SettingForm
+) -> Response:
     """Make a setting (201) or replace it (200)."""
     row, made = await context.write(
         lambda c: setting_service.put_setting(c, key, wanted, caller, Guard(), only_new=False)
@@ -103,7 +109,9 @@ ROUTES = (
     Route("GET", SETTINGS, list_settings, list[Setting]),
     Route("POST", SETTINGS, create_setting, Setting, 201),
     Route("GET", SETTINGS + "/{key}", read_setting, Setting),
-    Route("PUT", SETTINGS + "/{key}", put_setting, Setting, responses=MADE | documented(400, 413, 415)),
+    Route(
+        "PUT", SETTINGS + "/{key}", put_setting, Setting, responses=MADE | documented(400, 413, 415)
+    ),
     Route("DELETE", SETTINGS + "/{key}", delete_setting, status=204),
 )
 

@@ -43,7 +43,9 @@ from task_service.store.database import ping, raw
 from task_service.store.tasks import TaskRow
 
 SHOWN_CONVERSATIONS = 1000
-ConversationId = Annotated[str, Path(description="The conversation's number, or its UUID.", examples=["1"])]
+ConversationId = Annotated[
+    str, Path(description="The conversation's number, or its UUID.", examples=["1"])
+]
 
 
 async def create_task(context: Shared, caller: Creator, once: Posted, new: NewTaskC) -> Response:
@@ -83,12 +85,20 @@ async def read_task(context: Shared, task_id: NumberOrId) -> Response:
     return answer(show_task(task, own))
 
 
-async def update_task(context: Shared, caller: Changer, task_id: NumberOrId, wanted: TaskChangeC) -> Response:
+async def update_task(
+    context: Shared, caller: Changer, task_id: NumberOrId, wanted: TaskChangeC
+) -> Response:
     """Change title, description or status."""
     key = await find_task(context, task_id)
-    given = TaskChange.model_construct(wanted.model_fields_set, **wanted.model_dump(exclude_unset=True))
+    given = TaskChange.model_construct(
+        wanted.model_fields_set, **wanted.model_dump(exclude_unset=True)
+    )
     change = Change(caller, pending_means=SHOWN_AS_PENDING)
-    return answer(show_task(await context.write(lambda c: task_service.change_task(context, c, key, given, change))))
+    return answer(
+        show_task(
+            await context.write(lambda c: task_service.change_task(context, c, key, given, change))
+        )
+    )
 
 
 async def delete_task(context: Shared, caller: Changer, task_id: NumberOrId) -> Response:
@@ -105,7 +115,9 @@ async def create_conversation(
     key = await find_task(context, task_id)
 
     async def add(connection: AsyncConnection) -> dict[str, Any]:
-        [row] = await conversation_service.add_conversations(context, connection, key, [new], caller)
+        [row] = await conversation_service.add_conversations(
+            context, connection, key, [new], caller
+        )
         return show_conversation(row, await number_of(connection, row.task_id))
 
     return await once.write(add, lambda shown: answer(shown, 201))
@@ -116,7 +128,9 @@ async def list_conversations(context: Shared, task_id: NumberOrId) -> Response:
     key = await find_task(context, task_id)
     async with context.reading() as connection:
         number = await number_of(connection, key)
-    return await stream_array(all_conversations(context, key), lambda row: show_conversation(row, number))
+    return await stream_array(
+        all_conversations(context, key), lambda row: show_conversation(row, number)
+    )
 
 
 async def update_conversation(
@@ -126,7 +140,9 @@ async def update_conversation(
     key = await find_conversation(context, conversation_id)
 
     async def change(connection: AsyncConnection) -> dict[str, Any]:
-        row = await conversation_service.change_conversation(context, connection, key, wanted, caller)
+        row = await conversation_service.change_conversation(
+            context, connection, key, wanted, caller
+        )
         return show_conversation(row, await number_of(connection, row.task_id))
 
     return answer(await context.write(change))

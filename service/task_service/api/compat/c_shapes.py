@@ -7,8 +7,21 @@ from uuid import UUID
 from pydantic import BaseModel, Field
 
 from task_service.domain.statuses import Status
-from task_service.services.fields import ChangedDescription, ChangedTitle, Description, StatusWord, Title, fragment
-from task_service.services.inputs import ABSENT, ConversationChange, ConversationStatus, Input, NewConversation
+from task_service.services.fields import (
+    ChangedDescription,
+    ChangedTitle,
+    Description,
+    StatusWord,
+    Title,
+    fragment,
+)
+from task_service.services.inputs import (
+    ABSENT,
+    ConversationChange,
+    ConversationStatus,
+    Input,
+    NewConversation,
+)
 from task_service.store.conversations import ConversationRow
 from task_service.store.tasks import TaskRow
 
@@ -64,7 +77,9 @@ class TaskC(BaseModel):
     processed_at: datetime | None
     processing_instance_id: UUID | None
     conversation_count: int
-    conversations: list[ConversationC] | None = Field(default=None, description="Absent in lists and after a change.")
+    conversations: list[ConversationC] | None = Field(
+        default=None, description="Absent in lists and after a change."
+    )
 
 
 class HealthC(BaseModel):
@@ -91,7 +106,9 @@ class StatusC(BaseModel):
     service: str
     version: str
     worker: WorkerC | None = Field(description="Null when the process that answers has no worker.")
-    workers: list[dict[str, Any]] = Field(description="All worker processes, as in /api/v1/workers.")
+    workers: list[dict[str, Any]] = Field(
+        description="All worker processes, as in /api/v1/workers."
+    )
     cache: str = Field(examples=["configured", "not configured"])
 
 
@@ -108,7 +125,11 @@ def show_task(t: TaskRow, own: list[ConversationRow] | None = None) -> dict[str,
         "processing_instance_id": t.processing_instance_id,
         "conversation_count": t.conversation_count,
     }
-    return shown if own is None else shown | {"conversations": [show_conversation(c, t.number) for c in own]}
+    return (
+        shown
+        if own is None
+        else shown | {"conversations": [show_conversation(c, t.number) for c in own]}
+    )
 
 
 def show_conversation(c: ConversationRow, task_number: int) -> dict[str, Any]:

@@ -15,7 +15,9 @@ NumberOrId = Annotated[str, Path(description="The task's number, or its UUID.", 
 T = TypeVar("T")
 
 
-async def stream_array(chunks: AsyncIterator[list[T]], show: Callable[[T], dict[str, Any]]) -> Response:
+async def stream_array(
+    chunks: AsyncIterator[list[T]], show: Callable[[T], dict[str, Any]]
+) -> Response:
     """A JSON array of any length. The first chunk is read before the answer starts: its errors are proper answers."""
     first = await anext(chunks)
 

@@ -73,11 +73,17 @@ async def create_task(context: Shared, caller: CreatorD, once: Posted, new: NewT
     )
 
 
-async def update_task(context: Shared, caller: ChangerD, task_id: NumberOrId, wanted: TaskChangeD) -> Response:
+async def update_task(
+    context: Shared, caller: ChangerD, task_id: NumberOrId, wanted: TaskChangeD
+) -> Response:
     """Change the given fields of a task; what is left out stays."""
     key = await find_task(context, task_id)
     change = Change(caller, reason=wanted.reason, pending_means=OPEN)
-    return answer(show_task(await context.write(lambda c: task_service.change_task(context, c, key, wanted, change))))
+    return answer(
+        show_task(
+            await context.write(lambda c: task_service.change_task(context, c, key, wanted, change))
+        )
+    )
 
 
 async def delete_task(context: Shared, caller: ChangerD, task_id: NumberOrId) -> Response:
@@ -108,18 +114,24 @@ async def _list_day(context: Context, day: date) -> Response:
 
 
 async def read_entry(
-    context: Shared, task_id: Annotated[str, Path(description="The entry's number, or its UUID.", examples=["1"])]
+    context: Shared,
+    task_id: Annotated[str, Path(description="The entry's number, or its UUID.", examples=["1"])],
 ) -> Response:
     """One entry of the daily log: here the number in the path is a `log_id`, as lists by date tell it."""
     return answer(show_entry(await find_entry(context, task_id)))
 
 
-async def upload_csv(request: Request, context: Shared, caller: ImporterD, once: Posted) -> Response:
+async def upload_csv(
+    request: Request, context: Shared, caller: ImporterD, once: Posted
+) -> Response:
     """Import tasks from a CSV file with a header row: all or, when a row is wrong, nothing."""
     async with uploaded_file(request) as upload:
         return await once.write(
             lambda connection: import_csv(context, connection, upload, "all-or-nothing", caller),
-            lambda r: answer(asdict(r) | {"message": f"{r.created} tasks were imported"}, 200 if r.repeated else 201),
+            lambda r: answer(
+                asdict(r) | {"message": f"{r.created} tasks were imported"},
+                200 if r.repeated else 201,
+            ),
             body_digest=upload.digest,
         )
 
@@ -142,17 +154,36 @@ async def log_in_by_json(
 CHANGES = documented_d(404, 409, 413, 415)
 LOGIN = documented_d(413, 415)
 ALWAYS_AT_ROOT = ("/task", "/upload-csv")
-IMPORTED: dict[int | str, dict[str, Any]] = {200: {"model": ImportedD, "description": "Imported before"}}
+IMPORTED: dict[int | str, dict[str, Any]] = {
+    200: {"model": ImportedD, "description": "Imported before"}
+}
 ROUTES = (
-    Route("POST", "/login", log_in_by_json, auth.Tokens, responses=LOGIN, dependencies=auth.ATTEMPT),
+    Route(
+        "POST", "/login", log_in_by_json, auth.Tokens, responses=LOGIN, dependencies=auth.ATTEMPT
+    ),
     Route("POST", "/token", auth.log_in, auth.Tokens, responses=LOGIN, dependencies=auth.ATTEMPT),
     Route("POST", "/task", create_task, TaskD, 201, responses=present(TaskD) | CHANGES),
     Route("PUT", "/task/{task_id}", update_task, TaskD, responses=CHANGES),
     Route("DELETE", "/task/{task_id}", delete_task, DeletedD, responses=documented_d(404, 409)),
     Route("GET", "/task/{task_id}", read_entry, EntryD, responses=documented_d(404)),
     Route("GET", "/tasks", list_tasks, TaskPageD | list[EntryD], responses=documented_d()),
-    Route("POST", "/upload-csv", upload_csv, ImportedD, 201, responses=IMPORTED | documented_d(413, 415), extra=FORM),
-    Route("GET", "/audit-log", read_audit_log, Page[AuditLineD], responses=documented_d(), dependencies=[MAY_AUDIT]),
+    Route(
+        "POST",
+        "/upload-csv",
+        upload_csv,
+        ImportedD,
+        201,
+        responses=IMPORTED | documented_d(413, 415),
+        extra=FORM,
+    ),
+    Route(
+        "GET",
+        "/audit-log",
+        read_audit_log,
+        Page[AuditLineD],
+        responses=documented_d(),
+        dependencies=[MAY_AUDIT],
+    ),
 )
 
 

@@ -24,7 +24,9 @@ def _is_active(value: Any) -> bool:
     return isinstance(value, str) and value.strip().lower() == ACTIVE
 
 
-StatusD = Annotated[StatusWord, BeforeValidator(lambda value: Status.PENDING if _is_active(value) else value)]
+StatusD = Annotated[
+    StatusWord, BeforeValidator(lambda value: Status.PENDING if _is_active(value) else value)
+]
 
 
 class NewTaskD(NewTaskForm):
@@ -57,7 +59,9 @@ class ListQueryD(TaskPageQuery):
         """`active` stands for every open status."""
         if not isinstance(words, list):
             return words
-        return [word for given in words for word in (sorted(OPEN) if _is_active(given) else [given])]
+        return [
+            word for given in words for word in (sorted(OPEN) if _is_active(given) else [given])
+        ]
 
     @property
     def size(self) -> int:
@@ -110,7 +114,9 @@ class AuditQueryD(PageQuery):
 class AuditLineD(BaseModel):
     """A change of a task in service D's shape."""
 
-    task_id: int | UUID = Field(description="The task's number; the UUID of one that was deleted for good.")
+    task_id: int | UUID = Field(
+        description="The task's number; the UUID of one that was deleted for good."
+    )
     previous_status: str | None
     new_status: str
     modified_by: str | None
@@ -128,7 +134,12 @@ def status_word(status: str | None) -> str | None:
 
 def show_task(t: TaskRow) -> dict[str, Any]:
     """A task in D's words."""
-    return {"id": t.number, "title": t.title, "status": status_word(t.status), "created_by": t.created_by}
+    return {
+        "id": t.number,
+        "title": t.title,
+        "status": status_word(t.status),
+        "created_by": t.created_by,
+    }
 
 
 def show_entry(e: EntryRow) -> dict[str, Any]:

@@ -32,4 +32,7 @@ ROUTES = (
 
 def routers(*, root: bool) -> list[APIRouter]:
     """Under `/compat/e`, and at the root when `/tasks` there is E's."""
-    return [make_router("E", prefix, ROUTES) for prefix in (("", "/compat/e") if root else ("/compat/e",))]
+    return [
+        make_router("E", prefix, ROUTES)
+        for prefix in (("", "/compat/e") if root else ("/compat/e",))
+    ]

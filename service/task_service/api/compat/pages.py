@@ -17,7 +17,9 @@ from task_service.store.tasks import TaskRow
 class TaskPageQuery(TaskQuery):
     """The canonical filters, and pages by number beside cursors."""
 
-    page: Annotated[int, Field(ge=1, le=DEEPEST, description="From 1; without `cursor` only.")] | None = None
+    page: (
+        Annotated[int, Field(ge=1, le=DEEPEST, description="From 1; without `cursor` only.")] | None
+    ) = None
     page_size: Limit | None = Field(default=None, description="The same as `limit`.")
 
     @model_validator(mode="after")
@@ -37,7 +39,9 @@ class PageFields(BaseModel):
 
     page: int | None = Field(description="Null on pages by cursor.")
     page_size: int
-    total: int | None = Field(description="Of all pages; null with filters other than one of status or priority.")
+    total: int | None = Field(
+        description="Of all pages; null with filters other than one of status or priority."
+    )
     pages: int | None = Field(description="Of this size, for `total`.")
     next_cursor: str | None = Field(description="For the next page; null: this is the last one.")
 
@@ -48,7 +52,9 @@ class TaskPage(PageFields):
     items: list[TaskItem]
 
 
-async def page_answer(context: Context, query: TaskPageQuery, show: Callable[[TaskRow], dict[str, Any]]) -> Response:
+async def page_answer(
+    context: Context, query: TaskPageQuery, show: Callable[[TaskRow], dict[str, Any]]
+) -> Response:
     """The page that is asked for, each task shown in a service's words."""
     wanted = PageWanted(query.conditions(), query.sort, query.size, query.page or 1, query.cursor)
     found = await read_page(context, wanted)

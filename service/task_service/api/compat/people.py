@@ -54,7 +54,9 @@ class PeoplesTasks:
 
     show: Callable[[TaskRow, int, Mapping[str, str]], Response]
 
-    async def create_task(self, context: Shared, caller: Creator, once: Posted, new: NewTaskForm) -> Response:
+    async def create_task(
+        self, context: Shared, caller: Creator, once: Posted, new: NewTaskForm
+    ) -> Response:
         """Create a task, for a person unless it names a handler."""
         path = once.request.url.path.rstrip("/")
         return await once.write(
@@ -69,13 +71,19 @@ class PeoplesTasks:
             raise NotFoundError("task", task_id)
         return self.show(task, 200, {})
 
-    async def change_task(self, context: Shared, caller: Changer, task_id: Id, wanted: TaskChangeForm) -> Response:
+    async def change_task(
+        self, context: Shared, caller: Changer, task_id: Id, wanted: TaskChangeForm
+    ) -> Response:
         """Change the given fields; those left out stay."""
         change = Change(caller, reason=wanted.reason)
-        task = await context.write(lambda c: task_service.change_task(context, c, task_id, wanted, change))
+        task = await context.write(
+            lambda c: task_service.change_task(context, c, task_id, wanted, change)
+        )
         return self.show(task, 200, {})
 
-    async def update_task(self, context: Shared, caller: Changer, task_id: Id, wanted: TaskChangeForm) -> Response:
+    async def update_task(
+        self, context: Shared, caller: Changer, task_id: Id, wanted: TaskChangeForm
+    ) -> Response:
         """Change the given fields; those left out stay."""
         return await self.change_task(context, caller, task_id, wanted)
 

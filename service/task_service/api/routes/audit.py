@@ -24,7 +24,9 @@ class AuditQuery(PageQuery):
     """Filters that all hold."""
 
     task_id: UUID | None = None
-    modified_by: Words | None = Field(default=None, description="A person's name, or a worker's id.")
+    modified_by: Words | None = Field(
+        default=None, description="A person's name, or a worker's id."
+    )
     since: Moment | None = Field(default=None, alias="from", description="Then or later.")
     until: Moment | None = Field(default=None, alias="to", description="Before then.")
 
@@ -41,7 +43,12 @@ class AuditEntry(BaseModel):
     fields: list[str] = Field(description="Which fields were changed.")
 
 
-@router.get("/api/v1/audit-log", response_model=Page[AuditEntry], responses=documented(), dependencies=[MAY_AUDIT])
+@router.get(
+    "/api/v1/audit-log",
+    response_model=Page[AuditEntry],
+    responses=documented(),
+    dependencies=[MAY_AUDIT],
+)
 async def read_audit_log(context: Shared, query: Annotated[AuditQuery, Query()]) -> Response:
     """One page of the history of all tasks, deleted ones too, newest first."""
     wanted = AuditFilter(query.task_id, query.modified_by, query.since, query.until)

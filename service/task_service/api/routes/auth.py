@@ -72,21 +72,41 @@ def _tokens(granted: Granted) -> Response:
     return answer(content, headers={"Cache-Control": "no-store", "Pragma": "no-cache"})
 
 
-@router.post("/token", response_model=Tokens, responses=documented(400, 401, 413, 429), dependencies=ATTEMPT)
-async def log_in(context: Shared, security: Security, form: Annotated[PasswordForm, Form()]) -> Response:
+@router.post(
+    "/token", response_model=Tokens, responses=documented(400, 401, 413, 429), dependencies=ATTEMPT
+)
+async def log_in(
+    context: Shared, security: Security, form: Annotated[PasswordForm, Form()]
+) -> Response:
     """Log in with user name and password."""
-    granted = await service.log_in(context, security.credentials, form.username, form.password.get_secret_value())
+    granted = await service.log_in(
+        context, security.credentials, form.username, form.password.get_secret_value()
+    )
     return _tokens(granted)
 
 
-@router.post("/refresh", response_model=Tokens, responses=documented(400, 401, 413, 415, 429), dependencies=ATTEMPT)
+@router.post(
+    "/refresh",
+    response_model=Tokens,
+    responses=documented(400, 401, 413, 415, 429),
+    dependencies=ATTEMPT,
+)
 async def refresh(context: Shared, security: Security, wanted: RefreshRequest) -> Response:
     """The next pair of tokens. A refresh token that was used before ends the whole log-in: somebody has a copy."""
-    return _tokens(await service.refresh(context, security.credentials, wanted.refresh_token.get_secret_value()))
+    return _tokens(
+        await service.refresh(
+            context, security.credentials, wanted.refresh_token.get_secret_value()
+        )
+    )
 
 
 @router.post("/logout", status_code=204, response_class=Response, responses=documented())
-async def log_out(request: Request, context: Shared, security: Security, caller: Caller) -> Response:  # noqa: ARG001
+async def log_out(
+    request: Request,
+    context: Shared,
+    security: Security,
+    caller: Caller,  # noqa: ARG001
+) -> Response:
     """End the log-in that the access token comes from, its refresh token with it."""
     claims = security.login_of(request.headers.get("authorization"))
     if claims is not None:
@@ -100,8 +120,15 @@ async def read_me(caller: Caller) -> Response:
     return answer(_me(caller))
 
 
-@router.post("/password", response_model=Tokens, responses=documented(400, 409, 413, 415), dependencies=ATTEMPT)
-async def change_password(context: Shared, security: Security, caller: Caller, wanted: PasswordChange) -> Response:
+@router.post(
+    "/password",
+    response_model=Tokens,
+    responses=documented(400, 409, 413, 415),
+    dependencies=ATTEMPT,
+)
+async def change_password(
+    context: Shared, security: Security, caller: Caller, wanted: PasswordChange
+) -> Response:
     """Set one's own password. Every log-in ends; the answer begins a new one."""
     return _tokens(await service.change_own_password(context, security.credentials, caller, wanted))
 

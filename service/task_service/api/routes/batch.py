@@ -46,20 +46,27 @@ class Created(BaseModel):
 
     items: list[TaskItem]
     created: int
-    present: list[int] = Field(description="Places of the tasks that were there already: they hold the `unique_key`.")
+    present: list[int] = Field(
+        description="Places of the tasks that were there already: they hold the `unique_key`."
+    )
 
 
 async def drafts_of(request: Request, context: Shared, _: Creator) -> list[NewTask]:
     """The batch in the body. In a thread: 10,000 tasks take a good part of a second to check."""
     body = await request.body()
     media = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
-    if media != "application/json" and not (media.startswith("application/") and media.endswith("+json")):
+    if media != "application/json" and not (
+        media.startswith("application/") and media.endswith("+json")
+    ):
         _refuse("dict_type", (), "must be JSON", body)
     drafts = await asyncio.to_thread(_parse, body)
     now = context.clock()
     late = [(i, problem) for i, draft in enumerate(drafts) if (problem := past_due(draft, now))]
     if late:
-        errors = [_error("value_error", ("tasks", i, "due_date"), problem) for i, problem in late[:MOST_ERRORS]]
+        errors = [
+            _error("value_error", ("tasks", i, "due_date"), problem)
+            for i, problem in late[:MOST_ERRORS]
+        ]
         raise RequestValidationError(errors)
     return drafts
 
@@ -67,7 +74,9 @@ async def drafts_of(request: Request, context: Shared, _: Creator) -> list[NewTa
 Drafts = Annotated[list[NewTask], Depends(drafts_of)]
 
 
-PRESENT: dict[int | str, dict[str, Any]] = {200: {"model": Created, "description": "All were there already"}}
+PRESENT: dict[int | str, dict[str, Any]] = {
+    200: {"model": Created, "description": "All were there already"}
+}
 
 
 @router.post(
@@ -108,12 +117,17 @@ def _parse(body: bytes) -> list[NewTask]:
         raise unreadable(error, body) from None
     if not isinstance(content, dict):
         _refuse("dict_type", (), "must be an object with the field tasks")
-    others = [str(name)[:100].encode(errors="replace").decode() for name in content if name != "tasks"]
+    others = [
+        str(name)[:100].encode(errors="replace").decode() for name in content if name != "tasks"
+    ]
     unknown = [_error("extra_forbidden", (name,), "") for name in others[:MOST_ERRORS]]
     tasks = content.get("tasks")
     if not isinstance(tasks, list) or not 1 <= len(tasks) <= MOST_TASKS:
         raise RequestValidationError(
-            [*unknown, _error("list_type", ("tasks",), f"must be a list of 1 to {MOST_TASKS:,} tasks")]
+            [
+                *unknown,
+                _error("list_type", ("tasks",), f"must be a list of 1 to {MOST_TASKS:,} tasks"),
+            ]
         )
     drafts, errors = [], unknown
     for place, task in enumerate(tasks):

@@ -23,7 +23,9 @@ PREFIX = "/api/v1/conversations"
 router = APIRouter(route_class=AskFirst, tags=["conversations"])
 
 
-async def conversation_id_of(conversation_id: Annotated[str, Path(description="The conversation's UUID.")]) -> UUID:
+async def conversation_id_of(
+    conversation_id: Annotated[str, Path(description="The conversation's UUID.")],
+) -> UUID:
     """The conversation's id in the path."""
     return parse_id("conversation", conversation_id)
 
@@ -43,9 +45,13 @@ async def create_conversation(
     """Add a conversation to a task."""
 
     def made(rows: list[ConversationRow]) -> Response:
-        return answers.answer(answers.conversation(rows[0]), 201, {"Location": f"{PREFIX}/{rows[0].id}"})
+        return answers.answer(
+            answers.conversation(rows[0]), 201, {"Location": f"{PREFIX}/{rows[0].id}"}
+        )
 
-    return await once.write(lambda c: service.add_conversations(context, c, task_id, [new], caller), made)
+    return await once.write(
+        lambda c: service.add_conversations(context, c, task_id, [new], caller), made
+    )
 
 
 @router.get(
@@ -54,16 +60,23 @@ async def create_conversation(
     responses=documented(404),
     dependencies=[MAY_READ],
 )
-async def list_conversations(context: Shared, task_id: Id, query: Annotated[PageQuery, Query()]) -> Response:
+async def list_conversations(
+    context: Shared, task_id: Id, query: Annotated[PageQuery, Query()]
+) -> Response:
     """One page of a task's conversations, oldest first."""
     async with context.reading() as connection:
         await require_task(connection, task_id)
-        rows, cursor = await store.list_conversations(connection, task_id, query.limit, query.cursor)
+        rows, cursor = await store.list_conversations(
+            connection, task_id, query.limit, query.cursor
+        )
     return answers.page(map(answers.conversation, rows), cursor)
 
 
 @router.get(
-    PREFIX + "/{conversation_id}", response_model=Conversation, responses=documented(404), dependencies=[MAY_READ]
+    PREFIX + "/{conversation_id}",
+    response_model=Conversation,
+    responses=documented(404),
+    dependencies=[MAY_READ],
 )
 async def read_conversation(context: Shared, conversation_id: ConversationId) -> Response:
     """One conversation."""
@@ -74,16 +87,26 @@ async def read_conversation(context: Shared, conversation_id: ConversationId) ->
     return answers.answer(answers.conversation(row))
 
 
-@router.patch(PREFIX + "/{conversation_id}", response_model=Conversation, responses=documented(400, 404, 413, 415))
+@router.patch(
+    PREFIX + "/{conversation_id}",
+    response_model=Conversation,
+    responses=documented(400, 404, 413, 415),
+)
 async def change_conversation(
     context: Shared, caller: Changer, conversation_id: ConversationId, wanted: ConversationChange
 ) -> Response:
     """Change a conversation's body or status; what is left out stays."""
-    row = await context.write(lambda c: service.change_conversation(context, c, conversation_id, wanted, caller))
+    row = await context.write(
+        lambda c: service.change_conversation(context, c, conversation_id, wanted, caller)
+    )
     return answers.answer(answers.conversation(row))
 
 
-@router.put(PREFIX + "/{conversation_id}", response_model=Conversation, responses=documented(400, 404, 413, 415))
+@router.put(
+    PREFIX + "/{conversation_id}",
+    response_model=Conversation,
+    responses=documented(400, 404, 413, 415),
+)
 async def update_conversation(
     context: Shared, caller: Changer, conversation_id: ConversationId, wanted: ConversationChange
 ) -> Response:
@@ -91,8 +114,15 @@ async def update_conversation(
     return await change_conversation(context, caller, conversation_id, wanted)
 
 
-@router.delete(PREFIX + "/{conversation_id}", status_code=204, response_class=Response, responses=documented(404))
-async def delete_conversation(context: Shared, caller: Changer, conversation_id: ConversationId) -> Response:
+@router.delete(
+    PREFIX + "/{conversation_id}",
+    status_code=204,
+    response_class=Response,
+    responses=documented(404),
+)
+async def delete_conversation(
+    context: Shared, caller: Changer, conversation_id: ConversationId
+) -> Response:
     """Delete a conversation for good."""
     await context.write(lambda c: service.remove_conversation(context, c, conversation_id, caller))
     return Response(status_code=204)

@@ -23,7 +23,9 @@ router = APIRouter(route_class=AskFirst, prefix="/api/v1/tasks", tags=["tasks"])
 class RowProblem(BaseModel):
     """What is wrong with a row."""
 
-    line: int = Field(description="The line of the file where the row begins; the header is line 1.")
+    line: int = Field(
+        description="The line of the file where the row begins; the header is line 1."
+    )
     column: str | None
     message: str
 
@@ -38,13 +40,21 @@ class ImportReport(BaseModel):
     errors: list[RowProblem] = Field(description="The first thousand.")
     digest: str = Field(description="What the file and mode are known by.")
     repeated: bool = Field(description="The file was imported before: this is the report of then.")
-    present: int = Field(description="Rows for which a task was there already: it holds their `unique_key`.")
+    present: int = Field(
+        description="Rows for which a task was there already: it holds their `unique_key`."
+    )
     present_lines: list[int] = Field(description="The lines where these begin, the first thousand.")
 
 
-ModeQuery = Annotated[Mode, Query(description="What a row that is wrong does: nothing is imported, or it is skipped.")]
-REPEATED: dict[int | str, dict[str, Any]] = {200: {"model": ImportReport, "description": "Imported before"}}
-EXPORT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}
+ModeQuery = Annotated[
+    Mode, Query(description="What a row that is wrong does: nothing is imported, or it is skipped.")
+]
+REPEATED: dict[int | str, dict[str, Any]] = {
+    200: {"model": ImportReport, "description": "Imported before"}
+}
+EXPORT: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/csv": {"schema": {"type": "string"}}}}
+}
 
 
 @router.post(
@@ -55,7 +65,11 @@ EXPORT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {"schem
     openapi_extra=FORM,
 )
 async def import_tasks(
-    request: Request, context: Shared, caller: Importer, once: Posted, mode: ModeQuery = "all-or-nothing"
+    request: Request,
+    context: Shared,
+    caller: Importer,
+    once: Posted,
+    mode: ModeQuery = "all-or-nothing",
 ) -> Response:
     """Import tasks from a CSV file with a header row. The same file in the same mode is imported once.
 
@@ -75,10 +89,14 @@ async def import_tasks(
     responses=EXPORT | documented(),
     dependencies=[MAY_READ],
 )
-async def export_tasks(context: Shared, query: Annotated[TaskConditions, Query()]) -> StreamingResponse:
+async def export_tasks(
+    context: Shared, query: Annotated[TaskConditions, Query()]
+) -> StreamingResponse:
     """All tasks that match, oldest first, as CSV that can be imported again."""
     pieces = export_csv(context, query.conditions())
-    first = await anext(pieces)  # what is wrong with the request, or away, is found before the answer begins
+    first = await anext(
+        pieces
+    )  # what is wrong with the request, or away, is found before the answer begins
 
     async def rest() -> AsyncIterator[bytes]:
         yield first

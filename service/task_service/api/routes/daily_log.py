@@ -48,7 +48,9 @@ class Loaded(BaseModel):
 class EntryQuery(PageQuery):
     """Which page of which day."""
 
-    date: Day | None = Field(default=None, description="A day such as 2026-12-31; none: all, the newest first.")
+    date: Day | None = Field(
+        default=None, description="A day such as 2026-12-31; none: all, the newest first."
+    )
 
 
 class LoadWanted(Input):
@@ -65,7 +67,9 @@ async def list_entries(context: Shared, query: Annotated[EntryQuery, Query()]) -
     return answers.page(map(asdict, rows), cursor)
 
 
-@router.get(PREFIX + "/{entry_id}", response_model=Entry, responses=documented(404), dependencies=[MAY_READ])
+@router.get(
+    PREFIX + "/{entry_id}", response_model=Entry, responses=documented(404), dependencies=[MAY_READ]
+)
 async def read_entry(
     context: Shared, entry_id: Annotated[str, Path(description="The entry's UUID or number.")]
 ) -> Response:
@@ -74,10 +78,13 @@ async def read_entry(
 
 
 @router.post(PREFIX + ":run", response_model=Loaded, responses=documented(400, 413, 415))
-async def run_daily_log(context: Shared, _: OperatorRole, once: Posted, wanted: LoadWanted | None = None) -> Response:
+async def run_daily_log(
+    context: Shared, _: OperatorRole, once: Posted, wanted: LoadWanted | None = None
+) -> Response:
     """Run the daily loader now: each active task gets its entry of the day, unless it has one. Of a day that is past,
     what was active at its end counts, as far as is known.
     """
     return await once.write(
-        lambda c: service.run(context, wanted.date if wanted else None, c), lambda load: answer(asdict(load))
+        lambda c: service.run(context, wanted.date if wanted else None, c),
+        lambda load: answer(asdict(load)),
     )

@@ -20,7 +20,13 @@ router = APIRouter(route_class=AskFirst, prefix="/api/v1", tags=["events"])
 
 DELETED = "task.deleted"
 EventName = Literal[
-    "task.created", "task.changed", "task.completed", "task.failed", "task.cancelled", "task.requeued", "task.deleted"
+    "task.created",
+    "task.changed",
+    "task.completed",
+    "task.failed",
+    "task.cancelled",
+    "task.requeued",
+    "task.deleted",
 ]
 EXAMPLE = """retry: 2000
 id: 48213
@@ -41,7 +47,10 @@ STREAM: dict[int | str, dict[str, Any]] = {
 }
 LastEventId = Annotated[
     str | None,
-    Header(alias="Last-Event-ID", description="The last `id` that you have: what came after it comes first."),
+    Header(
+        alias="Last-Event-ID",
+        description="The last `id` that you have: what came after it comes first.",
+    ),
 ]
 
 
@@ -49,16 +58,21 @@ class Since(Input):
     """Where a stream begins, and which events of it."""
 
     last_event_id: str | None = Field(
-        default=None, description="As the header, which wins; `0`: from the beginning. Without both: from now."
+        default=None,
+        description="As the header, which wins; `0`: from the beginning. Without both: from now.",
     )
     event: list[EventName] = Field(default_factory=list, description="Any of these events.")
-    status: list[StatusWord] = Field(default_factory=list, description="Events that led to any of these statuses.")
+    status: list[StatusWord] = Field(
+        default_factory=list, description="Events that led to any of these statuses."
+    )
 
 
 class EventQuery(Since):
     """Which events of which tasks; conditions that all hold."""
 
-    task_id: list[UUID] = Field(default_factory=list, max_length=100, description="Any of these tasks.")
+    task_id: list[UUID] = Field(
+        default_factory=list, max_length=100, description="Any of these tasks."
+    )
     queue: Name | None = Field(default=None, description="Tasks that are in this queue now.")
     handler: Name | None = Field(default=None, description="Tasks that this handler runs.")
 
@@ -72,7 +86,10 @@ class EventQuery(Since):
     name="stream_events",
 )
 async def stream_events(
-    request: Request, events: Streams, query: Annotated[EventQuery, Query()], last_event_id: LastEventId = None
+    request: Request,
+    events: Streams,
+    query: Annotated[EventQuery, Query()],
+    last_event_id: LastEventId = None,
 ) -> EventStream:
     """What happens to all tasks: each change by a person, and each end of a worker's attempt, in one order.
 
@@ -80,9 +97,15 @@ async def stream_events(
     database was restored to a time before that id: read anew what you show. See docs/events.md.
     """
     wanted = Wanted(
-        frozenset(query.task_id), frozenset(query.event), frozenset(query.status), query.queue, query.handler
+        frozenset(query.task_id),
+        frozenset(query.event),
+        frozenset(query.status),
+        query.queue,
+        query.handler,
     )
-    return EventStream(events, await events.open(wanted, _after(query, last_event_id)), may_read(request))
+    return EventStream(
+        events, await events.open(wanted, _after(query, last_event_id)), may_read(request)
+    )
 
 
 @router.get(

@@ -21,8 +21,12 @@ from task_service.store import limits as store
 router = APIRouter(route_class=AskFirst, prefix="/api/v1/limits", tags=["queues and workers"])
 
 Kind: TypeAlias = Literal["queue", "key"]
-OfKind = Annotated[Kind, Path(description="`queue`: of its tasks; `key`: of those with this limit_key.")]
-LimitName = Annotated[str, Path(pattern=NAME_PATTERN, description="The queue's name, or the key.", examples=["mail"])]
+OfKind = Annotated[
+    Kind, Path(description="`queue`: of its tasks; `key`: of those with this limit_key.")
+]
+LimitName = Annotated[
+    str, Path(pattern=NAME_PATTERN, description="The queue's name, or the key.", examples=["mail"])
+]
 
 
 class Limit(BaseModel):
@@ -46,23 +50,37 @@ async def list_limits(context: Shared, query: Annotated[PageQuery, Query()]) -> 
     return answers.page(map(asdict, rows), cursor)
 
 
-@router.get("/{kind}/{name}", response_model=Limit, responses=documented(404), dependencies=[MAY_READ])
+@router.get(
+    "/{kind}/{name}", response_model=Limit, responses=documented(404), dependencies=[MAY_READ]
+)
 async def read_limit(context: Shared, kind: OfKind, name: LimitName) -> Response:
     """One limit."""
     async with context.reading() as connection:
         return answer(asdict(await service.read_limit(connection, kind, name)))
 
 
-@router.put("/{kind}/{name}", response_model=Limit, responses={201: {"model": Limit}, **documented(400, 413, 415)})
-async def put_limit(context: Shared, caller: OperatorRole, kind: OfKind, name: LimitName, wanted: NewLimit) -> Response:
+@router.put(
+    "/{kind}/{name}",
+    response_model=Limit,
+    responses={201: {"model": Limit}, **documented(400, 413, 415)},
+)
+async def put_limit(
+    context: Shared, caller: OperatorRole, kind: OfKind, name: LimitName, wanted: NewLimit
+) -> Response:
     """Set a limit (201) or replace it (200). What runs goes on, and counts."""
-    row, made = await context.write(lambda c: service.put_limit(context, c, (kind, name), wanted, caller))
+    row, made = await context.write(
+        lambda c: service.put_limit(context, c, (kind, name), wanted, caller)
+    )
     headers = {"Location": f"/api/v1/limits/{kind}/{name}"} if made else {}
     return answer(asdict(row), 201 if made else 200, headers)
 
 
-@router.delete("/{kind}/{name}", status_code=204, response_class=Response, responses=documented(404))
-async def delete_limit(context: Shared, caller: OperatorRole, kind: OfKind, name: LimitName) -> Response:
+@router.delete(
+    "/{kind}/{name}", status_code=204, response_class=Response, responses=documented(404)
+)
+async def delete_limit(
+    context: Shared, caller: OperatorRole, kind: OfKind, name: LimitName
+) -> Response:
     """Remove a limit: what it held back may run."""
     await context.write(lambda c: service.remove_limit(context, c, (kind, name), caller))
     return Response(status_code=204)

@@ -49,7 +49,9 @@ class QueueDetail(Queue):
 
     at: datetime
     arrivals_per_second: float = Field(description="Tasks made for workers, of the last minute.")
-    completions_per_second: float = Field(description="Tasks that workers ended, of the last minute.")
+    completions_per_second: float = Field(
+        description="Tasks that workers ended, of the last minute."
+    )
 
 
 class Queues(Figures):
@@ -97,9 +99,9 @@ class Workers(BaseModel):
 class Loss(Input):
     """Why a worker is given up; crash and oom count as attempts of its tasks."""
 
-    reason: Literal["crash", "oom", "eviction", "node", "deleted", "rollout", "drain", "scale_down", "unknown"] = (
-        "unknown"
-    )
+    reason: Literal[
+        "crash", "oom", "eviction", "node", "deleted", "rollout", "drain", "scale_down", "unknown"
+    ] = "unknown"
 
 
 class Released(BaseModel):
@@ -109,7 +111,9 @@ class Released(BaseModel):
     released: int = Field(description="Tasks that others may claim now.")
     failed: int = Field(description="Tasks that had no attempt left.")
     explained: int = Field(description="Lost attempts whose unknown reason is known now.")
-    already_dead: bool = Field(description="Whether its successor or the end of its lease came first.")
+    already_dead: bool = Field(
+        description="Whether its successor or the end of its lease came first."
+    )
 
 
 class Drained(BaseModel):
@@ -119,8 +123,12 @@ class Drained(BaseModel):
     state: Literal["active", "draining", "dead"]
 
 
-QueueName = Annotated[str, Path(pattern=NAME_PATTERN, description="The queue's name.", examples=["default"])]
-Force = Annotated[bool, Query(description="Also one that lives; what its handlers do meanwhile is thrown away.")]
+QueueName = Annotated[
+    str, Path(pattern=NAME_PATTERN, description="The queue's name.", examples=["default"])
+]
+Force = Annotated[
+    bool, Query(description="Also one that lives; what its handlers do meanwhile is thrown away.")
+]
 
 
 async def worker_id_of(worker_id: Annotated[str, Path(description="The worker's UUID.")]) -> UUID:
@@ -138,22 +146,30 @@ async def read_queues(context: Shared) -> Response:
         return answer(await service.read_queues(connection))
 
 
-@router.get("/queues/{name}", response_model=QueueDetail, responses=documented(), dependencies=[MAY_READ])
+@router.get(
+    "/queues/{name}", response_model=QueueDetail, responses=documented(), dependencies=[MAY_READ]
+)
 async def read_queue(context: Shared, name: QueueName) -> Response:
     """One queue's depth, oldest age and rates; zeros for one that nobody uses."""
     async with context.reading() as connection:
         return answer(await service.read_queue(connection, name))
 
 
-@router.post("/queues/{name}:pause", response_model=QueueDetail, responses=documented(400, 413, 415))
-async def pause_queue(caller: OperatorRole, once: Posted, name: QueueName, because: Because | None = None) -> Response:
+@router.post(
+    "/queues/{name}:pause", response_model=QueueDetail, responses=documented(400, 413, 415)
+)
+async def pause_queue(
+    caller: OperatorRole, once: Posted, name: QueueName, because: Because | None = None
+) -> Response:
     """Let workers claim nothing more from a queue. What they hold goes on, and tasks can be added."""
     reason = because.reason if because else None
     return await once.write(lambda c: service.pause(c, name, reason, caller), answer)
 
 
 @router.post("/queues/{name}:resume", response_model=QueueDetail, responses=documented())
-async def resume_queue(context: Shared, caller: OperatorRole, once: Posted, name: QueueName) -> Response:
+async def resume_queue(
+    context: Shared, caller: OperatorRole, once: Posted, name: QueueName
+) -> Response:
     """Let workers claim from a queue again, at once."""
     return await once.write(lambda c: service.resume(context, c, name, caller), answer)
 
@@ -165,16 +181,29 @@ async def read_workers(context: Shared) -> Response:
         return answer({"at": context.clock(), "workers": await list_workers(await raw(connection))})
 
 
-@router.get("/workers/{worker_id}", response_model=WorkerDetail, responses=documented(404), dependencies=[MAY_READ])
+@router.get(
+    "/workers/{worker_id}",
+    response_model=WorkerDetail,
+    responses=documented(404),
+    dependencies=[MAY_READ],
+)
 async def read_worker(context: Shared, worker_id: WorkerId) -> Response:
     """One worker process, also one that has been dead for longer."""
     async with context.reading() as connection:
         return answer(await service.read_worker(connection, worker_id))
 
 
-@router.post("/workers/{worker_id}:release", response_model=Released, responses=documented(400, 404, 409, 413, 415))
+@router.post(
+    "/workers/{worker_id}:release",
+    response_model=Released,
+    responses=documented(400, 404, 409, 413, 415),
+)
 async def release_worker(
-    caller: OperatorRole, once: Posted, worker_id: WorkerId, loss: Loss | None = None, force: Force = False
+    caller: OperatorRole,
+    once: Posted,
+    worker_id: WorkerId,
+    loss: Loss | None = None,
+    force: Force = False,
 ) -> Response:
     """Give the tasks of a dead worker to others. 409 for one that lives, unless by force. Idempotent."""
     reason = Reason(loss.reason if loss else "unknown")
@@ -188,5 +217,6 @@ async def release_worker(
 async def drain_worker(caller: OperatorRole, once: Posted, worker_id: WorkerId) -> Response:
     """Ask a worker to claim no more; what it holds it may finish."""
     return await once.write(
-        lambda c: service.drain(c, worker_id, caller), lambda state: answer({"worker_id": worker_id, "state": state})
+        lambda c: service.drain(c, worker_id, caller),
+        lambda state: answer({"worker_id": worker_id, "state": state}),
     )

@@ -23,11 +23,15 @@ class Redriven(BaseModel):
 
 
 @router.post(":redrive", response_model=Redriven, responses=documented(400, 413, 415))
-async def redrive_tasks(context: Shared, caller: OperatorRole, once: Posted, wanted: Redrive | None = None) -> Response:
+async def redrive_tasks(
+    context: Shared, caller: OperatorRole, once: Posted, wanted: Redrive | None = None
+) -> Response:
     """Make failed tasks of workers pending again, due now, with all their attempts: the oldest first."""
     wanted = wanted or Redrive()
     which = DeadLetters(wanted.handler, wanted.queue, wanted.failed_after, wanted.failed_before)
     return await once.write(
-        lambda connection: service.redrive(context, connection, which, wanted.limit, caller, wanted.reason),
+        lambda connection: service.redrive(
+            context, connection, which, wanted.limit, caller, wanted.reason
+        ),
         lambda number: answer({"redriven": number, "more": number == wanted.limit}),
     )

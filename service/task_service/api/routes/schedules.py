@@ -50,7 +50,9 @@ class Schedule(BaseModel):
     updated_at: datetime
 
 
-async def schedule_id_of(schedule_id: Annotated[str, Path(description="The schedule's UUID.")]) -> UUID:
+async def schedule_id_of(
+    schedule_id: Annotated[str, Path(description="The schedule's UUID.")],
+) -> UUID:
     """The schedule's id in the path."""
     return parse_id("schedule", schedule_id)
 
@@ -60,7 +62,9 @@ ScheduleId = Annotated[UUID, Depends(schedule_id_of)]
 
 def schedule_item(row: ScheduleRow) -> dict[str, Any]:
     """A schedule (`Schedule`)."""
-    return {name: getattr(row, name) for name in Schedule.model_fields} | {"template": fragment(row.template)}
+    return {name: getattr(row, name) for name in Schedule.model_fields} | {
+        "template": fragment(row.template)
+    }
 
 
 def schedule_answer(row: ScheduleRow, status: int = 200) -> Response:
@@ -74,7 +78,9 @@ def schedule_answer(row: ScheduleRow, status: int = 200) -> Response:
 @router.post("", status_code=201, response_model=Schedule, responses=documented(400, 409, 413, 415))
 async def create_schedule(caller: OperatorRole, once: Posted, new: NewSchedule) -> Response:
     """Make a schedule. Each task's payload says for which time it is (`scheduled_for`), if it is an object or null."""
-    return await once.write(lambda c: service.create_schedule(c, new, caller), lambda row: schedule_answer(row, 201))
+    return await once.write(
+        lambda c: service.create_schedule(c, new, caller), lambda row: schedule_answer(row, 201)
+    )
 
 
 @router.get("", response_model=Page[Schedule], responses=documented(), dependencies=[MAY_READ])
@@ -91,7 +97,9 @@ async def list_schedules(context: Shared, query: Annotated[PageQuery, Query()]) 
     responses={304: {"description": "Unchanged"}, **documented(404)},
     dependencies=[MAY_READ],
 )
-async def read_schedule(context: Shared, schedule_id: ScheduleId, if_none_match: IfNoneMatch = None) -> Response:
+async def read_schedule(
+    context: Shared, schedule_id: ScheduleId, if_none_match: IfNoneMatch = None
+) -> Response:
     """One schedule. Its ETag guards changes by `If-Match`; a run does not make it stale."""
     async with context.reading() as connection:
         row = await service.read_schedule(connection, schedule_id)
@@ -100,17 +108,27 @@ async def read_schedule(context: Shared, schedule_id: ScheduleId, if_none_match:
     return schedule_answer(row)
 
 
-@router.patch("/{schedule_id}", response_model=Schedule, responses=documented(400, 404, 409, 412, 413, 415))
+@router.patch(
+    "/{schedule_id}", response_model=Schedule, responses=documented(400, 404, 409, 412, 413, 415)
+)
 async def change_schedule(
-    context: Shared, caller: OperatorRole, schedule_id: ScheduleId, wanted: ScheduleChange, if_match: IfMatch = None
+    context: Shared,
+    caller: OperatorRole,
+    schedule_id: ScheduleId,
+    wanted: ScheduleChange,
+    if_match: IfMatch = None,
 ) -> Response:
     """Change some fields; what is left out stays. A template is replaced as a whole."""
     guard = Guard(if_match)
-    row = await context.write(lambda c: service.change_schedule(c, schedule_id, wanted, caller, guard))
+    row = await context.write(
+        lambda c: service.change_schedule(c, schedule_id, wanted, caller, guard)
+    )
     return schedule_answer(row)
 
 
-@router.delete("/{schedule_id}", status_code=204, response_class=Response, responses=documented(404, 409, 412))
+@router.delete(
+    "/{schedule_id}", status_code=204, response_class=Response, responses=documented(404, 409, 412)
+)
 async def delete_schedule(
     context: Shared, caller: OperatorRole, schedule_id: ScheduleId, if_match: IfMatch = None
 ) -> Response:
@@ -120,7 +138,9 @@ async def delete_schedule(
 
 
 @router.post("/{schedule_id}:run", response_model=Schedule, responses=documented(404))
-async def run_schedule(context: Shared, _: OperatorRole, once: Posted, schedule_id: ScheduleId) -> Response:
+async def run_schedule(
+    context: Shared, _: OperatorRole, once: Posted, schedule_id: ScheduleId
+) -> Response:
     """Run a schedule at once, also a disabled one; its next time stays."""
 
     async def run(connection: AsyncConnection) -> ScheduleRow:

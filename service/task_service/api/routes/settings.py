@@ -23,8 +23,15 @@ from task_service.store.settings import SettingRow
 
 router = APIRouter(route_class=AskFirst, prefix="/api/v1/settings", tags=["settings"])
 
-Key = Annotated[str, Path(pattern=r"^[A-Za-z0-9_.:-]{1,100}$", description="The setting's name.", examples=["theme"])]
-OnlyNew = Annotated[str | None, Header(alias="If-None-Match", pattern=r"^\*$", description="`*`: 412 if it exists.")]
+Key = Annotated[
+    str,
+    Path(
+        pattern=r"^[A-Za-z0-9_.:-]{1,100}$", description="The setting's name.", examples=["theme"]
+    ),
+]
+OnlyNew = Annotated[
+    str | None, Header(alias="If-None-Match", pattern=r"^\*$", description="`*`: 412 if it exists.")
+]
 
 
 class Setting(BaseModel):
@@ -61,15 +68,23 @@ def setting_answer(row: SettingRow, status: int = 200) -> Response:
 
 
 @router.get("", response_model=Page[Setting], responses=documented())
-async def list_settings(_: SettingsReader, context: Shared, query: Annotated[PageQuery, Query()]) -> Response:
+async def list_settings(
+    _: SettingsReader, context: Shared, query: Annotated[PageQuery, Query()]
+) -> Response:
     """One page of settings in the order of their keys."""
     async with context.reading() as connection:
         rows, cursor = await store.list_settings(connection, query.limit, query.cursor)
     return answers.page(map(setting_item, rows), cursor)
 
 
-@router.get("/{key}", response_model=Setting, responses={304: {"description": "Unchanged"}, **documented(404)})
-async def read_setting(_: SettingsReader, context: Shared, key: Key, if_none_match: IfNoneMatch = None) -> Response:
+@router.get(
+    "/{key}",
+    response_model=Setting,
+    responses={304: {"description": "Unchanged"}, **documented(404)},
+)
+async def read_setting(
+    _: SettingsReader, context: Shared, key: Key, if_none_match: IfNoneMatch = None
+) -> Response:
     """One setting. Its ETag guards changes by `If-Match`."""
     async with context.reading() as connection:
         row = await service.read_setting(connection, key)
@@ -78,7 +93,11 @@ async def read_setting(_: SettingsReader, context: Shared, key: Key, if_none_mat
     return setting_answer(row)
 
 
-@router.put("/{key}", response_model=Setting, responses={201: {"model": Setting}, **documented(400, 412, 413, 415)})
+@router.put(
+    "/{key}",
+    response_model=Setting,
+    responses={201: {"model": Setting}, **documented(400, 412, 413, 415)},
+)
 async def put_setting(
     caller: SettingsWriter,
     context: Shared,
@@ -89,12 +108,16 @@ async def put_setting(
 ) -> Response:
     """Make a setting (201) or replace all of it (200): a description that is left out is gone."""
     guard, only_new = Guard(if_match), if_none_match is not None
-    row, made = await context.write(lambda c: service.put_setting(c, key, wanted, caller, guard, only_new=only_new))
+    row, made = await context.write(
+        lambda c: service.put_setting(c, key, wanted, caller, guard, only_new=only_new)
+    )
     return setting_answer(row, 201 if made else 200)
 
 
 @router.delete("/{key}", status_code=204, response_class=Response, responses=documented(404, 412))
-async def delete_setting(_: SettingsWriter, context: Shared, key: Key, if_match: IfMatch = None) -> Response:
+async def delete_setting(
+    _: SettingsWriter, context: Shared, key: Key, if_match: IfMatch = None
+) -> Response:
     """Remove a setting for good."""
     await context.write(lambda c: service.remove_setting(c, key, Guard(if_match)))
     return Response(status_code=204)

@@ -10,7 +10,16 @@ from task_service.api import answers
 from task_service.api.access import MAY_READ, AskFirst, Changer, Creator
 from task_service.api.answers import task_answer
 from task_service.api.context import Shared
-from task_service.api.models import HistoryEvent, Page, PageQuery, Run, Task, TaskItem, TaskQuery, present
+from task_service.api.models import (
+    HistoryEvent,
+    Page,
+    PageQuery,
+    Run,
+    Task,
+    TaskItem,
+    TaskQuery,
+    present,
+)
 from task_service.api.once import Posted
 from task_service.api.problems import documented
 from task_service.domain.errors import NotFoundError
@@ -27,9 +36,16 @@ from task_service.store import tasks as store
 PREFIX = "/api/v1/tasks"
 router = APIRouter(route_class=AskFirst, prefix=PREFIX, tags=["tasks"])
 
-TaskId = Annotated[str, Path(description="The task's UUID.", examples=["0195d6a2-8c4f-7a3e-9a51-3f6f2d1c0b4a"])]
-IfMatch = Annotated[str | None, Header(description="An ETag that you have read; 412 when the task has changed since.")]
-IfNoneMatch = Annotated[str | None, Header(description="An ETag that you have; 304 when it still holds.")]
+TaskId = Annotated[
+    str, Path(description="The task's UUID.", examples=["0195d6a2-8c4f-7a3e-9a51-3f6f2d1c0b4a"])
+]
+IfMatch = Annotated[
+    str | None,
+    Header(description="An ETag that you have read; 412 when the task has changed since."),
+]
+IfNoneMatch = Annotated[
+    str | None, Header(description="An ETag that you have; 304 when it still holds.")
+]
 
 
 async def task_id_of(task_id: TaskId) -> UUID:
@@ -46,7 +62,9 @@ async def require_task(connection: AsyncConnection, task_id: UUID) -> None:
         raise NotFoundError("task", task_id)
 
 
-@router.post("", status_code=201, response_model=Task, responses=present(Task) | documented(400, 413, 415))
+@router.post(
+    "", status_code=201, response_model=Task, responses=present(Task) | documented(400, 413, 415)
+)
 async def create_task(context: Shared, caller: Creator, once: Posted, new: NewTask) -> Response:
     """Create a task, with conversations if you like. With a handler a worker runs it, without one a person does it.
 
@@ -62,7 +80,9 @@ async def create_task(context: Shared, caller: Creator, once: Posted, new: NewTa
 async def list_tasks(context: Shared, query: Annotated[TaskQuery, Query()]) -> Response:
     """One page of tasks, without payload and result. For the next pass `next_cursor` as `cursor`, and the same sort."""
     async with context.reading() as connection:
-        found, cursor = await listing.list_tasks(connection, query.conditions(), query.sort, query.limit, query.cursor)
+        found, cursor = await listing.list_tasks(
+            connection, query.conditions(), query.sort, query.limit, query.cursor
+        )
     return answers.page(map(answers.task_item, found), cursor)
 
 
@@ -93,7 +113,9 @@ async def change_task(
     cannot change (409 `held_by_worker`); its status can only become `cancelled`, which asks that worker.
     """
     change = Change(caller, Guard(if_match), wanted.reason)
-    return task_answer(await context.write(lambda c: service.change_task(context, c, task_id, wanted, change)))
+    return task_answer(
+        await context.write(lambda c: service.change_task(context, c, task_id, wanted, change))
+    )
 
 
 @router.put("/{task_id}", response_model=Task, responses=CHANGE_PROBLEMS)
@@ -104,14 +126,17 @@ async def update_task(
     return await change_task(context, caller, task_id, wanted, if_match)
 
 
-@router.delete("/{task_id}", status_code=204, response_class=Response, responses=documented(404, 409, 412))
+@router.delete(
+    "/{task_id}", status_code=204, response_class=Response, responses=documented(404, 409, 412)
+)
 async def delete_task(
     context: Shared,
     caller: Changer,
     task_id: Id,
     if_match: IfMatch = None,
     hard: Annotated[
-        bool, Query(description="For good: the task, its runs and conversations; its history stays.")
+        bool,
+        Query(description="For good: the task, its runs and conversations; its history stays."),
     ] = False,
 ) -> Response:
     """Delete a task: an open one is cancelled, and it is hidden from then on."""
@@ -120,7 +145,9 @@ async def delete_task(
     return Response(status_code=204)
 
 
-@router.post("/{task_id}:cancel", response_model=Task, responses=CHANGE_PROBLEMS | {202: {"model": Task}})
+@router.post(
+    "/{task_id}:cancel", response_model=Task, responses=CHANGE_PROBLEMS | {202: {"model": Task}}
+)
 async def cancel_task(
     context: Shared,
     caller: Changer,
@@ -132,7 +159,9 @@ async def cancel_task(
     """Cancel a task. 202 when a worker holds it: that worker was asked, and a completion that comes first wins."""
     change = Change(caller, Guard(if_match), because.reason if because else None)
     return await once.write(
-        lambda connection: service.set_status(context, connection, task_id, Status.CANCELLED, change),
+        lambda connection: service.set_status(
+            context, connection, task_id, Status.CANCELLED, change
+        ),
         lambda task: task_answer(task, 202 if task.status is Status.PROCESSING else 200),
     )
 
@@ -149,12 +178,20 @@ async def retry_task(
     """Make an ended or scheduled task pending again, due now, with all its attempts."""
     change = Change(caller, Guard(if_match), because.reason if because else None)
     return await once.write(
-        lambda connection: service.set_status(context, connection, task_id, Status.PENDING, change), task_answer
+        lambda connection: service.set_status(context, connection, task_id, Status.PENDING, change),
+        task_answer,
     )
 
 
-@router.get("/{task_id}/history", response_model=Page[HistoryEvent], responses=documented(404), dependencies=[MAY_READ])
-async def read_history(context: Shared, task_id: Id, query: Annotated[PageQuery, Query()]) -> Response:
+@router.get(
+    "/{task_id}/history",
+    response_model=Page[HistoryEvent],
+    responses=documented(404),
+    dependencies=[MAY_READ],
+)
+async def read_history(
+    context: Shared, task_id: Id, query: Annotated[PageQuery, Query()]
+) -> Response:
     """What happened to a task, oldest first: changes by people, and the ends of workers' attempts."""
     async with context.reading() as connection:
         await require_task(connection, task_id)
@@ -162,7 +199,9 @@ async def read_history(context: Shared, task_id: Id, query: Annotated[PageQuery,
     return answers.page(map(answers.event, found), cursor)
 
 
-@router.get("/{task_id}/runs", response_model=Page[Run], responses=documented(404), dependencies=[MAY_READ])
+@router.get(
+    "/{task_id}/runs", response_model=Page[Run], responses=documented(404), dependencies=[MAY_READ]
+)
 async def read_runs(context: Shared, task_id: Id, query: Annotated[PageQuery, Query()]) -> Response:
     """The finished attempts of a task, oldest first: which worker, when, the outcome and its reason."""
     async with context.reading() as connection:

@@ -53,7 +53,9 @@ Id = Annotated[UUID, Depends(user_id_of)]
 
 
 @router.post("", status_code=201, response_model=User, responses=documented(400, 409, 413, 415))
-async def register_user(context: Shared, caller: UserManager, security: Security, new: NewUser) -> Response:
+async def register_user(
+    context: Shared, caller: UserManager, security: Security, new: NewUser
+) -> Response:
     """Register a user."""
     user = await service.register(context, security.credentials, new, caller)
     return answer(_show(user), 201, {"Location": f"{PREFIX}/{user.id}"})
@@ -78,4 +80,6 @@ async def change_user(
     context: Shared, caller: UserManager, security: Security, user_id: Id, wanted: UserChange
 ) -> Response:
     """Change role, password, or whether the user is disabled; what is left out stays. Any change ends their log-ins."""
-    return answer(_show(await service.change_user(context, security.credentials, user_id, wanted, caller)))
+    return answer(
+        _show(await service.change_user(context, security.credentials, user_id, wanted, caller))
+    )

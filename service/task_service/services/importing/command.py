@@ -25,7 +25,10 @@ async def run_command(settings: Settings, service: str, url: str, *, dry_run: bo
         print(f"import failed: {error}", file=sys.stderr)
         return FAILED
     except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
-        print("import failed: our own database is not migrated: run task-service migrate first", file=sys.stderr)
+        print(
+            "import failed: our own database is not migrated: run task-service migrate first",
+            file=sys.stderr,
+        )
         return FAILED
     except Exception as error:  # noqa: BLE001 - whatever it is, the reason in one line, without the address's password
         print(f"import failed: {why(error)}", file=sys.stderr)

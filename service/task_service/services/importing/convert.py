@@ -26,7 +26,13 @@ STATUS_WORDS = {
 PRIORITY_WORDS = {"normal": Priority.MEDIUM, "critical": Priority.URGENT}
 ENDED = {Status.COMPLETED, Status.FAILED, Status.CANCELLED}
 NO_PASSWORD = "!"  # noqa: S105 - no hash: nothing matches it
-HASH_NAMES = (("$2", "bcrypt"), ("$pbkdf2", "PBKDF2"), ("pbkdf2", "PBKDF2"), ("$5$", "SHA-256"), ("$6$", "SHA-512"))
+HASH_NAMES = (
+    ("$2", "bcrypt"),
+    ("$pbkdf2", "PBKDF2"),
+    ("pbkdf2", "PBKDF2"),
+    ("$5$", "SHA-256"),
+    ("$6$", "SHA-512"),
+)
 
 
 class BadRowError(Exception):
@@ -73,7 +79,9 @@ def convert_user(given: Mapping[str, Any], how: Conversion) -> dict[str, Any]:
     stored = _text(given.get("password_hash")) or ""
     if not stored.startswith("$argon2"):
         kind = next((label for start, label in HASH_NAMES if stored.startswith(start)), "unknown")
-        how.note(f"user {name}: the password's hash ({kind}) cannot be verified here; it must be set anew")
+        how.note(
+            f"user {name}: the password's hash ({kind}) cannot be verified here; it must be set anew"
+        )
     active = given.get("is_active") is not False and given.get("is_disabled") is not True
     created = _moment(given, "created_at") or how.now
     return {
@@ -181,7 +189,8 @@ def convert_log_entry(given: Mapping[str, Any], how: Conversion) -> dict[str, An
         "date": day,
         "title": _text(given.get("title")),
         "status": _status_in_log(given.get("status")) or Status.PENDING,
-        "created_at": _moment(given, "created_at") or datetime(day.year, day.month, day.day, tzinfo=UTC),
+        "created_at": _moment(given, "created_at")
+        or datetime(day.year, day.month, day.day, tzinfo=UTC),
     }
 
 
@@ -214,7 +223,9 @@ def read_status(word: str) -> Status:
 def _status_of_task(given: Mapping[str, Any]) -> Status:
     word = given.get("status")
     if word is None or isinstance(word, bool):
-        return Status.COMPLETED if word is True or given.get("completed") is True else Status.PENDING
+        return (
+            Status.COMPLETED if word is True or given.get("completed") is True else Status.PENDING
+        )
     try:
         return read_status(str(word))
     except ValueError as error:
@@ -239,7 +250,9 @@ def _priority(given: Mapping[str, Any], how: Conversion) -> Priority:
     try:
         return PRIORITY_WORDS.get(plain) or parse_priority(plain)
     except ValueError:
-        how.note(f"task {given['id']}: the priority {plain[:50]!r} is not known here, so it is medium")
+        how.note(
+            f"task {given['id']}: the priority {plain[:50]!r} is not known here, so it is medium"
+        )
         return Priority.MEDIUM
 
 

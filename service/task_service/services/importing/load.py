@@ -15,7 +15,11 @@ Pair = tuple[Row, Row]
 """A row as it was, and as it will be."""
 Made = Mapping[str, int | None]
 """Ids of new rows, and their numbers."""
-REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
+REFUSED = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
+)
 """What the contents of a single row can cause."""
 REASONS = {
     "users": "somebody else has this username here",
@@ -67,7 +71,10 @@ class Loader:
                 self._summary.leave_out(table.name, _key(pairs[0][0]), str(error))
                 return {}
             half = len(pairs) // 2
-            return {**await self.insert(table, pairs[:half]), **await self.insert(table, pairs[half:])}
+            return {
+                **await self.insert(table, pairs[:half]),
+                **await self.insert(table, pairs[half:]),
+            }
         await self._note_fates(table, pairs, made)
         return made
 
@@ -75,12 +82,16 @@ class Loader:
         """A row is new, or there already, or left out because of what it refers to."""
         orphans = await self._orphans(table, pairs)
         for old in orphans:
-            self._summary.leave_out(table.name, _key(old), REASONS.get(table.name, "its task is not here"))
+            self._summary.leave_out(
+                table.name, _key(old), REASONS.get(table.name, "its task is not here")
+            )
         figures = self._summary.of(table.name)
         figures.made += len(made)
         figures.known += len(pairs) - len(orphans) - len(made)
         wanted = {str(new["id"]): new["number"] for _, new in pairs if new.get("number")}
-        self._summary.renumbered += sum(made[key] != number for key, number in wanted.items() if key in made)
+        self._summary.renumbered += sum(
+            made[key] != number for key, number in wanted.items() if key in made
+        )
 
     async def _orphans(self, table: Table, pairs: Sequence[Pair]) -> list[Row]:
         if table.name == "settings":

@@ -55,9 +55,14 @@ class Summary:
         """The summary for people."""
         head = "Nothing was written: this is what an import would do." if dry_run else "Imported."
         lines = [head, "", f"{'':16}{'read':>12}{'new':>12}{'there':>12}{'left out':>12}"]
-        lines += [f"{name:16}{f.read:12,}{f.made:12,}{f.known:12,}{f.left_out:12,}" for name, f in self.figures.items()]
+        lines += [
+            f"{name:16}{f.read:12,}{f.made:12,}{f.known:12,}{f.left_out:12,}"
+            for name, f in self.figures.items()
+        ]
         if self.renumbered:
-            self.notes.add(f"{self.renumbered:,} rows have another number here, since theirs was taken")
+            self.notes.add(
+                f"{self.renumbered:,} rows have another number here, since theirs was taken"
+            )
         for title, found in (("Left out", self.left_out), ("To know", self.notes)):
             lines += ["", f"{title}:", str(found)] if found.count else []
         return "\n".join(lines)

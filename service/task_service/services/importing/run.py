@@ -35,13 +35,17 @@ DAILY_LOG = Table("daily_log", "id", convert.convert_log_entry, store.DAILY_LOG)
 log = structlog.get_logger(__name__)
 
 
-async def run_import(settings: Settings, letter: Letter, url: str, *, dry_run: bool = False) -> Summary:
+async def run_import(
+    settings: Settings, letter: Letter, url: str, *, dry_run: bool = False
+) -> Summary:
     """Import from the database at `url` into ours; with `dry_run` everything is undone in the end.
 
     Raises SchemaError, ValueError for a bad address, asyncpg's errors and OSError when a database cannot be reached.
     """
     summary = Summary()
-    how = Conversion(SOURCES[letter], settings.default_handler or None, utc_now(), summary.notes.add)
+    how = Conversion(
+        SOURCES[letter], settings.default_handler or None, utc_now(), summary.notes.add
+    )
     async with AsyncExitStack() as stack:
         source = await stack.enter_async_context(sources.open_source(url))
         found = find(how.source, await sources.read_columns(source))
@@ -67,11 +71,15 @@ async def _undone(target: asyncpg.Connection) -> AsyncIterator[None]:
         await transaction.rollback()
 
 
-async def _raise_numbers(source: asyncpg.Connection, target: asyncpg.Connection, found: Found) -> None:
+async def _raise_numbers(
+    source: asyncpg.Connection, target: asyncpg.Connection, found: Found
+) -> None:
     """Let tasks that are created meanwhile have numbers above those that come over."""
     for table in ("tasks", "conversations", "daily_log"):
         reading = found.readings.get(table)
-        highest = await sources.highest_number(source, reading, convert.NUMBER_MAX) if reading else None
+        highest = (
+            await sources.highest_number(source, reading, convert.NUMBER_MAX) if reading else None
+        )
         if highest and highest > 0:
             await store.raise_numbers(target, table, highest)
 
@@ -126,7 +134,11 @@ class _Import:
     async def _bring_tasks(self) -> None:
         table = Table("tasks", "id", convert.convert_task, store.TASKS, (self._attempts, ACTOR))
         tasks, conversations = self._readings["tasks"], self._readings.get("conversations")
-        children = Children(sources.read_children(self._source, conversations, tasks)) if conversations else None
+        children = (
+            Children(sources.read_children(self._source, conversations, tasks))
+            if conversations
+            else None
+        )
         async for chunk in chunks(sources.read_rows(self._source, tasks, "id")):
             pairs = self._loader.convert(table, chunk)
             theirs = await children.of({str(row["id"]) for row in chunk}) if children else []
@@ -136,7 +148,9 @@ class _Import:
                 made = await self._loader.insert(table, pairs)
                 for some in slices(bodies):
                     await self._loader.insert(CONVERSATIONS, some)
-                await self._enqueue([new for _, new in pairs if new["queued"] and str(new["id"]) in made])
+                await self._enqueue(
+                    [new for _, new in pairs if new["queued"] and str(new["id"]) in made]
+                )
             self._tell(table)
         if conversations:
             await self._count_orphans()
@@ -151,7 +165,10 @@ class _Import:
             self._summary.left_out.add(f"conversations: {orphans:,} belong to no task")
 
     async def _enqueue(self, rows: list[Row]) -> None:
-        waiting = [Entry(r["id"], "default", r["priority"], None, self._attempts, None, r["handler"]) for r in rows]
+        waiting = [
+            Entry(r["id"], "default", r["priority"], None, self._attempts, None, r["handler"])
+            for r in rows
+        ]
         await enqueue(self._target, waiting, self._wakeups)
 
     def _tell(self, table: Table) -> None:

@@ -111,7 +111,9 @@ class Found:
 def find(source: Source, columns: Columns) -> Found:
     """Match a service's tables with those of a database. Raises SchemaError, which names everything that is missing."""
     if "schema_state" in columns and "task_history" in columns:
-        raise SchemaError("this is a database of the product itself, not of a service that came before it")
+        raise SchemaError(
+            "this is a database of the product itself, not of a service that came before it"
+        )
     readings, notes, missing = {}, [], []
     for kind in (*source.required, *source.optional):
         table = _pick((kind.name, *kind.aliases), columns)
@@ -125,7 +127,9 @@ def find(source: Source, columns: Columns) -> Found:
             notes += [f"{table}.{name} is not read" for name in sorted(_extra(reading))]
             readings[kind.name] = reading
     if missing:
-        raise SchemaError(f"this is no database of service {source.letter.upper()}; missing: {'; '.join(missing)}")
+        raise SchemaError(
+            f"this is no database of service {source.letter.upper()}; missing: {'; '.join(missing)}"
+        )
     read = {reading.table for reading in readings.values()}
     notes += [f"the table {name} is not read" for name in sorted(set(columns) - read)]
     return Found(readings, notes)
