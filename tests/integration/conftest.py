@@ -1,4 +1,4 @@
-"""A real PostgreSQL for every test: one server a session, a database a test, copied from a migrated template."""
+"""One PostgreSQL server per session and one database per test, copied from a migrated template."""
 
 import asyncio
 import shutil
@@ -13,9 +13,8 @@ import pytest_asyncio
 from task_service.domain.ids import new_id
 from task_service.embedded import EmbeddedPostgres
 from task_service.migrations.runner import migrate
-from task_service.settings import Settings
 from task_service.store.database import create_engine
-from tests.support.between import forget_all, more_servers, more_settings
+from tests.support.service_settings import flush_redis, optional_servers, settings_for
 
 QUICK = {
     "fsync": "off",
@@ -27,12 +26,12 @@ QUICK = {
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
-    """The session's server. Not durable: nothing here outlives the session, and crashes have a server of their own."""
+    """PostgreSQL server of the session, without durability; tests of crashes start their own."""
     folder = Path(tempfile.mkdtemp(prefix="task-service-test-", dir="/var/tmp"))
     server = EmbeddedPostgres(folder, options=QUICK)
     try:
         server.start()
-        with more_servers(server.url()):
+        with optional_servers(server.url()):
             yield server
     finally:
         server.stop()
@@ -41,13 +40,13 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture(scope="session")
 def template(postgres: EmbeddedPostgres) -> str:
-    """The name of a migrated, empty database."""
+    """Name of the migrated, empty template database."""
 
     async def make() -> None:
         admin = await asyncpg.connect(postgres.url())
         await admin.execute("CREATE DATABASE template_tasks")
         await admin.close()
-        settings = settings_for(postgres.url("template_tasks"), between=False)
+        settings = settings_for(postgres.url("template_tasks"), use_optional_servers=False)
         engine = create_engine(settings, pooled=False)
         await migrate(engine)
 
@@ -57,9 +56,9 @@ def template(postgres: EmbeddedPostgres) -> str:
 
 @pytest_asyncio.fixture
 async def database(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[str]:
-    """The address of this test's own migrated database."""
+    """URL of a migrated database for this test."""
     name = f"test_{new_id().hex}"
-    forget_all()
+    flush_redis()
     admin = await asyncpg.connect(postgres.url())
     await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
     yield postgres.url(name)
@@ -69,22 +68,7 @@ async def database(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[s
 
 @pytest_asyncio.fixture
 async def connection(database: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection to this test's database."""
+    """Connection to this test's database."""
     connection = await asyncpg.connect(database)
     yield connection
     await connection.close()
-
-
-def settings_for(url: str, *, between: bool = True, **more: object) -> Settings:
-    """Settings for a test: this database, quick heartbeats, nothing from the environment's .env.
-
-    With what TEST_REDIS and TEST_POOLER put between, unless the test says otherwise.
-    """
-    given = {
-        "heartbeat_seconds": 0.2,
-        "lease_seconds": 1.0,
-        "log_format": "console",
-        "auth_mode": "open",
-    }
-    given |= {"database_url": url} | (more_settings(url) if between else {}) | more
-    return Settings(_env_file=None, **given)  # type: ignore[call-arg,arg-type]

@@ -7,9 +7,9 @@ import asyncpg
 from task_service.domain.ids import new_id
 from task_service.embedded import EmbeddedPostgres
 from task_service.services.importing.run import run_import
-from tests.integration.conftest import settings_for
 from tests.support.invariants import check_invariants
 from tests.support.predecessors import A, counts, predecessor
+from tests.support.service_settings import settings_for
 
 STATUSES = ("PENDING", "IN_PROGRESS", "COMPLETED", "FAILED", "CANCELLED")
 

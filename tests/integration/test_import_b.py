@@ -8,9 +8,9 @@ import asyncpg
 
 from task_service.embedded import EmbeddedPostgres
 from task_service.services.importing.run import run_import
-from tests.integration.conftest import settings_for
 from tests.support.invariants import check_invariants
 from tests.support.predecessors import B, counts, predecessor
+from tests.support.service_settings import settings_for
 
 
 async def test_tasks_and_settings_come_over_and_their_new_ids_stay_the_same(

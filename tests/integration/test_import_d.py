@@ -8,9 +8,9 @@ from argon2 import PasswordHasher
 
 from task_service.embedded import EmbeddedPostgres
 from task_service.services.importing.run import run_import
-from tests.integration.conftest import settings_for
 from tests.support.invariants import check_invariants
 from tests.support.predecessors import D, counts, predecessor
+from tests.support.service_settings import settings_for
 
 HASH = PasswordHasher(time_cost=1, memory_cost=64).hash("correct horse")
 

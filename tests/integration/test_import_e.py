@@ -13,9 +13,9 @@ from task_service.domain.ids import new_id
 from task_service.embedded import EmbeddedPostgres
 from task_service.services.importing.command import run_command
 from task_service.services.importing.run import run_import
-from tests.integration.conftest import settings_for
 from tests.support.invariants import check_invariants
 from tests.support.predecessors import E, counts, predecessor
+from tests.support.service_settings import settings_for
 
 
 async def test_priorities_tags_people_and_due_dates_come_over(

@@ -18,7 +18,7 @@ from task_service.settings import Settings
 from task_service.store.database import create_engine, raw
 from task_service.store.schema import read_state
 from task_service.store.tables import metadata, task_view
-from tests.integration.conftest import settings_for
+from tests.support.service_settings import settings_for
 
 pytestmark = pytest.mark.asyncio
 

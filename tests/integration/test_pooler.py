@@ -20,9 +20,9 @@ from task_service.store.database import connect, create_engine
 from task_service.worker.builtin import builtin_handlers
 from task_service.worker.handlers import Handlers
 from task_service.worker.process import Worker
-from tests.integration.conftest import settings_for
 from tests.support.invariants import check_invariants
 from tests.support.pooler import transaction_pooler
+from tests.support.service_settings import settings_for
 from tests.support.tasks import add_tasks, statuses
 from tests.support.waiting import eventually
 

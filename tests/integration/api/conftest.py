@@ -19,10 +19,10 @@ from task_service.services.cache_watch import CacheWatch, watch_cache
 from task_service.settings import Settings
 from task_service.store.database import create_engine
 from task_service.store.redis import RedisAwayError
-from tests.integration.conftest import settings_for
 from tests.support.crowd import fill
 from tests.support.invariants import check_invariants
 from tests.support.people import KEY, People
+from tests.support.service_settings import settings_for
 from tests.support.tasks import add_worker, quiet_wakeups
 from tests.support.waiting import eventually
 

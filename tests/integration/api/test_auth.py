@@ -17,8 +17,8 @@ from task_service.domain.ids import new_id
 from task_service.queue.wakeups import Wakeups
 from task_service.services.passwords import MEMORY_KIB, PARALLELISM, TIME_COST
 from tests.integration.api.test_bad_input import check_problem
-from tests.integration.conftest import settings_for
 from tests.support.people import KEY, PASSWORD, People, bearer, log_in
+from tests.support.service_settings import settings_for
 
 pytestmark = pytest.mark.asyncio
 ME = "/api/v1/auth/me"

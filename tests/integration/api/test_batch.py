@@ -12,7 +12,7 @@ from task_service.api.routes.batch import Created
 from task_service.settings import Settings
 from tests.integration.api.test_bad_input import check_problem
 from tests.integration.api.test_tasks import TASKS
-from tests.integration.conftest import settings_for
+from tests.support.service_settings import settings_for
 
 pytestmark = pytest.mark.asyncio
 BATCH = f"{TASKS}:batch"

@@ -17,9 +17,9 @@ from task_service.services import streams
 from task_service.settings import Settings
 from tests.integration.api.test_bad_input import check_problem
 from tests.integration.api.test_tasks import TASKS, create
-from tests.integration.conftest import settings_for
 from tests.support import api_process
 from tests.support.receiver import Answer, receiver
+from tests.support.service_settings import settings_for
 from tests.support.tasks import add_worker, quiet_wakeups
 from tests.support.waiting import eventually
 

@@ -15,7 +15,7 @@ from task_service.settings import Settings
 from task_service.store.database import create_engine
 from tests.integration.api.test_bad_input import check_problem
 from tests.integration.api.test_tasks import create
-from tests.integration.conftest import settings_for
+from tests.support.service_settings import settings_for
 from tests.support.tasks import quiet_wakeups
 
 pytestmark = pytest.mark.asyncio

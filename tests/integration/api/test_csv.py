@@ -29,7 +29,7 @@ from task_service.services.csv_format import (
 from task_service.settings import Settings
 from tests.integration.api.test_bad_input import check_problem
 from tests.integration.api.test_tasks import TASKS, create
-from tests.integration.conftest import settings_for
+from tests.support.service_settings import settings_for
 
 IMPORT, EXPORT = f"{TASKS}:import", f"{TASKS}:export"
 LATER = (datetime.now(UTC) + timedelta(days=30)).replace(microsecond=0)

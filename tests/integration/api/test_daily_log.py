@@ -16,8 +16,8 @@ from task_service.services.context import Context
 from task_service.settings import Settings
 from task_service.store import daily_log as store
 from tests.integration.api.test_bad_input import check_problem
-from tests.integration.conftest import settings_for
 from tests.support.problems import check_field
+from tests.support.service_settings import settings_for
 
 pytestmark = pytest.mark.asyncio
 PATH = "/api/v1/daily-log"

@@ -37,10 +37,10 @@ from task_service.store.database import create_engine
 from task_service.telemetry.metrics import EVENT_LAG_SECONDS, EVENT_STREAMS
 from tests.integration.api.test_bad_input import check_problem
 from tests.integration.api.test_tasks import TASKS, create
-from tests.integration.conftest import settings_for
 from tests.support.people import People
 from tests.support.pooler import transaction_pooler
 from tests.support.problems import check_field
+from tests.support.service_settings import settings_for
 from tests.support.sse import hearing
 from tests.support.tasks import quiet_wakeups
 from tests.support.waiting import eventually

@@ -17,8 +17,8 @@ from task_service.api.edge import FAULT
 from task_service.api.headers import CLOSED
 from task_service.queue.wakeups import Wakeups
 from tests.integration.api.test_bad_input import check_problem
-from tests.integration.conftest import settings_for
 from tests.support.people import KEY, People, bearer, log_in
+from tests.support.service_settings import settings_for
 
 pytestmark = pytest.mark.asyncio
 TASKS = "/api/v1/tasks"

@@ -28,8 +28,8 @@ from task_service.api.jwks import AGAIN_SECONDS, MAX_AGE_SECONDS, KeySource
 from task_service.api.trust import Trust
 from task_service.queue.wakeups import Wakeups
 from tests.integration.api.test_bad_input import check_problem
-from tests.integration.conftest import settings_for
 from tests.support.people import KEY, People, bearer
+from tests.support.service_settings import settings_for
 from tests.support.tokens import TokenIssuer, write_trust
 
 pytestmark = pytest.mark.asyncio

@@ -19,7 +19,7 @@ from task_service.queue.claims import Bounds, claim
 from task_service.store.database import create_engine
 from tests.integration.api.test_bad_input import check_problem
 from tests.integration.api.test_tasks import create
-from tests.integration.conftest import settings_for
+from tests.support.service_settings import settings_for
 from tests.support.tasks import add_tasks, add_worker, statuses
 from tests.support.tokens import TokenIssuer, write_trust
 

@@ -15,9 +15,9 @@ from task_service.api import limits as module
 from task_service.api.app import create_app
 from task_service.queue.wakeups import Wakeups
 from tests.integration.api.test_bad_input import check_problem
-from tests.integration.conftest import settings_for
 from tests.support.people import KEY, People, bearer, log_in
 from tests.support.redis import RedisServer, redis_server
+from tests.support.service_settings import settings_for
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio

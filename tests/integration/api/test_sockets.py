@@ -25,8 +25,8 @@ from task_service.server import Listening
 from task_service.store.database import create_engine
 from tests.integration.api.test_bad_input import check_problem
 from tests.integration.api.test_tasks import TASKS, create
-from tests.integration.conftest import settings_for
 from tests.support.full_disk import FILL, TABLES_THAT_FILL
+from tests.support.service_settings import settings_for
 from tests.support.tasks import quiet_wakeups
 
 pytestmark = pytest.mark.asyncio

@@ -24,7 +24,7 @@ from tests.integration.api.test_bad_input import check_problem
 from tests.integration.api.test_batch import post as post_batch
 from tests.integration.api.test_csv import report_of
 from tests.integration.api.test_tasks import TASKS
-from tests.integration.conftest import settings_for
+from tests.support.service_settings import settings_for
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio
@@ -395,7 +395,7 @@ async def test_the_maintenance_forgets_keys(
 
     pool = await asyncpg.create_pool(database, min_size=1, max_size=1)
     sweeps = asyncio.create_task(
-        Maintenance(settings_for(database, between=False), pool.acquire).run()
+        Maintenance(settings_for(database, use_optional_servers=False), pool.acquire).run()
     )
 
     async def gone() -> bool:

@@ -12,8 +12,8 @@ from task_service.domain.permissions import Role
 from task_service.services.context import Context
 from tests.integration.api.test_auth import ME, check_refused
 from tests.integration.api.test_bad_input import check_problem
-from tests.integration.conftest import settings_for
 from tests.support.people import KEY, PASSWORD, People, bearer, log_in
+from tests.support.service_settings import settings_for
 
 pytestmark = pytest.mark.asyncio
 USERS = "/api/v1/users"

@@ -17,8 +17,8 @@ from task_service.services.tasks import Change
 from task_service.store.cache import Cache
 from task_service.store.database import create_engine
 from task_service.store.tasks import TaskRow
-from tests.integration.conftest import settings_for
 from tests.support.redis import RedisServer, redis_server
+from tests.support.service_settings import settings_for
 from tests.support.tasks import quiet_wakeups
 from tests.support.waiting import eventually
 

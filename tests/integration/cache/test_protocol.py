@@ -25,8 +25,8 @@ from task_service.store import tasks as store
 from task_service.store.cache import Cache, Missing, NoCache
 from task_service.store.database import create_engine
 from tests.integration.cache.conftest import Instance, Start
-from tests.integration.conftest import settings_for
 from tests.support.redis import RedisServer
+from tests.support.service_settings import settings_for
 from tests.support.tasks import add_worker, quiet_wakeups
 
 pytestmark = pytest.mark.asyncio

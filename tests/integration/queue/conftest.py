@@ -8,8 +8,8 @@ import pytest
 
 from task_service.domain.ids import new_id
 from task_service.embedded import EmbeddedPostgres
-from tests.integration.conftest import settings_for
 from tests.support.queue_model.stage import Stage
+from tests.support.service_settings import settings_for
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +24,6 @@ def stage(postgres: EmbeddedPostgres, template: str) -> Iterator[Stage]:
 
     asyncio.run(administer(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy"))
     url = postgres.url(name)
-    with Stage(url, settings_for(url, between=False, lease_seconds=3600)) as stage:
+    with Stage(url, settings_for(url, use_optional_servers=False, lease_seconds=3600)) as stage:
         yield stage
     asyncio.run(administer(f"DROP DATABASE {name} WITH (FORCE)"))

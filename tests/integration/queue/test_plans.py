@@ -17,7 +17,7 @@ from task_service.queue.claims import BEGINNING
 from task_service.queue.statements import statement
 from task_service.store.database import LOOK_UPS, connect, looking_up
 from task_service.store.kept import KeptConnection
-from tests.integration.conftest import settings_for
+from tests.support.service_settings import settings_for
 from tests.support.tasks import add_worker
 
 pytestmark = pytest.mark.asyncio
@@ -146,7 +146,7 @@ async def test_a_claim_reads_what_it_takes_even_where_the_planner_would_rather_r
         f'ALTER DATABASE "{database.rpartition("/")[2]}" SET enable_indexscan = off'
     )
     await connection.execute(FILL, 20_000, None)
-    settings = settings_for(database, between=False, database_pooler=pooler)
+    settings = settings_for(database, use_optional_servers=False, database_pooler=pooler)
     kept = KeptConnection(lambda: connect(settings, LOOK_UPS))
     acquire = looking_up(settings, kept.acquire)
     for _ in range(3):

@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from task_service.worker.handlers import Handler, Handlers
 from task_service.worker.process import Worker
-from tests.integration.conftest import settings_for
+from tests.support.service_settings import settings_for
 from tests.support.tasks import add_tasks
 from tests.support.waiting import eventually
 from tests.support.worker_command import WorkerCommand

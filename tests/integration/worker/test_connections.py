@@ -13,9 +13,9 @@ from task_service.store.kept import KeptConnection
 from task_service.worker.handlers import Context, handler
 from task_service.worker.listener import WORKER_CHANNEL
 from task_service.worker.process import HANDLERS_CONNECTIONS
-from tests.integration.conftest import settings_for
 from tests.integration.queue.test_limits import set_limit
 from tests.integration.worker.conftest import StartWorker
+from tests.support.service_settings import settings_for
 from tests.support.tasks import add_tasks, add_worker, quiet_wakeups
 from tests.support.waiting import eventually
 
@@ -46,7 +46,7 @@ async def test_a_worker_has_four_connections_whatever_it_is_at(
         context.progress(0.5)
         await asyncio.sleep(0.001)
 
-    settings = settings_for(database, between=False)
+    settings = settings_for(database, use_optional_servers=False)
     engine = create_engine(settings)
     context = ServiceContext(settings, engine, quiet_wakeups())
     await context.write(lambda c: schedules.ensure_own(c, settings))
@@ -188,7 +188,9 @@ async def test_the_server_is_asked_about_a_type_once_in_a_process(
     questions = []
     for pooler in (False, False, True, True):
         asked: list[str] = []
-        made = await connect(settings_for(database, between=False, database_pooler=pooler))
+        made = await connect(
+            settings_for(database, use_optional_servers=False, database_pooler=pooler)
+        )
         made.add_query_logger(lambda record, asked=asked: asked.append(record.query))
         for values in ([1, 2], []):
             assert await made.fetchval("SELECT $1::bigint[]", values) == values

@@ -8,8 +8,8 @@ import asyncpg
 import pytest
 
 from task_service.worker import builtin
-from tests.integration.conftest import settings_for
 from tests.integration.worker.conftest import StartWorker
+from tests.support.service_settings import settings_for
 from tests.support.tasks import add_tasks, statuses
 from tests.support.waiting import eventually
 

@@ -13,9 +13,9 @@ from task_service.queue.dependencies import Need, block, settle
 from task_service.queue.statements import statement
 from task_service.worker.handlers import Context, handler
 from task_service.worker.maintenance import Maintenance
-from tests.integration.conftest import settings_for
 from tests.integration.worker.conftest import StartWorker, end_of
 from tests.support.crowd import fill
+from tests.support.service_settings import settings_for
 from tests.support.tasks import add_tasks, add_worker, statuses
 from tests.support.waiting import eventually
 
@@ -121,7 +121,7 @@ async def test_what_a_sweep_ends_for_a_dead_worker_is_told_in_the_same_sweep(
         "UPDATE workers SET state = 'dead', dead_at = now(), dead_reason = 'crash'"
     )
     pool = await asyncpg.create_pool(database, min_size=1, max_size=1)
-    await Maintenance(settings_for(database, between=False), pool.acquire).sweep(
+    await Maintenance(settings_for(database, use_optional_servers=False), pool.acquire).sweep(
         connection, strangers=False
     )
     assert await statuses(connection, [task, waits]) == ["failed", "cancelled"]

@@ -20,9 +20,9 @@ from task_service.queue.figures import release_worker
 from task_service.store.database import create_engine
 from task_service.worker.handlers import Context, handler
 from task_service.worker.process import Worker
-from tests.integration.conftest import settings_for
 from tests.integration.worker.conftest import StartWorker
 from tests.support.deaf_proxy import DeafProxy
+from tests.support.service_settings import settings_for
 from tests.support.tasks import add_tasks, statuses
 from tests.support.waiting import eventually
 from tests.support.worker_process import CREATE_EFFECTS, sleep, spawn

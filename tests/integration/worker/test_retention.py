@@ -15,7 +15,7 @@ from task_service.queue.claims import Bounds, claim
 from task_service.queue.results import Finished
 from task_service.store.retention import DONE, FAILED, FORGET, forget_tasks
 from task_service.worker.maintenance import Maintenance
-from tests.integration.conftest import settings_for
+from tests.support.service_settings import settings_for
 from tests.support.tasks import add_tasks, add_worker
 from tests.support.waiting import eventually
 
@@ -160,7 +160,9 @@ async def test_maintenance_does_it_when_the_settings_say_so(
     await ended(connection, Outcome.COMPLETED, 3)
     [failed] = await ended(connection, Outcome.FAILED, 3)
     pool = await asyncpg.create_pool(database, min_size=1, max_size=1)
-    maintenance = Maintenance(settings_for(database, between=False, keep_done_days=2), pool.acquire)
+    maintenance = Maintenance(
+        settings_for(database, use_optional_servers=False, keep_done_days=2), pool.acquire
+    )
     task = asyncio.create_task(maintenance.run())
 
     async def forgotten() -> bool:

@@ -17,9 +17,9 @@ from task_service.services import schedules
 from task_service.services.context import Context
 from task_service.store.database import create_engine
 from task_service.worker.scheduler import Scheduler
-from tests.integration.conftest import settings_for
 from tests.integration.worker.conftest import StartWorker
 from tests.support.full_disk import FILL, TABLES_THAT_FILL
+from tests.support.service_settings import settings_for
 from tests.support.tasks import quiet_wakeups
 from tests.support.waiting import eventually
 

@@ -22,9 +22,9 @@ import pytest_asyncio
 from task_service.worker.handlers import Discard
 from task_service.worker.outgoing import CheckedBackend, CheckedTransport
 from task_service.worker.webhook import webhook
-from tests.integration.conftest import settings_for
 from tests.integration.worker.conftest import StartWorker
 from tests.support.receiver import Answer, Receiver, receiver
+from tests.support.service_settings import settings_for
 from tests.support.tasks import add_tasks
 from tests.support.waiting import eventually
 

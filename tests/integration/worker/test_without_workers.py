@@ -20,7 +20,7 @@ from task_service.embedded import free_port
 from task_service.queue.claims import Bounds, claim
 from task_service.queue.figures import queue_figures
 from task_service.worker.maintenance import Maintenance
-from tests.integration.conftest import settings_for
+from tests.support.service_settings import settings_for
 from tests.support.tasks import add_tasks, add_worker, statuses
 from tests.support.waiting import eventually
 
