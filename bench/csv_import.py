@@ -141,9 +141,8 @@ async def run(rows: int, rounds: int) -> list[tuple[Run, Run]]:
         )
         options = {"shared_buffers": "512MB", "max_wal_size": "4GB"}
         database = stack.enter_context(EmbeddedPostgres(data, options=options))
-        await migrate(
-            create_engine(Settings(_env_file=None, database_url=database.url()), pooled=False)
-        )  # type: ignore[call-arg]
+        settings = Settings(_env_file=None, database_url=database.url())  # type: ignore[call-arg]
+        await migrate(create_engine(settings, pooled=False))
         port = free_port()
         environment = {
             "DATABASE_URL": database.url(), "HOST": LOCAL, "PORT": str(port), "MANAGEMENT_PORT": "0",

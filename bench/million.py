@@ -317,9 +317,8 @@ async def run(tasks: int, count: int, folder: Path) -> dict[str, object]:
     """Fill, unless that was done, and measure."""
     options = {"shared_buffers": "1GB", "max_wal_size": "4GB"}
     with EmbeddedPostgres(folder, options=options) as server:
-        await migrate(
-            create_engine(Settings(_env_file=None, database_url=server.url()), pooled=False)
-        )  # type: ignore[call-arg]
+        settings = Settings(_env_file=None, database_url=server.url())  # type: ignore[call-arg]
+        await migrate(create_engine(settings, pooled=False))
         connection = await asyncpg.connect(server.url())
         if not await connection.fetchval("SELECT count(*) FROM tasks"):
             await fill(connection, tasks, await add_worker(connection))

@@ -191,9 +191,8 @@ async def run(count: int, rounds: int, redis: str) -> dict[str, dict[str, list[f
         database = stack.enter_context(
             EmbeddedPostgres(folder, options={"shared_buffers": "512MB"})
         )
-        await migrate(
-            create_engine(Settings(_env_file=None, database_url=database.url()), pooled=False)
-        )  # type: ignore[call-arg]
+        settings = Settings(_env_file=None, database_url=database.url())  # type: ignore[call-arg]
+        await migrate(create_engine(settings, pooled=False))
         connection = await asyncpg.connect(database.url())
         await connection.execute(FILL, TASKS)
         await connection.execute("ANALYZE")

@@ -28,7 +28,7 @@ def settings_for(url: str, *, use_optional_servers: bool = True, **overrides: ob
     }
     if use_optional_servers:
         settings |= _optional_server_settings(url)
-    return Settings(_env_file=None, **(settings | overrides))  # type: ignore[arg-type]
+    return Settings(_env_file=None, **(settings | overrides))  # type: ignore[call-arg,arg-type]
 
 
 @contextmanager

@@ -148,14 +148,14 @@ class Limits:
         scheme = {"unix": "redis+unix", "valkey": "redis", "valkeys": "rediss"}.get(scheme, scheme)
         wait = self._settings.redis_timeout_seconds
         # No bound of redis-py's own on reading: it loses cancellations on Python 3.11.
-        options = {
+        options: dict[str, Any] = {
             "socket_timeout": None,
             "socket_connect_timeout": wait,
             "retry": Retry(NoBackoff(), 0),
         }
         return RedisStorage(
             f"async+{scheme}://{rest}", implementation="redispy", key_prefix=PREFIX, **options
-        )  # type: ignore[arg-type]
+        )
 
 
 def _client(redis: RedisStorage) -> Redis:

@@ -193,9 +193,10 @@ def signature(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
 
     A secret that begins with `whsec_` is base64, as Standard Webhooks has it; any other one is taken as it is.
 
-    >>> signature("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
+    >>> secret, message_id = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "msg_p5jXN8AQM9LWM0D4loKWxJek"
+    >>> signature(secret, message_id, 1614265330, b'{"test": 2432232314}')
     'v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE='
-    """  # noqa: E501 - the vector of the specification
+    """
     try:
         is_base64 = secret.startswith(SECRET_PREFIX)
         key = (
