@@ -2,7 +2,7 @@
 
 import sys
 
-from task_operator.cli import main
+from task_operator.process.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,6 +11,6 @@ import signal
 def main() -> int:
     """Import the commands and run one; returns the exit code. Until the operator runs, SIGTERM ends it at once."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
-    from task_operator.cli import main as run  # noqa: PLC0415 - the point of this module
+    from task_operator.process.cli import main as run  # noqa: PLC0415 - the point of this module
 
     return run()

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from task_operator.cluster import Cluster
-from task_operator.kinds import ATTEMPT_ANNOTATION, Manifest
-from task_operator.objects import (
+from task_operator.kube.cluster import Cluster
+from task_operator.kube.kinds import ATTEMPT_ANNOTATION, Manifest
+from task_operator.kube.objects import (
     annotation,
     condition,
     condition_is_true,

@@ -8,10 +8,12 @@ from datetime import UTC, datetime
 
 import structlog
 
-from task_operator import migration, trouble
-from task_operator.cluster import Cluster, RefusedError
-from task_operator.drift import lost_fields, owned_fields
-from task_operator.kinds import (
+from task_operator import migration
+from task_operator.kube.api_client import ApiError
+from task_operator.kube.cluster import Cluster, RefusedError
+from task_operator.kube.drift import lost_fields, owned_fields
+from task_operator.kube.informer import Store
+from task_operator.kube.kinds import (
     CONFIG_MAP,
     DEPLOYMENT,
     JOB,
@@ -24,10 +26,7 @@ from task_operator.kinds import (
     kind_of,
     known_kind,
 )
-from task_operator.kubeapi import ApiError
-from task_operator.metrics import DRIFT_REPAIRED, MIGRATIONS, PRUNED
-from task_operator.notes import Notebook, Notes
-from task_operator.objects import (
+from task_operator.kube.objects import (
     annotation,
     component,
     controller,
@@ -37,14 +36,16 @@ from task_operator.objects import (
     namespace_of,
     uid_of,
 )
+from task_operator.management.trust import SigningKeys
+from task_operator.metrics import DRIFT_REPAIRED, MIGRATIONS, PRUNED
+from task_operator.process.settings import Settings
 from task_operator.render import Desired, Renderer, RenderError
-from task_operator.replicas import Replicas
-from task_operator.report import Reporter
-from task_operator.settings import Settings
-from task_operator.status import Situation, is_paused, rolled_out
-from task_operator.store import Store
-from task_operator.trouble import Problem
-from task_operator.trust import SigningKeys
+from task_operator.scaling.replicas import Replicas
+from task_operator.state import Notebook, Notes
+from task_operator.status import diagnosis
+from task_operator.status.build import Situation, is_paused, rolled_out
+from task_operator.status.diagnosis import Problem
+from task_operator.status.reporter import Reporter
 
 log = structlog.get_logger(__name__)
 
@@ -269,12 +270,12 @@ class Reconciler:
         pods = [
             pod for pod in self._store.of_instance(POD, key) if self._is_current(pod, situation)
         ]
-        stuck = [pod for pod in pods if trouble.is_stuck(pod)]
+        stuck = [pod for pod in pods if diagnosis.is_stuck(pod)]
         events = {
             name_of(pod): await self._cluster.events_about(pod)
             for pod in stuck[:STUCK_PODS_LOOKED_AT]
         }
-        situation.trouble = trouble.find(pods, events, situation.task_service["spec"])
+        situation.trouble = diagnosis.find(pods, events, situation.task_service["spec"])
         return STUCK_SECONDS if stuck else None
 
     def _is_current(self, pod: Manifest, situation: Situation) -> bool:

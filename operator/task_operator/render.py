@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from task_operator.kinds import (
+from task_operator.kube.kinds import (
     DEPLOYMENT,
     JOB,
     KINDS,
@@ -26,8 +26,8 @@ from task_operator.kinds import (
     Manifest,
     kind_of,
 )
-from task_operator.objects import component, name_of, namespace_of, uid_of
-from task_operator.settings import Settings
+from task_operator.kube.objects import component, name_of, namespace_of, uid_of
+from task_operator.process.settings import Settings
 from task_operator.spec import chart_values
 
 CACHED_RENDERS = 1024

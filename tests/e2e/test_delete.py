@@ -1,6 +1,6 @@
 """A deleted TaskService leaves nothing behind, whether or not there is an operator."""
 
-from task_operator.kinds import KINDS
+from task_operator.kube.kinds import KINDS
 from tests.e2e.installation import Installation
 from tests.e2e.stage import SECRET, Stage, small
 from tests.support.kube import poll

@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 
-from task_operator import kinds
+from task_operator.kube import kinds
 from tests.support.kube import Kube, Object, poll
 from tests.task_operator.world import OperatorProcess, World, condition, metric, task_service
 

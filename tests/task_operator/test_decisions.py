@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from task_operator.management.service_client import Instance, addresses
 from task_operator.migration import Failed, Migrated, Running, Start
-from task_operator.scaling import (
+from task_operator.scaling.decide import (
     ScaleDown,
     choose_retired,
     deletion_costs,
@@ -14,9 +15,8 @@ from task_operator.scaling import (
     running_by_pod,
     stranded,
 )
-from task_operator.service import Instance, addresses
-from task_operator.status import Situation, build, changes, is_paused, rolled_out
-from task_operator.trouble import Problem, find, is_stuck
+from task_operator.status.build import Situation, build, changes, is_paused, rolled_out
+from task_operator.status.diagnosis import Problem, find, is_stuck
 from tests.task_operator.objects import deployment, pod, task_service
 
 Object = dict[str, Any]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from task_operator.drift import lost_fields
+from task_operator.kube.drift import lost_fields
 
 Object = dict[str, Any]
 MANIFEST: Object = {

@@ -8,10 +8,10 @@ import copy
 
 import pytest
 
-from task_operator.kinds import Manifest
-from task_operator.kubeapi import ApiError
-from task_operator.lease import Election
-from task_operator.settings import Settings
+from task_operator.kube.api_client import ApiError
+from task_operator.kube.kinds import Manifest
+from task_operator.process.lease import Election
+from task_operator.process.settings import Settings
 
 
 class OneLease:

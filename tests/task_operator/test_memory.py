@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from task_operator.kinds import CONFIG_MAP, POD, TASK_SERVICE
-from task_operator.settings import Settings
-from task_operator.store import Store
-from task_operator.trust import SigningKeys, Tokens
+from task_operator.kube.informer import Store
+from task_operator.kube.kinds import CONFIG_MAP, POD, TASK_SERVICE
+from task_operator.management.trust import SigningKeys, Tokens
+from task_operator.process.settings import Settings
 from tests.task_operator.objects import pod, task_service
 
 Object = dict[str, Any]

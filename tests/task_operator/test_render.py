@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from task_operator.kinds import KINDS
+from task_operator.kube.kinds import KINDS
+from task_operator.process.settings import Settings
 from task_operator.render import Desired, Renderer, RenderError, adopt, desire, operator_values
-from task_operator.settings import Settings
 from tests.cluster.binaries import bin_dir
 from tests.support.leaving_out import leave_out
 from tests.task_operator.objects import deployment, task_service

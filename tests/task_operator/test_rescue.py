@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from task_operator.rescue import Retirement, judge, newest_template, tells_of_an_end
-from task_operator.service import Instance
+from task_operator.management.service_client import Instance
+from task_operator.rescue.judge import Retirement, judge, newest_template, tells_of_an_end
 from tests.task_operator.objects import POD_UID, pod, running, terminated
 
 STARTED = datetime(2026, 1, 1, 12, 0, 10, 900_000, UTC)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from task_operator.service import ServiceClient, ServiceUnreachableError
+from task_operator.management.service_client import ServiceClient, ServiceUnreachableError
 from tests.support.management_stand_in import ManagementStandIn
 from tests.task_operator.objects import pod
 

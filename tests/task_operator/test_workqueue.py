@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from task_operator.kinds import Key
-from task_operator.workqueue import KeyedQueue
+from task_operator.kube.kinds import Key
+from task_operator.process.workqueue import KeyedQueue
 
 A, B = ("team", "a"), ("team", "b")
 

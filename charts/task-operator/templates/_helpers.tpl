@@ -20,7 +20,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
 {{- define "task-operator.rules" -}}
-{{- /* What the operator does in a namespace that it serves. The kinds are those of task_operator.kinds.KINDS; a test holds
+{{- /* What the operator does in a namespace that it serves. The kinds are those of task_operator.kube.kinds.KINDS; a test holds
        the two lists together. */ -}}
 - apiGroups: [taskservice.dev]
   resources: [taskservices]

@@ -5,6 +5,7 @@ The CRD, the chart's schema and values, and the reference page are generated fro
 """
 
 from task_operator.spec.base import Rule, SpecModel
+from task_operator.spec.chart import ChartValues
 from task_operator.spec.resource import (
     GROUP,
     KIND,
@@ -15,7 +16,6 @@ from task_operator.spec.resource import (
     TaskServiceStatus,
     chart_values,
 )
-from task_operator.spec.values import ChartValues
 
 __all__ = [
     "GROUP",

@@ -19,7 +19,7 @@ from task_operator.spec.base import (
     crd_default,
 )
 from task_operator.spec.pod import Component
-from task_operator.spec.settings import Settings
+from task_operator.spec.service_settings import Settings
 
 
 class PullSecret(SpecModel):

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from task_operator.kinds import MANAGER, Manifest
+from task_operator.kube.kinds import MANAGER, Manifest
 
 # Identity of an object, never listed in managedFields.
 IDENTITY = frozenset({"apiVersion", "kind"})

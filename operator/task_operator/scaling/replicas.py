@@ -8,22 +8,22 @@ from collections.abc import Callable
 import httpx
 import structlog
 
-from task_operator.cluster import Cluster
-from task_operator.kinds import DEPLOYMENT, POD, Key, Manifest
-from task_operator.kubeapi import ApiError
-from task_operator.notes import Notes
-from task_operator.objects import component, is_deleting, uid_of
+from task_operator.kube.api_client import ApiError
+from task_operator.kube.cluster import Cluster
+from task_operator.kube.informer import Store
+from task_operator.kube.kinds import DEPLOYMENT, POD, Key, Manifest
+from task_operator.kube.objects import component, is_deleting, uid_of
+from task_operator.management.service_client import Instance, ServiceUnreachableError
+from task_operator.process.settings import Settings
 from task_operator.render import Desired
-from task_operator.scaling import (
+from task_operator.scaling.decide import (
     ScaleDown,
     choose_retired,
     deletion_costs,
     may_lower,
     running_by_pod,
 )
-from task_operator.service import Instance, ServiceUnreachableError
-from task_operator.settings import Settings
-from task_operator.store import Store
+from task_operator.state import Notes
 
 log = structlog.get_logger(__name__)
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from task_operator.kinds import Manifest
-from task_operator.objects import condition, container_statuses, dig, is_deleting, name_of
+from task_operator.kube.kinds import Manifest
+from task_operator.kube.objects import condition, container_statuses, dig, is_deleting, name_of
 
 IMAGE_REASONS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable
 
-from task_operator.kinds import KINDS, POD, TASK_SERVICE, Key, Kind, Manifest
-from task_operator.objects import controller, instance_key, name_of, namespace_of, uid_of
+from task_operator.kube.kinds import KINDS, POD, TASK_SERVICE, Key, Kind, Manifest
+from task_operator.kube.objects import controller, instance_key, name_of, namespace_of, uid_of
 
 REMEMBERED_PODS = 2000
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from task_operator.kinds import Manifest
-from task_operator.objects import (
+from task_operator.kube.kinds import Manifest
+from task_operator.kube.objects import (
     condition,
     container_statuses,
     dig,
@@ -21,7 +21,7 @@ from task_operator.objects import (
     parse_time,
     uid_of,
 )
-from task_operator.service import Instance
+from task_operator.management.service_client import Instance
 
 TEMPLATE_LABEL = "pod-template-hash"
 NODE_REASONS = frozenset(

@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx
 
-from task_operator.kinds import Key, Manifest
-from task_operator.objects import component, is_deleting, is_ready_pod, parse_time
-from task_operator.trust import Tokens
+from task_operator.kube.kinds import Key, Manifest
+from task_operator.kube.objects import component, is_deleting, is_ready_pod, parse_time
+from task_operator.management.trust import Tokens
 
 TIMEOUT = httpx.Timeout(5.0, connect=1.0)
 LIMITS = httpx.Limits(max_keepalive_connections=4, keepalive_expiry=60.0)

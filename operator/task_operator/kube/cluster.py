@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from task_operator.kinds import (
+from task_operator.kube.api_client import APPLY, MERGE, ApiError, KubeApi
+from task_operator.kube.informer import Store
+from task_operator.kube.kinds import (
     CHILD_SELECTOR,
     DEPLOYMENT,
     EVENT,
@@ -20,9 +22,7 @@ from task_operator.kinds import (
     Manifest,
     kind_of,
 )
-from task_operator.kubeapi import APPLY, MERGE, ApiError, KubeApi
-from task_operator.objects import controller, name_of, namespace_of, uid_of
-from task_operator.store import Store
+from task_operator.kube.objects import controller, name_of, namespace_of, uid_of
 
 TOKEN_SECONDS = 7200
 PAGE = 500

@@ -12,7 +12,8 @@ from typing import Any
 
 import kopf
 
-from task_operator.kinds import (
+from task_operator.kube.informer import Store
+from task_operator.kube.kinds import (
     CHILD_SELECTOR,
     KINDS,
     POD,
@@ -22,7 +23,7 @@ from task_operator.kinds import (
     Kind,
     Manifest,
 )
-from task_operator.objects import (
+from task_operator.kube.objects import (
     component,
     controller,
     dig,
@@ -31,8 +32,7 @@ from task_operator.objects import (
     name_of,
     namespace_of,
 )
-from task_operator.rescue import tells_of_an_end
-from task_operator.store import Store
+from task_operator.rescue.judge import tells_of_an_end
 
 
 @dataclass

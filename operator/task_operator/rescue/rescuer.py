@@ -9,18 +9,18 @@ from datetime import UTC, datetime
 import httpx
 import structlog
 
-from task_operator.cluster import Cluster
-from task_operator.kinds import DEPLOYMENT, POD, Key, Manifest
+from task_operator.kube.cluster import Cluster
+from task_operator.kube.informer import Store
+from task_operator.kube.kinds import DEPLOYMENT, POD, Key, Manifest
+from task_operator.kube.objects import component, is_deleting, name_of, uid_of
+from task_operator.management.service_client import Instance, ServiceUnreachableError, addresses
 from task_operator.metrics import RESCUE_SECONDS, RESCUED_TASKS, RESCUES
-from task_operator.notes import Notebook, Notes
-from task_operator.objects import component, is_deleting, name_of, uid_of
-from task_operator.report import Reporter
-from task_operator.rescue import Retirement, Verdict, judge, newest_template
-from task_operator.scaling import stranded
-from task_operator.service import Instance, ServiceUnreachableError, addresses
-from task_operator.settings import Settings
-from task_operator.status import rolled_out
-from task_operator.store import Store
+from task_operator.process.settings import Settings
+from task_operator.rescue.judge import Retirement, Verdict, judge, newest_template
+from task_operator.scaling.decide import stranded
+from task_operator.state import Notebook, Notes
+from task_operator.status.build import rolled_out
+from task_operator.status.reporter import Reporter
 
 log = structlog.get_logger(__name__)
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from task_operator.kinds import Key
+from task_operator.kube.kinds import Key
 
 
 @dataclass

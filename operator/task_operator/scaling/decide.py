@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from task_operator.kinds import Manifest
-from task_operator.objects import is_deleting, is_ready_pod, name_of, uid_of
-from task_operator.service import Instance
+from task_operator.kube.kinds import Manifest
+from task_operator.kube.objects import is_deleting, is_ready_pod, name_of, uid_of
+from task_operator.management.service_client import Instance
 
 RETIRED_COST = -1_000_000
 HIGHEST_COST = 2**31 - 1

@@ -13,7 +13,7 @@ import kopf
 from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
 
-from task_operator.kinds import Manifest
+from task_operator.kube.kinds import Manifest
 
 REQUEST_TIMEOUT_SECONDS = 30.0
 APPLY = "application/apply-patch+yaml"

@@ -8,10 +8,12 @@ from collections.abc import Awaitable, Callable
 import httpx
 import structlog
 
-from task_operator.cluster import Cluster
-from task_operator.handlers import Wakers
-from task_operator.kinds import KINDS, POD, TASK_SERVICE, Key
-from task_operator.kubeapi import ApiError, KubeApi
+from task_operator.kube.api_client import ApiError, KubeApi
+from task_operator.kube.cluster import Cluster
+from task_operator.kube.informer import Store
+from task_operator.kube.kinds import KINDS, POD, TASK_SERVICE, Key
+from task_operator.management.service_client import ServiceClient, ServiceUnreachableError
+from task_operator.management.trust import SigningKeys, Tokens
 from task_operator.metrics import (
     RECONCILE_ERRORS,
     RECONCILE_SECONDS,
@@ -19,17 +21,15 @@ from task_operator.metrics import (
     RESCUE_ERRORS,
     TASK_SERVICES,
 )
-from task_operator.notes import Notebook
+from task_operator.process.settings import Settings
+from task_operator.process.watches import Wakers
+from task_operator.process.workqueue import KeyedQueue, backoff_seconds
 from task_operator.reconcile import Parts, Reconciler
 from task_operator.render import Renderer
-from task_operator.replicas import Replicas
-from task_operator.report import Reporter
-from task_operator.rescuer import Rescuer
-from task_operator.service import ServiceClient, ServiceUnreachableError
-from task_operator.settings import Settings
-from task_operator.store import Store
-from task_operator.trust import SigningKeys, Tokens
-from task_operator.workqueue import KeyedQueue, backoff_seconds
+from task_operator.rescue.rescuer import Rescuer
+from task_operator.scaling.replicas import Replicas
+from task_operator.state import Notebook
+from task_operator.status.reporter import Reporter
 
 log = structlog.get_logger(__name__)
 

@@ -8,9 +8,9 @@ import sys
 
 from pydantic import ValidationError
 
-from task_operator import log
-from task_operator.runtime import run
-from task_operator.settings import Settings
+from task_operator.process import log
+from task_operator.process.runtime import run
+from task_operator.process.settings import Settings
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,9 +13,9 @@ from typing import Protocol
 
 import structlog
 
-from task_operator.kinds import LEASE, Manifest
-from task_operator.kubeapi import ApiError
-from task_operator.settings import Settings
+from task_operator.kube.api_client import ApiError
+from task_operator.kube.kinds import LEASE, Manifest
+from task_operator.process.settings import Settings
 
 log = structlog.get_logger(__name__)
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from task_operator.cluster import Cluster
-from task_operator.kinds import Key, Manifest
-from task_operator.objects import parse_time
+from task_operator.kube.cluster import Cluster
+from task_operator.kube.kinds import Key, Manifest
+from task_operator.kube.objects import parse_time
 
 RENEW_AT = 0.8
 

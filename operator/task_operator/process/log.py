@@ -7,7 +7,7 @@ import sys
 
 import structlog
 
-from task_operator.settings import Settings
+from task_operator.process.settings import Settings
 
 
 def configure(settings: Settings) -> None:

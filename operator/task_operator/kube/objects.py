@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from task_operator.kinds import COMPONENT_LABEL, INSTANCE_LABEL, Key, Manifest
+from task_operator.kube.kinds import COMPONENT_LABEL, INSTANCE_LABEL, Key, Manifest
 
 
 def name_of(obj: Manifest) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from task_operator.kinds import Key, Manifest
-from task_operator.scaling import ScaleDown
-from task_operator.service import ServiceClient
+from task_operator.kube.kinds import Key, Manifest
+from task_operator.management.service_client import ServiceClient
+from task_operator.scaling.decide import ScaleDown
 
 REMEMBERED = 1000
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from task_operator.kinds import PAUSED_ANNOTATION, VERSION_LABEL, Manifest
+from task_operator.kube.kinds import PAUSED_ANNOTATION, VERSION_LABEL, Manifest
+from task_operator.kube.objects import annotation, condition, container_image, dig, label
 from task_operator.migration import Failed, Migrated, Running, Start, Step
-from task_operator.objects import annotation, condition, container_image, dig, label
-from task_operator.trouble import Problem
+from task_operator.status.diagnosis import Problem
 
 
 @dataclass

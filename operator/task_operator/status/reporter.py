@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 
 import structlog
 
-from task_operator.cluster import Cluster
-from task_operator.kinds import Manifest
-from task_operator.kubeapi import ApiError
-from task_operator.notes import Notes
-from task_operator.objects import condition, name_of, namespace_of
-from task_operator.status import Situation, build, changes
+from task_operator.kube.api_client import ApiError
+from task_operator.kube.cluster import Cluster
+from task_operator.kube.kinds import Manifest
+from task_operator.kube.objects import condition, name_of, namespace_of
+from task_operator.state import Notes
+from task_operator.status.build import Situation, build, changes
 
 log = structlog.get_logger(__name__)
 

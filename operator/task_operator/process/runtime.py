@@ -11,15 +11,15 @@ from typing import Any
 import kopf
 import structlog
 
-from task_operator import handlers
-from task_operator.cluster import Cluster
-from task_operator.kubeapi import ApiError, KubeApi
-from task_operator.leader import Leader
-from task_operator.lease import Election
+from task_operator.kube.api_client import ApiError, KubeApi
+from task_operator.kube.cluster import Cluster
+from task_operator.kube.informer import Store
 from task_operator.metrics import LEADER
-from task_operator.probes import Probes
-from task_operator.settings import Settings
-from task_operator.store import Store
+from task_operator.process import watches
+from task_operator.process.leader import Leader
+from task_operator.process.lease import Election
+from task_operator.process.probes import Probes
+from task_operator.process.settings import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -113,10 +113,10 @@ async def _serves(api: KubeApi) -> bool:
 
 def _watch_options(leader: Leader, settings: Settings, stop: asyncio.Event) -> dict[str, Any]:
     registry = kopf.OperatorRegistry()
-    handlers.register(registry, leader.store, leader.wakers())
+    watches.register(registry, leader.store, leader.wakers())
     options: dict[str, Any] = {
         "registry": registry,
-        "settings": handlers.settings(bool(settings.watch_namespaces)),
+        "settings": watches.settings(bool(settings.watch_namespaces)),
         "standalone": True,
         "identity": settings.pod_name,  # kopf would ask for the user's name, which an image need not know
         "stop_flag": stop,
