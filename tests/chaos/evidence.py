@@ -14,7 +14,7 @@ import asyncpg
 
 from task_service.clocks import machine_seconds
 from tests.chaos.handlers import STALLED
-from tests.support.full_disk import TABLES_THAT_FILL
+from tests.support.full_disk import SIMULATE_FULL_DISK
 
 OURS = "chaos"
 """The application name of the run's own connections: no fault is for them."""
@@ -31,7 +31,7 @@ CUTTING = {
 }
 """Kinds by which a worker may lose its lease and live on. `machine`: it or the server had no processor for a while."""
 CREATE = f"""
-{TABLES_THAT_FILL}
+{SIMULATE_FULL_DISK}
 CREATE TABLE effects (
     task_id uuid NOT NULL, fence bigint NOT NULL, worker_id uuid NOT NULL,
     at timestamptz NOT NULL DEFAULT clock_timestamp()

@@ -10,7 +10,7 @@ from task_service.clocks import machine_seconds
 from tests.chaos.evidence import OURS, Done
 from tests.chaos.plan import Fault
 from tests.chaos.stage import Seat, Stage
-from tests.support.full_disk import FILL
+from tests.support.full_disk import SET_FULL_TABLES
 
 SOME = f"""
     WITH theirs AS (
@@ -86,16 +86,16 @@ async def _stop(stage: Stage, seat: Seat, fault: Fault) -> None:
 
 async def _stall(_: Stage, seat: Seat, fault: Fault) -> None:
     assert seat.proxy is not None
-    seat.proxy.stall()
+    seat.proxy.pause()
     await asyncio.sleep(fault.seconds)
-    seat.proxy.flow()
+    seat.proxy.resume()
 
 
 async def _deaf(_: Stage, seat: Seat, fault: Fault) -> None:
     assert seat.proxy is not None
-    seat.proxy.deaf = True
+    seat.proxy.drop_responses = True
     await asyncio.sleep(fault.seconds)
-    seat.proxy.cut()
+    seat.proxy.disconnect()
 
 
 # -- the server ---------------------------------------------------------------------------------------------------
@@ -117,9 +117,9 @@ async def _backend(stage: Stage, _: Seat, fault: Fault) -> None:
 
 async def _disk_full(stage: Stage, _: Seat, fault: Fault) -> None:
     """In half of these faults workers can renew their leases all the while."""
-    await stage.ask(FILL, EVERYTHING if fault.share < 0.5 else EVERYTHING[:-1])
+    await stage.ask(SET_FULL_TABLES, EVERYTHING if fault.share < 0.5 else EVERYTHING[:-1])
     await asyncio.sleep(fault.seconds)
-    await stage.ask(FILL, [])
+    await stage.ask(SET_FULL_TABLES, [])
 
 
 # -- what else there is -------------------------------------------------------------------------------------------

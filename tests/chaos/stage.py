@@ -23,9 +23,9 @@ from tests.chaos import evidence
 from tests.chaos.handlers import NOTES, write_package
 from tests.chaos.plan import DIRECT, LEASE_SECONDS, POOLED, PROXIED
 from tests.support.api_process import ApiProcess, environment_of
-from tests.support.deaf_proxy import DeafProxy
 from tests.support.pooler import Pooler, pooler
 from tests.support.redis import RedisServer, redis_server
+from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
 from tests.support.wall_clock import WallClock
 
@@ -66,7 +66,7 @@ class Seat:
     number: int
     database_url: str
     slot: Path
-    proxy: DeafProxy | None = None
+    proxy: TcpProxy | None = None
     life: Life | None = None
 
     @property
@@ -234,7 +234,7 @@ async def set_stage(folder: Path) -> AsyncIterator[Stage]:
         stack.callback(_end_processes, stage)
         for number in DIRECT + PROXIED + POOLED:
             url = stage.pooler.url if number in POOLED else postgres.url()
-            proxy = await stack.enter_async_context(DeafProxy(url)) if number in PROXIED else None
+            proxy = await stack.enter_async_context(TcpProxy(url)) if number in PROXIED else None
             seat = Seat(number, proxy.url if proxy else url, folder / f"slot-{number}", proxy)
             stage.seats.append(seat)
             stage.start_worker(seat)

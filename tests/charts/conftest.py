@@ -8,7 +8,7 @@ from tests.charts.helm import Helm
 from tests.cluster import binaries
 from tests.support.cluster import running_cluster
 from tests.support.kube import CommandError, Kube, poll
-from tests.support.leaving_out import leave_out
+from tests.support.skipping import skip_or_fail
 
 REPOSITORY = binaries.HERE.parents[1]
 
@@ -32,7 +32,7 @@ def helm() -> Helm:
     """Helm, kubectl and kubeconform from the cache of `tests.cluster`."""
     absent = {"helm", "kubectl", "kubeconform"} & set(binaries.missing())
     if absent:
-        leave_out(f"not built: {', '.join(sorted(absent))}; run `python -m tests.cluster build`")
+        skip_or_fail(f"not built: {', '.join(sorted(absent))}; run `python -m tests.cluster build`")
     return Helm(binaries.bin_dir())
 
 

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from tests.e2e.stage import OPERATOR_USER, Stage, secret, task_service
 from tests.support.audit import AuditLog, describe
 from tests.support.fake_kubelet import NODE, FakeKubelet
+from tests.support.fake_management_port import FakeManagementPort
 from tests.support.kube import poll
-from tests.support.management_stand_in import ManagementStandIn
 
 COUNT = 20
 RENEWAL_SECONDS = 2
@@ -22,7 +22,7 @@ def idle_task_services(stage: Stage) -> Iterator[None]:
     host = stage.cluster.network.host_ip
     try:
         with (
-            ManagementStandIn(host, MANAGEMENT_PORT),
+            FakeManagementPort(host, MANAGEMENT_PORT),
             FakeKubelet(stage.cluster.kubeconfig, host) as kubelet,
         ):
             stage.kube.run("taint", "node", NODE, "fake=true:NoSchedule", "--overwrite")

@@ -8,7 +8,7 @@ from task_service.domain.ids import new_id
 from task_service.embedded import EmbeddedPostgres
 from task_service.services.importing.run import run_import
 from tests.support.invariants import check_invariants
-from tests.support.predecessors import A, counts, predecessor
+from tests.support.legacy_databases import A, count_rows, legacy_database
 from tests.support.service_settings import settings_for
 
 STATUSES = ("PENDING", "IN_PROGRESS", "COMPLETED", "FAILED", "CANCELLED")
@@ -19,7 +19,7 @@ async def test_tasks_keep_their_ids_times_and_long_titles_and_belong_to_people(
 ) -> None:
     ids = [new_id() for _ in STATUSES]
     made = datetime(2023, 5, 1, 12, tzinfo=UTC)
-    async with predecessor(postgres, A) as (url, theirs):
+    async with legacy_database(postgres, A) as (url, theirs):
         await theirs.executemany(
             "INSERT INTO tasks (id, title, status, created_at, updated_at) VALUES ($1, $2, $3, $4, $4)",
             [
@@ -48,29 +48,29 @@ async def test_tasks_keep_their_ids_times_and_long_titles_and_belong_to_people(
 async def test_a_second_run_makes_nothing_twice_and_brings_what_is_new(
     postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
 ) -> None:
-    async with predecessor(postgres, A) as (url, theirs):
+    async with legacy_database(postgres, A) as (url, theirs):
         await theirs.execute(
             "INSERT INTO tasks (id, title) SELECT gen_random_uuid(), 'task ' || n FROM generate_series(1, 2500) n"
         )
         await run_import(settings_for(database), "a", url)
-        before = await counts(connection)
+        before = await count_rows(connection)
         await theirs.execute("INSERT INTO tasks (id, title) VALUES (gen_random_uuid(), 'new')")
         again = await run_import(settings_for(database), "a", url)
     assert (before["tasks"], before["task_history"]) == (2500, 2500)
     figures = again.of("tasks")
     assert (figures.read, figures.made, figures.known, figures.left_out) == (2501, 1, 2500, 0)
-    assert await counts(connection) == before | {"tasks": 2501, "task_history": 2501}
+    assert await count_rows(connection) == before | {"tasks": 2501, "task_history": 2501}
 
 
 async def test_a_rehearsal_tells_what_would_come_and_writes_nothing(
     postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
 ) -> None:
-    async with predecessor(postgres, A) as (url, theirs):
+    async with legacy_database(postgres, A) as (url, theirs):
         await theirs.execute(
             "INSERT INTO tasks (id, title) VALUES (gen_random_uuid(), 'one'), (gen_random_uuid(), ' ')"
         )
-        before = await counts(connection)
+        before = await count_rows(connection)
         summary = await run_import(settings_for(database), "a", url, dry_run=True)
     assert (summary.of("tasks").made, summary.of("tasks").left_out) == (1, 1)
     assert summary.render(dry_run=True).startswith("Nothing was written")
-    assert await counts(connection) == before
+    assert await count_rows(connection) == before

@@ -9,21 +9,21 @@ import asyncpg
 from task_service.embedded import EmbeddedPostgres
 from task_service.services.importing.run import run_import
 from tests.support.invariants import check_invariants
-from tests.support.predecessors import B, counts, predecessor
+from tests.support.legacy_databases import B, count_rows, legacy_database
 from tests.support.service_settings import settings_for
 
 
 async def test_tasks_and_settings_come_over_and_their_new_ids_stay_the_same(
     postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
 ) -> None:
-    async with predecessor(postgres, B) as (url, theirs):
+    async with legacy_database(postgres, B) as (url, theirs):
         await theirs.execute("""
             INSERT INTO tasks (title, status, priority, due_date, created_at) VALUES
                 ('one', 'done', 'HIGH', '2020-02-29', '2020-01-02 03:04:05'), ('two', NULL, 'whatever', NULL, now());
             INSERT INTO settings VALUES ('theme', 'dark', 'colours'), ('', 'x', NULL), ('nothing', NULL, NULL)
         """)
         summary = await run_import(settings_for(database), "b", url)
-        before = await counts(connection)
+        before = await count_rows(connection)
         await run_import(settings_for(database), "b", url)
     one, two = await connection.fetch("SELECT * FROM task_view ORDER BY title")
     assert one["id"] == UUID("86d6bec2-0de1-52e2-b719-518005301e05")
@@ -42,14 +42,14 @@ async def test_tasks_and_settings_come_over_and_their_new_ids_stay_the_same(
     assert summary.notes.first == [
         "task 2: the priority 'whatever' is not known here, so it is medium"
     ]
-    assert await counts(connection) == before
+    assert await count_rows(connection) == before
     await check_invariants(connection)
 
 
 async def test_a_database_without_settings_still_brings_its_tasks(
     postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
 ) -> None:
-    async with predecessor(
+    async with legacy_database(
         postgres, 'CREATE TABLE "Task" (id uuid, name text, completed boolean, colour text)'
     ) as (
         url,

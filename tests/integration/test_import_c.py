@@ -10,7 +10,7 @@ from task_service.domain.statuses import Status
 from task_service.embedded import EmbeddedPostgres
 from task_service.services.importing.run import run_import
 from tests.support.invariants import check_invariants
-from tests.support.predecessors import C, counts, predecessor
+from tests.support.legacy_databases import C, count_rows, legacy_database
 from tests.support.service_settings import settings_for
 
 INSTANCE = str(new_id())
@@ -34,10 +34,10 @@ async def fill(theirs: asyncpg.Connection) -> None:
 async def test_waiting_and_held_tasks_wait_in_the_queue_and_the_rest_has_ended(
     postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
 ) -> None:
-    async with predecessor(postgres, C) as (url, theirs):
+    async with legacy_database(postgres, C) as (url, theirs):
         await fill(theirs)
         summary = await run_import(settings_for(database), "c", url)
-        before = await counts(connection)
+        before = await count_rows(connection)
         again = await run_import(settings_for(database), "c", url)
     rows = await connection.fetch("SELECT * FROM task_view ORDER BY number")
     assert [
@@ -77,7 +77,7 @@ async def test_waiting_and_held_tasks_wait_in_the_queue_and_the_rest_has_ended(
         f"tasks 12: unknown status 'exploded': use {', '.join(Status)}",
     ]
     assert (before, again.of("tasks").made, again.of("tasks").known) == (
-        await counts(connection),
+        await count_rows(connection),
         0,
         4,
     )
@@ -90,7 +90,7 @@ async def test_a_number_that_is_taken_is_replaced_and_new_tasks_come_after_those
     await connection.execute(
         "INSERT INTO tasks (id, title, status) VALUES (gen_random_uuid(), 'ours', 'pending')"
     )
-    async with predecessor(postgres, C) as (url, theirs):
+    async with legacy_database(postgres, C) as (url, theirs):
         await theirs.execute("INSERT INTO tasks (id, title) VALUES (1, 'taken'), (500, 'free')")
         summary = await run_import(settings_for(database), "c", url)
     await connection.execute(
@@ -108,10 +108,10 @@ async def test_a_number_that_is_taken_is_replaced_and_new_tasks_come_after_those
 async def test_without_a_default_handler_the_tasks_are_for_people(
     postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
 ) -> None:
-    async with predecessor(postgres, C) as (url, theirs):
+    async with legacy_database(postgres, C) as (url, theirs):
         await fill(theirs)
         await run_import(settings_for(database, default_handler=""), "c", url)
-    assert (await counts(connection))["queue"] == 0
+    assert (await count_rows(connection))["queue"] == 0
     assert (
         await connection.fetchval(
             "SELECT count(*) FROM task_view WHERE status = 'pending' AND handler IS NULL"
@@ -124,7 +124,7 @@ async def test_without_a_default_handler_the_tasks_are_for_people(
 async def test_conversations_find_their_tasks_across_chunks(
     postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
 ) -> None:
-    async with predecessor(postgres, C) as (url, theirs):
+    async with legacy_database(postgres, C) as (url, theirs):
         await theirs.execute("""
             INSERT INTO tasks (title) SELECT 'task ' || n FROM generate_series(1, 2100) AS n;
             INSERT INTO conversations (task_id, content) SELECT n % 2100 + 1, n::text FROM generate_series(1, 5000) AS n

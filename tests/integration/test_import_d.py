@@ -9,7 +9,7 @@ from argon2 import PasswordHasher
 from task_service.embedded import EmbeddedPostgres
 from task_service.services.importing.run import run_import
 from tests.support.invariants import check_invariants
-from tests.support.predecessors import D, counts, predecessor
+from tests.support.legacy_databases import D, count_rows, legacy_database
 from tests.support.service_settings import settings_for
 
 HASH = PasswordHasher(time_cost=1, memory_cost=64).hash("correct horse")
@@ -36,12 +36,12 @@ async def fill(theirs: asyncpg.Connection) -> None:
 async def test_users_tasks_and_what_happened_to_them_come_over_once(
     postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
 ) -> None:
-    async with predecessor(postgres, D) as (url, theirs):
+    async with legacy_database(postgres, D) as (url, theirs):
         await fill(theirs)
         summary = await run_import(settings_for(database), "d", url)
-        before = await counts(connection)
+        before = await count_rows(connection)
         again = await run_import(settings_for(database), "d", url)
-    assert await counts(connection) == before
+    assert await count_rows(connection) == before
     assert [f.made for f in again.figures.values()] == [0, 0, 0, 0]
     rows = await connection.fetch("SELECT * FROM task_view ORDER BY number")
     assert [
@@ -86,7 +86,7 @@ async def test_users_tasks_and_what_happened_to_them_come_over_once(
 async def test_two_runs_at_once_make_nothing_twice(
     postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
 ) -> None:
-    async with predecessor(postgres, D) as (url, theirs):
+    async with legacy_database(postgres, D) as (url, theirs):
         await fill(theirs)
         await theirs.execute("""
             INSERT INTO tasks (id, title, created_by) SELECT n, 'task ' || n, 1 FROM generate_series(100, 4100) AS n;
@@ -96,12 +96,15 @@ async def test_two_runs_at_once_make_nothing_twice(
         summaries = await asyncio.gather(
             *(run_import(settings_for(database, lease_seconds=15), "d", url) for _ in range(2))
         )
-        before = await counts(connection)
+        before = await count_rows(connection)
         again = await run_import(settings_for(database), "d", url)
     assert [sum(s.of(table).made for s in summaries) for table in ("users", "tasks", "audit_log", "daily_log")] == [
         3, 4004, 4004, 3,
     ]  # fmt: skip
-    assert (await counts(connection), sum(f.made for f in again.figures.values())) == (before, 0)
+    assert (await count_rows(connection), sum(f.made for f in again.figures.values())) == (
+        before,
+        0,
+    )
     await check_invariants(connection)
 
 
@@ -111,7 +114,7 @@ async def test_argon2_hashes_are_kept_and_other_passwords_must_be_set_anew(
     await connection.execute(
         "INSERT INTO users (id, username, password_hash, role) VALUES (gen_random_uuid(), 'EVE', 'hers', 'viewer')"
     )
-    async with predecessor(postgres, D) as (url, theirs):
+    async with legacy_database(postgres, D) as (url, theirs):
         await fill(theirs)
         summary = await run_import(settings_for(database), "d", url)
     users = {r["username"]: r for r in await connection.fetch("SELECT * FROM users")}
@@ -135,7 +138,7 @@ async def test_argon2_hashes_are_kept_and_other_passwords_must_be_set_anew(
 async def test_a_disabled_user_stays_disabled(
     postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
 ) -> None:
-    async with predecessor(postgres, D) as (url, theirs):
+    async with legacy_database(postgres, D) as (url, theirs):
         await fill(theirs)
         await run_import(settings_for(database), "d", url)
     assert await connection.fetchval(

@@ -14,7 +14,7 @@ from task_service.embedded import EmbeddedPostgres
 from task_service.services.importing.command import run_command
 from task_service.services.importing.run import run_import
 from tests.support.invariants import check_invariants
-from tests.support.predecessors import E, counts, predecessor
+from tests.support.legacy_databases import E, count_rows, legacy_database
 from tests.support.service_settings import settings_for
 
 
@@ -22,7 +22,7 @@ async def test_priorities_tags_people_and_due_dates_come_over(
     postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
 ) -> None:
     key = new_id()
-    async with predecessor(postgres, E) as (url, theirs):
+    async with legacy_database(postgres, E) as (url, theirs):
         await theirs.execute(
             """
             INSERT INTO tasks (id, title, status, priority, assigned_to, due_date, tags, completed_at) VALUES
@@ -32,7 +32,7 @@ async def test_priorities_tags_people_and_due_dates_come_over(
             key,
         )
         summary = await run_import(settings_for(database), "e", url)
-        before = await counts(connection)
+        before = await count_rows(connection)
         await run_import(settings_for(database), "e", url)
     row = await connection.fetchrow("SELECT * FROM task_view")
     assert row is not None
@@ -45,7 +45,7 @@ async def test_priorities_tags_people_and_due_dates_come_over(
     assert row["due_date"] == datetime(2019, 12, 31, 22, tzinfo=UTC)
     assert row["tags"] == ["Home", "x"]
     assert row["processed_at"] == datetime(2021, 1, 1, tzinfo=UTC)
-    assert (summary.left_out.count, await counts(connection)) == (0, before)
+    assert (summary.left_out.count, await count_rows(connection)) == (0, before)
     await check_invariants(connection)
 
 
@@ -56,7 +56,9 @@ async def test_priorities_tags_people_and_due_dates_come_over(
 async def test_tags_are_read_from_lists_json_and_text(
     postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection, tags: str
 ) -> None:
-    async with predecessor(postgres, f"CREATE TABLE tasks (id int, title text, tags {tags})") as (
+    async with legacy_database(
+        postgres, f"CREATE TABLE tasks (id int, title text, tags {tags})"
+    ) as (
         url,
         theirs,
     ):
@@ -68,7 +70,7 @@ async def test_tags_are_read_from_lists_json_and_text(
 async def test_rows_that_our_database_refuses_are_found_and_the_rest_comes_over(
     postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
 ) -> None:
-    async with predecessor(
+    async with legacy_database(
         postgres, "CREATE TABLE tasks (id int, title text, due_date timestamp, assigned_to text)"
     ) as (
         url,
@@ -84,13 +86,16 @@ async def test_rows_that_our_database_refuses_are_found_and_the_rest_comes_over(
     assert (summary.of("tasks").made, summary.of("tasks").left_out) == (1498, 2)
     assert summary.left_out.first[0] == "tasks 3: due_date is no time: 'infinity'"
     assert summary.left_out.first[1].startswith("tasks 700: index row")
-    assert (await counts(connection))["tasks"] == 1498
+    assert (await count_rows(connection))["tasks"] == 1498
 
 
 async def test_a_run_that_broke_off_is_taken_up_where_it_was(
     postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
 ) -> None:
-    async with predecessor(postgres, "CREATE TABLE tasks (id int, title text)") as (url, theirs):
+    async with legacy_database(postgres, "CREATE TABLE tasks (id int, title text)") as (
+        url,
+        theirs,
+    ):
         await theirs.execute(
             "INSERT INTO tasks SELECT n, 'task ' || n FROM generate_series(1, 3500) AS n"
         )
@@ -101,7 +106,7 @@ async def test_a_run_that_broke_off_is_taken_up_where_it_was(
         """)
         with pytest.raises(asyncpg.RaiseError, match="stumbled"):
             await run_import(settings_for(database), "e", url)
-        assert (await counts(connection))["tasks"] == 2000
+        assert (await count_rows(connection))["tasks"] == 2000
         await connection.execute("DROP TRIGGER stumble ON tasks")
         summary = await run_import(settings_for(database), "e", url)
     assert (summary.of("tasks").known, summary.of("tasks").made) == (2000, 1500)
@@ -112,7 +117,10 @@ async def test_a_database_of_another_kind_is_refused_with_what_is_missing(
     postgres: EmbeddedPostgres, database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = settings_for(database)
-    async with predecessor(postgres, "CREATE TABLE tasks (number int, colour text)") as (url, _):
+    async with legacy_database(postgres, "CREATE TABLE tasks (number int, colour text)") as (
+        url,
+        _,
+    ):
         assert await run_command(settings, "C", url, dry_run=False) == 1
     told = capsys.readouterr().err
     assert "no database of service C" in told
@@ -141,8 +149,8 @@ async def test_our_own_database_must_be_migrated(
     postgres: EmbeddedPostgres, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with (
-        predecessor(postgres, "SELECT") as (empty, _),
-        predecessor(postgres, E) as (url, theirs),
+        legacy_database(postgres, "SELECT") as (empty, _),
+        legacy_database(postgres, E) as (url, theirs),
     ):
         await theirs.execute(
             "INSERT INTO tasks (id, title, status, priority) VALUES (gen_random_uuid(), 'x', 'pending', 'low')"
@@ -154,7 +162,9 @@ async def test_our_own_database_must_be_migrated(
 async def test_the_command_prints_a_summary_and_says_by_its_exit_code_that_rows_were_left_out(
     postgres: EmbeddedPostgres, database: str, tmp_path: Path
 ) -> None:
-    async with predecessor(postgres, "CREATE TABLE tasks (id int, title text, colour text)") as (
+    async with legacy_database(
+        postgres, "CREATE TABLE tasks (id int, title text, colour text)"
+    ) as (
         url,
         theirs,
     ):

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.support.leaving_out import leave_out
+from tests.support.skipping import skip_or_fail
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 QUIET = (
@@ -134,7 +134,7 @@ def browser() -> Iterator[Browser]:
     """A browser with an empty page; the test is left out where there is none, unless REQUIRE_CLUSTER=1."""
     program = next((found for name in PROGRAMS if (found := shutil.which(name))), None)
     if program is None:
-        leave_out("no Chromium on this machine (Debian's package is chromium)")
+        skip_or_fail("no Chromium on this machine (Debian's package is chromium)")
     with tempfile.TemporaryDirectory(
         prefix="task-service-browser-", ignore_cleanup_errors=True
     ) as folder:

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.cluster import machine
 from tests.cluster.cluster import Cluster
 from tests.support import images
-from tests.support.leaving_out import leave_out
+from tests.support.skipping import skip_or_fail
 
 
 def cluster_number() -> int:
@@ -20,7 +20,7 @@ def require_cluster(*, with_images: bool = True) -> None:
     """Skip the test, saying why, where no cluster can run; with REQUIRE_CLUSTER=1 that is a failure."""
     reasons = machine.obstacles() + (images.obstacles() if with_images else [])
     if reasons:
-        leave_out("no cluster on this machine: " + "; ".join(reasons))
+        skip_or_fail("no cluster on this machine: " + "; ".join(reasons))
 
 
 @contextmanager

@@ -1,6 +1,6 @@
-"""A database without space: what it would answer, for the tables that a test names."""
+"""Triggers that make chosen tables fail as on a full disk."""
 
-TABLES_THAT_FILL = """
+SIMULATE_FULL_DISK = """
 CREATE TABLE disk (full_tables text[] NOT NULL);
 INSERT INTO disk VALUES ('{}');
 CREATE FUNCTION refuse_when_full() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -11,10 +11,13 @@ BEGIN
     RETURN NULL;
 END
 $$;
-CREATE TRIGGER full_disk BEFORE INSERT OR UPDATE ON tasks FOR EACH STATEMENT EXECUTE FUNCTION refuse_when_full();
-CREATE TRIGGER full_disk BEFORE INSERT OR UPDATE ON queue FOR EACH STATEMENT EXECUTE FUNCTION refuse_when_full();
-CREATE TRIGGER full_disk BEFORE INSERT OR UPDATE ON runs FOR EACH STATEMENT EXECUTE FUNCTION refuse_when_full();
-CREATE TRIGGER full_disk BEFORE INSERT OR UPDATE ON workers FOR EACH STATEMENT EXECUTE FUNCTION refuse_when_full();
+CREATE TRIGGER full_disk BEFORE INSERT OR UPDATE ON tasks
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_when_full();
+CREATE TRIGGER full_disk BEFORE INSERT OR UPDATE ON queue
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_when_full();
+CREATE TRIGGER full_disk BEFORE INSERT OR UPDATE ON runs
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_when_full();
+CREATE TRIGGER full_disk BEFORE INSERT OR UPDATE ON workers
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_when_full();
 """
-FILL = "UPDATE disk SET full_tables = $1"
-"""The tables in which there is no space from now on."""
+SET_FULL_TABLES = "UPDATE disk SET full_tables = $1"

@@ -12,7 +12,7 @@ import httpx
 
 from task_service.embedded import free_port
 from tests.support import go_tools
-from tests.support.leaving_out import leave_out
+from tests.support.skipping import skip_or_fail
 from tests.support.waiting import eventually
 
 HOST = "127.0.0.1"
@@ -28,7 +28,7 @@ OTHER_SERVERS = (
 def require_tool(tool: go_tools.Tool) -> Path:
     """The built tool; where it cannot be built the test is left out, and with REQUIRE_CLUSTER=1 that is a failure."""
     if reasons := go_tools.obstacles(tool):
-        leave_out("; ".join(reasons))
+        skip_or_fail("; ".join(reasons))
     return go_tools.build(tool)
 
 

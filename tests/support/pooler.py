@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from task_service.embedded import free_port
-from tests.support.leaving_out import leave_out
+from tests.support.skipping import skip_or_fail
 from tests.support.waiting import until_started
 
 PROGRAM = "pgbouncer"
@@ -70,7 +70,7 @@ def pooler(url: str, size: int = 4) -> Iterator[Pooler]:
     """
     program = shutil.which(PROGRAM) or shutil.which(PROGRAM, path="/usr/sbin")
     if program is None:
-        leave_out("no pgbouncer on this machine (Debian's package is pgbouncer)")
+        skip_or_fail("no pgbouncer on this machine (Debian's package is pgbouncer)")
     with tempfile.TemporaryDirectory(prefix="task-service-pooler-") as name:
         folder = Path(name)
         folder.chmod(0o755)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from task_service.embedded import free_port
-from tests.support.leaving_out import leave_out
+from tests.support.skipping import skip_or_fail
 from tests.support.waiting import until_started
 
 PROGRAMS = ("redis-server", "valkey-server")
@@ -74,7 +74,7 @@ def redis_server(folder: Path | None = None) -> Iterator[RedisServer]:
     """A running Redis (or Valkey); the test is left out where there is none, unless REQUIRE_CLUSTER=1."""
     program = next((found for name in PROGRAMS if (found := shutil.which(name))), None)
     if program is None:
-        leave_out("no redis-server on this machine (Debian's package is redis-server)")
+        skip_or_fail("no redis-server on this machine (Debian's package is redis-server)")
     server = RedisServer(program, folder)
     server.start()
     try:

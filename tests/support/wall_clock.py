@@ -4,7 +4,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.support.leaving_out import leave_out
+from tests.support.skipping import skip_or_fail
 
 SOURCE = Path(__file__).with_suffix(".c")
 
@@ -16,7 +16,7 @@ class WallClock:
         """Compile it into this folder. The test is left out without a compiler, unless REQUIRE_CLUSTER=1."""
         compiler = shutil.which("cc")
         if compiler is None:
-            leave_out("no C compiler on this machine (Debian's package is gcc)")
+            skip_or_fail("no C compiler on this machine (Debian's package is gcc)")
         self._library = folder / "wall_clock.so"
         subprocess.run(
             [compiler, "-O2", "-shared", "-fPIC", "-o", self._library, SOURCE], check=True

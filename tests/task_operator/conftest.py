@@ -7,8 +7,8 @@ import pytest
 
 from tests.support.cluster import require_cluster, running_cluster
 from tests.support.fake_kubelet import FakeKubelet
+from tests.support.fake_management_port import FakeManagementPort
 from tests.support.kube import Kube
-from tests.support.management_stand_in import ManagementStandIn
 from tests.task_operator.world import OperatorProcess, World, install_rights, operator_kubeconfig
 
 
@@ -18,7 +18,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with (
         running_cluster(0) as cluster,
         FakeKubelet(cluster.kubeconfig) as kubelet,
-        ManagementStandIn() as stand_in,
+        FakeManagementPort() as stand_in,
     ):
         kube = Kube(cluster)
         install_rights(kube)

@@ -12,7 +12,7 @@ from task_operator.kube.kinds import KINDS
 from task_operator.process.settings import Settings
 from task_operator.render import Desired, Renderer, RenderError, adopt, desire, operator_values
 from tests.cluster.binaries import bin_dir
-from tests.support.leaving_out import leave_out
+from tests.support.skipping import skip_or_fail
 from tests.task_operator.objects import deployment, task_service
 from tests.task_operator.world import ROOT
 
@@ -45,7 +45,7 @@ def helm() -> str:
     """The helm of the test cluster, or the machine's."""
     found = str(bin_dir() / "helm") if (bin_dir() / "helm").exists() else shutil.which("helm")
     if not found:
-        leave_out("no helm on this machine")
+        skip_or_fail("no helm on this machine")
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from task_operator.management.service_client import ServiceClient, ServiceUnreachableError
-from tests.support.management_stand_in import ManagementStandIn
+from tests.support.fake_management_port import FakeManagementPort
 from tests.task_operator.objects import pod
 
 KEY = ("team", "demo")
@@ -27,13 +27,13 @@ class Tokens:
 
 
 @pytest.fixture
-def stand_in() -> Iterator[ManagementStandIn]:
-    with ManagementStandIn() as server:
+def stand_in() -> Iterator[FakeManagementPort]:
+    with FakeManagementPort() as server:
         yield server
 
 
 @pytest.fixture
-async def client(stand_in: ManagementStandIn) -> AsyncIterator[ServiceClient]:
+async def client(stand_in: FakeManagementPort) -> AsyncIterator[ServiceClient]:
     client = ServiceClient(KEY, Tokens(), stand_in.port)  # type: ignore[arg-type]
     yield client
     await client.close()
@@ -51,7 +51,7 @@ def registered(**more: Any) -> Object:
 
 
 async def test_instances_in_no_pod_are_left_out(
-    client: ServiceClient, stand_in: ManagementStandIn
+    client: ServiceClient, stand_in: FakeManagementPort
 ) -> None:
     stand_in.workers[KEY] = [registered(), registered(id="w2", pod_name=None, pod_uid=None)]
     (instance,) = await client.workers([api_pod("127.0.0.1")])
@@ -59,7 +59,7 @@ async def test_instances_in_no_pod_are_left_out(
 
 
 async def test_a_pod_that_refuses_the_connection_is_passed_over(
-    client: ServiceClient, stand_in: ManagementStandIn
+    client: ServiceClient, stand_in: FakeManagementPort
 ) -> None:
     stand_in.workers[KEY] = [registered()]
     answer = await client.release(

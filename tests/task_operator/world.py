@@ -15,8 +15,8 @@ import yaml
 
 from tests.cluster.cluster import Cluster
 from tests.support.fake_kubelet import FakeKubelet
+from tests.support.fake_management_port import FakeManagementPort
 from tests.support.kube import Kube
-from tests.support.management_stand_in import ManagementStandIn
 
 Object = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,7 +91,7 @@ class World:
     cluster: Cluster
     kube: Kube
     kubelet: FakeKubelet
-    stand_in: ManagementStandIn
+    stand_in: FakeManagementPort
     kubeconfig: Path
     names: set[str] = field(default_factory=set)
 

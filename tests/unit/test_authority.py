@@ -7,12 +7,12 @@ from pathlib import Path
 
 from tests.cluster.authority import Authority
 from tests.cluster.network import Network
-from tests.support.leaving_out import leave_out
+from tests.support.skipping import skip_or_fail
 
 
 def test_nodes_may_ask_for_their_certificates_at_once(tmp_path: Path) -> None:
     if shutil.which("openssl") is None:
-        leave_out("no openssl on this machine (Debian's package is openssl)")
+        skip_or_fail("no openssl on this machine (Debian's package is openssl)")
     authority = Authority(tmp_path, Network(0))
     authority.create()
     names = [f"node-{number}" for number in range(16)]

@@ -14,7 +14,7 @@ import yaml
 from scripts import lint_migrations
 from task_service.settings import Settings
 from tests.cluster.binaries import bin_dir
-from tests.support.leaving_out import leave_out
+from tests.support.skipping import skip_or_fail
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGE = re.compile(r"^FROM \S+ AS (\S+)$", re.MULTILINE)
@@ -132,7 +132,7 @@ class TestSkaffold:
     def test_its_values_are_taken_by_the_charts(self, releases: list[dict[str, Any]]) -> None:
         helm = shutil.which("helm") or str(bin_dir() / "helm")
         if not Path(helm).exists():
-            leave_out(
+            skip_or_fail(
                 "helm is not installed, and the cluster's binaries are not built (python3 -m tests.cluster build)"
             )
         for release in releases:

@@ -19,9 +19,9 @@ from task_service.services.cache_watch import CacheWatch, watch_cache
 from task_service.settings import Settings
 from task_service.store.database import create_engine
 from task_service.store.redis import RedisAwayError
-from tests.support.crowd import fill
 from tests.support.invariants import check_invariants
 from tests.support.people import KEY, People
+from tests.support.sample_tasks import insert_sample_tasks
 from tests.support.service_settings import settings_for
 from tests.support.tasks import add_worker, quiet_wakeups
 from tests.support.waiting import eventually
@@ -125,7 +125,7 @@ async def crowded(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[as
     name = f"crowded_{new_id().hex}"
     await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
     connection = await asyncpg.connect(postgres.url(name))
-    await fill(connection, 30_000)
+    await insert_sample_tasks(connection, 30_000)
     yield connection
     await connection.close()
     await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -16,7 +16,7 @@ from task_service.store.finding import At, Step, steps_of
 from task_service.store.listing import statement_of
 from task_service.store.words import query_of
 from tests.integration.api.test_tasks import TASKS, create
-from tests.support.crowd import fill
+from tests.support.sample_tasks import insert_sample_tasks
 
 pytestmark = pytest.mark.asyncio
 
@@ -34,7 +34,7 @@ async def every_page(client: httpx.AsyncClient, **query: Any) -> list[dict[str, 
 @pytest_asyncio.fixture
 async def filled(client: httpx.AsyncClient, connection: asyncpg.Connection) -> list[dict[str, Any]]:
     """Two hundred tasks in every state, as the list shows them."""
-    await fill(connection, 200)
+    await insert_sample_tasks(connection, 200)
     return await every_page(client, limit=200)
 
 
@@ -303,7 +303,7 @@ async def test_a_walk_follows_its_index_whatever_the_statistics(
     for table in ("tasks", "queue", "runs"):
         await connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
         await connection.execute(f"VACUUM ANALYZE {table}")
-    await fill(connection, 10_000, analyse=statistics == "full")
+    await insert_sample_tasks(connection, 10_000, analyze=statistics == "full")
     for where in (
         TaskFilter(text="task"),
         TaskFilter(text="4321"),

@@ -9,7 +9,7 @@ import pytest
 from task_service.store.words import SEPARATORS
 from tests.integration.api.test_lists import every_page
 from tests.integration.api.test_tasks import TASKS, create
-from tests.support.crowd import fill
+from tests.support.sample_tasks import insert_sample_tasks
 
 pytestmark = pytest.mark.asyncio
 
@@ -110,7 +110,7 @@ async def test_each_way_to_find_words_finds_the_same(
     client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
     """Frequent, rare and absent words, with other filters: what pages show is what a look at every task finds."""
-    await fill(connection, 3000)
+    await insert_sample_tasks(connection, 3000)
     others: list[tuple[dict[str, Any], str]] = [
         ({}, "true"),
         ({"status": ["failed", "pending"]}, "status IN ('failed', 'pending')"),

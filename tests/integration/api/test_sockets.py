@@ -25,7 +25,7 @@ from task_service.server import Listening
 from task_service.store.database import create_engine
 from tests.integration.api.test_bad_input import check_problem
 from tests.integration.api.test_tasks import TASKS, create
-from tests.support.full_disk import FILL, TABLES_THAT_FILL
+from tests.support.full_disk import SET_FULL_TABLES, SIMULATE_FULL_DISK
 from tests.support.service_settings import settings_for
 from tests.support.tasks import quiet_wakeups
 
@@ -207,12 +207,12 @@ async def test_a_database_without_space_answers_503(
 ) -> None:
     engine = create_engine(settings_for(database))
     app = create_app(settings_for(database), engine, quiet_wakeups())
-    await connection.execute(TABLES_THAT_FILL)
+    await connection.execute(SIMULATE_FULL_DISK)
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://service"
     ) as client:
         task = await create(client)
-        await connection.execute(FILL, ["tasks"])
+        await connection.execute(SET_FULL_TABLES, ["tasks"])
         for answer in (
             await client.post(TASKS, json={"title": "a"}),
             await client.delete(f"{TASKS}/{task['id']}"),

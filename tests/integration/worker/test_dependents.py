@@ -14,7 +14,7 @@ from task_service.queue.statements import statement
 from task_service.worker.handlers import Context, handler
 from task_service.worker.maintenance import Maintenance
 from tests.integration.worker.conftest import StartWorker, end_of
-from tests.support.crowd import fill
+from tests.support.sample_tasks import insert_sample_tasks
 from tests.support.service_settings import settings_for
 from tests.support.tasks import add_tasks, add_worker, statuses
 from tests.support.waiting import eventually
@@ -131,7 +131,7 @@ async def test_what_a_sweep_ends_for_a_dead_worker_is_told_in_the_same_sweep(
 async def test_it_is_looked_up_by_index_whatever_the_statistics(
     connection: asyncpg.Connection,
 ) -> None:
-    await fill(connection, 10_000)
+    await insert_sample_tasks(connection, 10_000)
     waits = await add_waiting(connection, *await add_tasks(connection))
     ids = [waits, *(new_id() for _ in range(999))]
     await connection.execute(

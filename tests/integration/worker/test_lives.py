@@ -21,9 +21,9 @@ from task_service.store.database import create_engine
 from task_service.worker.handlers import Context, handler
 from task_service.worker.process import Worker
 from tests.integration.worker.conftest import StartWorker
-from tests.support.deaf_proxy import DeafProxy
 from tests.support.service_settings import settings_for
 from tests.support.tasks import add_tasks, statuses
+from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
 from tests.support.worker_process import CREATE_EFFECTS, sleep, spawn
 
@@ -282,16 +282,16 @@ async def test_a_worker_that_is_cut_off_has_stopped_its_runs_before_another_one_
     async def may_judge() -> bool:
         return other.membership.may_judge()
 
-    async with DeafProxy(database) as proxy:
+    async with TcpProxy(database) as proxy:
         first = await start_worker(watched, database_url=proxy.url)
         await add_tasks(connection, handler="watched")
         await eventually("the first run", lambda: has_started(1))
         other = await start_worker(watched)
         await eventually("the other one's right to judge", may_judge)
-        proxy.stall()
+        proxy.pause()
         await eventually("the second run", lambda: has_started(2))
         assert events[:3] == [("start", 1), ("end", 1), ("start", 2)]
-        proxy.flow()
+        proxy.resume()
         await first.stop()
 
 
@@ -316,16 +316,16 @@ async def test_a_claim_whose_answer_was_lost_does_not_stay_with_a_worker_that_li
 
     await connection.execute(CREATE_EFFECTS)
     await connection.execute(CLAIMS_WAIT)
-    async with DeafProxy(database) as proxy:
+    async with TcpProxy(database) as proxy:
         worker = await start_worker(sleep, database_url=proxy.url, lease_seconds=10)
         await connection.execute("SELECT pg_advisory_lock(1)")
         tasks = await add_tasks(connection, 3, handler="sleep", payload=0)
         await eventually("a claim", claim_waits)
         worker_id = worker.instance_id
-        proxy.deaf = True
+        proxy.drop_responses = True
         await connection.execute("SELECT pg_advisory_unlock(1)")
         await running_on(connection, str(worker_id), 3)
-        proxy.cut()
+        proxy.disconnect()
         await all_completed(connection, tasks)
         assert worker.instance_id == worker_id
         runs = await connection.fetch(

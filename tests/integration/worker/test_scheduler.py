@@ -18,7 +18,7 @@ from task_service.services.context import Context
 from task_service.store.database import create_engine
 from task_service.worker.scheduler import Scheduler
 from tests.integration.worker.conftest import StartWorker
-from tests.support.full_disk import FILL, TABLES_THAT_FILL
+from tests.support.full_disk import SET_FULL_TABLES, SIMULATE_FULL_DISK
 from tests.support.service_settings import settings_for
 from tests.support.tasks import quiet_wakeups
 from tests.support.waiting import eventually
@@ -198,11 +198,11 @@ async def test_a_time_that_finds_no_space_on_the_disk_waits_for_some(
 ) -> None:
     """To leave it out would be right for a schedule that cannot run, not for a server that cannot write."""
     await add_schedule(connection)
-    await connection.execute(TABLES_THAT_FILL)
-    await connection.execute(FILL, ["tasks"])
+    await connection.execute(SIMULATE_FULL_DISK)
+    await connection.execute(SET_FULL_TABLES, ["tasks"])
     with pytest.raises(asyncpg.DiskFullError):
         await Scheduler(context).look()
-    await connection.execute(FILL, [])
+    await connection.execute(SET_FULL_TABLES, [])
     await Scheduler(context).look()
     assert len(await made(connection)) == 1
 

@@ -1,8 +1,9 @@
-"""The service's management port, standing in for the pods of every TaskService.
+"""Fake of the service's management port, for the pods of every TaskService.
 
-Why: pods of the fake kubelet run nothing, so that what the operator asks of a service (instances, releases, drains)
-needs somebody to answer over real HTTP. It serves what a test put there, tells TaskServices apart by the token's
-audience, as the service itself does, and remembers what it was told. The real port is exercised end to end.
+Pods of the fake kubelet run no processes, so this server answers the operator's requests (workers,
+releases, drains) over real HTTP. It returns the objects that a test stored, identifies the
+TaskService by the audience of the token, as the service does, and records what it received. The
+end-to-end tests exercise the real port.
 """
 
 import base64
@@ -17,22 +18,22 @@ Key = tuple[str, str]
 Object = dict[str, Any]
 
 
-class ManagementStandIn:
-    """Listens from `with` to its end, on a free port of 127.0.0.1 when not told otherwise."""
+class FakeManagementPort:
+    """Server that runs inside its `with` block, by default on a free port of 127.0.0.1."""
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self.workers: dict[Key, list[Object]] = defaultdict(list)
         self.queue: dict[Key, Object] = {}
         self.releases: list[tuple[Key, str, str]] = []
-        """TaskService, worker id, reason."""
+        """TaskService, worker id and reason of each release."""
         self.drains: list[tuple[Key, str]] = []
         self.tokens: list[Object] = []
-        """Claims of the tokens that were shown."""
+        """Claims of the tokens of all requests."""
         self._changed = threading.Condition()
         self._server = ThreadingHTTPServer((host, port), self._handler())
         self.port = int(self._server.server_address[1])
 
-    def __enter__(self) -> "ManagementStandIn":
+    def __enter__(self) -> "FakeManagementPort":
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
 
@@ -41,7 +42,7 @@ class ManagementStandIn:
         self._server.server_close()
 
     def wait_for_release(self, key: Key, worker_id: str, seconds: float = 20) -> str:
-        """The reason with which the operator released the instance; AssertionError when it does not."""
+        """Wait until the operator releases the worker, and return its reason."""
         with self._changed:
             done = self._changed.wait_for(lambda: self._reason(key, worker_id), seconds)
         assert done, (
@@ -50,6 +51,7 @@ class ManagementStandIn:
         return str(done)
 
     def wait_for_drain(self, key: Key, worker_id: str, seconds: float = 20) -> None:
+        """Wait until the operator drains the worker."""
         with self._changed:
             done = self._changed.wait_for(lambda: (key, worker_id) in self.drains, seconds)
         assert done, (
@@ -64,8 +66,8 @@ class ManagementStandIn:
     def _worker(self, key: Key, worker_id: str) -> Object | None:
         return next((worker for worker in self.workers[key] if worker["id"] == worker_id), None)
 
-    def answer(self, key: Key, method: str, path: str, body: Object) -> tuple[int, Object]:
-        """Status and JSON for one request."""
+    def respond(self, key: Key, method: str, path: str, body: Object) -> tuple[int, Object]:
+        """Return the status and JSON of the response to one request."""
         with self._changed:
             if (method, path) == ("GET", "/internal/workers"):
                 return HTTPStatus.OK, {"at": "2026-01-01T00:00:00Z", "workers": self.workers[key]}
@@ -101,7 +103,7 @@ class ManagementStandIn:
         return {"worker_id": worker["id"], **counts, "failed": 0, "already_dead": was_dead}
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
-        stand_in = self
+        port = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -109,12 +111,12 @@ class ManagementStandIn:
             def _serve(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 claims = _claims(self.headers["Authorization"])
-                stand_in.tokens.append(claims)
+                port.tokens.append(claims)
                 _, namespace, name = claims["aud"][0].split("/")
-                status, answer = stand_in.answer(
+                status, response = port.respond(
                     (namespace, name), self.command, self.path, json.loads(body) if body else {}
                 )
-                text = json.dumps(answer).encode()
+                text = json.dumps(response).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(text)))
@@ -124,13 +126,13 @@ class ManagementStandIn:
             do_GET = do_POST = _serve  # noqa: N815 - the names that http.server calls
 
             def log_message(self, format: str, *args: object) -> None:
-                """Say nothing: pytest's output is for the tests."""
+                """Log nothing."""
 
         return Handler
 
 
 def _claims(authorization: str) -> Object:
-    """A token's claims, unchecked: the service's own tests are about the check."""
+    """Return a token's claims without verification, which the tests of the service cover."""
     text = authorization.removeprefix("Bearer ").split(".")[1]
     claims: Object = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     return claims
