@@ -15,12 +15,12 @@ from uuid import UUID
 
 from task_service.domain.principals import ANONYMOUS
 from task_service.embedded import EmbeddedPostgres
+from task_service.loops.cache_watch import watch_cache
 from task_service.migrations.runner import migrate
 from task_service.queue.wakeups import Wakeups
-from task_service.services.cache_watch import watch_cache
+from task_service.schemas.tasks import NewTask
+from task_service.services.cached_reads import read_task
 from task_service.services.context import Context
-from task_service.services.inputs import NewTask
-from task_service.services.reading import read_task
 from task_service.services.tasks import create_task
 from task_service.settings import Settings
 from task_service.store.database import create_engine

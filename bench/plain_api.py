@@ -11,15 +11,15 @@ from uuid import UUID
 from fastapi import FastAPI, HTTPException
 from sqlalchemy import Insert, Text, bindparam, case, create_engine, func, insert, select
 
-from task_service.api.models import Page, Task, TaskItem
 from task_service.domain.ids import new_id
 from task_service.domain.priorities import BY_RANK
-from task_service.services.inputs import NewTask
+from task_service.schemas.responses import Page, Task, TaskItem
+from task_service.schemas.tasks import NewTask
 from task_service.store import tasks
-from task_service.store.filters import TaskFilter
-from task_service.store.listing import page_statement
 from task_service.store.tables import task_history
 from task_service.store.tables import tasks as table
+from task_service.store.task_lists.filters import TaskFilter
+from task_service.store.task_lists.listing import page_statement
 
 engine = create_engine(
     os.environ["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg2://"),

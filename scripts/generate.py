@@ -10,9 +10,9 @@ import sys
 
 GENERATORS = {
     "task_operator.generate": "values schema, CRD and reference page, from the models of the spec",
-    "task_service.settings_reference": ".env.example, from the settings",
-    "task_service.api.reference": "docs/reference/api.md, from the routes and their models",
-    "task_service.api.permission_reference": "docs/reference/permissions.md, from the permission table",
+    "task_service.generate.settings": ".env.example, from the settings",
+    "task_service.generate.api": "docs/reference/api.md, from the routes and their models",
+    "task_service.generate.permissions": "docs/reference/permissions.md, from the permission table",
 }
 
 

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from task_service.entry import leave_at_sigterm
 from task_service.settings import Settings, load_settings
+from task_service.signals import exit_on_sigterm
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
@@ -91,13 +91,13 @@ def import_(
 @app.command()
 def settings() -> None:
     """Print every setting with its meaning and default, as an .env file."""
-    from task_service.settings_reference import render
+    from task_service.settings_help import render
 
     print(render(), end="")
 
 
 def _serve(*, api: bool, worker: bool) -> None:
-    leave_at_sigterm()
+    exit_on_sigterm()
     gc.disable()  # until it has started: looking through what the imports make is a sixth of the start
     import uvloop
 
@@ -122,7 +122,7 @@ def _serve(*, api: bool, worker: bool) -> None:
 
 
 def _refuse_bad_start(given: Settings) -> None:
-    from task_service.api.auth.start import StartRefusedError, refuse_bad_start
+    from task_service.api.auth.first_admin import StartRefusedError, refuse_bad_start
 
     try:
         refuse_bad_start(given)

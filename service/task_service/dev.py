@@ -11,7 +11,7 @@ import sys
 from hashlib import sha256
 from pathlib import Path
 
-from task_service.api.auth.start import StartRefusedError, refuse_bad_start
+from task_service.api.auth.first_admin import StartRefusedError, refuse_bad_start
 from task_service.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from task_service.migrations.command import run_migrate
 from task_service.server import serve

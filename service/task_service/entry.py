@@ -1,21 +1,16 @@
-"""The console script: hears SIGTERM from its first line on.
+"""Console script. It handles SIGTERM before it imports the commands.
 
-As process 1 of a container a program drops every SIGTERM for which it has no handler, and lives on until the kubelet
-kills it at the end of the grace period. The imports take half a second, so the handler comes before them.
+As process 1 of a container, a program ignores every SIGTERM for which it has no handler, and runs on
+until the kubelet kills it at the end of the grace period. The imports take half a second, so the
+handler is installed first.
 """
 
-import os
-import signal
-
-
-def leave_at_sigterm() -> None:
-    """End at once at SIGTERM: nothing has begun, and an exception raised amid an import may be swallowed."""
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
+from task_service.signals import exit_on_sigterm
 
 
 def main() -> None:
     """Import the commands and run one."""
-    leave_at_sigterm()
-    from task_service.cli import main as run  # noqa: PLC0415 - the point of this module
+    exit_on_sigterm()
+    from task_service.cli import main as run  # noqa: PLC0415 - the handler has to come first
 
     run()

@@ -21,20 +21,20 @@ from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from task_service.api import background
 from task_service.api.app import create_app
-from task_service.api.background import Loop
+from task_service.api.http.sse import ABORT
 from task_service.api.management import create_management_app
-from task_service.api.streams import ABORT
+from task_service.loops import loop
+from task_service.loops.admitter import Admitter
+from task_service.loops.loop import Loop
+from task_service.loops.maintenance import Maintenance
+from task_service.loops.scheduler import Scheduler
 from task_service.queue.statements import statement
 from task_service.queue.wakeups import Wakeups
 from task_service.settings import Settings
 from task_service.store.database import acquire_from, create_engine, raw
-from task_service.telemetry import traces
-from task_service.worker.admitter import Admitter
-from task_service.worker.maintenance import Maintenance
+from task_service.telemetry import helpers
 from task_service.worker.process import Worker
-from task_service.worker.scheduler import Scheduler
 
 KEEP_ALIVE_SECONDS = 75
 CLOSING_ROUNDS, CLOSING_PAUSE_SECONDS = 100, 0.01
@@ -119,7 +119,7 @@ async def serve(
     settings: Settings, *, api: bool, worker: bool, started: asyncio.Event | None = None
 ) -> None:
     """Run until SIGTERM or SIGINT; a second signal ends at once. OSError when a port is in use."""
-    tracing = traces.start(settings)
+    tracing = helpers.start(settings)
     engine = create_engine(settings)
     wakeups = Wakeups(lambda queues: _notify(engine, queues))
     running = Worker(settings) if worker else None
@@ -143,7 +143,7 @@ async def serve(
     if running is not None:
         await running.start()
     if public is not None:
-        await background.start(servers[public].state.background)
+        await loop.start(servers[public].state.background)
     if started is not None:
         await asyncio.gather(*(server.listening.wait() for server in servers))
         started.set()
@@ -199,7 +199,7 @@ async def _stop_api(
 ) -> None:
     if not task.done():
         await asyncio.sleep(settings.drain_seconds)
-    await background.stop(
+    await loop.stop(
         app.state.background
     )  # before the server: it waits for streams of events, which this ends
     server.should_exit = True

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from task_service.api.auth.start import StartRefusedError, refuse_bad_start
-from task_service.api.issuers import TrustFile
+from task_service.api.auth.first_admin import StartRefusedError, refuse_bad_start
+from task_service.api.auth.issuer_config import TrustFile
 from task_service.settings import Settings as ServiceSettings
 from task_service.settings import load_settings
 from tests.charts.helm import (

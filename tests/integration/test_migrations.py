@@ -14,9 +14,9 @@ from task_service.embedded import EmbeddedPostgres
 from task_service.migrations import SchemaState, code_revision, command, runner
 from task_service.migrations.command import run_migrate
 from task_service.migrations.runner import Migrated, MigrationError, migrate
+from task_service.migrations.state import read_state
 from task_service.settings import Settings
 from task_service.store.database import create_engine, raw
-from task_service.store.schema import read_state
 from task_service.store.tables import metadata, task_view
 from tests.support.service_settings import settings_for
 

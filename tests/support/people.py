@@ -10,10 +10,10 @@ from fastapi import FastAPI
 from task_service.domain.ids import new_id
 from task_service.domain.permissions import Role
 from task_service.domain.principals import SYSTEM
-from task_service.services import users
+from task_service.schemas.users import NewUser
 from task_service.services.context import Context
-from task_service.services.tokens import Bearer
-from task_service.services.user_inputs import NewUser
+from task_service.services.identity import users
+from task_service.services.identity.tokens import Bearer
 from task_service.store.users import UserRow
 
 KEY = "f2b1c4e89a7d63508e1f2a3b4c5d6e7f-test-only"

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from task_service.worker import containment
-from task_service.worker.containment import Process
+from task_service.worker.isolation import fork_safety
+from task_service.worker.isolation.fork_safety import Process
 
 
 class ForkEndedError(Exception):
@@ -18,14 +18,14 @@ def in_fork(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ForkEndedError
 
     monkeypatch.setattr(Process, "is_fork", True)
-    monkeypatch.setattr(containment, "end_fork", end_fork)
+    monkeypatch.setattr(fork_safety, "end_fork", end_fork)
 
 
 async def test_a_task_that_comes_to_its_end_ends_the_fork_and_one_that_is_garbage_does_not() -> (
     None
 ):
     with pytest.raises(ForkEndedError):
-        await containment._without_exit(asyncio.sleep(0))
-    waiting = containment._without_exit(asyncio.sleep(0))
+        await fork_safety._without_exit(asyncio.sleep(0))
+    waiting = fork_safety._without_exit(asyncio.sleep(0))
     waiting.send(None)
     waiting.close()

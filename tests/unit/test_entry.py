@@ -10,6 +10,7 @@ import pytest
 SCRIPTS = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text())[
     "project"
 ]["scripts"]
+COMMANDS = {"task-service": "task_service.cli", "task-operator": "task_operator.process.cli"}
 SLOW = {"typer", "pydantic", "kopf", "fastapi", "sqlalchemy", "asyncio"}
 
 
@@ -27,7 +28,7 @@ def test_nothing_slow_is_imported_before_sigterm_is_heard(script: str) -> None:
 @pytest.mark.parametrize("script", sorted(SCRIPTS))
 def test_sigterm_amid_the_imports_ends_the_process(script: str) -> None:
     module = SCRIPTS[script].partition(":")[0]
-    commands = module.replace("entry", "cli")
+    commands = COMMANDS[script]
     raising = (
         f"import os, signal, sys, types, {module}; "
         f"commands = types.ModuleType('{commands}'); "

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from task_service.generate.settings import main, render
 from task_service.settings import Settings
-from task_service.settings_reference import main, render
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from task_service.telemetry import (
     set_span_error,
     traced_operation,
 )
-from task_service.telemetry.traces import context_of, current_trace_context
+from task_service.telemetry.helpers import context_of, current_trace_context
 from tests.support.spans import ended, span_memory
 
 
@@ -85,7 +85,7 @@ def test_a_trace_context_goes_on_where_it_is_taken_up() -> None:
 
 
 def test_statements_and_calls_of_background_loops_start_no_trace() -> None:
-    from task_service.telemetry.tracing import Roots
+    from task_service.telemetry.sdk import Roots
 
     roots = Roots(ALWAYS_ON)
     decisions = {
@@ -99,7 +99,7 @@ def test_statements_and_calls_of_background_loops_start_no_trace() -> None:
 
 
 def test_the_resource_names_service_version_and_pod() -> None:
-    from task_service.telemetry.tracing import resource_of
+    from task_service.telemetry.sdk import resource_of
 
     given = {
         "app_name": "tasks",
@@ -123,7 +123,7 @@ def test_nothing_but_the_bare_interface_is_imported_when_traces_are_off() -> Non
         "from task_service.telemetry import traces\n"
         "assert traces.start(Settings(_env_file=None)) is None\n"
         "print([m for m in sys.modules if m.startswith(('opentelemetry.sdk.trace', 'opentelemetry.instrumentation',"
-        " 'opentelemetry.exporter')) or m == 'task_service.telemetry.tracing'])"
+        " 'opentelemetry.exporter')) or m == 'task_service.telemetry.sdk'])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/"

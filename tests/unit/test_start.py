@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from task_service.api.auth.start import StartRefusedError, refuse_bad_start
+from task_service.api.auth.first_admin import StartRefusedError, refuse_bad_start
 from task_service.settings import Settings
 from tests.support.api_process import api_processes, environment_of
 from tests.support.people import KEY, PASSWORD

@@ -16,17 +16,17 @@ from task_service.enqueue import enqueue_async, enqueue_many_async
 from task_service.migrations.runner import migrate
 from task_service.queue.statements import statement
 from task_service.queue.wakeups import Wakeups
+from task_service.schemas.tasks import NewTask
 from task_service.server import serve
 from task_service.services.bulk import enter_tasks
 from task_service.services.context import Context
-from task_service.services.inputs import NewTask
 from task_service.services.tasks import create_task
 from task_service.settings import Settings
 from task_service.store.database import create_engine, raw
 from task_service.telemetry.logs import configure_logs
+from task_service.worker.entry_points import ENTRY_POINTS
 from task_service.worker.handlers import Context as Run
 from task_service.worker.handlers import handler
-from task_service.worker.installed import ENTRY_POINTS
 
 CHUNK = 10_000
 """Tasks in a transaction: the most that one request may bring."""

@@ -8,8 +8,8 @@ import orjson
 from fastapi import Response
 
 from task_service.domain.priorities import BY_RANK
+from task_service.schemas.types import fragment
 from task_service.services.etags import etag_of
-from task_service.services.fields import fragment
 from task_service.services.tasks import Created
 from task_service.store.conversations import ConversationRow
 from task_service.store.history import Event, RunRow

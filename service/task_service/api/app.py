@@ -7,18 +7,18 @@ from fastapi.responses import RedirectResponse
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from task_service.api import compat
-from task_service.api.background import Background
-from task_service.api.compat.d_words import WordsOfD
-from task_service.api.documentation import install_documentation
-from task_service.api.edge import NO_TELEMETRY, Edge
-from task_service.api.problems import Problem, install_problems
+from task_service.api.compat.d_errors import WordsOfD
+from task_service.api.http.documentation import install_documentation
+from task_service.api.http.edge import NO_TELEMETRY, Edge
+from task_service.api.http.problems import Problem, install_problems
+from task_service.api.http.sse import write_event
 from task_service.api.routers import public_routes
 from task_service.api.security import document_security, install_security
-from task_service.api.streams import write_event
+from task_service.loops.cache_watch import watch_cache
+from task_service.loops.folding import Folding
+from task_service.loops.loop import Background
 from task_service.queue.wakeups import Wakeups
-from task_service.services.cache_watch import watch_cache
 from task_service.services.context import Context, WorkerStatus
-from task_service.services.counts import Folding
 from task_service.services.events import Events
 from task_service.settings import Settings
 

@@ -12,8 +12,8 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from task_service.migrations import NEEDS, SchemaState, code_revision
+from task_service.migrations.state import read_state
 from task_service.store.database import is_unavailable
-from task_service.store.schema import read_state
 
 log = structlog.get_logger(__name__)
 

@@ -12,19 +12,19 @@ from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from task_service.api.answers import answer
-from task_service.api.edge import NO_TELEMETRY, Edge
+from task_service.api.auth.trusted_issuers import Trust
 from task_service.api.gauges import refresh
 from task_service.api.health import Health, read_schema
-from task_service.api.problems import install_problems
-from task_service.api.trust import Trust
+from task_service.api.http.edge import NO_TELEMETRY, Edge
+from task_service.api.http.problems import install_problems
 from task_service.domain.errors import NotFoundError
 from task_service.domain.outcomes import Reason
 from task_service.migrations import NEEDS, code_revision
 from task_service.queue import workers
 from task_service.queue.figures import list_workers, release_worker
+from task_service.schemas.tasks import Input
+from task_service.schemas.types import parse_id
 from task_service.services.context import utc_now
-from task_service.services.fields import parse_id
-from task_service.services.inputs import Input
 from task_service.services.queues import claimable_figures
 from task_service.settings import Settings
 from task_service.store.database import raw

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from starlette.routing import BaseRoute
 
 from task_service.api import compat
+from task_service.api.routes import app_settings as application_settings
 from task_service.api.routes import (
     audit,
     auth,
@@ -26,7 +27,6 @@ from task_service.api.routes import (
     tasks,
     users,
 )
-from task_service.api.routes import settings as application_settings
 
 OWN = (
     stats, tasks, batch, redrive, csv, events, conversations, queues, limits, schedules, daily_log,

@@ -9,17 +9,17 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
 from task_service.api.auth.authenticator import Authenticator
-from task_service.api.auth.keys import SigningKeys
-from task_service.api.auth.start import FirstAdmin
-from task_service.api.headers import SecurityHeaders, allow_origins
-from task_service.api.limits import Limits
-from task_service.api.problems import documented
-from task_service.api.trust import Trust
+from task_service.api.auth.first_admin import FirstAdmin
+from task_service.api.auth.signing_keys import SigningKeys
+from task_service.api.auth.trusted_issuers import Trust
+from task_service.api.http.headers import SecurityHeaders, allow_origins
+from task_service.api.http.problems import documented
+from task_service.api.http.rate_limits import Limits
 from task_service.domain.permissions import GRANTS, Permission
 from task_service.services.context import Context
-from task_service.services.passwords import Passwords
-from task_service.services.tokens import Tokens
-from task_service.services.users import Credentials
+from task_service.services.identity.passwords import Passwords
+from task_service.services.identity.tokens import Tokens
+from task_service.services.identity.users import Credentials
 from task_service.settings import Settings
 from task_service.store.users import LookUps
 

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from task_service.migrations import NEEDS, SchemaState, code_revision
-from task_service.store.schema import read_state
+from task_service.migrations.state import read_state
 
 LOCK_KEY = 7_305_612_448_001
 LOCK_TIMEOUT = "3s"

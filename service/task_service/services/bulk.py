@@ -17,14 +17,14 @@ from task_service.domain.principals import Principal
 from task_service.domain.statuses import OPEN
 from task_service.queue import dependencies, entries
 from task_service.queue.statements import Connection
+from task_service.schemas.tasks import NewTask
 from task_service.services.context import Context
-from task_service.services.drafts import entry_of, json_text, needs_of, new_row, shown_status
-from task_service.services.inputs import NewTask
+from task_service.services.task_rows import entry_of, json_text, needs_of, new_row, shown_status
 from task_service.store.database import raw
-from task_service.store.new import FirstLine, NewConversationRow, copy_rows
+from task_service.store.inserts import FirstLine, NewConversationRow, copy_rows
 from task_service.store.unique import KeyClaim, claim_keys
+from task_service.telemetry.helpers import current_trace_context
 from task_service.telemetry.metrics import count_created
-from task_service.telemetry.traces import current_trace_context
 
 CHUNK = 1_000
 """Tasks that are prepared at a time; the event loop serves others in between."""

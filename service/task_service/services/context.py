@@ -14,9 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from task_service.domain.errors import UnavailableError
 from task_service.queue.wakeups import Wakeups
-from task_service.services.flights import Flights
+from task_service.services.single_flight import Flights
 from task_service.settings import Settings
-from task_service.store.cache import NoCache, open_cache
+from task_service.store.cache.cache import NoCache, open_cache
 
 TRIES = 5
 SERIALIZATION = frozenset({"40001", "40P01"})

@@ -7,8 +7,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from task_service.domain.errors import NotFoundError
 from task_service.domain.principals import Principal
+from task_service.schemas.tasks import ConversationChange, NewConversation
 from task_service.services.context import Context
-from task_service.services.inputs import ConversationChange, NewConversation
 from task_service.store import conversations as store
 from task_service.store.conversations import ConversationRow
 

@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from task_service.domain.cron import parse_zone
 from task_service.domain.errors import InvalidFieldError, NotFoundError
+from task_service.schemas.types import parse_id, parse_number
 from task_service.services.context import Context
-from task_service.services.fields import parse_id, parse_number
 from task_service.store import daily_log as store
 from task_service.store.database import ping
 from task_service.store.schedules import database_time

@@ -8,8 +8,8 @@ from task_service.domain.principals import Principal
 from task_service.queue import limits as queue
 from task_service.queue.statements import statement
 from task_service.queue.wakeups import LIMITS
+from task_service.schemas.tasks import NewLimit
 from task_service.services.context import Context
-from task_service.services.inputs import NewLimit
 from task_service.store import limits as store
 from task_service.store.database import raw
 from task_service.store.limits import LimitRow

@@ -17,10 +17,10 @@ from task_service.domain.cron import latest_until, next_after
 from task_service.domain.errors import ConflictError, InvalidFieldError, NotFoundError
 from task_service.domain.permissions import Role
 from task_service.domain.principals import Principal
+from task_service.schemas.tasks import NewSchedule, NewTask, ScheduleChange, TaskTemplate
 from task_service.services.bulk import enter_tasks, past_due
 from task_service.services.context import Context
 from task_service.services.etags import Guard
-from task_service.services.inputs import NewSchedule, NewTask, ScheduleChange, TaskTemplate
 from task_service.settings import Settings
 from task_service.store import schedules as store
 from task_service.store.database import is_unavailable

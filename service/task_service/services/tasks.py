@@ -16,6 +16,7 @@ from task_service.domain.principals import Principal
 from task_service.domain.statuses import Status
 from task_service.queue import dependencies, entries
 from task_service.queue.entries import Entry
+from task_service.schemas.tasks import NewTask, TaskChange
 from task_service.services.context import Context, MovedOnError
 from task_service.services.decisions import (
     Decision,
@@ -24,18 +25,17 @@ from task_service.services.decisions import (
     decide_change,
     decide_removal,
 )
-from task_service.services.drafts import entry_of, needs_of, new_row, shown_status
 from task_service.services.etags import Guard
-from task_service.services.inputs import NewTask, TaskChange
+from task_service.services.task_rows import entry_of, needs_of, new_row, shown_status
 from task_service.store import tasks as store
 from task_service.store.conversations import insert_conversations
 from task_service.store.database import raw
 from task_service.store.history import DELETED, note_change
-from task_service.store.new import insert_row
+from task_service.store.inserts import insert_row
 from task_service.store.tasks import TaskRow
 from task_service.store.unique import KeyClaim, claim_keys
+from task_service.telemetry.helpers import current_trace_context
 from task_service.telemetry.metrics import count_created
-from task_service.telemetry.traces import current_trace_context
 
 log = structlog.get_logger(__name__)
 

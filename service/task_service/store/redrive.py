@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from task_service.domain.outcomes import STATUS_OF_OUTCOME
 from task_service.store.database import raw
-from task_service.telemetry.traces import traced_statement
+from task_service.telemetry.helpers import traced_statement
 
 FAILED = tuple(outcome for outcome, status in STATUS_OF_OUTCOME.items() if status == "failed")
 # Locked are the task and its run, so that what somebody else has opened, changed or deleted meanwhile is left out.

@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from task_service.domain.statuses import Status
 from task_service.store.database import raw
 from task_service.store.tables import conversations, queue, runs, task_view, tasks
-from task_service.telemetry.traces import traced_statement
+from task_service.telemetry.helpers import traced_statement
 
 
 class TaskRow(NamedTuple):

@@ -1,6 +1,6 @@
 """Logs, metrics and traces; what handlers may say about their spans is here by name."""
 
-from task_service.telemetry.traces import (
+from task_service.telemetry.helpers import (
     add_span_attributes,
     add_span_event,
     get_tracer,

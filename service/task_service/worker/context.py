@@ -19,9 +19,9 @@ from task_service.queue.dependencies import note_end
 from task_service.queue.statements import Connection
 from task_service.store.database import is_unavailable
 from task_service.telemetry import metrics
-from task_service.worker.containment import refuse_in_fork
 from task_service.worker.endings import encode_result
 from task_service.worker.handlers import LostClaimError
+from task_service.worker.isolation.fork_safety import refuse_in_fork
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)

@@ -14,29 +14,29 @@ import asyncpg
 import structlog
 
 from task_service.domain.outcomes import Reason, RetryPolicy
+from task_service.loops.admitter import Admitter
+from task_service.loops.maintenance import Maintenance
+from task_service.loops.scheduler import Scheduler
 from task_service.queue.claims import Claim
 from task_service.queue.statements import statement
 from task_service.queue.wakeups import LIMITS, QUEUE_CHANNEL, Wakeups
 from task_service.services.context import Context
 from task_service.settings import Settings
-from task_service.store.cache import Cache
+from task_service.store.cache.cache import Cache
 from task_service.store.database import LOOK_UPS, connect, create_engine, create_pool, looking_up
-from task_service.store.kept import KeptConnection
+from task_service.store.persistent_connection import KeptConnection
 from task_service.telemetry import get_tracer, metrics
-from task_service.worker.admitter import Admitter
 from task_service.worker.builtin import builtin_handlers
 from task_service.worker.claimer import Claimer
 from task_service.worker.context import RunContext
 from task_service.worker.dependents import Dependents
+from task_service.worker.entry_points import installed_handlers
 from task_service.worker.handlers import Handlers
-from task_service.worker.installed import installed_handlers
 from task_service.worker.listener import WORKER_CHANNEL, listen
-from task_service.worker.maintenance import Maintenance
 from task_service.worker.membership import Membership
 from task_service.worker.progress import ProgressNotes
 from task_service.worker.reports import Reports
 from task_service.worker.runner import Runner
-from task_service.worker.scheduler import Scheduler
 from task_service.worker.watchdog import EXIT_CODE, Watchdog
 
 HANDLERS_CONNECTIONS = 8

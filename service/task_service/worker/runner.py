@@ -22,7 +22,6 @@ from task_service.domain.outcomes import Outcome, Reason, RetryPolicy
 from task_service.queue.claims import Claim
 from task_service.queue.results import Finished, GivenBack
 from task_service.telemetry import metrics
-from task_service.worker.containment import IN_HANDLER, Contained, Process, contain_tasks, end_fork
 from task_service.worker.context import RunContext
 from task_service.worker.endings import (
     CANCELLED_ITSELF,
@@ -35,7 +34,14 @@ from task_service.worker.endings import (
     ending_of,
 )
 from task_service.worker.handlers import Handler, Handlers
-from task_service.worker.isolation import IsolatedRun
+from task_service.worker.isolation.fork_safety import (
+    IN_HANDLER,
+    Contained,
+    Process,
+    contain_tasks,
+    end_fork,
+)
+from task_service.worker.isolation.parent import IsolatedRun
 from task_service.worker.spans import RunSpan
 from task_service.worker.verdict import verdict
 

@@ -9,7 +9,7 @@ from opentelemetry.trace import SpanKind, StatusCode, Tracer, set_span_in_contex
 from task_service.domain.outcomes import Outcome
 from task_service.queue.claims import Claim
 from task_service.queue.results import Finished, GivenBack
-from task_service.telemetry.traces import attributes_of, context_of
+from task_service.telemetry.helpers import attributes_of, context_of
 from task_service.worker.endings import Ending, Failed, Released, Stopped
 
 FAILURES = frozenset({Outcome.FAILED, Outcome.TIMED_OUT, Outcome.DISCARDED})

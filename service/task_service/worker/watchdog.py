@@ -17,7 +17,7 @@ from types import FrameType
 
 import structlog
 
-from task_service.worker.containment import Contained
+from task_service.worker.isolation.fork_safety import Contained
 from task_service.worker.runner import Runner
 
 POKE = signal.SIGURG

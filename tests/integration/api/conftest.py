@@ -9,16 +9,16 @@ import pytest_asyncio
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from task_service.api import background
 from task_service.api.app import create_app
 from task_service.domain.ids import new_id
 from task_service.embedded import EmbeddedPostgres
+from task_service.loops import loop
+from task_service.loops.cache_watch import CacheWatch, watch_cache
 from task_service.queue.claims import Bounds, Claim, claim
 from task_service.queue.wakeups import Wakeups
-from task_service.services.cache_watch import CacheWatch, watch_cache
 from task_service.settings import Settings
+from task_service.store.cache.redis import RedisAwayError
 from task_service.store.database import create_engine
-from task_service.store.redis import RedisAwayError
 from tests.support.invariants import check_invariants
 from tests.support.people import KEY, People
 from tests.support.sample_tasks import insert_sample_tasks
@@ -56,7 +56,7 @@ def app(settings: Settings, engine: AsyncEngine, wakeups: Wakeups) -> FastAPI:
 @pytest_asyncio.fixture
 async def running_app(app: FastAPI) -> AsyncIterator[FastAPI]:
     """The public application with what runs beside its requests; a test that takes `client` too gets this one."""
-    async with background.running(app.state.background):
+    async with loop.running(app.state.background):
         yield app
 
 
@@ -72,7 +72,7 @@ async def people(database: str, engine: AsyncEngine, wakeups: Wakeups) -> AsyncI
         lease_seconds=15,
     )
     app = create_app(settings, engine, wakeups)
-    async with background.running(app.state.background):
+    async with loop.running(app.state.background):
         yield People(app)
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from task_service.api.app import create_app
 from task_service.domain.ids import new_id
 from task_service.queue.wakeups import Wakeups
-from task_service.services.passwords import MEMORY_KIB, PARALLELISM, TIME_COST
+from task_service.services.identity.passwords import MEMORY_KIB, PARALLELISM, TIME_COST
 from tests.integration.api.test_bad_input import check_problem
 from tests.support.people import KEY, PASSWORD, People, bearer, log_in
 from tests.support.service_settings import settings_for

@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from task_service.api.app import create_app
-from task_service.api.compat import c_shapes
+from task_service.api.compat import c_schemas
 from task_service.domain.ids import new_id
-from task_service.services import streams
+from task_service.services.legacy import streams
 from task_service.settings import Settings
 from tests.integration.api.test_bad_input import check_problem
 from tests.integration.api.test_tasks import TASKS, create
@@ -221,12 +221,12 @@ async def test_answers_have_exactly_the_documented_fields(
         await client.post("/tasks/", json={"title": "a", "conversations": [{"body": 1}]})
     ).json()
     for model, content in (
-        (c_shapes.TaskC, made),
-        (c_shapes.ConversationC, made["conversations"][0]),
-        (c_shapes.HealthC, (await client.get("/health")).json()),
-        (c_shapes.StatusC, (await client.get("/status")).json()),
+        (c_schemas.TaskC, made),
+        (c_schemas.ConversationC, made["conversations"][0]),
+        (c_schemas.HealthC, (await client.get("/health")).json()),
+        (c_schemas.StatusC, (await client.get("/status")).json()),
     ):
         model.model_validate(content)
         assert set(content) == set(model.model_fields), model
     [listed] = (await client.get("/tasks/")).json()
-    assert set(listed) == set(c_shapes.TaskC.model_fields) - {"conversations"}
+    assert set(listed) == set(c_schemas.TaskC.model_fields) - {"conversations"}

@@ -10,7 +10,7 @@ import pytest_asyncio
 from fastapi import FastAPI
 
 from task_service.api.app import create_app
-from task_service.services.cache_watch import watch_cache
+from task_service.loops.cache_watch import watch_cache
 from task_service.settings import Settings
 from task_service.store.database import create_engine
 from tests.integration.api.test_bad_input import check_problem

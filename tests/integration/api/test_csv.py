@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from task_service.api.routes.csv import ImportReport
 from task_service.domain.fields import clean_tags
-from task_service.services.csv_format import (
+from task_service.services.csv.format import (
     COLUMNS,
     MADE_HERE,
     guard,

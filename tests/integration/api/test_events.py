@@ -21,11 +21,12 @@ import pytest
 import pytest_asyncio
 from fastapi import FastAPI
 
-from task_service.api import background, streams
 from task_service.api.app import create_app
+from task_service.api.http import sse
 from task_service.domain.outcomes import Outcome
 from task_service.domain.permissions import Role
 from task_service.embedded import EmbeddedPostgres, free_port
+from task_service.loops import loop
 from task_service.migrations.runner import migrate
 from task_service.queue.claims import Claim
 from task_service.queue.results import Finished, GivenBack, finish, give_back
@@ -70,7 +71,7 @@ async def serving(app: FastAPI) -> AsyncIterator[str]:
     server: Listening = _listening(app, ("127.0.0.1", free_port()), 5)
     task = asyncio.create_task(server.serve())
     await asyncio.wait_for(server.listening.wait(), 10)
-    async with background.running(app.state.background):
+    async with loop.running(app.state.background):
         try:
             yield f"http://127.0.0.1:{server.config.port}"
         finally:
@@ -141,7 +142,7 @@ class TestWhatIsTold:
                 "attempt": None, "queue": "default", "handler": None,
             }  # fmt: skip
             assert told["at"].endswith("Z")
-            assert ear.retry_ms == streams.RETRY_MS
+            assert ear.retry_ms == sse.RETRY_MS
             assert ear.answer.headers["cache-control"] == "no-store"
             assert ear.answer.headers["x-accel-buffering"] == "no"
             assert "content-encoding" not in ear.answer.headers
@@ -606,7 +607,7 @@ class TestTrouble:
         connection: asyncpg.Connection,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(streams, "SEND_SECONDS", 0.3)
+        monkeypatch.setattr(sse, "SEND_SECONDS", 0.3)
         task_id = await add_task(connection)
         async with hearing(url + EVENTS) as begun:
             last = begun.last_id
@@ -711,7 +712,7 @@ class TestPermission:
     async def test_a_stream_takes_a_token_and_ends_when_it_is_good_no_more(
         self, people: People, monkeypatch: pytest.MonkeyPatch, connection: asyncpg.Connection
     ) -> None:
-        monkeypatch.setattr(streams, "BEAT_SECONDS", 0.3)
+        monkeypatch.setattr(sse, "BEAT_SECONDS", 0.3)
         users = [await people.register(name, Role.VIEWER) for name in ("ada", "bob")]
         ada, bob = map(people.token, users)
         async with serving(people.app) as url, httpx.AsyncClient(base_url=url) as api:
@@ -739,7 +740,7 @@ class TestPermission:
     async def test_a_token_that_runs_out_ends_the_stream_also_under_load(
         self, people: People, monkeypatch: pytest.MonkeyPatch, connection: asyncpg.Connection
     ) -> None:
-        monkeypatch.setattr(streams, "BEAT_SECONDS", 0.3)
+        monkeypatch.setattr(sse, "BEAT_SECONDS", 0.3)
         tokens: Any = people.app.state.authenticator.credentials.tokens
         monkeypatch.setattr(tokens, "access_life", timedelta(seconds=4))
         user, task_id = await people.register("ada", Role.VIEWER), await add_task(connection)

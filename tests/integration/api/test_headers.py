@@ -12,9 +12,9 @@ from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from task_service.api.app import create_app
-from task_service.api.auth.start import StartRefusedError, refuse_bad_start
-from task_service.api.edge import FAULT
-from task_service.api.headers import CLOSED
+from task_service.api.auth.first_admin import StartRefusedError, refuse_bad_start
+from task_service.api.http.edge import FAULT
+from task_service.api.http.headers import CLOSED
 from task_service.queue.wakeups import Wakeups
 from tests.integration.api.test_bad_input import check_problem
 from tests.support.people import KEY, People, bearer, log_in

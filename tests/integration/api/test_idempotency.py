@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request, Response
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from task_service.api.app import create_app
-from task_service.api.once import Once, Posted
+from task_service.api.http.idempotency import Once, Posted
 from task_service.domain.permissions import Role
 from task_service.domain.principals import ANONYMOUS, Principal
 from task_service.queue.wakeups import Wakeups

@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from task_service.api.app import create_app
-from task_service.api.jwks import AGAIN_SECONDS, MAX_AGE_SECONDS, KeySource
-from task_service.api.trust import Trust
+from task_service.api.auth.jwks import AGAIN_SECONDS, MAX_AGE_SECONDS, KeySource
+from task_service.api.auth.trusted_issuers import Trust
 from task_service.queue.wakeups import Wakeups
 from tests.integration.api.test_bad_input import check_problem
 from tests.support.people import KEY, People, bearer

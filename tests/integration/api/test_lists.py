@@ -11,10 +11,10 @@ import pytest_asyncio
 
 from task_service.domain.priorities import Priority
 from task_service.domain.statuses import Status
-from task_service.store.filters import Sort, TaskFilter, is_served, order_of
-from task_service.store.finding import At, Step, steps_of
-from task_service.store.listing import statement_of
-from task_service.store.words import query_of
+from task_service.store.task_lists.filters import Sort, TaskFilter, is_served, order_of
+from task_service.store.task_lists.listing import statement_of
+from task_service.store.task_lists.plans import At, Step, steps_of
+from task_service.store.task_lists.text_search import query_of
 from tests.integration.api.test_tasks import TASKS, create
 from tests.support.sample_tasks import insert_sample_tasks
 

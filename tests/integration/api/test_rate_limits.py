@@ -11,8 +11,8 @@ from prometheus_client import REGISTRY
 from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from task_service.api import limits as module
 from task_service.api.app import create_app
+from task_service.api.http import rate_limits as module
 from task_service.queue.wakeups import Wakeups
 from tests.integration.api.test_bad_input import check_problem
 from tests.support.people import KEY, People, bearer, log_in

@@ -6,7 +6,7 @@ import asyncpg
 import httpx
 import pytest
 
-from task_service.store.words import SEPARATORS
+from task_service.store.task_lists.text_search import SEPARATORS
 from tests.integration.api.test_lists import every_page
 from tests.integration.api.test_tasks import TASKS, create
 from tests.support.sample_tasks import insert_sample_tasks

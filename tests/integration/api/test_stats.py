@@ -16,14 +16,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from task_service.domain.outcomes import Outcome, Reason
 from task_service.domain.priorities import Priority
 from task_service.domain.statuses import Status
+from task_service.loops.folding import Folding
 from task_service.migrations import VERSIONS
 from task_service.queue import limits, workers
 from task_service.queue.claims import Bounds, claim
-from task_service.queue.counts import fold
+from task_service.queue.counters import fold
 from task_service.queue.figures import queue_figures
 from task_service.queue.results import Finished, GivenBack, finish, give_back
 from task_service.queue.statements import statement
-from task_service.services.counts import Folding
 from tests.integration.api.test_tasks import TASKS, create
 from tests.support.tasks import add_tasks, add_worker
 from tests.support.waiting import eventually

@@ -8,12 +8,12 @@ import asyncpg
 import httpx
 import pytest
 
-from task_service.api.models import Conversation, HistoryEvent, Page, Run, Task, TaskItem
 from task_service.api.routes.queues import Queues, Workers
 from task_service.domain.outcomes import Outcome
 from task_service.domain.progress import Progress
 from task_service.queue.claims import Claim
 from task_service.queue.results import Finished, Told, finish, note_progress
+from task_service.schemas.responses import Conversation, HistoryEvent, Page, Run, Task, TaskItem
 
 pytestmark = pytest.mark.asyncio
 TASKS = "/api/v1/tasks"

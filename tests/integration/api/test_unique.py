@@ -15,11 +15,11 @@ from task_service.api.routes.csv import ImportReport
 from task_service.domain.ids import new_id
 from task_service.domain.outcomes import Outcome
 from task_service.enqueue import enqueue_async
+from task_service.loops.maintenance import Maintenance
 from task_service.queue.claims import Claim
 from task_service.queue.results import Finished, GivenBack, finish, give_back
-from task_service.services import csv_import
+from task_service.services.csv import importer
 from task_service.store.unique import KeyClaim, claim_keys, prune_unique_keys
-from task_service.worker.maintenance import Maintenance
 from tests.integration.api.test_bad_input import check_problem
 from tests.integration.api.test_batch import post as post_batch
 from tests.integration.api.test_csv import report_of
@@ -332,7 +332,7 @@ class TestMany:
         connection: asyncpg.Connection,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(csv_import, "CHUNK", 2)
+        monkeypatch.setattr(importer, "CHUNK", 2)
         await made(client, "there")
         lines = [
             "title,unique_key,unique_seconds",

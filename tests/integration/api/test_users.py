@@ -6,7 +6,7 @@ import asyncpg
 import httpx
 import pytest
 
-from task_service.api.auth.start import FirstAdmin
+from task_service.api.auth.first_admin import FirstAdmin
 from task_service.domain.ids import new_id
 from task_service.domain.permissions import Role
 from task_service.services.context import Context

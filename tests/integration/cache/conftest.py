@@ -9,12 +9,12 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from task_service.domain.principals import ANONYMOUS
-from task_service.services import reading, tasks
-from task_service.services.cache_watch import CacheWatch
+from task_service.loops.cache_watch import CacheWatch
+from task_service.schemas.tasks import NewTask, TaskChange
+from task_service.services import cached_reads, tasks
 from task_service.services.context import Context
-from task_service.services.inputs import NewTask, TaskChange
 from task_service.services.tasks import Change
-from task_service.store.cache import Cache
+from task_service.store.cache.cache import Cache
 from task_service.store.database import create_engine
 from task_service.store.tasks import TaskRow
 from tests.support.redis import RedisServer, redis_server
@@ -62,7 +62,7 @@ class Instance:
 
     async def read(self, task_id: UUID) -> TaskRow | None:
         """Read a task through the cache."""
-        return await reading.read_task(self.context, task_id)
+        return await cached_reads.read_task(self.context, task_id)
 
     async def title(self, task_id: UUID) -> str:
         """The title that a reader sees."""

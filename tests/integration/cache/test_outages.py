@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from task_service.embedded import free_port
-from task_service.store.cache import Missing
+from task_service.store.cache.cache import Missing
 from task_service.store.tasks import read_task as read_row
 from tests.integration.cache.conftest import Instance, Start
 from tests.support.redis import RedisServer, redis_server
@@ -198,7 +198,7 @@ async def test_redis_that_goes_between_a_change_and_its_commit_is_told_by_the_ou
     start: Start, redis: RedisServer, connection: asyncpg.Connection
 ) -> None:
     from task_service.domain.principals import ANONYMOUS
-    from task_service.services.inputs import TaskChange
+    from task_service.schemas.tasks import TaskChange
     from task_service.services.tasks import Change, change_task
 
     writer = await start()

@@ -16,13 +16,14 @@ from task_service.api.app import create_app
 from task_service.api.compat import d
 from task_service.domain.principals import ANONYMOUS
 from task_service.queue.claims import Bounds, claim
-from task_service.services import conversations, reading, streams
+from task_service.schemas.tasks import NewConversation, TaskChange
+from task_service.services import cached_reads, conversations
 from task_service.services.context import Context
-from task_service.services.inputs import NewConversation, TaskChange
+from task_service.services.legacy import streams
 from task_service.services.tasks import Change, change_task
 from task_service.settings import Settings
 from task_service.store import tasks as store
-from task_service.store.cache import Cache, Missing, NoCache
+from task_service.store.cache.cache import Cache, Missing, NoCache
 from task_service.store.database import create_engine
 from tests.integration.cache.conftest import Instance, Start
 from tests.support.redis import RedisServer
@@ -259,7 +260,7 @@ async def test_a_day_of_the_log_is_kept_until_the_log_changes(
 
     async def read() -> list[bytes]:
         return [
-            await reading.read_day(instance.context, "2026-01-01", make)
+            await cached_reads.read_day(instance.context, "2026-01-01", make)
             for instance in (one, other, one)
         ]
 

@@ -15,9 +15,9 @@ import pytest_asyncio
 from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 
-from task_service.services import reading
+from task_service.services import cached_reads
 from task_service.store import tasks as store
-from task_service.store.cache import Missing
+from task_service.store.cache.cache import Missing
 from tests.integration.cache.conftest import Instance, Start
 from tests.support.redis import RedisServer, redis_server
 
@@ -82,11 +82,11 @@ class Race:
         while not self.over.is_set():
             task = self.random.choice(self.tasks)
             least = self.acknowledged[task]
-            self._check(task, await reading.read_task(instance.context, task), least)
+            self._check(task, await cached_reads.read_task(instance.context, task), least)
             await asyncio.sleep(0)
 
     async def _read_slowly(self, instance: Instance) -> None:
-        """As `reading.read_task` does, with pauses where the world may change."""
+        """As `cached_reads.read_task` does, with pauses where the world may change."""
         while not self.over.is_set():
             task = self.random.choice(self.tasks)
             least = self.acknowledged[task]

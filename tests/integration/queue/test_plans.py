@@ -16,7 +16,7 @@ from task_service.domain.ids import new_id
 from task_service.queue.claims import BEGINNING
 from task_service.queue.statements import statement
 from task_service.store.database import LOOK_UPS, connect, looking_up
-from task_service.store.kept import KeptConnection
+from task_service.store.persistent_connection import KeptConnection
 from tests.support.service_settings import settings_for
 from tests.support.tasks import add_worker
 

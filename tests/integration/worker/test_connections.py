@@ -9,7 +9,7 @@ from task_service.queue.claims import Bounds, claim_in_turn, turns_of
 from task_service.services import schedules
 from task_service.services.context import Context as ServiceContext
 from task_service.store.database import Connection, connect, create_engine
-from task_service.store.kept import KeptConnection
+from task_service.store.persistent_connection import KeptConnection
 from task_service.worker.handlers import Context, handler
 from task_service.worker.listener import WORKER_CHANNEL
 from task_service.worker.process import HANDLERS_CONNECTIONS

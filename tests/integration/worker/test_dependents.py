@@ -8,11 +8,11 @@ import asyncpg
 import pytest
 
 from task_service.domain.ids import new_id
+from task_service.loops.maintenance import Maintenance
 from task_service.queue.claims import Bounds, claim
 from task_service.queue.dependencies import Need, block, settle
 from task_service.queue.statements import statement
 from task_service.worker.handlers import Context, handler
-from task_service.worker.maintenance import Maintenance
 from tests.integration.worker.conftest import StartWorker, end_of
 from tests.support.sample_tasks import insert_sample_tasks
 from tests.support.service_settings import settings_for

@@ -10,11 +10,11 @@ import asyncpg
 import pytest
 
 from task_service.domain.outcomes import Outcome
+from task_service.loops.maintenance import Maintenance
 from task_service.queue import results
 from task_service.queue.claims import Bounds, claim
 from task_service.queue.results import Finished
 from task_service.store.retention import DONE, FAILED, FORGET, forget_tasks
-from task_service.worker.maintenance import Maintenance
 from tests.support.service_settings import settings_for
 from tests.support.tasks import add_tasks, add_worker
 from tests.support.waiting import eventually

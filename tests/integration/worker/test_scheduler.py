@@ -13,10 +13,10 @@ import pytest
 import pytest_asyncio
 
 from task_service.domain.ids import new_id
+from task_service.loops.scheduler import Scheduler
 from task_service.services import schedules
 from task_service.services.context import Context
 from task_service.store.database import create_engine
-from task_service.worker.scheduler import Scheduler
 from tests.integration.worker.conftest import StartWorker
 from tests.support.full_disk import SET_FULL_TABLES, SIMULATE_FULL_DISK
 from tests.support.service_settings import settings_for
@@ -30,7 +30,7 @@ from task_service.queue.wakeups import Wakeups
 from task_service.services.context import Context
 from task_service.settings import load_settings
 from task_service.store.database import create_engine
-from task_service.worker.scheduler import Scheduler
+from task_service.loops.scheduler import Scheduler
 
 async def main():
     settings = load_settings(database_url=sys.argv[1], heartbeat_seconds=1, schedule_poll_seconds=0.05)

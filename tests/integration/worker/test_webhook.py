@@ -19,9 +19,9 @@ import orjson
 import pytest
 import pytest_asyncio
 
+from task_service.worker.builtin.ssrf_guard import CheckedBackend, CheckedTransport
+from task_service.worker.builtin.webhook import webhook
 from task_service.worker.handlers import Discard
-from task_service.worker.outgoing import CheckedBackend, CheckedTransport
-from task_service.worker.webhook import webhook
 from tests.integration.worker.conftest import StartWorker
 from tests.support.receiver import Answer, Receiver, receiver
 from tests.support.service_settings import settings_for

@@ -17,9 +17,9 @@ import pytest_asyncio
 
 from task_service.domain.ids import new_id
 from task_service.embedded import free_port
+from task_service.loops.maintenance import Maintenance
 from task_service.queue.claims import Bounds, claim
 from task_service.queue.figures import queue_figures
-from task_service.worker.maintenance import Maintenance
 from tests.support.service_settings import settings_for
 from tests.support.tasks import add_tasks, add_worker, statuses
 from tests.support.waiting import eventually

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule, run_state_machine_as_test
 
 from task_service.domain.outcomes import Outcome, Reason
-from task_service.queue.counts import fold
+from task_service.queue.counters import fold
 from tests.support.invariants import check_invariants
 from tests.support.queue_model.people import People
 from tests.support.queue_model.stage import Stage

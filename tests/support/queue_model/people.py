@@ -13,9 +13,9 @@ from task_service.domain.principals import ANONYMOUS
 from task_service.domain.priorities import BY_RANK
 from task_service.domain.statuses import Status
 from task_service.queue import entries
+from task_service.schemas.tasks import NewTask, TaskChange
 from task_service.services import queues, tasks
-from task_service.services.counts import summarize
-from task_service.services.inputs import NewTask, TaskChange
+from task_service.services.statistics import summarize
 from task_service.services.tasks import Change
 from tests.support.queue_model.model import Task
 from tests.support.queue_model.stage import Stage

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from task_service.domain.ids import new_id
 from task_service.domain.outcomes import Outcome, Reason
+from task_service.loops.maintenance import Maintenance
 from task_service.queue import figures, results, workers
 from task_service.queue.claims import Bounds, Claim, claim, claim_alone
 from task_service.queue.workers import WorkerRow
 from task_service.worker.context import HeldTransaction, RunContext
 from task_service.worker.handlers import LostClaimError
-from task_service.worker.maintenance import Maintenance
 from tests.support.queue_model.model import Attempt
 from tests.support.queue_model.stage import SLOTS, Stage
 from tests.support.queue_model.steps import Players, happens

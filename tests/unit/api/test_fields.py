@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from task_service.api.models import TaskQuery
 from task_service.domain import fields
 from task_service.domain.priorities import Priority
 from task_service.domain.statuses import Status
-from task_service.services.inputs import NewTask, TaskChange
+from task_service.schemas.responses import TaskQuery
+from task_service.schemas.tasks import NewTask, TaskChange
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.datetimes().map(str),

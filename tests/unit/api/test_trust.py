@@ -8,7 +8,12 @@ from typing import Any
 import jwt
 import pytest
 
-from task_service.api.trust import ForbiddenError, InternalClosedError, Trust, UnauthorizedError
+from task_service.api.auth.trusted_issuers import (
+    ForbiddenError,
+    InternalClosedError,
+    Trust,
+    UnauthorizedError,
+)
 from tests.support.tokens import SUBJECT, TokenIssuer, write_trust
 
 NOW = int(time.time())

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
-from task_service.api.trust import Trust
+from task_service.api.auth.trusted_issuers import Trust
 from task_service.domain.errors import InvalidTokenError, UnauthorizedError
 from task_service.domain.principals import ANONYMOUS, Principal
-from task_service.services.tokens import Claims
-from task_service.services.users import Credentials
+from task_service.services.identity.tokens import Claims
+from task_service.services.identity.users import Credentials
 from task_service.store.users import LookUps
 
 

@@ -9,9 +9,9 @@ from pydantic import BaseModel, Field
 
 from task_service.api.answers import answer
 from task_service.api.compat.common import Route, make_router, stream_array
-from task_service.api.compat.people import PeoplesTasks, new_task
-from task_service.api.context import Shared
-from task_service.services.streams import all_tasks
+from task_service.api.compat.manual_tasks import PeoplesTasks, new_task
+from task_service.api.dependencies import Shared
+from task_service.services.legacy.streams import all_tasks
 from task_service.store.tasks import TaskRow
 
 BASE = "/api/python/v1/tasks"

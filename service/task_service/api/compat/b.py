@@ -10,21 +10,21 @@ from fastapi import APIRouter, Response
 from pydantic import ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from task_service.api.access import SettingsReader, SettingsWriter
 from task_service.api.answers import answer, task_item
+from task_service.api.auth.access import SettingsReader, SettingsWriter
 from task_service.api.compat.common import Route, make_router, stream_array
-from task_service.api.compat.people import PeoplesTasks, new_task
-from task_service.api.context import Shared
-from task_service.api.models import TaskItem
-from task_service.api.once import Posted
-from task_service.api.problems import documented
-from task_service.api.routes.settings import Key, Setting, setting_item
+from task_service.api.compat.manual_tasks import PeoplesTasks, new_task
+from task_service.api.dependencies import Shared
+from task_service.api.http.idempotency import Posted
+from task_service.api.http.problems import documented
+from task_service.api.routes.app_settings import Key, Setting, setting_item
 from task_service.domain.errors import ConflictError, StaleVersionError
-from task_service.services import settings as setting_service
+from task_service.schemas.responses import TaskItem
+from task_service.schemas.tasks import SettingValue
+from task_service.services import app_settings as setting_service
 from task_service.services.etags import Guard
-from task_service.services.inputs import SettingValue
-from task_service.services.streams import all_settings, all_tasks
-from task_service.store.settings import SettingRow
+from task_service.services.legacy.streams import all_settings, all_tasks
+from task_service.store.app_settings import SettingRow
 from task_service.store.tasks import TaskRow
 
 KEY_PATTERN = r"^[A-Za-z0-9_.:-]{1,100}$"

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from task_service.api.access import Changer, Creator
 from task_service.api.answers import answer
-from task_service.api.compat.c_shapes import (
+from task_service.api.auth.access import Changer, Creator
+from task_service.api.compat.c_schemas import (
     SHOWN_AS_PENDING,
     ConversationC,
     ConversationChangeC,
@@ -26,16 +26,16 @@ from task_service.api.compat.c_shapes import (
     show_task,
 )
 from task_service.api.compat.common import NumberOrId, Route, make_router, stream_array
-from task_service.api.context import Shared
-from task_service.api.once import Posted
+from task_service.api.dependencies import Shared
+from task_service.api.http.idempotency import Posted
 from task_service.domain.errors import NotFoundError
 from task_service.queue.figures import list_workers
+from task_service.schemas.tasks import NewConversation, NewTask, TaskChange
 from task_service.services import conversations as conversation_service
 from task_service.services import tasks as task_service
 from task_service.services.context import Context
-from task_service.services.inputs import NewConversation, NewTask, TaskChange
-from task_service.services.numbers import find_conversation, find_task, number_of
-from task_service.services.streams import all_conversations, all_tasks
+from task_service.services.legacy.numeric_ids import find_conversation, find_task, number_of
+from task_service.services.legacy.streams import all_conversations, all_tasks
 from task_service.services.tasks import Change
 from task_service.store import conversations, tasks
 from task_service.store.conversations import ConversationRow

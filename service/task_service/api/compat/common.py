@@ -7,9 +7,9 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Path, Response
 from fastapi.responses import StreamingResponse
 
-from task_service.api.access import MAY_READ, AskFirst
 from task_service.api.answers import to_json
-from task_service.api.problems import documented
+from task_service.api.auth.access import MAY_READ, AskFirst
+from task_service.api.http.problems import documented
 
 NumberOrId = Annotated[str, Path(description="The task's number, or its UUID.", examples=["1"])]
 T = TypeVar("T")

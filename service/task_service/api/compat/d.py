@@ -12,10 +12,11 @@ from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from task_service.api import answers
-from task_service.api.access import allow
 from task_service.api.answers import answer, to_json
+from task_service.api.auth.access import allow
 from task_service.api.compat.common import NumberOrId, Route, make_router, stream_array
-from task_service.api.compat.d_shapes import (
+from task_service.api.compat.d_errors import documented_d
+from task_service.api.compat.d_schemas import (
     AuditLineD,
     AuditQueryD,
     DeletedD,
@@ -30,24 +31,23 @@ from task_service.api.compat.d_shapes import (
     show_entry,
     show_task,
 )
-from task_service.api.compat.d_words import documented_d
-from task_service.api.compat.pages import page_answer
-from task_service.api.context import Shared
-from task_service.api.models import Page, present
-from task_service.api.once import Posted
+from task_service.api.compat.offset_lists import page_answer
+from task_service.api.dependencies import Shared
+from task_service.api.http.idempotency import Posted
+from task_service.api.http.uploads import FORM, uploaded_file
 from task_service.api.routes import auth
 from task_service.api.routes.audit import MAY_AUDIT
-from task_service.api.uploads import FORM, uploaded_file
 from task_service.domain.permissions import Permission
 from task_service.domain.principals import Principal
 from task_service.domain.statuses import OPEN
+from task_service.schemas.responses import Page, present
 from task_service.services import tasks as task_service
+from task_service.services.cached_reads import read_day
 from task_service.services.context import Context
-from task_service.services.csv_import import import_csv
+from task_service.services.csv.importer import import_csv
 from task_service.services.daily_log import find_entry
-from task_service.services.numbers import find_task
-from task_service.services.reading import read_day
-from task_service.services.streams import all_entries
+from task_service.services.legacy.numeric_ids import find_task
+from task_service.services.legacy.streams import all_entries
 from task_service.services.tasks import Change
 from task_service.store import daily_log, tasks
 from task_service.store.audit import AuditFilter, list_audit

@@ -6,11 +6,11 @@ from fastapi import APIRouter, Query, Response
 
 from task_service.api import answers
 from task_service.api.compat.common import Route, make_router
-from task_service.api.compat.pages import TaskPage, TaskPageQuery, page_answer
-from task_service.api.compat.people import PeoplesTasks, new_task
-from task_service.api.context import Shared
-from task_service.api.models import Task
+from task_service.api.compat.manual_tasks import PeoplesTasks, new_task
+from task_service.api.compat.offset_lists import TaskPage, TaskPageQuery, page_answer
+from task_service.api.dependencies import Shared
 from task_service.api.routes.stats import Summary, read_summary
+from task_service.schemas.responses import Task
 
 
 async def list_tasks(context: Shared, query: Annotated[TaskPageQuery, Query()]) -> Response:

@@ -7,13 +7,13 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, Field
 
-from task_service.api.access import AskFirst, allow
 from task_service.api.answers import page
-from task_service.api.context import Shared
-from task_service.api.models import Page, PageQuery
-from task_service.api.problems import documented
+from task_service.api.auth.access import AskFirst, allow
+from task_service.api.dependencies import Shared
+from task_service.api.http.problems import documented
 from task_service.domain.permissions import Permission
-from task_service.services.fields import Moment, Words
+from task_service.schemas.responses import Page, PageQuery
+from task_service.schemas.types import Moment, Words
 from task_service.store.audit import AuditFilter, AuditRow, list_audit
 
 router = APIRouter(route_class=AskFirst, tags=["audit log"])

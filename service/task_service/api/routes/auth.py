@@ -6,16 +6,16 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Form, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from task_service.api.access import AskFirst, Caller
 from task_service.api.answers import answer
+from task_service.api.auth.access import AskFirst, Caller
 from task_service.api.auth.authenticator import Authenticator, get_authenticator
-from task_service.api.context import Shared
-from task_service.api.problems import documented
+from task_service.api.dependencies import Shared
+from task_service.api.http.problems import documented
 from task_service.domain.permissions import Permission, Role
 from task_service.domain.principals import Principal
-from task_service.services import users as service
-from task_service.services.user_inputs import PasswordChange, RefreshRequest
-from task_service.services.users import Granted
+from task_service.schemas.users import PasswordChange, RefreshRequest
+from task_service.services.identity import users as service
+from task_service.services.identity.users import Granted
 
 PREFIX = "/api/v1/auth"
 router = APIRouter(route_class=AskFirst, prefix=PREFIX, tags=["users and tokens"])

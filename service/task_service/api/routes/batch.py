@@ -10,15 +10,15 @@ from pydantic import BaseModel, Field, ValidationError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from task_service.api import answers
-from task_service.api.access import AskFirst, Creator
-from task_service.api.bodies import UNREADABLE, unreadable
-from task_service.api.context import Shared
-from task_service.api.models import TaskItem
-from task_service.api.once import Posted
-from task_service.api.problems import documented
+from task_service.api.auth.access import AskFirst, Creator
+from task_service.api.dependencies import Shared
+from task_service.api.http.bodies import UNREADABLE, unreadable
+from task_service.api.http.idempotency import Posted
+from task_service.api.http.problems import documented
+from task_service.schemas.responses import TaskItem
+from task_service.schemas.tasks import NewTask
 from task_service.services.bulk import Entered, chunks, enter_tasks, past_due
 from task_service.services.context import MovedOnError
-from task_service.services.inputs import NewTask
 from task_service.store.tasks import read_tasks
 
 MOST_TASKS = 10_000

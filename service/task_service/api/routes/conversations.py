@@ -6,16 +6,16 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Path, Query, Response
 
 from task_service.api import answers
-from task_service.api.access import MAY_READ, AskFirst, Changer
-from task_service.api.context import Shared
-from task_service.api.models import Conversation, Page, PageQuery
-from task_service.api.once import Posted
-from task_service.api.problems import documented
+from task_service.api.auth.access import MAY_READ, AskFirst, Changer
+from task_service.api.dependencies import Shared
+from task_service.api.http.idempotency import Posted
+from task_service.api.http.problems import documented
 from task_service.api.routes.tasks import Id, require_task
 from task_service.domain.errors import NotFoundError
+from task_service.schemas.responses import Conversation, Page, PageQuery
+from task_service.schemas.tasks import ConversationChange, NewConversation
+from task_service.schemas.types import parse_id
 from task_service.services import conversations as service
-from task_service.services.fields import parse_id
-from task_service.services.inputs import ConversationChange, NewConversation
 from task_service.store import conversations as store
 from task_service.store.conversations import ConversationRow
 

@@ -7,15 +7,15 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
-from task_service.api.access import MAY_READ, AskFirst, Importer
 from task_service.api.answers import answer
-from task_service.api.context import Shared
-from task_service.api.models import TaskConditions
-from task_service.api.once import Posted
-from task_service.api.problems import documented
-from task_service.api.uploads import FORM, uploaded_file
-from task_service.services.csv_export import export_csv
-from task_service.services.csv_import import Mode, import_csv
+from task_service.api.auth.access import MAY_READ, AskFirst, Importer
+from task_service.api.dependencies import Shared
+from task_service.api.http.idempotency import Posted
+from task_service.api.http.problems import documented
+from task_service.api.http.uploads import FORM, uploaded_file
+from task_service.schemas.responses import TaskConditions
+from task_service.services.csv.exporter import export_csv
+from task_service.services.csv.importer import Mode, import_csv
 
 router = APIRouter(route_class=AskFirst, prefix="/api/v1/tasks", tags=["tasks"])
 

@@ -9,15 +9,15 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, Field
 
 from task_service.api import answers
-from task_service.api.access import MAY_READ, AskFirst, OperatorRole
 from task_service.api.answers import answer
-from task_service.api.context import Shared
-from task_service.api.models import Page, PageQuery
-from task_service.api.once import Posted
-from task_service.api.problems import documented
+from task_service.api.auth.access import MAY_READ, AskFirst, OperatorRole
+from task_service.api.dependencies import Shared
+from task_service.api.http.idempotency import Posted
+from task_service.api.http.problems import documented
+from task_service.schemas.responses import Page, PageQuery
+from task_service.schemas.tasks import Input
+from task_service.schemas.types import Day
 from task_service.services import daily_log as service
-from task_service.services.fields import Day
-from task_service.services.inputs import Input
 from task_service.store import daily_log as store
 
 PREFIX = "/api/v1/daily-log"

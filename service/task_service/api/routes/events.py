@@ -6,14 +6,14 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Query, Request
 from pydantic import Field
 
-from task_service.api.access import MAY_READ, AskFirst
-from task_service.api.context import Shared
-from task_service.api.problems import documented
+from task_service.api.auth.access import MAY_READ, AskFirst
+from task_service.api.dependencies import Shared
+from task_service.api.http.problems import documented
+from task_service.api.http.sse import EventStream, Streams, may_read
 from task_service.api.routes.tasks import Id, require_task
-from task_service.api.streams import EventStream, Streams, may_read
+from task_service.schemas.tasks import Input
+from task_service.schemas.types import Name, StatusWord
 from task_service.services.events import Wanted
-from task_service.services.fields import Name, StatusWord
-from task_service.services.inputs import Input
 from task_service.store.events import Position
 
 router = APIRouter(route_class=AskFirst, prefix="/api/v1", tags=["events"])

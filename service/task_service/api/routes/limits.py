@@ -8,14 +8,14 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, Field
 
 from task_service.api import answers
-from task_service.api.access import MAY_READ, AskFirst, OperatorRole
 from task_service.api.answers import answer
-from task_service.api.context import Shared
-from task_service.api.models import Page, PageQuery
-from task_service.api.problems import documented
+from task_service.api.auth.access import MAY_READ, AskFirst, OperatorRole
+from task_service.api.dependencies import Shared
+from task_service.api.http.problems import documented
 from task_service.domain.fields import NAME_PATTERN
+from task_service.schemas.responses import Page, PageQuery
+from task_service.schemas.tasks import NewLimit
 from task_service.services import limits as service
-from task_service.services.inputs import NewLimit
 from task_service.store import limits as store
 
 router = APIRouter(route_class=AskFirst, prefix="/api/v1/limits", tags=["queues and workers"])

@@ -8,17 +8,17 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Path, Query, Response
 from pydantic import BaseModel, Field
 
-from task_service.api.access import MAY_READ, AskFirst, OperatorRole
 from task_service.api.answers import answer
-from task_service.api.context import Shared
-from task_service.api.once import Posted
-from task_service.api.problems import documented
+from task_service.api.auth.access import MAY_READ, AskFirst, OperatorRole
+from task_service.api.dependencies import Shared
+from task_service.api.http.idempotency import Posted
+from task_service.api.http.problems import documented
 from task_service.domain.fields import NAME_PATTERN
 from task_service.domain.outcomes import Reason
 from task_service.queue.figures import list_workers
+from task_service.schemas.tasks import Because, Input
+from task_service.schemas.types import parse_id
 from task_service.services import queues as service
-from task_service.services.fields import parse_id
-from task_service.services.inputs import Because, Input
 from task_service.store.database import raw
 
 router = APIRouter(route_class=AskFirst, prefix="/api/v1", tags=["queues and workers"])

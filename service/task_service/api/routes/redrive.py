@@ -3,13 +3,13 @@
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
-from task_service.api.access import AskFirst, OperatorRole
 from task_service.api.answers import answer
-from task_service.api.context import Shared
-from task_service.api.once import Posted
-from task_service.api.problems import documented
+from task_service.api.auth.access import AskFirst, OperatorRole
+from task_service.api.dependencies import Shared
+from task_service.api.http.idempotency import Posted
+from task_service.api.http.problems import documented
+from task_service.schemas.tasks import Redrive
 from task_service.services import redrive as service
-from task_service.services.inputs import Redrive
 from task_service.store.redrive import DeadLetters
 
 router = APIRouter(route_class=AskFirst, prefix="/api/v1/tasks", tags=["tasks"])

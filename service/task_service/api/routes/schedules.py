@@ -9,18 +9,18 @@ from pydantic import BaseModel, Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from task_service.api import answers
-from task_service.api.access import MAY_READ, AskFirst, OperatorRole
 from task_service.api.answers import answer
-from task_service.api.context import Shared
-from task_service.api.models import Page, PageQuery
-from task_service.api.once import Posted
-from task_service.api.problems import documented
+from task_service.api.auth.access import MAY_READ, AskFirst, OperatorRole
+from task_service.api.dependencies import Shared
+from task_service.api.http.idempotency import Posted
+from task_service.api.http.problems import documented
 from task_service.api.routes.tasks import IfMatch, IfNoneMatch
+from task_service.schemas.responses import Page, PageQuery
+from task_service.schemas.tasks import NewSchedule, ScheduleChange
+from task_service.schemas.types import CatchUp, fragment, parse_id
 from task_service.services import daily_log
 from task_service.services import schedules as service
 from task_service.services.etags import Guard, is_unchanged
-from task_service.services.fields import CatchUp, fragment, parse_id
-from task_service.services.inputs import NewSchedule, ScheduleChange
 from task_service.services.schedules import etag_of_schedule
 from task_service.store import schedules as store
 from task_service.store.schedules import ScheduleRow

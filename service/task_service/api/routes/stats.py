@@ -5,13 +5,13 @@ from datetime import datetime
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
-from task_service.api.access import MAY_READ, AskFirst
 from task_service.api.answers import answer
-from task_service.api.context import Shared
-from task_service.api.problems import documented
+from task_service.api.auth.access import MAY_READ, AskFirst
+from task_service.api.dependencies import Shared
+from task_service.api.http.problems import documented
 from task_service.domain.priorities import Priority
 from task_service.domain.statuses import Status
-from task_service.services.counts import summarize
+from task_service.services.statistics import summarize
 
 router = APIRouter(route_class=AskFirst, prefix="/api/v1/tasks/stats", tags=["tasks"])
 

@@ -7,10 +7,14 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from task_service.api import answers
-from task_service.api.access import MAY_READ, AskFirst, Changer, Creator
 from task_service.api.answers import task_answer
-from task_service.api.context import Shared
-from task_service.api.models import (
+from task_service.api.auth.access import MAY_READ, AskFirst, Changer, Creator
+from task_service.api.dependencies import Shared
+from task_service.api.http.idempotency import Posted
+from task_service.api.http.problems import documented
+from task_service.domain.errors import NotFoundError
+from task_service.domain.statuses import Status
+from task_service.schemas.responses import (
     HistoryEvent,
     Page,
     PageQuery,
@@ -20,18 +24,15 @@ from task_service.api.models import (
     TaskQuery,
     present,
 )
-from task_service.api.once import Posted
-from task_service.api.problems import documented
-from task_service.domain.errors import NotFoundError
-from task_service.domain.statuses import Status
-from task_service.services import reading
+from task_service.schemas.tasks import Because, NewTask, TaskChange
+from task_service.schemas.types import parse_id
+from task_service.services import cached_reads
 from task_service.services import tasks as service
 from task_service.services.etags import Guard, etag_of, is_unchanged
-from task_service.services.fields import parse_id
-from task_service.services.inputs import Because, NewTask, TaskChange
 from task_service.services.tasks import Change
-from task_service.store import history, listing
+from task_service.store import history
 from task_service.store import tasks as store
+from task_service.store.task_lists import listing
 
 PREFIX = "/api/v1/tasks"
 router = APIRouter(route_class=AskFirst, prefix=PREFIX, tags=["tasks"])
@@ -94,7 +95,7 @@ async def list_tasks(context: Shared, query: Annotated[TaskQuery, Query()]) -> R
 )
 async def read_task(context: Shared, task_id: Id, if_none_match: IfNoneMatch = None) -> Response:
     """One task. Its ETag guards changes by `If-Match`."""
-    task = await reading.read_task(context, task_id)
+    task = await cached_reads.read_task(context, task_id)
     if task is None:
         raise NotFoundError("task", task_id)
     if is_unchanged(if_none_match, etag_of(task)):

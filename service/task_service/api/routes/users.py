@@ -7,16 +7,16 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Path, Query, Response
 from pydantic import BaseModel
 
-from task_service.api.access import AskFirst, UserManager, allow
 from task_service.api.answers import answer, page
-from task_service.api.context import Shared
-from task_service.api.models import Page, PageQuery
-from task_service.api.problems import documented
+from task_service.api.auth.access import AskFirst, UserManager, allow
+from task_service.api.dependencies import Shared
+from task_service.api.http.problems import documented
 from task_service.api.routes.auth import Security
 from task_service.domain.permissions import Permission, Role
-from task_service.services import users as service
-from task_service.services.fields import parse_id
-from task_service.services.user_inputs import NewUser, UserChange
+from task_service.schemas.responses import Page, PageQuery
+from task_service.schemas.types import parse_id
+from task_service.schemas.users import NewUser, UserChange
+from task_service.services.identity import users as service
 from task_service.store import users as store
 from task_service.store.users import UserRow
 

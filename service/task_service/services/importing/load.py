@@ -6,10 +6,10 @@ from typing import Any
 
 import asyncpg
 
+from task_service.services.importing.chunks import Row
 from task_service.services.importing.convert import BadRowError, Conversion
 from task_service.services.importing.report import Summary
-from task_service.services.importing.streams import Row
-from task_service.store import importing as store
+from task_service.store.importing import target as store
 
 Pair = tuple[Row, Row]
 """A row as it was, and as it will be."""

@@ -15,15 +15,15 @@ from task_service.queue.entries import Entry, enqueue
 from task_service.queue.wakeups import Wakeups
 from task_service.services.context import utc_now
 from task_service.services.importing import convert
+from task_service.services.importing.chunks import Children, Row, chunks, slices
 from task_service.services.importing.convert import Conversion
 from task_service.services.importing.load import Loader, Table
 from task_service.services.importing.report import Summary
 from task_service.services.importing.schemas import SOURCES, Found, Letter, find
-from task_service.services.importing.streams import Children, Row, chunks, slices
 from task_service.settings import Settings
-from task_service.store import importing as store
-from task_service.store import sources
 from task_service.store.database import connect
+from task_service.store.importing import source
+from task_service.store.importing import target as store
 
 ACTOR = "import"
 """Whom the history names."""
@@ -47,15 +47,15 @@ async def run_import(
         SOURCES[letter], settings.default_handler or None, utc_now(), summary.notes.add
     )
     async with AsyncExitStack() as stack:
-        source = await stack.enter_async_context(sources.open_source(url))
-        found = find(how.source, await sources.read_columns(source))
+        connection = await stack.enter_async_context(source.open_source(url))
+        found = find(how.source, await source.read_columns(connection))
         target = await connect(settings)
         stack.push_async_callback(target.close)
         if dry_run:
             await stack.enter_async_context(_undone(target))
         elif how.source.keeps_numbers:
-            await _raise_numbers(source, target, found)
-        await _Import(settings, source, target, found, how, summary).run()
+            await _raise_numbers(connection, target, found)
+        await _Import(settings, connection, target, found, how, summary).run()
     return summary
 
 
@@ -72,13 +72,15 @@ async def _undone(target: asyncpg.Connection) -> AsyncIterator[None]:
 
 
 async def _raise_numbers(
-    source: asyncpg.Connection, target: asyncpg.Connection, found: Found
+    connection: asyncpg.Connection, target: asyncpg.Connection, found: Found
 ) -> None:
     """Let tasks that are created meanwhile have numbers above those that come over."""
     for table in ("tasks", "conversations", "daily_log"):
         reading = found.readings.get(table)
         highest = (
-            await sources.highest_number(source, reading, convert.NUMBER_MAX) if reading else None
+            await source.highest_number(connection, reading, convert.NUMBER_MAX)
+            if reading
+            else None
         )
         if highest and highest > 0:
             await store.raise_numbers(target, table, highest)
@@ -124,7 +126,7 @@ class _Import:
         if reading is None:
             return
         self._summary.of(table.name)
-        async for chunk in chunks(sources.read_rows(self._source, reading, table.order)):
+        async for chunk in chunks(source.read_rows(self._source, reading, table.order)):
             pairs = self._loader.convert(table, chunk)
             async with self._target.transaction():
                 await store.one_at_a_time(self._target)
@@ -135,11 +137,11 @@ class _Import:
         table = Table("tasks", "id", convert.convert_task, store.TASKS, (self._attempts, ACTOR))
         tasks, conversations = self._readings["tasks"], self._readings.get("conversations")
         children = (
-            Children(sources.read_children(self._source, conversations, tasks))
+            Children(source.read_children(self._source, conversations, tasks))
             if conversations
             else None
         )
-        async for chunk in chunks(sources.read_rows(self._source, tasks, "id")):
+        async for chunk in chunks(source.read_rows(self._source, tasks, "id")):
             pairs = self._loader.convert(table, chunk)
             theirs = await children.of({str(row["id"]) for row in chunk}) if children else []
             bodies = self._loader.convert(CONVERSATIONS, theirs) if theirs else []
@@ -158,7 +160,7 @@ class _Import:
     async def _count_orphans(self) -> None:
         """Conversations whose task is not there are not even read: say how many there are."""
         figures = self._summary.of(CONVERSATIONS.name)
-        everything = await sources.count_rows(self._source, self._readings[CONVERSATIONS.name])
+        everything = await source.count_rows(self._source, self._readings[CONVERSATIONS.name])
         if orphans := everything - figures.read:
             figures.read = everything
             figures.left_out += orphans

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from task_service.store.sources import Reading
+from task_service.store.importing.source import Reading
 
 Letter = Literal["a", "b", "c", "d", "e"]
 Columns = Mapping[str, Mapping[str, str]]

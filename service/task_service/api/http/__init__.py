@@ -1,0 +1,1 @@
+"""HTTP mechanics: edge middleware, headers, problems, bodies, idempotency, rate limits and event streams."""

@@ -1,0 +1,1 @@
+"""Background loops that worker and API processes run."""

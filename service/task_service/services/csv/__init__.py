@@ -1,0 +1,1 @@
+"""CSV files of tasks: read, check, import and export."""

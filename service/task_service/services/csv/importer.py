@@ -1,0 +1,267 @@
+"""Import tasks from a CSV file: checked row by row, entered by COPY, all in the caller's transaction."""
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import IO, Any, Literal, NamedTuple
+
+import structlog
+from pydantic import Field, ValidationError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from task_service.domain.errors import InvalidFileError
+from task_service.domain.principals import Principal
+from task_service.schemas.tasks import NewTask
+from task_service.schemas.types import KeptTags, KeptText, KeptTitle
+from task_service.services.bulk import (
+    CHUNK,
+    Kind,
+    claim_ids,
+    count_kinds,
+    insert_drafts,
+    kind_of,
+    past_due,
+)
+from task_service.services.context import Context
+from task_service.services.csv.format import (
+    COLUMNS,
+    GIVEN,
+    MADE_HERE,
+    CellError,
+    due_from,
+    read_cells,
+)
+from task_service.services.csv.reader import Record, read_records
+from task_service.store import import_files
+from task_service.store.database import ping, raw
+
+Mode = Literal["all-or-nothing", "skip-invalid"]
+MOST_ERRORS = 1_000
+MOST_PRESENT = 1_000
+NAME_MAX = 200
+BLOCK_BYTES = 1_048_576
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file to import: seekable, and small enough to be allowed. `digest` is its SHA-256."""
+
+    file: IO[bytes]
+    name: str | None
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RowError:
+    """What is wrong with a row. `line` is the line of the file where the row begins, `column` None: all of it."""
+
+    line: int
+    column: str | None
+    message: str
+
+
+@dataclass(slots=True)
+class Report:
+    """What an import did. `errors` are the first thousand; `error_count` counts them all.
+
+    `present` counts rows whose unique key a task held already; `present_lines` are the lines of the first thousand.
+    """
+
+    digest: str
+    rows: int = 0
+    created: int = 0
+    skipped: int = 0
+    error_count: int = 0
+    errors: list[RowError] = field(default_factory=list)
+    repeated: bool = False
+    present: int = 0
+    present_lines: list[int] = field(default_factory=list)
+
+
+class Row(NamedTuple):
+    """A good row, and the line where it begins."""
+
+    line: int
+    draft: NewTask
+
+
+async def import_csv(
+    context: Context, connection: AsyncConnection, upload: Upload, mode: Mode, caller: Principal
+) -> Report:
+    """Import a file. The same file in the same mode is imported once: then comes the first report, `repeated`.
+
+    Raises InvalidFileError: for a bad header, and, unless invalid rows are to be skipped, for any row that is wrong.
+    """
+    digest = hashlib.sha256(f"{mode}\n".encode() + upload.digest).hexdigest()
+    if not await import_files.claim(connection, digest, _plain(upload.name), caller.name):
+        return _report_of(await import_files.read_report(connection, digest))
+    reader = _Reader(context, upload.file, Report(digest))
+    report, driver, kinds = reader.report, await raw(connection), Counter[Kind]()
+    async with aclosing(_read_ahead(reader)) as chunks:
+        async for rows in chunks:
+            if mode == "all-or-nothing" and report.error_count:
+                await ping(connection)  # the server ends transactions that look forgotten
+            else:
+                entered = await claim_ids(driver, [row.draft for row in rows])
+                await insert_drafts(context, driver, entered.new, caller)
+                kinds.update(kind_of(new.draft) for new in entered.new)
+                report.present += len(entered.present)
+                lines = [rows[place].line for place in entered.present]
+                report.present_lines += lines[: MOST_PRESENT - len(report.present_lines)]
+    if mode == "all-or-nothing" and report.error_count:
+        raise _refusal(report.errors, report.error_count)
+    report.created = kinds.total()
+    count_kinds(kinds)
+    await import_files.keep_report(connection, digest, asdict(report))
+    log.info(
+        "csv_imported", digest=digest, rows=report.rows, created=report.created, by=caller.name
+    )
+    return report
+
+
+def digest_of(file: IO[bytes]) -> bytes:
+    """SHA-256 of a file."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while block := file.read(BLOCK_BYTES):
+        digest.update(block)
+    return digest.digest()
+
+
+async def _read_ahead(reader: "_Reader") -> AsyncGenerator[list[Row], None]:
+    """The good rows in chunks: while one is entered, a thread reads the next. Raises InvalidFileError."""
+    following = asyncio.create_task(asyncio.to_thread(reader.start))
+    try:
+        while (rows := await following) is not None:
+            following = asyncio.create_task(asyncio.to_thread(reader.read))
+            yield rows
+    finally:
+        await asyncio.wait(
+            [following]
+        )  # whoever closes the file next must not meet a thread that still reads it
+
+
+class ExportedTask(NewTask):
+    """A row that an export wrote: what came over from another service is kept, however long it is."""
+
+    title: KeptTitle
+    description: KeptText | None = None
+    tags: KeptTags = Field(default_factory=list)
+
+
+class _Reader:
+    """The rows of a file, a chunk at a time; counts rows and errors into a report."""
+
+    def __init__(self, context: Context, file: IO[bytes], report: Report) -> None:
+        self.report = report
+        self._clock = context.clock
+        self._file = file
+        self._header: list[str] = []
+        self._records: Iterator[Record] = iter(())
+
+    def start(self) -> list[Row] | None:
+        """Read the header and the first rows. Raises InvalidFileError."""
+        self._records = read_records(self._file)
+        first = next(self._records, None)
+        if first is None:
+            raise _refusal(
+                [RowError(1, None, "the file is empty; its first line must name the columns")]
+            )
+        if first.problem:
+            raise _refusal(
+                [
+                    RowError(
+                        first.line, None, f"the first line must name the columns: {first.problem}"
+                    )
+                ]
+            )
+        self._header = [
+            name.strip().lower().replace(" ", "_").replace("-", "_") for name in first.cells
+        ]
+        if errors := _check_header(first.line, self._header):
+            raise _refusal(errors, len(errors))
+        return self.read()
+
+    def read(self) -> list[Row] | None:
+        """The next good rows, some or none; None at the end of the file."""
+        records = list(islice(self._records, CHUNK))
+        rows = [Row(record.line, draft) for record in records if (draft := self._draft(record))]
+        self.report.rows += len(records)
+        self.report.skipped += len(records) - len(rows)
+        return rows if records else None
+
+    def _draft(self, record: Record) -> NewTask | None:
+        if record.problem or len(record.cells) != len(self._header):
+            self._note(
+                record.line, self._name(record.at), record.problem or self._miscounted(record)
+            )
+            return None
+        row, now = dict(zip(self._header, record.cells, strict=True)), self._clock()
+        try:
+            form = ExportedTask if row.get("id") and row.get("created_at") else NewTask
+            draft = form.model_validate({"title": ""} | read_cells(row))
+            if late := past_due(draft, due_from(row, now)):
+                raise CellError("due_date", late)
+        except CellError as error:
+            self._note(record.line, error.column, error.message)
+        except ValidationError as error:
+            for each in error.errors(include_url=False, include_input=False, include_context=False):
+                self._note(
+                    record.line, str(each["loc"][0]), each["msg"].removeprefix("Value error, ")
+                )
+        else:
+            return draft
+        return None
+
+    def _name(self, at: int | None) -> str | None:
+        return self._header[at] if at is not None and at < len(self._header) else None
+
+    def _miscounted(self, record: Record) -> str:
+        return f"the row has {len(record.cells)} cells, the header {len(self._header)}"
+
+    def _note(self, line: int, column: str | None, message: str) -> None:
+        self.report.error_count += 1
+        if len(self.report.errors) < MOST_ERRORS:
+            self.report.errors.append(RowError(line, column, message))
+
+
+def _check_header(line: int, header: Sequence[str]) -> list[RowError]:
+    """What is wrong with the names of the columns: the first hundred problems."""
+    errors, seen, known = [], set[str](), (*COLUMNS, *GIVEN)
+    for name in header:
+        shown = name.encode(errors="replace").decode()[:50]
+        if name not in known and name not in MADE_HERE:
+            errors.append(
+                RowError(line, shown, f"there is no such column; known: {', '.join(known)}")
+            )
+        elif name in seen:
+            errors.append(RowError(line, shown, "the column is there twice"))
+        seen.add(name)
+        if len(errors) == 100:
+            break
+    if "title" not in header:
+        errors.insert(0, RowError(line, "title", "the column is missing"))
+    return errors
+
+
+def _refusal(errors: Sequence[RowError], count: int = 1) -> InvalidFileError:
+    first = errors[0]
+    where = f"line {first.line}" + (f", column {first.column}" if first.column else "")
+    more = f" ({count:,} errors in all)" if count > 1 else ""
+    found = [asdict(error) | {"field": error.column or "file"} for error in errors]
+    return InvalidFileError(f"{where}: {first.message}{more}. Nothing was imported.", found, count)
+
+
+def _report_of(stored: dict[str, Any]) -> Report:
+    errors = [RowError(**error) for error in stored.pop("errors")]
+    return Report(**stored | {"errors": errors, "repeated": True})
+
+
+def _plain(name: str | None) -> str | None:
+    """A file's name as PostgreSQL can keep it."""
+    return name.replace("\x00", "").encode(errors="replace").decode()[:NAME_MAX] if name else None

@@ -1,0 +1,57 @@
+"""Lists without pages, in chunks: each is a statement of its own, so that no transaction waits for a slow reader."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import date
+from typing import TypeVar
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from task_service.services.context import Context
+from task_service.store.app_settings import SettingRow, list_settings
+from task_service.store.conversations import ConversationRow, list_conversations
+from task_service.store.daily_log import EntryRow, list_entries
+from task_service.store.tasks import TaskRow, read_after_number
+
+CHUNK = 500
+T = TypeVar("T")
+
+
+async def all_tasks(context: Context) -> AsyncIterator[list[TaskRow]]:
+    """All tasks by number; the first chunk may be empty."""
+    number, more = 0, True
+    while more:
+        async with context.reading() as connection:
+            rows = await read_after_number(connection, number, CHUNK)
+        yield rows
+        more = len(rows) == CHUNK
+        number = rows[-1].number if more else 0
+
+
+def all_conversations(context: Context, task_id: UUID) -> AsyncIterator[list[ConversationRow]]:
+    """All conversations of a task by number."""
+    return _pages(
+        context, lambda connection, cursor: list_conversations(connection, task_id, CHUNK, cursor)
+    )
+
+
+def all_settings(context: Context) -> AsyncIterator[list[SettingRow]]:
+    """All settings by key."""
+    return _pages(context, lambda connection, cursor: list_settings(connection, CHUNK, cursor))
+
+
+def all_entries(context: Context, day: date) -> AsyncIterator[list[EntryRow]]:
+    """All entries of a day's log."""
+    return _pages(context, lambda connection, cursor: list_entries(connection, day, CHUNK, cursor))
+
+
+async def _pages(
+    context: Context,
+    read: Callable[[AsyncConnection, str | None], Awaitable[tuple[list[T], str | None]]],
+) -> AsyncIterator[list[T]]:
+    cursor, more = None, True
+    while more:
+        async with context.reading() as connection:
+            rows, cursor = await read(connection, cursor)
+        yield rows
+        more = cursor is not None

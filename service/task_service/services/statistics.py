@@ -1,0 +1,55 @@
+"""Statistics of all tasks."""
+
+from dataclasses import dataclass
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from task_service.domain.priorities import BY_RANK, Priority
+from task_service.domain.statuses import Status
+from task_service.queue.figures import queue_figures
+from task_service.store.database import raw
+from task_service.store.statistics import Numbers, read_numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How many tasks there are, without the deleted ones: in all, by status and by priority."""
+
+    total: int
+    by_status: dict[Status, int]
+    by_priority: dict[Priority, int]
+
+
+async def summarize(engine: AsyncEngine) -> Summary:
+    """The statistics, in one snapshot. The cost does not depend on how many tasks there are (see `figures.sql`)."""
+    async with engine.connect() as connection:
+        await connection.execution_options(isolation_level="REPEATABLE READ")
+        numbers = await read_numbers(connection)
+        queue = await queue_figures(await raw(connection))
+    by_priority = {priority: numbers.by_rank.get(rank, 0) for rank, priority in enumerate(BY_RANK)}
+    return Summary(sum(by_priority.values()), by_status(numbers, queue), by_priority)
+
+
+def by_status(numbers: Numbers, queue: dict[str, int]) -> dict[Status, int]:
+    """Statuses from what they derive from: the queue, final runs, and what people set.
+
+    >>> numbers = Numbers({2: 10}, {"pending": 3}, 1, {"failed": 2}, {"processing": 1})
+    >>> queue = {"ready": 4, "blocked": 0, "scheduled": 1, "running": 1}
+    >>> {str(s): n for s, n in by_status(numbers, queue).items() if n}
+    {'pending': 6, 'scheduled': 2, 'failed': 2}
+    """
+    shown = {
+        Status.PENDING: queue["ready"] + queue["blocked"] - numbers.own_scheduled,
+        Status.SCHEDULED: queue["scheduled"] + numbers.own_scheduled,
+        Status.PROCESSING: queue["running"],
+    }
+    return {
+        s: max(
+            0,
+            shown.get(s, 0)
+            + numbers.own.get(s, 0)
+            + numbers.ended.get(s, 0)
+            - numbers.hidden.get(s, 0),
+        )
+        for s in Status
+    }

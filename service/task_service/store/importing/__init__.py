@@ -1,0 +1,1 @@
+"""Databases of other services: the source that is read and the target that is written."""

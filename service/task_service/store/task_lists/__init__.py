@@ -1,0 +1,1 @@
+"""Task lists: filters, query plans, keyset pages and text search."""

@@ -1,0 +1,1 @@
+"""Handlers in a process of their own: both sides of the pipe, fork safety and captured output."""
