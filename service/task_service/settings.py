@@ -18,7 +18,10 @@ from task_service.domain.cron import check_cron, parse_zone
 from task_service.domain.fields import ATTEMPTS_MAX, NAME_PATTERN
 
 Seconds = Annotated[float, Field(gt=0)]
-RATE_PATTERN = r"[1-9]\d{0,8} ?/ ?(?:[1-9]\d{0,3} )?(?:second|minute|hour|day)s?"
+RATE_PATTERN = (
+    r"(?P<amount>[1-9]\d{0,8}) ?/ ?(?:(?P<multiple>[1-9]\d{0,3}) )?"
+    r"(?P<unit>second|minute|hour|day)s?"
+)
 ORIGIN_PATTERN = r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(?::\d{1,5})?"
 
 

@@ -14,7 +14,7 @@ from task_service.api.auth.signing_keys import SigningKeys
 from task_service.api.auth.trusted_issuers import Trust
 from task_service.api.http.headers import SecurityHeaders, allow_origins
 from task_service.api.http.problems import documented
-from task_service.api.http.rate_limits import Limits
+from task_service.api.http.rate_limits import RateLimiter
 from task_service.domain.permissions import GRANTS, Permission
 from task_service.services.context import Context
 from task_service.services.identity.passwords import Passwords
@@ -27,7 +27,7 @@ from task_service.store.users import LookUps
 class Connections:
     """Closes what authentication and limits hold open; a request that comes later opens it again."""
 
-    def __init__(self, look_ups: LookUps, limits: Limits) -> None:
+    def __init__(self, look_ups: LookUps, limits: RateLimiter) -> None:
         self._look_ups, self._limits = look_ups, limits
 
     async def start(self) -> None:
@@ -43,7 +43,7 @@ def install_security(app: FastAPI, settings: Settings) -> None:
     """Give the app its authenticator, limits and headers. Raises NoKeyError when there is no secret to sign with."""
     context: Context = app.state.context
     credentials = Credentials(Tokens(settings, SigningKeys(settings), context.clock), Passwords())
-    look_ups, limits = LookUps(settings), Limits(settings)
+    look_ups, limits = LookUps(settings), RateLimiter(settings)
     trust = Trust(settings.trusted_issuers_file)
     app.state.authenticator = Authenticator(
         credentials, trust, look_ups, settings.auth_mode == "open"

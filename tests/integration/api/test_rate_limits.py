@@ -171,7 +171,7 @@ async def test_service_d_says_it_in_its_own_words_on_each_of_its_paths(make: Mak
 async def test_instances_share_limits_through_redis_and_count_alone_while_it_is_away(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "AWAY_SECONDS", 0)
+    monkeypatch.setattr(module, "RETRY_REDIS_SECONDS", 0)
     with redis_server() as redis:
         one, two = (make(rate_limit_read="5/hour", redis_url=redis.url) for _ in range(2))
         token = one.token(await one.register("ada"))
@@ -215,7 +215,7 @@ async def test_without_a_limit_nothing_is_asked_of_redis_and_with_one_once(make:
         token = people.token(await people.register("ada"))
         async with people.speaking(token) as client:
             assert await statuses(client, 5, "GET", "/api/v1/auth/me") == [200] * 5
-            assert people.app.state.limits._redis is None
+            assert people.app.state.limits._shared._redis is None
         limited = make(redis_url=redis.url, rate_limit_read="100/hour")
         async with limited.speaking(token) as client:
             await client.get("/api/v1/auth/me")
