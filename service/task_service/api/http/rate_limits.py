@@ -26,7 +26,7 @@ from task_service.api.http.metrics import RATE_LIMITED
 from task_service.domain.errors import TooManyRequestsError
 from task_service.domain.principals import Principal
 from task_service.settings import RATE_PATTERN, Settings
-from task_service.store.redis import script_text
+from task_service.store.cache.redis import script_text
 
 PREFIX = "task-service:limits"
 RETRY_REDIS_SECONDS = 1.0
