@@ -1,10 +1,10 @@
-# The images of the task service: targets `service` (API, worker, migrate) and `operator`.
+# Images of the task service. Targets: `service` (API, worker, migrate) and `operator`.
 #
 #   docker build --target service  -t task-service .
 #   docker build --target operator -t task-operator .
 #
-# BASE_IMAGE: any Debian-like image with Python 3.11 or newer. HELM_IMAGE: an image with helm at /out/helm; by default the
-# stage below builds it from source.
+# BASE_IMAGE: any Debian-based image with Python 3.11 or newer.
+# HELM_IMAGE: an image with helm at /out/helm; by default, the next stage builds it from source.
 ARG BASE_IMAGE=docker.io/library/python:3.13-slim-trixie
 ARG GO_IMAGE=docker.io/library/golang:1.26-trixie
 ARG HELM_IMAGE=helm-build
@@ -14,7 +14,8 @@ RUN GOBIN=/out CGO_ENABLED=0 go install -trimpath -ldflags="-s -w" helm.sh/helm/
 
 FROM ${HELM_IMAGE} AS helm
 
-# Two environments: /build has pip and the build backend and stays here; /app/venv, without pip, goes into the images.
+# Two environments: /build contains pip and the build backend and is not copied; /app/venv has no pip and
+# is copied into the images.
 FROM ${BASE_IMAGE} AS build
 WORKDIR /src
 COPY requirements/build.txt requirements/
@@ -23,8 +24,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
  && /build/bin/pip install --quiet --require-hashes -r requirements/build.txt \
  && python3 -m venv --without-pip /app/venv
 
-# Dependencies: one layer for each image, rebuilt only when its lock changes. Bytecode is compiled here, because the images
-# are read-only, and marked as not to be checked against its source: less to do at every start.
+# Dependencies: one layer per image, rebuilt only when its lock changes. Bytecode is compiled here because
+# the images run read-only. It is marked as unchecked, which saves work at every start.
 FROM build AS service-dependencies
 COPY requirements/service.txt requirements/
 RUN --mount=type=cache,target=/root/.cache/pip \
@@ -37,8 +38,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     /build/bin/pip --python /app/venv/bin/python install --quiet --no-compile --require-hashes -r requirements/operator.txt \
  && /app/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /app/venv/lib
 
-# The project: a wheel, installed under /project as it will lie in /app/venv, so that a change of the source changes one
-# small layer.
+# The project: a wheel, installed under /project with the paths of /app/venv, so that a change of the
+# source changes only one small layer.
 FROM build AS project
 COPY pyproject.toml README.md LICENSE* ./
 COPY service service
@@ -47,9 +48,10 @@ RUN /build/bin/pip wheel --quiet --no-cache-dir --no-deps --no-build-isolation -
  && /build/bin/pip --python /app/venv/bin/python install --quiet --no-compile --no-deps --no-warn-script-location --root /project /dist/*.whl \
  && /app/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash -s /project /project
 
-# Python is process 1: nothing here forks children that it does not wait for, an OOM kill hits the process that Kubernetes
-# reports on, and signals need no forwarding. The commands handle SIGTERM from their first line on, since process 1 has no
-# default action for it. HOME is the one writable place, an emptyDir in the cluster.
+# Python runs as process 1. It waits for all its child processes, an OOM kill hits the process that
+# Kubernetes reports on, and signals need no forwarding. The commands handle SIGTERM from their first line
+# on, because process 1 has no default action for it. HOME is the only writable directory, an emptyDir in
+# the cluster.
 FROM ${BASE_IMAGE} AS runtime
 ENV PATH=/app/venv/bin:/usr/local/bin:/usr/bin:/bin \
     HOME=/tmp \
@@ -58,7 +60,7 @@ ENV PATH=/app/venv/bin:/usr/local/bin:/usr/bin:/bin \
 WORKDIR /app
 USER 10001:10001
 
-# Last in each image: what changes most often.
+# The last layers are those that change most often.
 FROM runtime AS operator
 EXPOSE 8082
 ENTRYPOINT ["task-operator"]

@@ -1,7 +1,7 @@
-"""Writes every generated file of the repository, or says which are stale: `make generate`, `make check`.
+"""Write the generated files (`make generate`), or list the stale ones (`make check`).
 
-Each generator is a function `main(check)` that returns the paths of the files whose content was not what it makes, and
-writes them unless `check`.
+Each generator is a function `main(check)`. It returns the paths of the files whose content differs
+from what it generates, and writes them unless `check` is true.
 """
 
 import argparse
@@ -9,17 +9,17 @@ import importlib
 import sys
 
 GENERATORS = {
-    "task_operator.generate": "values schema, CRD and reference page, from the models of the spec",
+    "task_operator.generate": "values schema, CRD and reference page, from the spec models",
     "task_service.generate.settings": ".env.example, from the settings",
     "task_service.generate.api": "docs/reference/api.md, from the routes and their models",
-    "task_service.generate.permissions": "docs/reference/permissions.md, from the permission table",
+    "task_service.generate.permissions": "docs/reference/permissions.md, from the permissions",
 }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
-        "--check", action="store_true", help="write nothing; fail when a file is stale"
+        "--check", action="store_true", help="write nothing; fail if a file is stale"
     )
     check: bool = parser.parse_args().check
     stale: list[str] = []
@@ -28,7 +28,7 @@ def main() -> int:
     for path in stale:
         print(f"{'stale' if check else 'written'}: {path}")
     if check and stale:
-        print("run make generate and commit the result")
+        print("Run `make generate` and commit the result.")
     return 1 if check and stale else 0
 
 

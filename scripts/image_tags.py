@@ -1,7 +1,8 @@
-"""The tags of this commit's images: the short SHA always; `latest` on main; the version and `latest` on a release tag.
+"""Print the image tags of this commit.
 
-A pre-release (v1.2.3-rc.1) gets no `latest`. `python3 scripts/image_tags.py` prints them, from GITHUB_REF or from git;
-`--version` prints the version of the charts.
+The tags are the short SHA (always), `latest` on main, and the version and `latest` on a release
+tag. A pre-release (v1.2.3-rc.1) gets no `latest`. The reference comes from GITHUB_REF or from git.
+`--version` prints the version of the charts instead.
 """
 
 import os
@@ -16,12 +17,14 @@ RELEASE = re.compile(r"refs/tags/v(\d+\.\d+\.\d+)(-[0-9A-Za-z.-]+)?")
 
 
 def tags_of(ref: str, sha: str) -> list[str]:
-    """The tags of a commit under this full reference.
+    """Return the tags of a commit under this full reference.
 
     >>> tags_of("refs/tags/v1.2.3", "0123456789abcdef")
     ['1.2.3', 'latest', '0123456']
-    >>> tags_of("refs/tags/v1.2.3-rc.1", "0123456789abcdef"), tags_of("refs/heads/main", "0123456789abcdef")
-    (['1.2.3-rc.1', '0123456'], ['latest', '0123456'])
+    >>> tags_of("refs/tags/v1.2.3-rc.1", "0123456789abcdef")
+    ['1.2.3-rc.1', '0123456']
+    >>> tags_of("refs/heads/main", "0123456789abcdef")
+    ['latest', '0123456']
     >>> tags_of("refs/pull/7/merge", "0123456789abcdef")
     ['0123456']
     """
@@ -33,7 +36,7 @@ def tags_of(ref: str, sha: str) -> list[str]:
 
 
 def chart_version(ref: str, sha: str, declared: str) -> str:
-    """The version that the charts are packaged with; ValueError when a release tag and pyproject.toml disagree.
+    """Return the chart version. Raises ValueError if the tag and pyproject.toml disagree.
 
     >>> chart_version("refs/tags/v1.2.3", "0123456789abcdef", "1.2.3")
     '1.2.3'
@@ -45,7 +48,8 @@ def chart_version(ref: str, sha: str, declared: str) -> str:
     version = tags_of(ref, sha)[0]
     if version.partition("-")[0] != declared:
         raise ValueError(
-            f"the tag says {version}, pyproject.toml {declared}: bump the version before the tag"
+            f"the tag names version {version}, but pyproject.toml has {declared}: "
+            "bump the version before you create the tag"
         )
     return version
 
@@ -56,8 +60,8 @@ def _git(*words: str) -> str:
     ).stdout.strip()
 
 
-def here() -> tuple[str, str]:
-    """The reference and commit that are built: the workflow's, else those checked out."""
+def current_commit() -> tuple[str, str]:
+    """Return the reference and commit to build: those of the workflow, or those checked out."""
     sha = os.environ.get("GITHUB_SHA") or _git("rev-parse", "HEAD")
     if ref := os.environ.get("GITHUB_REF"):
         return ref, sha
@@ -70,8 +74,8 @@ def here() -> tuple[str, str]:
 
 
 def main() -> None:
-    """Print the tags, one a line, or the charts' version."""
-    ref, sha = here()
+    """Print the tags, one per line, or the version of the charts."""
+    ref, sha = current_commit()
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     try:
         version = chart_version(ref, sha, declared)

@@ -1,4 +1,4 @@
-"""Lints the migrations: squawk reads the SQL of every revision, as Alembic renders it without a database."""
+"""Lint the SQL of every migration with squawk. Alembic renders the SQL without a database."""
 
 import io
 import subprocess
@@ -13,27 +13,27 @@ from task_service.migrations.runner import alembic_config
 
 POSTGRES_VERSION = "17.0"
 EXCLUDED = (
-    "prefer-bigint-over-int",  # a number of attempts is no key
+    "prefer-bigint-over-int",  # a number of attempts is not a key
     "prefer-bigint-over-smallint",
-    "prefer-robust-stmts",  # a migration is one transaction: it never has to go on where it stopped
+    "prefer-robust-stmts",  # a migration is one transaction, so it never resumes halfway
     "prefer-text-field",  # Alembic's own table
     "require-timeout-settings",  # the runner sets lock_timeout
     "require-concurrent-index-deletion",
-    "require-concurrent-index-creation",  # within the transaction there is no CONCURRENTLY; the runner bounds the lock
+    "require-concurrent-index-creation",  # impossible in a transaction; the runner bounds the lock
 )
 
 
 def revisions() -> list[str]:
-    """All revisions, oldest first. Raises SystemExit when they are not one line of descent."""
+    """Return all revisions, oldest first. Raises SystemExit if there is more than one head."""
     script = ScriptDirectory.from_config(alembic_config())
     heads = script.get_heads()
     if len(heads) != 1:
-        raise SystemExit(f"migrations: one head is allowed, there are {sorted(heads)}")
+        raise SystemExit(f"migrations: expected exactly one head, found {sorted(heads)}")
     return [step.revision for step in reversed(list(script.walk_revisions()))]
 
 
 def sql(older: str, newer: str) -> str:
-    """The SQL from one revision to the next, without the transaction around it (it is the runner's)."""
+    """Return the SQL between two revisions, without BEGIN and COMMIT, which the runner issues."""
     text = io.StringIO()
     config = alembic_config()
     config.output_buffer = text
@@ -46,7 +46,7 @@ def sql(older: str, newer: str) -> str:
 
 
 def squawk(*paths: Path) -> subprocess.CompletedProcess[str]:
-    """Lint the files; the return code is not 0 when there is a finding, the output names file, line and rule."""
+    """Lint the files. The return code is not 0 if the output contains findings."""
     program = Path(sys.executable).with_name("squawk")
     flags = ["--reporter=gcc", "--assume-in-transaction", f"--pg-version={POSTGRES_VERSION}"]
     excluded = [f"--exclude={rule}" for rule in EXCLUDED]
