@@ -1,4 +1,4 @@
-"""bench.worker: each of its lines runs, also for fewer tasks than a batch, and on interpreters without eager tasks."""
+"""Tests of bench.worker: batches of every size, with and without eager tasks."""
 
 import pytest
 import uvloop
@@ -8,5 +8,5 @@ from bench.worker import LINES, microseconds, rows_of
 
 @pytest.mark.parametrize("line", LINES)
 @pytest.mark.parametrize("count", [5, 1_005])
-def test_each_line_runs_all_tasks(line: str, count: int) -> None:
+def test_each_variant_runs_all_tasks(line: str, count: int) -> None:
     assert uvloop.run(microseconds(LINES[line], rows_of(count))) > 0

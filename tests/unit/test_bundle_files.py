@@ -1,4 +1,4 @@
-"""The files that bundle the product (Dockerfile, compose.yaml, skaffold.yaml, locks) fit together and fit the code."""
+"""Consistency of Dockerfile, compose.yaml, skaffold.yaml and lock files with the code."""
 
 import re
 import shutil
@@ -36,36 +36,34 @@ def releases() -> list[dict[str, Any]]:
 
 
 class TestDockerfile:
-    def test_its_targets_are_the_two_images(self) -> None:
+    def test_targets_include_both_images(self) -> None:
         assert {"service", "operator"} <= set(STAGE.findall(read("Dockerfile")))
 
-    def test_the_images_run_as_a_user_with_a_number(self) -> None:
+    def test_images_run_as_a_numeric_user(self) -> None:
         runtime = read("Dockerfile").split(" AS runtime\n")[1]
         assert re.findall(r"^USER (.*)$", runtime, re.MULTILINE) == ["10001:10001"]
 
-    def test_all_that_it_copies_is_let_through_by_dockerignore(self) -> None:
-        let_through = [
-            line[1:] for line in read(".dockerignore").splitlines() if line.startswith("!")
-        ]
+    def test_every_copied_file_is_allowed_by_dockerignore(self) -> None:
+        allowed = [line[1:] for line in read(".dockerignore").splitlines() if line.startswith("!")]
         copied = [
             source.rstrip("*")
             for words in re.findall(r"^COPY (?!--from)(.*)$", read("Dockerfile"), re.MULTILINE)
             for source in words.split()[:-1]
         ]
         assert copied
-        refused = [
+        ignored = [
             source
             for source in copied
-            if not any(Path(source).match(pattern) for pattern in let_through)
+            if not any(Path(source).match(pattern) for pattern in allowed)
         ]
-        assert refused == []
+        assert ignored == []
 
 
 class TestCompose:
-    def test_it_is_valid_by_the_compose_specification(self) -> None:
+    def test_compose_file_is_valid(self) -> None:
         tool = Path(sys.executable).with_name("check-jsonschema")
-        argv = [tool, "--builtin-schema", "vendor.compose-spec", ROOT / "compose.yaml"]
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        command = [str(tool), "--builtin-schema", "vendor.compose-spec", str(ROOT / "compose.yaml")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def test_two_instances_serve_on_ports_12000_and_12001(self, compose: dict[str, Any]) -> None:
@@ -79,9 +77,7 @@ class TestCompose:
             "12001:8000",
         ]
 
-    def test_instances_start_after_the_migration_and_healthy_stores(
-        self, compose: dict[str, Any]
-    ) -> None:
+    def test_instances_wait_for_migration_and_healthy_stores(self, compose: dict[str, Any]) -> None:
         services = compose["services"]
         for part in (part for part in services.values() if part.get("command") == ["serve"]):
             assert part["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
@@ -94,16 +90,16 @@ class TestCompose:
             assert all("healthcheck" in services[name] for name in healthy)
 
     def test_every_variable_of_the_service_is_a_setting(self, compose: dict[str, Any]) -> None:
-        given = {
+        variables = {
             name
             for part in compose["services"].values()
             if "build" in part
             for name in part["environment"]
         }
-        assert given
-        assert given - {name.upper() for name in Settings.model_fields} == set()
+        assert variables
+        assert variables - {name.upper() for name in Settings.model_fields} == set()
 
-    def test_it_builds_targets_of_the_dockerfile(self, compose: dict[str, Any]) -> None:
+    def test_compose_builds_targets_of_the_dockerfile(self, compose: dict[str, Any]) -> None:
         targets = {
             part["build"]["target"] for part in compose["services"].values() if "build" in part
         }
@@ -111,13 +107,13 @@ class TestCompose:
 
 
 class TestSkaffold:
-    def test_it_builds_both_images_from_targets_of_the_dockerfile(self) -> None:
+    def test_both_images_are_built_from_targets_of_the_dockerfile(self) -> None:
         artifacts = yaml.safe_load(read("skaffold.yaml"))["build"]["artifacts"]
         targets = {artifact["image"]: artifact["docker"]["target"] for artifact in artifacts}
         assert targets == {"task-service": "service", "task-operator": "operator"}
         assert set(targets.values()) <= set(STAGE.findall(read("Dockerfile")))
 
-    def test_each_release_uses_an_image_that_is_built(self, releases: list[dict[str, Any]]) -> None:
+    def test_each_release_uses_built_images(self, releases: list[dict[str, Any]]) -> None:
         built = {
             artifact["image"]
             for artifact in yaml.safe_load(read("skaffold.yaml"))["build"]["artifacts"]
@@ -129,17 +125,19 @@ class TestSkaffold:
             assert {name.replace("_", "-") for name in named} <= built
             assert len(named) == 2
 
-    def test_its_values_are_taken_by_the_charts(self, releases: list[dict[str, Any]]) -> None:
+    def test_charts_accept_the_values(self, releases: list[dict[str, Any]]) -> None:
         helm = shutil.which("helm") or str(bin_dir() / "helm")
         if not Path(helm).exists():
             skip_or_fail(
-                "helm is not installed, and the cluster's binaries are not built (python3 -m tests.cluster build)"
+                "helm is not installed and not in the cluster's binaries "
+                "(python3 -m tests.cluster build)"
             )
         for release in releases:
             flags = [f"--values={ROOT / file}" for file in release.get("valuesFiles", [])]
             flags += [f"--set={name}=image-of-skaffold" for name in release["setValueTemplates"]]
-            argv = [helm, "template", release["name"], ROOT / release["chartPath"], *flags]
-            done = subprocess.run(argv, capture_output=True, text=True, check=False)
+            chart = str(ROOT / release["chartPath"])
+            command = [helm, "template", release["name"], chart, *flags]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
             assert "image-of-skaffold:image-of-skaffold" in done.stdout
 
@@ -153,34 +151,34 @@ class TestLocks:
         ] == []
 
     @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
-    def test_no_address_is_recorded(self, lock: Path) -> None:
+    def test_lock_files_contain_no_url(self, lock: Path) -> None:
         assert "://" not in lock.read_text()
 
     @pytest.mark.parametrize("extra", ["service", "operator", "dev"])
-    def test_the_lock_of_an_extra_has_all_that_it_asks_for(self, extra: str) -> None:
+    def test_lock_of_an_extra_contains_its_requirements(self, extra: str) -> None:
         project = tomllib.loads(read("pyproject.toml"))["project"]
-        asked = {
+        required = {
             re.split(r"[\[<>=~!;]", need)[0] for need in project["optional-dependencies"][extra]
         }
         locked = set(
             re.findall(r"(?m)^([a-z0-9-]+)(?:\[.*\])?==", read(f"requirements/{extra}.txt"))
         )
-        assert {name.lower() for name in asked} - locked - {"task-service"} == set()
+        assert {name.lower() for name in required} - locked - {"task-service"} == set()
 
 
 class TestMigrationLint:
-    def test_dropping_a_column_is_refused(self, tmp_path: Path) -> None:
+    def test_dropping_a_column_fails_the_lint(self, tmp_path: Path) -> None:
         script = tmp_path / "0002.sql"
         script.write_text("ALTER TABLE tasks DROP COLUMN title;\n")
         done = lint_migrations.squawk(script)
         assert done.returncode != 0
         assert "ban-drop-column" in done.stdout
 
-    def test_adding_a_nullable_column_is_fine(self, tmp_path: Path) -> None:
+    def test_adding_a_nullable_column_passes_the_lint(self, tmp_path: Path) -> None:
         script = tmp_path / "0002.sql"
         script.write_text("ALTER TABLE tasks ADD COLUMN color text;\n")
         assert lint_migrations.squawk(script).returncode == 0
 
-    def test_every_revision_is_read(self) -> None:
+    def test_first_revision_is_linted(self) -> None:
         first = lint_migrations.revisions()[0]
         assert "CREATE TABLE tasks" in lint_migrations.sql("base", first)

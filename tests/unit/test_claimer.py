@@ -1,4 +1,4 @@
-"""When the claim loop looks again and from where, and what it does with tasks that it claimed ahead."""
+"""Timing of the claim loop, the position of its next claim, and tasks that it prefetched."""
 
 import asyncio
 import math
@@ -28,13 +28,13 @@ class Clock:
 
 @pytest.fixture
 async def claimer() -> Claimer:
-    nothing: Any = SimpleNamespace()
+    unused: Any = SimpleNamespace()
     settings = Settings(
         _env_file=None, database_url="postgresql://unused/unused", poll_seconds=POLL
     )  # type: ignore[call-arg]
-    made = Claimer(settings, nothing, nothing, nothing, nothing)
-    made._clock = Clock()
-    return made
+    claimer = Claimer(settings, unused, unused, unused, unused)
+    claimer._clock = Clock()
+    return claimer
 
 
 def pass_time(claimer: Claimer, seconds: float) -> None:
@@ -67,13 +67,13 @@ def rest_after(claimer: Claimer, seconds: float, *, found: bool) -> float:
     return claimer._rest(found=found)
 
 
-async def test_a_task_now_and_then_is_waited_for_until_its_notification(claimer: Claimer) -> None:
+async def test_claimer_waits_for_a_notification_when_tasks_are_rare(claimer: Claimer) -> None:
     for _ in range(3):
         assert rest_after(claimer, 0.5, found=True) == POLL
         assert rest_after(claimer, 0.001, found=False) == POLL
 
 
-async def test_where_tasks_come_fast_it_looks_again_while_notifications_may_be_held_back(
+async def test_claimer_polls_while_tasks_arrive_fast(
     claimer: Claimer,
 ) -> None:
     assert rest_after(claimer, 0.5, found=True) == POLL
@@ -85,117 +85,119 @@ async def test_where_tasks_come_fast_it_looks_again_while_notifications_may_be_h
 
 
 class Claims:
-    """Stands for the queue (time passes by hand here): each claim takes so long and brings so many."""
+    """Fake queue: a claim takes `duration` seconds of the fake clock and returns `count` tasks."""
 
     def __init__(self, claimer: Claimer, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.took, self.brings, self.behind, self.since = 0.0, 0, False, [BEGINNING]
+        self.duration, self.count = 0.0, 0
+        self.behind, self.since = False, [BEGINNING]
         self._claimer = claimer
         monkeypatch.setattr("task_service.worker.claimer.claim_in_turn", self._claim)
-        stand_in: Any = claimer
-        stand_in.membership = SimpleNamespace(worker_id=UUID(int=1))
-        stand_in._acquire = nullcontext
+        fake: Any = claimer
+        fake.membership = SimpleNamespace(worker_id=UUID(int=1))
+        fake._acquire = nullcontext
 
     async def _claim(
         self, _connection: Any, _worker: UUID, bounds: Bounds, limit: int, _turn: int, **how: bool
     ) -> list[Claim]:
         self.behind, self.since = how["behind"], bounds.lines(behind=False)[2]
-        claims = [claim_at(NOW)] * min(self.brings, limit)
+        claims = [claim_at(NOW)] * min(self.count, limit)
         bounds.advance(claims)
-        pass_time(self._claimer, self.took)
+        pass_time(self._claimer, self.duration)
         return claims
 
     async def look(self, after: float = 0.01) -> str:
-        """Claim once more after so many seconds, and say from where it looked."""
+        """Claim again after this many seconds and return where the claim started."""
         pass_time(self._claimer, after)
-        self._claimer._more = bool(self.brings)
+        self._claimer._more = bool(self.count)
         await self._claimer._claim(10, start_at_once=True)
         if all(since == BEGINNING for since in self.since):
             return "everywhere"
         return "behind" if self.behind else "on"
 
 
-async def test_a_claim_among_many_looks_on_from_the_last_one_and_behind_it_now_and_then(
+async def test_claims_continue_after_the_last_one_and_sometimes_look_behind_it(
     claimer: Claimer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claims = Claims(claimer, monkeypatch)
-    claims.brings = 10
+    claims.count = 10
     assert [await claims.look() for _ in range(4)] == ["everywhere", "on", "on", "on"]
     assert [await claims.look(0.3), await claims.look()] == ["behind", "on"]
     assert [await claims.look(6), await claims.look()] == ["everywhere", "on"]
-    claims.brings = 0
+    claims.count = 0
     assert await claims.look() == "behind", (
-        "when there seems to be no more, what committed late may be there"
+        "an empty result may have missed tasks that committed late"
     )
 
 
-async def test_a_claim_that_takes_long_where_it_looks_behind_does_so_less_often(
+async def test_slow_claims_look_behind_less_often(
     claimer: Claimer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claims = Claims(claimer, monkeypatch)
-    claims.brings, claims.took = 10, 1.0
+    claims.count, claims.duration = 10, 1.0
     assert [await claims.look(), await claims.look(4)] == ["everywhere", "on"]
-    claims.took = 0.0
+    claims.duration = 0.0
     assert [await claims.look(5), await claims.look(12)] == ["behind", "everywhere"], (
-        "20 s after it took one"
+        "20 seconds after a claim of one second"
     )
-    claims.took = 10.0
+    claims.duration = 10.0
     assert await claims.look(6) == "everywhere"
-    claims.took = 0.0
+    claims.duration = 0.0
     assert [await claims.look(59) == "everywhere", await claims.look(2)] == [False, "everywhere"], (
-        "at most a minute"
+        "the interval is at most a minute"
     )
 
 
-async def test_what_was_claimed_ahead_is_given_back_when_handlers_stay_slow_not_for_one_hiccup(
+async def test_prefetched_tasks_are_released_only_when_handlers_stay_slow(
     claimer: Claimer,
 ) -> None:
-    async def at_once() -> None: ...
+    async def immediately() -> None: ...
 
-    given: list[GivenBack] = []
-    stand_in: Any = claimer
-    stand_in.runner = SimpleNamespace(
-        running=[SimpleNamespace(claim=claim_at(NOW))] * claimer.settings.worker_concurrency, ahead=lambda _: 0,
-        until_slot_free=at_once,
+    given_back: list[GivenBack] = []
+    fake: Any = claimer
+    fake.runner = SimpleNamespace(
+        running=[SimpleNamespace(claim=claim_at(NOW))] * claimer.settings.worker_concurrency,
+        ahead=lambda _: 0,
+        until_slot_free=immediately,
     )  # fmt: skip
-    stand_in.membership = SimpleNamespace(worker_id=UUID(int=1), may_start=lambda: True)
-    stand_in.reports = SimpleNamespace(add=lambda _worker, _claim, end: given.append(end))
+    fake.membership = SimpleNamespace(worker_id=UUID(int=1), may_start=lambda: True)
+    fake.reports = SimpleNamespace(add=lambda _worker, _claim, end: given_back.append(end))
     claimer._look_for_strays_at = math.inf
     claimer._waiting.append((UUID(int=1), claim_at(NOW)))
     claimer._claimed_at = claimer._clock()
     pass_time(claimer, PATIENCE_SECONDS / 2)
     await claimer._once()
-    assert not given
+    assert not given_back
     pass_time(claimer, PATIENCE_SECONDS)
     await claimer._once()
-    assert [(end.reason, end.counts) for end in given] == [(Reason.DRAIN, False)]
+    assert [(end.reason, end.counts) for end in given_back] == [(Reason.DRAIN, False)]
 
 
-async def test_what_one_claim_brought_starts_while_the_next_one_is_under_way(
+async def test_claimed_tasks_start_while_the_next_claim_is_in_progress(
     claimer: Claimer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    happened: list[str] = []
+    events: list[str] = []
     started = asyncio.Event()
 
     async def slow_claim(*_: Any, **__: Any) -> list[Claim]:
-        happened.append("claim sent")
+        events.append("claim sent")
         await asyncio.wait_for(started.wait(), 5)
-        happened.append("claim answered")
+        events.append("claim answered")
         return []
 
     def start(*_: Any) -> None:
-        happened.append("started")
+        events.append("started")
         started.set()
 
-    async def nobody(**_: Any) -> bool:
+    async def no_task_alone(**_: Any) -> bool:
         return False
 
     monkeypatch.setattr("task_service.worker.claimer.claim_in_turn", slow_claim)
-    stand_in: Any = claimer
-    stand_in._acquire = nullcontext
-    stand_in.runner = SimpleNamespace(running={}, ahead=lambda _: 100, start=start)
-    stand_in.membership = SimpleNamespace(worker_id=UUID(int=1), may_start=lambda: True)
+    fake: Any = claimer
+    fake._acquire = nullcontext
+    fake.runner = SimpleNamespace(running={}, ahead=lambda _: 100, start=start)
+    fake.membership = SimpleNamespace(worker_id=UUID(int=1), may_start=lambda: True)
     claimer._look_for_strays_at = claimer._look_for_alone_at = math.inf
     claimer._waiting.extend([(UUID(int=1), claim_at(NOW))] * 2)
-    stand_in._look_for_alone = nobody
+    fake._look_for_alone = no_task_alone
     await claimer._once()
-    assert happened == ["claim sent", "started", "started", "claim answered"]
+    assert events == ["claim sent", "started", "started", "claim answered"]

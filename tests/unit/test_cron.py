@@ -1,4 +1,4 @@
-"""Cron expressions in time zones: what they mean where clocks change, and which are refused."""
+"""Cron expressions in time zones: clock changes and invalid expressions."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -19,7 +19,7 @@ def local(cron: str, after: datetime, count: int, zone: str = BERLIN) -> list[st
     return [t.astimezone(parse_zone(zone)).strftime("%d %H:%M %z") for t in times]
 
 
-def test_a_fixed_time_within_the_gap_runs_once_at_its_end() -> None:
+def test_fixed_time_in_the_skipped_hour_runs_once_at_its_end() -> None:
     assert local("30 2 * * *", GAP - timedelta(days=1), 3) == [
         "28 02:30 +0100",
         "29 03:00 +0200",
@@ -28,7 +28,7 @@ def test_a_fixed_time_within_the_gap_runs_once_at_its_end() -> None:
     assert local("0,30 2 * * *", GAP, 2) == ["29 03:00 +0200", "30 02:00 +0200"]
 
 
-def test_a_fixed_time_within_the_overlap_runs_once_the_first_time() -> None:
+def test_fixed_time_in_the_repeated_hour_runs_only_the_first_time() -> None:
     assert local("30 2 * * *", OVERLAP - timedelta(days=1), 3) == [
         "24 02:30 +0200",
         "25 02:30 +0200",
@@ -38,8 +38,7 @@ def test_a_fixed_time_within_the_overlap_runs_once_the_first_time() -> None:
     assert local("30 2 * * *", second_pass, 1) == ["26 02:30 +0100"]
 
 
-def test_jobs_of_a_finer_grain_follow_the_time_that_passes() -> None:
-    """None in the gap; every pass of the overlap."""
+def test_frequent_jobs_skip_the_missing_hour_and_run_in_both_repeated_hours() -> None:
     gap = local("*/30 * * * *", GAP + timedelta(minutes=29), 3)
     assert gap == ["29 01:30 +0100", "29 03:00 +0200", "29 03:30 +0200"]
     overlap = local("*/30 * * * *", OVERLAP - timedelta(minutes=1), 5)
@@ -53,7 +52,7 @@ def test_jobs_of_a_finer_grain_follow_the_time_that_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("0 0 30 2 *", "never fires"),
         ("0 0 31 2,4,6 *", "never fires"),
@@ -74,12 +73,12 @@ def test_jobs_of_a_finer_grain_follow_the_time_that_passes() -> None:
         ("1,2, * * *", "has 4 fields"),
     ],
 )
-def test_a_wrong_expression_is_told_what_is_wrong(text: str, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_invalid_expression_error_names_the_problem(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         check_cron(text)
 
 
-def test_nicknames_are_what_cron_says() -> None:
+def test_nicknames_have_their_cron_meaning() -> None:
     after = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
     found = {
         name: str(next_after(name, "UTC", after))
@@ -97,7 +96,7 @@ def test_nicknames_are_what_cron_says() -> None:
 @pytest.mark.parametrize(
     "name", ["", "Mars/Olympus", "../../etc/passwd", "America", "europe/berlin", "UTC\n", "x" * 999]
 )
-def test_an_unknown_zone_is_refused(name: str) -> None:
+def test_unknown_time_zone_is_rejected(name: str) -> None:
     with pytest.raises(ValueError, match="there is no time zone"):
         parse_zone(name)
 
@@ -111,19 +110,19 @@ def test_an_unknown_zone_is_refused(name: str) -> None:
     ),
     hours=st.integers(0, 2 * 366 * 24),
     minutes=st.integers(0, 7 * 24 * 60),
-    most=st.sampled_from([1, 5, 100]),
+    limit=st.sampled_from([1, 5, 100]),
 )
-def test_the_latest_times_are_the_end_of_all_times(
-    minute: str, hour: str, day: str, zone: str, hours: int, minutes: int, most: int
+def test_latest_times_are_the_last_of_all_times(
+    minute: str, hour: str, day: str, zone: str, hours: int, minutes: int, limit: int
 ) -> None:
     begin = datetime(2025, 1, 1, tzinfo=UTC) + timedelta(hours=hours)
     cron, now = f"{minute} {hour} {day} * *", begin + timedelta(minutes=minutes)
     first = next_after(cron, zone, begin)
     assert first is not None and first > begin
-    every = []
+    every: list[datetime] = []
     for time in times_after(cron, zone, begin):
         if time > now:
             break
-        assert not every or time > every[-1], "they rise"
+        assert not every or time > every[-1], "times increase"
         every.append(time)
-    assert latest_until(cron, zone, first, now, most) == every[-most:]
+    assert latest_until(cron, zone, first, now, limit) == every[-limit:]

@@ -1,4 +1,4 @@
-"""The examples in docstrings are true."""
+"""Doctests of the product's modules."""
 
 import doctest
 import importlib
@@ -13,22 +13,23 @@ import task_service
 NOT_IMPORTABLE = ("task_service.migrations.env", "task_service.migrations.versions", "__main__")
 
 
-def modules() -> Iterator[str]:
+def find_modules() -> Iterator[str]:
     for package in (task_service, task_operator):
-        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if not found.name.startswith(NOT_IMPORTABLE) and not found.name.endswith("__main__"):
-                yield found.name
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.startswith(NOT_IMPORTABLE) and not module.name.endswith("__main__"):
+                yield module.name
 
 
-@pytest.mark.parametrize("name", list(modules()))
-def test_the_examples_of_a_module_hold(name: str) -> None:
+MODULES = list(find_modules())
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_of_a_module_pass(name: str) -> None:
     result = doctest.testmod(importlib.import_module(name))
     assert result.failed == 0
 
 
 def test_there_are_examples() -> None:
     finder = doctest.DocTestFinder(exclude_empty=True)
-    assert (
-        sum(len(t.examples) for n in modules() for t in finder.find(importlib.import_module(n)))
-        > 30
-    )
+    tests = [test for name in MODULES for test in finder.find(importlib.import_module(name))]
+    assert sum(len(test.examples) for test in tests) > 30

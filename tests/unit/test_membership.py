@@ -1,4 +1,4 @@
-"""The lease by a worker's own clock: when it may start handlers, and when it may judge others."""
+"""The worker's lease by its own clock: when it may start handlers or declare others dead."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,8 +15,8 @@ from task_service.settings import Settings
 from task_service.worker.membership import Membership, Slot
 
 
-class Told:
-    """Counts what a membership tells."""
+class LossCounter:
+    """Listener that counts lost leases."""
 
     def __init__(self) -> None:
         self.lost = 0
@@ -33,7 +33,7 @@ class Told:
 
 @asynccontextmanager
 async def acquire() -> AsyncIterator[Any]:
-    """Lends nothing: the statements are replaced, and nothing is sent. (Time passes by hand here.)"""
+    """Yield no connection: the tests replace every statement."""
     yield None
 
 
@@ -41,18 +41,18 @@ def settings(folder: Path) -> Settings:
     return Settings(_env_file=None, runtime_dir=folder, heartbeat_seconds=3, lease_seconds=15)  # type: ignore[call-arg]
 
 
-def test_the_lease_counts_from_when_the_last_acknowledged_heartbeat_was_sent(
+def test_lease_starts_when_the_acknowledged_heartbeat_was_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def run() -> None:
-        now, told = [1000.0], Told()
-        membership = Membership(settings(tmp_path), acquire, told, clock=lambda: now[0])
+        now, losses = [1000.0], LossCounter()
+        membership = Membership(settings(tmp_path), acquire, losses, clock=lambda: now[0])
 
         async def register(*_: Any) -> list[UUID]:
             return []
 
         async def slow_heartbeat(*_: Any) -> Lease:
-            now[0] += 10  # the answer takes ten seconds: the lease began when it was sent
+            now[0] += 10  # the lease starts when the heartbeat is sent, not when it is answered
             return Lease(draining=False, drained_reason=None, cancel_requested=frozenset())
 
         monkeypatch.setattr(workers, "register", register)
@@ -67,12 +67,12 @@ def test_the_lease_counts_from_when_the_last_acknowledged_heartbeat_was_sent(
     asyncio.run(run())
 
 
-def test_others_are_judged_only_after_a_whole_lease_of_unbroken_heartbeats(
+def test_worker_declares_others_dead_only_after_a_lease_of_own_heartbeats(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def run() -> None:
-        now, told, away = [1000.0], Told(), [False]
-        membership = Membership(settings(tmp_path), acquire, told, clock=lambda: now[0])
+        now, losses, away = [1000.0], LossCounter(), [False]
+        membership = Membership(settings(tmp_path), acquire, losses, clock=lambda: now[0])
 
         async def register(*_: Any) -> list[UUID]:
             return []
@@ -88,31 +88,29 @@ def test_others_are_judged_only_after_a_whole_lease_of_unbroken_heartbeats(
         for _ in range(4):
             now[0] += 3
             await membership.beat_once()
-        assert not membership.may_judge(), "12 seconds are less than a lease"
+        assert not membership.may_judge(), "12 seconds are shorter than a lease"
         now[0] += 3
         await membership.beat_once()
         assert membership.may_judge()
         away[0] = True
         now[0] += 3
         await membership.beat_once()
-        assert not membership.may_judge(), (
-            "one heartbeat failed: after an outage every lease looks over"
-        )
+        assert not membership.may_judge(), "after a failed heartbeat, every lease looks expired"
         away[0] = False
         now[0] += 3
         await membership.beat_once()
         assert not membership.may_judge()
-        assert told.lost == 0
+        assert losses.lost == 0
 
     asyncio.run(run())
 
 
-def test_a_worker_that_was_declared_dead_drops_everything_and_registers_under_a_new_id(
+def test_worker_declared_dead_drops_its_tasks_and_registers_with_a_new_id(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def run() -> None:
-        told, ids = Told(), []
-        membership = Membership(settings(tmp_path), acquire, told)
+        losses, ids = LossCounter(), []
+        membership = Membership(settings(tmp_path), acquire, losses)
 
         async def register(_: Any, row: workers.WorkerRow) -> list[UUID]:
             ids.append(row.id)
@@ -125,14 +123,14 @@ def test_a_worker_that_was_declared_dead_drops_everything_and_registers_under_a_
         monkeypatch.setattr(workers, "heartbeat", dead)
         await membership.beat_once()
         await membership.beat_once()
-        assert told.lost == 1
+        assert losses.lost == 1
         assert len(set(ids)) == 2
         assert membership.worker_id == ids[-1]
 
     asyncio.run(run())
 
 
-def test_a_slot_is_free_again_when_its_holder_is_gone(tmp_path: Path) -> None:
+def test_slot_is_free_after_its_holder_released_it(tmp_path: Path) -> None:
     first, second, third = (Slot(settings(tmp_path)) for _ in range(3))
     name = first.take()
     assert second.take() != name

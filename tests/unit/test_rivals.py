@@ -1,4 +1,4 @@
-"""What the bench of rivals makes of its figures, and the peers that it names."""
+"""Figures, plot and catalogue of the benchmark against other task queues."""
 
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def drained(one: float, two: float) -> dict[str, object]:
 
 
 class TestBoard:
-    def test_processes_add_up_what_they_started_and_waits_are_from_commit_to_start(
+    def test_board_sums_starts_of_processes_and_measures_waits_from_the_commit(
         self, tmp_path: Path
     ) -> None:
         board = Board.create(tmp_path / "board", 3)
@@ -39,7 +39,7 @@ class TestBoard:
         (wait,) = board.waits(1, 1)
         assert 0 <= wait < 60_000
 
-    def test_a_wait_is_in_milliseconds(self, tmp_path: Path) -> None:
+    def test_wait_is_in_milliseconds(self, tmp_path: Path) -> None:
         board = Board.create(tmp_path / "board", 1)
         board._view[-2:] = memoryview(bytes(16)).cast("q")
         board._view[-2], board._view[-1] = 1_000_000, 3_500_000
@@ -47,17 +47,17 @@ class TestBoard:
 
 
 class TestFigures:
-    def test_percentiles_are_of_all_rounds_together(self) -> None:
-        found = summarised([[float(n) for n in range(100)], [1000.0] * 100])
-        assert (found["samples"], found["p50"], found["p99"], found["max"]) == (
+    def test_percentiles_cover_all_rounds_together(self) -> None:
+        summary = summarised([[float(n) for n in range(100)], [1000.0] * 100])
+        assert (summary["samples"], summary["p50"], summary["p99"], summary["max"]) == (
             200,
             99.0,
             1000.0,
             1000.0,
         )
-        assert found["p50 by round"] == [49.0, 1000.0]
+        assert summary["p50 by round"] == [49.0, 1000.0]
 
-    def test_a_percentile_is_a_value_that_occurred(self) -> None:
+    def test_percentile_is_a_measured_value(self) -> None:
         assert [percentile([1, 2, 3, 4, 5], part) for part in (0.01, 0.5, 0.99, 1.0)] == [
             1,
             3,
@@ -65,18 +65,16 @@ class TestFigures:
             5,
         ]
 
-    def test_the_table_says_how_many_times_the_rate_of_each_ours_is(self) -> None:
-        told = "\n".join(
+    def test_table_compares_our_rate_with_each_product(self) -> None:
+        table = "\n".join(
             lines(
                 {"drain": {OURS.name: drained(300, 500), "pgqueuer": drained(100, 200)}}, OURS.name
             )
         )
-        assert "ours is 3.00 of it" in told
-        assert "ours is 2.50 of it" in told
+        assert "ours is 3.00 of it" in table
+        assert "ours is 2.50 of it" in table
 
-    def test_a_section_that_is_run_again_replaces_its_own_figures_only(
-        self, tmp_path: Path
-    ) -> None:
+    def test_repeated_section_replaces_only_its_own_figures(self, tmp_path: Path) -> None:
         path = tmp_path / "results" / "rivals.json"
         write(path, ABOUT, {"drain": {"rq": 1}, "held": {"rq": 2}})
         assert write(path, ABOUT | {"cores": 4}, {"drain": {"oban": 3}})["sections"] == {
@@ -86,7 +84,7 @@ class TestFigures:
 
 
 class TestRounds:
-    def test_products_take_turns_and_one_that_fails_stops_no_other(self) -> None:
+    def test_products_alternate_and_a_failed_one_does_not_stop_others(self) -> None:
         turns: list[str] = []
 
         def rounds(name: str, number: int) -> Iterator[Measures]:
@@ -101,17 +99,15 @@ class TestRounds:
         chosen: dict[Product, Iterator[Measures]] = {
             by_name[n]: rounds(n, number) for n, number in numbers.items()
         }
-        interleave("drain", chosen, found := Figures())
+        interleave("drain", chosen, figures := Figures())
         assert turns == ["celery0", "oban0", "rq0", "oban1", "rq1", "oban2"]
-        summary = found.summary()["drain"]
+        summary = figures.summary()["drain"]
         assert summary["oban"]["rate"]["values"] == [0.0, 1.0, 2.0]
         assert summary["rq"] == {"rate": summarised([0.0]), "failed": "BenchError('it hangs')"}
 
 
 class TestPlot:
-    def test_it_shows_every_product_that_was_measured_and_marks_what_is_not_durable(
-        self, tmp_path: Path
-    ) -> None:
+    def test_plot_shows_measured_products_and_marks_non_durable_ones(self, tmp_path: Path) -> None:
         drain = {
             "about": ABOUT,
             OURS.name: drained(300, 500),
@@ -132,13 +128,13 @@ class TestPlot:
         assert {OURS.name, CEILING.name, "rq *", "500", "700"} <= set(texts)
         assert "oban" not in texts
 
-    def test_without_figures_there_is_no_picture(self, tmp_path: Path) -> None:
+    def test_no_plot_without_figures(self, tmp_path: Path) -> None:
         draw({}, tmp_path / "rivals.svg", OURS.name, CEILING.name)
         assert not (tmp_path / "rivals.svg").exists()
 
 
 class TestCatalogue:
-    def test_every_product_has_an_adaptor_and_every_peer_a_lock_with_hashes_and_no_address(
+    def test_products_have_an_adaptor_and_peers_a_lock_with_hashes_without_urls(
         self,
     ) -> None:
         for product in PRODUCTS:
@@ -148,7 +144,7 @@ class TestCatalogue:
             assert "--hash=sha256:" in lock
             assert "://" not in lock
 
-    def test_a_slow_product_gets_tasks_for_some_seconds(self) -> None:
+    def test_slow_product_gets_fewer_tasks(self) -> None:
         slow = next(product for product in PEERS if product.name == "rq")
         assert slow.tasks(100_000, seconds=4.0) == 2_000
         assert OURS.tasks(100_000, seconds=4.0) == 100_000

@@ -1,12 +1,13 @@
-"""Settings: what wins, what is refused, and that the example lists all of them."""
+"""Settings: precedence, validation, and the generated example."""
 
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from task_service.generate.settings import main, render
+from task_service.generate.settings import main
 from task_service.settings import Settings
+from task_service.settings_help import render
 
 
 @pytest.fixture(autouse=True)
@@ -15,11 +16,11 @@ def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name.upper(), raising=False)
 
 
-def settings(**given: object) -> Settings:
-    return Settings(_env_file=None, **given)  # type: ignore[call-arg,arg-type]
+def settings(**values: object) -> Settings:
+    return Settings(_env_file=None, **values)  # type: ignore[call-arg,arg-type]
 
 
-def test_database_url_wins_over_db_which_wins_over_postgres(
+def test_database_url_overrides_db_which_overrides_postgres(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("POSTGRES_HOST", "weak")
@@ -39,7 +40,7 @@ def test_database_url_wins_over_db_which_wins_over_postgres(
     assert "DATABASE_URL_FILE wins over DATABASE_URL" in settings().contradictions()
 
 
-def test_an_empty_variable_is_the_default_but_an_empty_default_handler_means_none(
+def test_empty_variable_means_the_default_except_for_default_handler(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PORT", "")
@@ -48,7 +49,7 @@ def test_an_empty_variable_is_the_default_but_an_empty_default_handler_means_non
 
 
 @pytest.mark.parametrize(
-    ("given", "word"),
+    ("values", "message"),
     [
         ({"heartbeat_seconds": 6, "lease_seconds": 15}, "HEARTBEAT_SECONDS"),
         ({"conversations_min_seconds": 8}, "CONVERSATIONS_MIN_SECONDS"),
@@ -60,22 +61,22 @@ def test_an_empty_variable_is_the_default_but_an_empty_default_handler_means_non
         ({"environment": "prod"}, "environment"),
     ],
 )
-def test_a_wrong_setting_is_refused_by_name(given: dict[str, object], word: str) -> None:
-    with pytest.raises(ValidationError, match=word):
-        settings(**given)
+def test_invalid_setting_is_rejected_by_name(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        settings(**values)
 
 
 @pytest.mark.parametrize("url", ["mysql://u@h/x", "postgresql://", "nonsense"])
-def test_a_database_url_of_another_kind_is_refused_with_the_form_it_should_have(url: str) -> None:
+def test_invalid_database_url_error_shows_the_expected_form(url: str) -> None:
     with pytest.raises(ValueError, match="postgresql://user:password@host"):
         settings(database_url=url).read_database_url()
 
 
-def test_passwords_are_not_shown() -> None:
+def test_passwords_are_not_in_the_representation() -> None:
     assert "geheim" not in repr(settings(db_password="geheim", postgres_password="geheim"))
 
 
-def test_the_example_lists_every_setting_and_is_told_stale(tmp_path: Path) -> None:
+def test_example_lists_every_setting_and_detects_a_stale_file(tmp_path: Path) -> None:
     assert all(f"# {name.upper()}=" in render() for name in Settings.model_fields)
     assert main(check=True, root=tmp_path) == [".env.example"]
     main(root=tmp_path)

@@ -1,4 +1,4 @@
-"""Where settings come from: variables by name, a `.env` file, and the addresses that are made of parts."""
+"""Sources of settings: variables, a `.env` file, and URLs built from their parts."""
 
 from pathlib import Path
 
@@ -14,19 +14,22 @@ POSTGRES = {
     "PASSWORD": "old-word",
 }
 DB = {
-    "HOST": ("old-host", "new-host"), "PORT": ("5433", "6432"), "NAME": ("old-name", "new-name"),
-    "USER": ("old-user", "new-user"), "PASSWORD": ("old-word", "new-word"),
-}  # fmt: skip
+    "HOST": ("old-host", "new-host"),
+    "PORT": ("5433", "6432"),
+    "NAME": ("old-name", "new-name"),
+    "USER": ("old-user", "new-user"),
+    "PASSWORD": ("old-word", "new-word"),
+}
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.chdir(tmp_path)
 
 
-def test_each_part_of_the_databases_address_is_in_its_url_and_db_wins_over_postgres(
+def test_each_part_is_in_the_database_url_and_db_overrides_postgres(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert load_settings().read_database_url() == "postgresql://postgres@localhost:5432/tasks_db"
@@ -43,12 +46,12 @@ def test_each_part_of_the_databases_address_is_in_its_url_and_db_wins_over_postg
     assert load_settings().read_database_url() == url
 
 
-def test_redis_is_where_host_and_port_say_unless_a_url_does(
+def test_redis_url_overrides_host_and_port(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert load_settings().read_redis_url() is None
     monkeypatch.setenv("REDIS_PORT", "6380")
-    assert load_settings().read_redis_url() is None, "a port alone is no address"
+    assert load_settings().read_redis_url() is None, "a port without a host is not an address"
     monkeypatch.setenv("REDIS_HOST", "cache")
     assert load_settings().read_redis_url() == "redis://cache:6380/0"
     monkeypatch.delenv("REDIS_PORT")
@@ -57,10 +60,10 @@ def test_redis_is_where_host_and_port_say_unless_a_url_does(
     assert load_settings().read_redis_url() == "redis://other:1/2"
 
 
-def test_the_env_file_in_the_working_directory_is_read_and_the_environment_wins_over_it(
+def test_environment_overrides_the_env_file_of_the_working_directory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / ".env").write_text("PORT=8100\nALGORITHM=HS512\n")
     monkeypatch.setenv("PORT", "8200")
-    found = load_settings()
-    assert (found.port, found.algorithm) == (8200, "HS512")
+    settings = load_settings()
+    assert (settings.port, settings.algorithm) == (8200, "HS512")

@@ -1,4 +1,4 @@
-"""What the helpers of `task_service.telemetry` put into spans."""
+"""Spans created by the helpers of `task_service.telemetry`."""
 
 import asyncio
 import subprocess
@@ -22,11 +22,11 @@ from tests.support.spans import ended, span_memory
 
 
 @pytest.fixture(autouse=True)
-def _on() -> None:
+def _clear_spans() -> None:
     span_memory().clear()
 
 
-def test_a_decorated_function_is_a_span_for_each_call_with_what_is_added_inside() -> None:
+def test_decorated_function_creates_a_span_per_call_with_added_attributes() -> None:
     @traced_operation("resize", {"kind": "picture"}, width=2)
     def resize(name: str) -> str:
         add_span_attributes(name=name, owner=UUID(int=1))
@@ -47,7 +47,7 @@ def test_a_decorated_function_is_a_span_for_each_call_with_what_is_added_inside(
     assert resize.__name__ == "resize"
 
 
-async def test_a_decorated_coroutine_is_a_span_while_it_runs_also_beside_others() -> None:
+async def test_concurrent_decorated_coroutines_have_separate_spans() -> None:
     @traced_operation("fetch")
     async def fetch(number: int) -> str | None:
         await asyncio.sleep(0)
@@ -59,7 +59,7 @@ async def test_a_decorated_coroutine_is_a_span_while_it_runs_also_beside_others(
     assert [(span.attributes or {})["number"] for span in ended("fetch")] == [1, 2]
 
 
-def test_what_is_raised_marks_the_span_as_failed() -> None:
+def test_exception_marks_the_span_as_failed() -> None:
     with pytest.raises(ValueError, match="broken"), traced_operation("fail"):
         raise ValueError("broken")
     [span] = ended("fail")
@@ -67,16 +67,16 @@ def test_what_is_raised_marks_the_span_as_failed() -> None:
     assert [event.name for event in span.events] == ["exception"]
 
 
-def test_an_error_can_be_said_without_being_raised() -> None:
-    with get_tracer().start_as_current_span("said"):
+def test_error_can_be_recorded_without_raising_it() -> None:
+    with get_tracer().start_as_current_span("reported"):
         set_span_error("no such picture")
     with get_tracer().start_as_current_span("caught"):
         set_span_error(KeyError("x"))
-    assert ended("said")[0].status.description == "no such picture"
+    assert ended("reported")[0].status.description == "no such picture"
     assert ended("caught")[0].events[0].name == "exception"
 
 
-def test_a_trace_context_goes_on_where_it_is_taken_up() -> None:
+def test_stored_trace_context_continues_the_trace() -> None:
     with traced_operation("request") as span:
         carried = current_trace_context()
     continued = get_tracer().start_span("run", context=context_of(carried))
@@ -84,7 +84,7 @@ def test_a_trace_context_goes_on_where_it_is_taken_up() -> None:
     assert current_trace_context() is None
 
 
-def test_statements_and_calls_of_background_loops_start_no_trace() -> None:
+def test_client_spans_without_a_parent_are_dropped() -> None:
     from task_service.telemetry.sdk import Roots
 
     roots = Roots(ALWAYS_ON)
@@ -98,32 +98,36 @@ def test_statements_and_calls_of_background_loops_start_no_trace() -> None:
     }
 
 
-def test_the_resource_names_service_version_and_pod() -> None:
+def test_resource_contains_service_version_and_pod() -> None:
     from task_service.telemetry.sdk import resource_of
 
-    given = {
+    values = {
         "app_name": "tasks",
         "version": "1.2.3",
         "pod_name": "api-1",
         "pod_namespace": "shop",
         "node_name": "n1",
     }
-    found = resource_of(Settings(_env_file=None, **given)).attributes  # type: ignore[call-arg,arg-type]
+    attributes = resource_of(Settings(_env_file=None, **values)).attributes  # type: ignore[call-arg,arg-type]
     expected = {
-        "service.name": "tasks", "service.version": "1.2.3", "k8s.pod.name": "api-1", "k8s.namespace.name": "shop",
+        "service.name": "tasks",
+        "service.version": "1.2.3",
+        "k8s.pod.name": "api-1",
+        "k8s.namespace.name": "shop",
         "k8s.node.name": "n1",
-    }  # fmt: skip
-    assert expected.items() <= dict(found).items()
+    }
+    assert expected.items() <= dict(attributes).items()
 
 
-def test_nothing_but_the_bare_interface_is_imported_when_traces_are_off() -> None:
+def test_opentelemetry_sdk_is_not_imported_when_tracing_is_disabled() -> None:
     code = (
         "import sys, task_service.server\n"
         "from task_service.settings import Settings\n"
-        "from task_service.telemetry import traces\n"
-        "assert traces.start(Settings(_env_file=None)) is None\n"
-        "print([m for m in sys.modules if m.startswith(('opentelemetry.sdk.trace', 'opentelemetry.instrumentation',"
-        " 'opentelemetry.exporter')) or m == 'task_service.telemetry.sdk'])"
+        "from task_service.telemetry import helpers\n"
+        "assert helpers.start(Settings(_env_file=None)) is None\n"
+        "sdk = ('opentelemetry.sdk.trace', 'opentelemetry.instrumentation', "
+        "'opentelemetry.exporter', 'task_service.telemetry.sdk')\n"
+        "print([m for m in sys.modules if m.startswith(sdk)])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/"

@@ -1,46 +1,36 @@
-"""What the API refuses to start with: each reason names its setting and what to do."""
+"""Settings with which the API refuses to start, and the errors that explain why."""
 
 import json
+import logging
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from task_service.api.auth.first_admin import StartRefusedError, refuse_bad_start
-from task_service.settings import Settings
+from task_service.cli import main
+from task_service.settings import Settings, load_settings
+from task_service.telemetry.logs import configure_logs
 from tests.support.api_process import api_processes, environment_of
+from tests.support.forked import run_forked
 from tests.support.people import KEY, PASSWORD
 
-MAKE = "Make one with: openssl rand -base64 48"
+COMMAND = "Make one with: openssl rand -base64 48"
 TUTORIAL = "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7"
 ADMIN = {"admin_username": "root", "admin_password": PASSWORD}
 NOWHERE = "postgresql://ada@127.0.0.1:1/x"
 LEVELS = ["debug", "info", "warning", "error"]
-LOGS = f"""
-import logging, structlog
-from task_service.settings import load_settings
-from task_service.telemetry.logs import configure_logs
-
-configure_logs(load_settings())
-for level in {LEVELS}:
-    getattr(structlog.get_logger(), level)("ours")
-for level in {LEVELS}:
-    getattr(logging.getLogger("library"), level)("a library's")
-"""
-Given = dict[str, Any]
+Values = dict[str, Any]
 
 
-def settings_of(**given: Any) -> Settings:
-    return Settings(_env_file=None, **({"database_url": "postgresql://h/x"} | given))
-
-
-def reasons(**given: Any) -> list[str]:
-    """The lines of the refusal; none when the API may start."""
+def reasons(**values: Any) -> list[str]:
+    """Return the lines of the error, or an empty list if the API may start."""
+    settings = {"database_url": "postgresql://h/x"} | values
     try:
-        refuse_bad_start(settings_of(**given))
+        refuse_bad_start(Settings(_env_file=None, **settings))  # type: ignore[call-arg]
     except StartRefusedError as error:
         return str(error).splitlines()
     return []
@@ -72,19 +62,19 @@ def reasons(**given: Any) -> list[str]:
         ),
     ],
 )
-def test_a_secret_that_can_be_guessed_is_refused_wherever_tokens_are_asked_for(
+def test_weak_secret_is_rejected_when_tokens_are_required(
     environment: str, key: str | None, why: str
 ) -> None:
     [reason] = reasons(environment=environment, auth_mode="required", secret_key=key)
     assert reason.startswith(why)
-    assert reason.endswith(MAKE)
+    assert reason.endswith(COMMAND)
     assert not key or key not in reason
 
 
 @pytest.mark.parametrize(
     ("content", "why"), [(None, "cannot be read"), ("\n \n", "is missing"), ("short", "too weak")]
 )
-def test_a_secret_file_that_is_no_good_is_refused_by_its_own_name(
+def test_invalid_secret_file_error_names_the_file_setting(
     tmp_path: Path, content: str | None, why: str
 ) -> None:
     file = tmp_path / "key"
@@ -95,7 +85,7 @@ def test_a_secret_file_that_is_no_good_is_refused_by_its_own_name(
     assert why in reason
 
 
-def test_one_weak_key_among_several_is_refused(tmp_path: Path) -> None:
+def test_one_weak_key_among_several_is_rejected(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text(f"{KEY}\nold\n")
     [reason] = reasons(secret_key_file=file)
@@ -103,7 +93,7 @@ def test_one_weak_key_among_several_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "name"),
+    ("values", "name"),
     [
         ({"environment": "production", "debug": True}, "DEBUG"),
         ({"environment": "production", "auth_mode": "open"}, "AUTH_MODE=open"),
@@ -126,13 +116,13 @@ def test_one_weak_key_among_several_is_refused(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_each_bad_setting_is_refused_by_name(given: Given, name: str) -> None:
-    [reason] = reasons(**({"secret_key": KEY, "auth_mode": "required"} | given))
+def test_each_invalid_setting_is_rejected_by_name(values: Values, name: str) -> None:
+    [reason] = reasons(**({"secret_key": KEY, "auth_mode": "required"} | values))
     assert reason.startswith(name)
 
 
 @pytest.mark.parametrize(
-    "given",
+    "values",
     [
         {"auth_mode": "open"},
         {"auth_mode": "open", "secret_key": "weak"},
@@ -142,19 +132,31 @@ def test_each_bad_setting_is_refused_by_name(given: Given, name: str) -> None:
     ],
     ids=str,
 )
-def test_what_is_good_enough_for_its_environment_starts(given: Given) -> None:
-    assert reasons(**given) == []
+def test_sufficient_settings_for_the_environment_are_accepted(values: Values) -> None:
+    assert reasons(**values) == []
+
+
+def start_api() -> None:
+    """Run `task-service api`."""
+    sys.argv = ["task-service", "api"]
+    main()
 
 
 @pytest.mark.parametrize(
-    ("given", "names"),
+    ("values", "names"),
     [
         (
-            {"ENVIRONMENT": "production", "AUTH_MODE": "open", "DEBUG": "true", "ADMIN_USERNAME": "root",
-             "ADMIN_PASSWORD": "changeme", "SECRET_KEY": "0123456789-test-0123456789"},
+            {
+                "ENVIRONMENT": "production",
+                "AUTH_MODE": "open",
+                "DEBUG": "true",
+                "ADMIN_USERNAME": "root",
+                "ADMIN_PASSWORD": "changeme",
+                "SECRET_KEY": "0123456789-test-0123456789",
+            },
             ["DEBUG", "AUTH_MODE", "SECRET_KEY", "ADMIN_PASSWORD"],
         ),
-        ({}, ["SECRET_KEY"]),  # who says nothing gets no service without log-in
+        ({}, ["SECRET_KEY"]),  # authentication is required by default
         ({"SECRET_KEY": KEY, "RATE_LIMIT_READ": "many"}, ["RATE_LIMIT_READ"]),
         ({"SECRET_KEY": KEY, "CORS_ORIGINS": "app.example.com"}, ["CORS_ORIGINS"]),
         ({"SECRET_KEY": KEY, "TRUSTED_PROXIES": "proxy"}, ["TRUSTED_PROXIES"]),
@@ -162,52 +164,60 @@ def test_what_is_good_enough_for_its_environment_starts(given: Given) -> None:
         ({"SECRET_KEY": KEY, "AUTH_MODE": "off"}, ["AUTH_MODE"]),
     ],
     ids=["all at once", "nothing", "limit", "origin", "proxy", "algorithm", "mode"],
-)  # fmt: skip
-def test_the_process_ends_at_once_and_says_which_settings(
-    tmp_path: Path, given: dict[str, str], names: list[str]
+)
+def test_process_exits_with_code_2_and_names_the_invalid_settings(
+    tmp_path: Path, values: dict[str, str], names: list[str]
 ) -> None:
     environment = environment_of(
-        tmp_path, {"DATABASE_URL": "postgresql://ada:horse7battery@127.0.0.1:1/x", **given}
+        tmp_path, {"DATABASE_URL": "postgresql://ada:horse7battery@127.0.0.1:1/x", **values}
     )
-    argv = [sys.executable, "-m", "task_service.cli", "api"]
-    ended = subprocess.run(
-        argv, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert ended.returncode == 2, ended.stderr
-    said = [line for line in ended.stderr.splitlines() if "does not start" not in line]
-    assert [re.split("[: =]", line)[0] for line in said] == names
+    ended = run_forked(start_api, environment, tmp_path)
+    assert ended.code == 2, ended.stderr
+    lines = [line for line in ended.stderr.splitlines() if "does not start" not in line]
+    assert [re.split("[: =]", line)[0] for line in lines] == names
     assert "horse7battery" not in ended.stderr
-    assert given.get("SECRET_KEY", "-none-") not in ended.stderr
+    assert values.get("SECRET_KEY", "-none-") not in ended.stderr
 
 
 def lines_of(log: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.splitlines()]
 
 
-def test_a_process_says_at_its_start_which_of_two_addresses_it_takes() -> None:
-    given = {
+def test_process_logs_which_of_two_database_addresses_it_uses() -> None:
+    values = {
         "database_url": NOWHERE,
         "db_host": "elsewhere",
         "auth_mode": "open",
         "log_level": "WARNING",
     }
-    with api_processes(1, "livez", **given) as [process]:
+    with api_processes(1, "livez", **values) as [process]:
         lines = lines_of(process.log())
-    said = [line["meaning"] for line in lines if line["event"] == "settings_contradict"]
-    assert said == ["DATABASE_URL wins over DB_HOST"]
-    assert {line["level"] for line in lines} == {"warning"}, "LOG_LEVEL holds for the whole process"
+    meanings = [line["meaning"] for line in lines if line["event"] == "settings_contradict"]
+    assert meanings == ["DATABASE_URL wins over DB_HOST"]
+    assert {line["level"] for line in lines} == {"warning"}, (
+        "LOG_LEVEL applies to the whole process"
+    )
+
+
+def log_at_every_level() -> None:
+    """Configure logging from the environment, then log through structlog and logging."""
+    configure_logs(load_settings())
+    for level in LEVELS:
+        getattr(structlog.get_logger(), level)("ours")
+    for level in LEVELS:
+        getattr(logging.getLogger("library"), level)("a library's")
 
 
 @pytest.mark.parametrize(
     ("level", "seen"), [("DEBUG", 4), ("INFO", 3), ("WARNING", 2), ("ERROR", 1)]
 )
-def test_lines_of_the_log_level_and_above_are_logged_ours_and_those_of_libraries(
+def test_log_level_applies_to_own_and_library_loggers(
     tmp_path: Path, level: str, seen: int
 ) -> None:
     environment = environment_of(tmp_path, {"LOG_LEVEL": level})
-    argv = [sys.executable, "-c", LOGS]
-    ended = subprocess.run(
-        argv, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
-    )
+    ended = run_forked(log_at_every_level, environment, tmp_path)
+    assert ended.code == 0
     logged = [(line["event"], line["level"]) for line in lines_of(ended.stderr)]
-    assert logged == [(who, name) for who in ("ours", "a library's") for name in LEVELS[-seen:]]
+    assert logged == [
+        (source, name) for source in ("ours", "a library's") for name in LEVELS[-seen:]
+    ]

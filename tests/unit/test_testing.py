@@ -1,4 +1,4 @@
-"""What authors of handlers test theirs with, and what the decorator and the words for an end refuse."""
+"""`task_service.testing`, and validation by the decorator and the control exceptions."""
 
 import asyncio
 import math
@@ -43,7 +43,7 @@ def isolated(context: Context) -> None:
     context.transaction()
 
 
-def test_a_coroutine_and_a_function_return_their_results() -> None:
+def test_coroutine_and_function_return_their_results() -> None:
     ended = run_inline(double, {"number": 21}, attempt=2, fence=7)
     assert (ended.outcome, ended.result) == (
         Outcome.COMPLETED,
@@ -53,7 +53,7 @@ def test_a_coroutine_and_a_function_return_their_results() -> None:
     assert run_inline(threaded, max_attempts=9).result == [False, 9]
 
 
-def test_a_failure_has_its_traceback_and_when_it_would_be_tried_again() -> None:
+def test_failure_has_a_traceback_and_a_retry_delay() -> None:
     ended = run_inline(double, {})
     assert (ended.outcome, ended.delay_seconds) == (Outcome.FAILED, 10.0)
     assert ended.error
@@ -62,7 +62,7 @@ def test_a_failure_has_its_traceback_and_when_it_would_be_tried_again() -> None:
     assert run_inline(double, {}, attempt=5).delay_seconds is None
 
 
-def test_a_payload_and_a_result_are_json_as_they_are_with_a_worker() -> None:
+def test_payload_and_result_are_converted_to_json_as_in_a_worker() -> None:
     seen: list[Any] = []
 
     @handler("see")
@@ -82,25 +82,27 @@ def test_a_payload_and_a_result_are_json_as_they_are_with_a_worker() -> None:
     assert "not JSON" in str(run_inline(odd).error)
 
 
-def test_the_words_for_an_end() -> None:
-    @handler("word")
-    async def word(context: Context) -> None:
-        raise context_words[context.payload]
+def test_control_exceptions_set_outcome_and_delay() -> None:
+    @handler("raises")
+    async def raises(context: Context) -> None:
+        raise exceptions[context.payload]
 
-    context_words: dict[str, BaseException] = {
-        "snooze": Snooze(30, "busy"), "retry": Retry(5), "discard": Discard("bad"), "lost": LostClaimError(),
-    }  # fmt: skip
-    ends = {name: run_inline(word, name) for name in context_words}
-    assert (ends["snooze"].outcome, ends["snooze"].delay_seconds, ends["snooze"].reason) == (
-        Outcome.SNOOZED, 30.0, "busy",
-    )  # fmt: skip
+    exceptions: dict[str, BaseException] = {
+        "snooze": Snooze(30, "busy"),
+        "retry": Retry(5),
+        "discard": Discard("bad"),
+        "lost": LostClaimError(),
+    }
+    ends = {name: run_inline(raises, name) for name in exceptions}
+    snooze = ends["snooze"]
+    assert (snooze.outcome, snooze.delay_seconds, snooze.reason) == (Outcome.SNOOZED, 30.0, "busy")
     assert (ends["retry"].outcome, ends["retry"].delay_seconds) == (Outcome.FAILED, 5.0)
     assert (ends["discard"].outcome, ends["discard"].error) == (Outcome.DISCARDED, "bad")
     assert ends["lost"].outcome == Outcome.LOST
 
 
 @pytest.mark.parametrize("is_async", [True, False])
-def test_the_time_limit_holds_and_can_be_moved(is_async: bool) -> None:
+def test_time_limit_is_enforced_and_can_be_extended(is_async: bool) -> None:
     released = threading.Event()
 
     @handler("slow", timeout_seconds=0.2)
@@ -120,7 +122,7 @@ def test_the_time_limit_holds_and_can_be_moved(is_async: bool) -> None:
     assert run_inline(one, 60).result == "in time"
 
 
-def test_a_transaction_without_a_connection_says_what_to_do() -> None:
+def test_transaction_without_a_connection_explains_what_to_do() -> None:
     @handler("writes")
     async def writes(context: Context) -> None:
         async with context.transaction():
@@ -130,13 +132,13 @@ def test_a_transaction_without_a_connection_says_what_to_do() -> None:
     assert "an isolated handler has no transaction" in str(run_inline(isolated).error)
 
 
-async def test_within_an_event_loop_it_is_awaited() -> None:
+async def test_run_inline_in_an_event_loop_refers_to_the_async_variant() -> None:
     with pytest.raises(RuntimeError, match="await run_inline_async"):
         run_inline(double, {"number": 1})
     assert (await run_inline_async(double, {"number": 1})).result["doubled"] == 2
 
 
-def test_an_isolated_handler_must_be_found_by_name() -> None:
+def test_isolated_handler_must_be_importable_by_name() -> None:
     with pytest.raises(
         ValueError,
         match="inner: an isolated handler must be a function that its module has by name",
@@ -144,33 +146,33 @@ def test_an_isolated_handler_must_be_found_by_name() -> None:
 
         @handler("inner", isolated=True)
         def inner(_: Context) -> None:
-            """Nobody can import this."""
+            """Handler that cannot be imported."""
 
     assert isolated.path == f"{__name__}:isolated"
 
 
-def test_a_bound_of_memory_is_for_isolated_handlers() -> None:
+def test_memory_limit_requires_an_isolated_handler() -> None:
     with pytest.raises(ValueError, match="memory_mb needs isolated=True"):
         handler("big", memory_mb=100)(double.function)
 
 
 @pytest.mark.parametrize("seconds", [math.nan, math.inf, 1e10])
-def test_a_delay_that_no_clock_can_keep_is_refused(seconds: float) -> None:
+def test_unrepresentable_delay_is_rejected(seconds: float) -> None:
     with pytest.raises(ValueError, match="is not a number of seconds to wait"):
         Snooze(seconds)
     with pytest.raises(ValueError, match="is not a number of seconds to wait"):
         Retry(seconds)
 
 
-def test_a_delay_is_a_number_and_what_has_passed_is_now() -> None:
+def test_delay_must_be_a_number_and_a_negative_one_becomes_zero() -> None:
     with pytest.raises(TypeError):
         Retry("soon")  # type: ignore[arg-type]
     assert Retry(-5).seconds == 0.0
     assert Snooze(Decimal("1.5")).seconds == 1.5  # type: ignore[arg-type]
 
 
-def test_the_example_in_the_guide_is_a_test_that_passes(tmp_path: Path) -> None:
-    """The guide's `greetings.py`, and the test of it that stands there."""
+def test_example_of_the_guide_passes(tmp_path: Path) -> None:
+    """Run the example package and its test from the guide."""
     for name, code in re.findall(
         r"```python\n# greetings/(\S+)\n(.*?)```", GUIDE.read_text(), re.DOTALL
     ):

@@ -1,4 +1,4 @@
-"""Notifications: the first inside, the next merged outside."""
+"""Notifications: the first in the transaction, later ones merged after it."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ class Sent:
         self.batches.append(queues)
 
 
-def test_the_first_is_sent_inside_and_the_next_of_20_ms_are_merged_into_one_outside() -> None:
+def test_first_is_sent_in_the_transaction_and_the_next_20_ms_are_merged() -> None:
     async def run() -> None:
         sent, now = Sent(), [100.0]
         wakeups = Wakeups(sent.notify, clock=lambda: now[0])
@@ -32,7 +32,7 @@ def test_the_first_is_sent_inside_and_the_next_of_20_ms_are_merged_into_one_outs
     asyncio.run(run())
 
 
-def test_a_notification_that_cannot_be_sent_harms_nobody() -> None:
+def test_failed_notification_does_not_prevent_later_ones() -> None:
     async def run() -> None:
         sent = Sent()
         sent.fails = True

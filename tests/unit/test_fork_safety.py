@@ -1,4 +1,4 @@
-"""What a fork of the worker's may not do, where no fork is needed to see it."""
+"""Rules for forks of the worker process that can be tested without forking."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from task_service.worker.isolation.fork_safety import Process
 
 
 class ForkEndedError(Exception):
-    """Stands in for the end of the process."""
+    """Raised instead of ending the process."""
 
 
 @pytest.fixture(autouse=True)
@@ -21,9 +21,7 @@ def in_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fork_safety, "end_fork", end_fork)
 
 
-async def test_a_task_that_comes_to_its_end_ends_the_fork_and_one_that_is_garbage_does_not() -> (
-    None
-):
+async def test_finished_task_ends_the_fork_and_a_garbage_collected_one_does_not() -> None:
     with pytest.raises(ForkEndedError):
         await fork_safety._without_exit(asyncio.sleep(0))
     waiting = fork_safety._without_exit(asyncio.sleep(0))
