@@ -54,7 +54,7 @@ class Faults:
         return [s.life.number for s in seats if s.life] or [None]
 
 
-# -- workers ------------------------------------------------------------------------------------------------------
+# -- workers --
 async def _kill(stage: Stage, seat: Seat, _: Fault) -> None:
     await stage.kill_worker(seat)
     stage.start_worker(seat)
@@ -98,7 +98,7 @@ async def _deaf(_: Stage, seat: Seat, fault: Fault) -> None:
     seat.proxy.disconnect()
 
 
-# -- the server ---------------------------------------------------------------------------------------------------
+# -- the server --
 async def _postgres(stage: Stage, _: Seat, fault: Fault) -> None:
     await asyncio.to_thread(stage.postgres.stop, signal.SIGQUIT)
     await asyncio.sleep(fault.seconds)
@@ -122,7 +122,7 @@ async def _disk_full(stage: Stage, _: Seat, fault: Fault) -> None:
     await stage.ask(SET_FULL_TABLES, [])
 
 
-# -- what else there is -------------------------------------------------------------------------------------------
+# -- what else there is --
 async def _pooler(stage: Stage, _: Seat, fault: Fault) -> None:
     stage.pooler.kill()
     await asyncio.sleep(fault.seconds)

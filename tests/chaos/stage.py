@@ -90,7 +90,7 @@ class Stage:
     troubles: list[str] = field(default_factory=list)
     api: ApiProcess | None = None
 
-    # -- the database ---------------------------------------------------------------------------------------------
+    # -- the database --
     async def connect(self) -> asyncpg.Connection:
         """A connection of our own, direct; raises one of AWAY."""
         return await asyncpg.connect(
@@ -125,7 +125,7 @@ class Stage:
         assert self.api is not None
         await asyncio.to_thread(self.api.wait_until, "readyz")
 
-    # -- the API --------------------------------------------------------------------------------------------------
+    # -- the API --
     def start_api(self, *, pooled: bool = False) -> None:
         """Start the API, at an address that is free; returns before it is ready."""
         url = self.pooler.url if pooled else self.postgres.url()
@@ -155,7 +155,7 @@ class Stage:
             )
         return answer.raise_for_status()
 
-    # -- workers --------------------------------------------------------------------------------------------------
+    # -- workers --
     def start_worker(self, seat: Seat, *, clock_hours: int = 0) -> None:
         """Start a process in this seat, which must be free."""
         number = len(self.lives)

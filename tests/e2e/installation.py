@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import httpx
-import psycopg2  # type: ignore[import-untyped]
+import psycopg2
 
 from tests.e2e.stage import Stage, secret, task_service
 from tests.support.kube import Kube, Object, poll
@@ -62,7 +62,7 @@ class Installation:
             kube.apply(secret(url))
         return cls(stage, kube, name, url)
 
-    # -- the TaskService --------------------------------------------------------------------------------------------
+    # -- the TaskService --
 
     @property
     def target(self) -> str:
@@ -122,7 +122,7 @@ class Installation:
         rows = self.query("SELECT pod_name FROM workers WHERE state = 'active' ORDER BY pod_name")
         return [pod for (pod,) in rows]
 
-    # -- HTTP -------------------------------------------------------------------------------------------------------
+    # -- HTTP --
 
     @cached_property
     def url(self) -> str:
@@ -154,7 +154,7 @@ class Installation:
             for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
         )
 
-    # -- the database -----------------------------------------------------------------------------------------------
+    # -- the database --
 
     @cached_property
     def _connection(self) -> Any:

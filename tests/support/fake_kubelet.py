@@ -53,7 +53,7 @@ class FakeKubelet:
             thread.join(timeout=10)
         self._http.close()
 
-    # -- what tests do to pods --------------------------------------------------------------------------------------
+    # -- what tests do to pods --
 
     def end_container(self, pod: Object, *, exit_code: int, reason: str = "Error") -> None:
         """Let the pod's only container end; it stays down until `restart_container`."""
@@ -86,7 +86,7 @@ class FakeKubelet:
             self._set_ready(status, ready=True)
             self._patch_status(pod, status)
 
-    # -- the node ---------------------------------------------------------------------------------------------------
+    # -- the node --
 
     def _register(self) -> None:
         node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}}
@@ -118,7 +118,7 @@ class FakeKubelet:
             except httpx.HTTPError as error:
                 self.errors.append(f"heartbeat: {error}")
 
-    # -- the pods ---------------------------------------------------------------------------------------------------
+    # -- the pods --
 
     def _loop(self) -> None:
         while not self._over.wait(PERIOD_SECONDS):

@@ -113,7 +113,7 @@ class Kube:
             raise CommandError(f"{' '.join(words)}: {done.stderr}{done.stdout}".strip())
         return done.stdout
 
-    # -- objects ----------------------------------------------------------------------------------------------------
+    # -- objects --
 
     def get(self, kind: str, name: str) -> Object:
         found = self.find(kind, name)
@@ -159,7 +159,7 @@ class Kube:
         finally:
             self.run("delete", "namespace", name, "--wait=true", "--timeout=120s")
 
-    # -- waiting ----------------------------------------------------------------------------------------------------
+    # -- waiting --
 
     def wait(self, target: str, condition: str, seconds: float = 60) -> None:
         """`kubectl wait`: target such as "pod/NAME" or "pods --selector=…", condition such as "condition=Ready"."""
@@ -183,7 +183,7 @@ class Kube:
             finally:
                 watch.end()
 
-    # -- pods -------------------------------------------------------------------------------------------------------
+    # -- pods --
 
     def service_url(self, name: str, port: int = 80) -> str:
         """The Service's address, reachable from this machine by way of node 1."""

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from task_service.embedded import free_port
 from tests.support.skipping import skip_or_fail
-from tests.support.waiting import until_started
+from tests.support.waiting import wait_until_started
 
 PROGRAM = "pgbouncer"
 CONFIG = """\
@@ -47,7 +47,7 @@ class Pooler:
         user = "nobody" if os.geteuid() == 0 else None  # PgBouncer refuses to run as root
         command = [self._program, "-q", str(self._config)]
         self._process = subprocess.Popen(command, user=user, stdin=subprocess.DEVNULL)
-        until_started(self._process, PROGRAM, self._listens)
+        wait_until_started(self._process, PROGRAM, self._listens)
 
     def kill(self) -> None:
         """End it at once, with all connections."""

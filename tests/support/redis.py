@@ -10,7 +10,7 @@ from pathlib import Path
 
 from task_service.embedded import free_port
 from tests.support.skipping import skip_or_fail
-from tests.support.waiting import until_started
+from tests.support.waiting import wait_until_started
 
 PROGRAMS = ("redis-server", "valkey-server")
 
@@ -38,7 +38,7 @@ class RedisServer:
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )
-        until_started(self._process, self._program, self._answers)
+        wait_until_started(self._process, self._program, self._answers)
 
     def kill(self) -> None:
         """End it at once; nothing is saved."""

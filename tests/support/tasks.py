@@ -1,4 +1,4 @@
-"""Tasks and workers straight in the database, for tests of the queue and the worker."""
+"""Tasks, workers and limits inserted directly into the database."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -15,14 +15,14 @@ from task_service.queue.wakeups import Wakeups
 from task_service.queue.workers import WorkerRow
 
 
-async def _unsent(_: list[str]) -> None:
-    """Tests announce inside the transaction only."""
+async def _send_nothing(_: list[str]) -> None:
+    """Send no notification outside the transaction."""
 
 
 def quiet_wakeups() -> Wakeups:
-    """Wake-ups that are sent inside the transaction, every time."""
+    """Return notifications that are always sent inside the transaction."""
     ticks = iter(range(1_000_000))
-    return Wakeups(_unsent, clock=lambda: float(next(ticks)))
+    return Wakeups(_send_nothing, clock=lambda: float(next(ticks)))
 
 
 async def add_tasks(
@@ -33,7 +33,7 @@ async def add_tasks(
     payload: Any = None,
     **entry: Any,
 ) -> list[UUID]:
-    """Create tasks with a queue row each; `entry` overrides fields of `Entry`."""
+    """Insert tasks with a queue row each; `entry` overrides fields of `Entry`."""
     ids = [new_id() for _ in range(count)]
     text = None if payload is None else orjson.dumps(payload).decode()
     async with connection.transaction():
@@ -47,7 +47,7 @@ async def add_tasks(
     return ids
 
 
-def _entry(task_id: UUID, handler: str, given: dict[str, Any]) -> Entry:
+def _entry(task_id: UUID, handler: str, overrides: dict[str, Any]) -> Entry:
     defaults: dict[str, Any] = {
         "queue": "default",
         "priority": 2,
@@ -55,25 +55,49 @@ def _entry(task_id: UUID, handler: str, given: dict[str, Any]) -> Entry:
         "max_attempts": 5,
         "timeout_seconds": None,
     }
-    return Entry(task_id=task_id, handler=handler, **(defaults | given))
+    return Entry(task_id=task_id, handler=handler, **(defaults | overrides))
 
 
 async def add_worker(
     connection: asyncpg.Connection, *, slot: str | None = None, lease_seconds: float = 15.0
 ) -> UUID:
-    """Register a worker that is only a row."""
+    """Register a worker that has only a database row."""
     worker_id = new_id()
     row = WorkerRow(
-        id=worker_id, host="host", pod_name=None, pod_uid=None, container=None, slot=slot or str(worker_id), node=None,
-        version="1", process_started_at=datetime.now(UTC), concurrency=20,
-        queues=["default"], lease_seconds=lease_seconds,
-    )  # fmt: skip
+        id=worker_id,
+        host="host",
+        pod_name=None,
+        pod_uid=None,
+        container=None,
+        slot=slot or str(worker_id),
+        node=None,
+        version="1",
+        process_started_at=datetime.now(UTC),
+        concurrency=20,
+        queues=["default"],
+        lease_seconds=lease_seconds,
+    )
     await workers.register(connection, row)
     return worker_id
 
 
+SET_LIMIT = """
+    INSERT INTO limits (kind, name, concurrency, rate, period_seconds, tokens, updated_at)
+    VALUES ($1, $2, $3, $4, $5, $6, now() - interval '1 hour')
+    ON CONFLICT (kind, name) DO UPDATE
+    SET concurrency = $3, rate = $4, period_seconds = $5, tokens = $6,
+        updated_at = clock_timestamp()
+"""
+
+
+async def set_limit(connection: asyncpg.Connection, kind: str, name: str, **values: Any) -> None:
+    """Set a limit that is an hour old, or replace one now; a rate starts with a full bucket."""
+    fields = {"concurrency": None, "rate": None, "period_seconds": None} | values
+    await connection.execute(SET_LIMIT, kind, name, *fields.values(), fields["rate"] or 0)
+
+
 async def statuses(connection: asyncpg.Connection, ids: Sequence[UUID]) -> list[str]:
-    """The derived statuses of these tasks, in their order."""
+    """Return the derived statuses of these tasks, in the same order."""
     rows = await connection.fetch("SELECT id, status FROM task_view WHERE id = ANY ($1)", ids)
-    found = {row["id"]: row["status"] for row in rows}
-    return [found[i] for i in ids]
+    by_id = {row["id"]: row["status"] for row in rows}
+    return [by_id[i] for i in ids]

@@ -17,7 +17,7 @@ from queue import Queue
 from typing import Any, TypeAlias
 
 import asyncpg
-import psycopg2  # type: ignore[import-untyped]
+import psycopg2
 
 from bench.rivals.adaptors import Start
 from bench.rivals.adaptors.ours import prepare as prepare  # noqa: PLC0414 - the same tables

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import psycopg2  # type: ignore[import-untyped]
+import psycopg2
 
 from bench.rivals.bench import Bench
 from bench.rivals.catalogue import Product

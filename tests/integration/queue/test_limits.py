@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import Counter
-from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -12,20 +11,9 @@ from task_service.domain.outcomes import Outcome, Reason
 from task_service.queue import limits, results, workers
 from task_service.queue.claims import Bounds, Claim, claim
 from task_service.queue.results import Finished, GivenBack
-from tests.support.tasks import add_tasks, add_worker, statuses
+from tests.support.tasks import add_tasks, add_worker, set_limit, statuses
 
 pytestmark = pytest.mark.asyncio
-
-
-async def set_limit(connection: asyncpg.Connection, kind: str, name: str, **values: Any) -> None:
-    """Set a limit that is an hour old, or replace one now; a rate begins with a full bucket."""
-    given = {"concurrency": None, "rate": None, "period_seconds": None} | values
-    await connection.execute(
-        "INSERT INTO limits (kind, name, concurrency, rate, period_seconds, tokens, updated_at) "
-        "VALUES ($1, $2, $3, $4, $5, $6, now() - interval '1 hour') ON CONFLICT (kind, name) DO UPDATE "
-        "SET concurrency = $3, rate = $4, period_seconds = $5, tokens = $6, updated_at = clock_timestamp()",
-        kind, name, *given.values(), given["rate"] or 0,
-    )  # fmt: skip
 
 
 async def admit_all(connection: asyncpg.Connection) -> int:

@@ -1,59 +1,62 @@
-"""The handler `conversations`: how long its simulated work takes, and what it does then."""
+"""The `conversations` handler: duration of its simulated work, and its result."""
 
 import asyncio
+import importlib
 from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
 import pytest
 
-from task_service.worker import builtin
-from tests.integration.worker.conftest import StartWorker
+from task_service.worker.builtin.conversations import conversations
 from tests.support.service_settings import settings_for
 from tests.support.tasks import add_tasks, statuses
 from tests.support.waiting import eventually
+from tests.support.worker_runs import StartWorker
 
 pytestmark = pytest.mark.asyncio
 TASKS, SHORTEST, LONGEST = 60, 10.0, 20.0
+INSERT_CONVERSATIONS = """
+    INSERT INTO conversations (id, task_id, body)
+    SELECT gen_random_uuid(), unnest($1::uuid[]), '1'
+"""
 PENDING = "SELECT count(*) FROM conversations WHERE status = 'pending'"
 
 
-async def test_it_works_for_a_time_between_its_two_settings_and_then_processes_the_conversations(
+async def test_handler_works_for_the_configured_time_then_processes_conversations(
     database: str,
     connection: asyncpg.Connection,
     start_worker: StartWorker,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     worked: list[float] = []
-    is_over = asyncio.Event()
+    finish = asyncio.Event()
 
     async def work(seconds: float) -> None:
         worked.append(seconds)
-        await is_over.wait()
+        await finish.wait()
 
-    monkeypatch.setattr(builtin, "asyncio", SimpleNamespace(sleep=work))
+    module = importlib.import_module(conversations.__module__)
+    monkeypatch.setattr(module, "asyncio", SimpleNamespace(sleep=work))
     tasks = await add_tasks(connection, TASKS, handler="conversations")
-    insertion = "INSERT INTO conversations (id, task_id, body) SELECT gen_random_uuid(), unnest($1::uuid[]), '1'"
-    await connection.execute(insertion, tasks)
-    given: dict[str, Any] = {
+    await connection.execute(INSERT_CONVERSATIONS, tasks)
+    settings: dict[str, Any] = {
         "conversations_min_seconds": SHORTEST,
         "conversations_max_seconds": LONGEST,
     }
-    await start_worker(
-        builtin.conversations(settings_for(database, **given)), worker_concurrency=TASKS
-    )
+    await start_worker(conversations(settings_for(database, **settings)), worker_concurrency=TASKS)
 
-    async def all_work() -> bool:
+    async def all_running() -> bool:
         return len(worked) == TASKS
 
-    await eventually("all runs' work", all_work)
+    await eventually("all runs", all_running)
     assert (await connection.fetchval(PENDING), set(await statuses(connection, tasks))) == (
         TASKS,
         {"processing"},
     )
     assert SHORTEST <= min(worked) < 13
     assert 17 < max(worked) <= LONGEST
-    is_over.set()
+    finish.set()
 
     async def all_done() -> bool:
         return set(await statuses(connection, tasks)) == {"completed"}

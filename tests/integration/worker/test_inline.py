@@ -1,4 +1,4 @@
-"""`run_inline` says of a handler what a worker makes of it, and lends it a transaction of the test's connection."""
+"""`run_inline` gives the same results as a worker and uses the test's connection."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ import pytest
 from task_service.domain.outcomes import Outcome
 from task_service.testing import run_inline_async
 from task_service.worker import Context, handler
-from tests.integration.worker.conftest import StartWorker, add, end_of
-from tests.support.authors.authors_handlers import EVERY, coroutine, thread
+from tests.support.handler_package.sample_handlers import ALL_HANDLERS, coroutine, thread
+from tests.support.worker_runs import StartWorker, add_handler_task, wait_for_end
 
 pytestmark = pytest.mark.asyncio
 CASES = [
@@ -18,19 +18,21 @@ CASES = [
         {"do": "fail", "how": how}
         for how in ("exit", "base", "unreadable", "long", "surrogate", "cancel", "discard")
     ),
-    *({"do": "give", "what": what} for what in ("set", "nan", "huge")),
+    *({"do": "return_value", "what": what} for what in ("set", "nan", "huge")),
 ]
 
 
 @pytest.mark.parametrize("handler", [thread, coroutine], ids=lambda handler: handler.name)
-async def test_it_is_what_a_worker_makes_of_it(
+async def test_inline_run_ends_like_a_run_in_a_worker(
     connection: asyncpg.Connection, start_worker: StartWorker, handler: Any
 ) -> None:
-    await start_worker(*EVERY, lease_seconds=30, heartbeat_seconds=1)
+    await start_worker(*ALL_HANDLERS, lease_seconds=30, heartbeat_seconds=1)
     for case in CASES:
         payload = case if handler is thread else case | {"do": f"{case['do']}_async"}
         inline = await run_inline_async(handler, payload, max_attempts=1)
-        end = await end_of(connection, await add(connection, handler.name, **payload))
+        end = await wait_for_end(
+            connection, await add_handler_task(connection, handler.name, **payload)
+        )
         result = None if end["result"] is None else orjson.loads(end["result"])
         assert (inline.outcome, inline.result) == (end["outcome"], result)
         assert _last_line(inline.error) == _last_line(end["error"])
@@ -40,7 +42,7 @@ def _last_line(error: str | None) -> str | None:
     return error and error.rstrip().rsplit("\n", 1)[-1]
 
 
-async def test_a_transaction_is_one_of_the_given_connection(connection: asyncpg.Connection) -> None:
+async def test_transaction_uses_the_given_connection(connection: asyncpg.Connection) -> None:
     await connection.execute("CREATE TABLE effects (text text)")
 
     @handler("writes")
@@ -48,13 +50,13 @@ async def test_a_transaction_is_one_of_the_given_connection(connection: asyncpg.
         async with context.transaction() as transaction:
             await transaction.connection.execute("INSERT INTO effects VALUES ($1)", context.payload)
             if context.payload != "later":
-                await transaction.complete({"said": context.payload})
+                await transaction.complete({"payload": context.payload})
             if context.payload == "no":
                 raise ValueError("after all, no")
         return "returned"
 
     ended = await run_inline_async(writes, "yes", connection=connection)
-    assert (ended.outcome, ended.result) == (Outcome.COMPLETED, {"said": "yes"})
+    assert (ended.outcome, ended.result) == (Outcome.COMPLETED, {"payload": "yes"})
     assert (await run_inline_async(writes, "no", connection=connection)).outcome == Outcome.FAILED
     assert (await run_inline_async(writes, "later", connection=connection)).result == "returned"
     assert [row["text"] for row in await connection.fetch("SELECT text FROM effects")] == [
@@ -64,7 +66,7 @@ async def test_a_transaction_is_one_of_the_given_connection(connection: asyncpg.
 
 
 @pytest.mark.parametrize(
-    ("words", "said", "error"),
+    ("calls", "recorded", "error"),
     [
         ([(0.25,), (1, "all")], [(0.25, None), (1.0, "all")], None),
         ([(0.5, "x" * 300)], [(0.5, "x" * 200)], None),
@@ -79,20 +81,20 @@ async def test_a_transaction_is_one_of_the_given_connection(connection: asyncpg.
         ([(0.5, 7)], [], "TypeError: the note of a progress is text, not a int"),
     ],
 )
-async def test_it_records_what_is_said_of_the_progress_and_refuses_what_is_none(
-    words: list[Any], said: list[Any], error: str | None
+async def test_progress_is_recorded_and_invalid_progress_is_rejected(
+    calls: list[Any], recorded: list[Any], error: str | None
 ) -> None:
-    @handler("tells")
-    def tells(context: Context) -> None:
-        for word in words:
-            context.progress(*word)
+    @handler("reports")
+    def reports(context: Context) -> None:
+        for call in calls:
+            context.progress(*call)
 
-    ended = await run_inline_async(tells)
-    assert list(ended.progress) == said
+    ended = await run_inline_async(reports)
+    assert list(ended.progress) == recorded
     assert _last_line(ended.error) == error
 
 
-async def test_a_result_that_cannot_be_kept_is_refused_in_the_transaction(
+async def test_unserializable_result_is_rejected_in_the_transaction(
     connection: asyncpg.Connection,
 ) -> None:
     @handler("writes")

@@ -1,4 +1,4 @@
-"""How far a run is: what its handler says is shown while it runs, and costs neither the handler nor the queue."""
+"""Progress of runs: what readers see, and writes that delay neither handler nor queue."""
 
 import asyncio
 from typing import Any
@@ -12,18 +12,18 @@ from task_service.queue import entries, results
 from task_service.queue.claims import Bounds, claim
 from task_service.queue.results import Told, hold, note_progress
 from task_service.worker.handlers import Context, Retry, handler
-from tests.integration.worker.conftest import StartWorker, add, end_of
-from tests.support.authors.authors_handlers import EVERY
+from tests.support.handler_package.sample_handlers import ALL_HANDLERS
 from tests.support.tasks import add_tasks, add_worker
 from tests.support.waiting import eventually
+from tests.support.worker_runs import StartWorker, add_handler_task, wait_for_end
 
 pytestmark = pytest.mark.asyncio
 STEADY = {"lease_seconds": 30, "heartbeat_seconds": 1}
-HALF = Progress(0.5, "half of it")
+HALF = Progress(0.5, "half done")
 
 
 async def shown(connection: asyncpg.Connection, task: UUID) -> tuple[float, str | None] | None:
-    """What the task's readers see."""
+    """Return the progress that readers of the task see."""
     row = await connection.fetchrow(
         "SELECT progress, progress_note, progress_at FROM task_view WHERE id = $1", task
     )
@@ -34,7 +34,7 @@ async def shown(connection: asyncpg.Connection, task: UUID) -> tuple[float, str 
     return row["progress"], row["progress_note"]
 
 
-async def until_shown(connection: asyncpg.Connection, task: UUID, fraction: float) -> None:
+async def wait_until_shown(connection: asyncpg.Connection, task: UUID, fraction: float) -> None:
     async def probe() -> bool:
         seen = await shown(connection, task)
         return seen is not None and seen[0] == fraction
@@ -42,7 +42,7 @@ async def until_shown(connection: asyncpg.Connection, task: UUID, fraction: floa
     await eventually(f"progress {fraction}", probe)
 
 
-async def until_runs(connection: asyncpg.Connection, task: UUID, fence: int) -> None:
+async def wait_until_running(connection: asyncpg.Connection, task: UUID, fence: int) -> None:
     async def probe() -> bool:
         query = "SELECT state = 'running' AND fence = $2 FROM queue WHERE task_id = $1"
         return bool(await connection.fetchval(query, task, fence))
@@ -53,48 +53,48 @@ async def until_runs(connection: asyncpg.Connection, task: UUID, fence: int) -> 
 @pytest.mark.parametrize(
     ("name", "do"),
     [
-        ("coroutine", "tell_async"),
-        ("thread", "tell"),
-        ("process", "tell"),
-        ("async_process", "tell_async"),
+        ("coroutine", "report_progress_async"),
+        ("thread", "report_progress"),
+        ("process", "report_progress"),
+        ("async_process", "report_progress_async"),
     ],
 )
-async def test_the_last_word_of_a_handler_is_shown_until_it_ends(
+async def test_latest_progress_is_shown_until_the_run_ends(
     connection: asyncpg.Connection, start_worker: StartWorker, name: str, do: str
 ) -> None:
-    await start_worker(*EVERY, **STEADY)
-    task = await add(connection, name, do, parts=[0.1, 0.7, 0.4])
-    await until_shown(connection, task, 0.4)
-    assert await shown(connection, task) == (0.4, "0.4 of it")
+    await start_worker(*ALL_HANDLERS, **STEADY)
+    task = await add_handler_task(connection, name, do, parts=[0.1, 0.7, 0.4])
+    await wait_until_shown(connection, task, 0.4)
+    assert await shown(connection, task) == (0.4, "part 0.4")
     await entries.request_cancel(connection, task)
-    assert (await end_of(connection, task))["outcome"] == "cancelled"
+    assert (await wait_for_end(connection, task))["outcome"] == "cancelled"
     assert await shown(connection, task) is None
 
 
-async def test_an_attempt_begins_with_none(
+async def test_new_attempt_starts_without_progress(
     connection: asyncpg.Connection, start_worker: StartWorker
 ) -> None:
-    told, goes_on = asyncio.Event(), asyncio.Event()
+    reported, finish = asyncio.Event(), asyncio.Event()
 
     @handler("twice")
     async def twice(context: Context) -> None:
         if context.attempt == 1:
             context.progress(0.5)
-            await told.wait()
+            await reported.wait()
             raise Retry(0)
-        await goes_on.wait()
+        await finish.wait()
 
     await start_worker(twice)
     [task] = await add_tasks(connection, handler="twice")
-    await until_shown(connection, task, 0.5)
-    told.set()
-    await until_runs(connection, task, 2)
+    await wait_until_shown(connection, task, 0.5)
+    reported.set()
+    await wait_until_running(connection, task, 2)
     assert await shown(connection, task) is None
-    goes_on.set()
-    await end_of(connection, task)
+    finish.set()
+    await wait_for_end(connection, task)
 
 
-async def test_of_a_thousand_words_at_once_the_last_is_written(
+async def test_only_the_last_of_many_reports_is_written(
     connection: asyncpg.Connection, start_worker: StartWorker
 ) -> None:
     await connection.execute("CREATE TABLE written (progress float8)")
@@ -107,52 +107,52 @@ async def test_of_a_thousand_words_at_once_the_last_is_written(
     )
     ends = asyncio.Event()
 
-    @handler("talks")
-    async def talks(context: Context) -> None:
+    @handler("reports")
+    async def reports(context: Context) -> None:
         for number in range(1001):
             context.progress(number / 1000)
         await ends.wait()
 
-    await start_worker(talks)
-    [task] = await add_tasks(connection, handler="talks")
-    await until_shown(connection, task, 1.0)
+    await start_worker(reports)
+    [task] = await add_tasks(connection, handler="reports")
+    await wait_until_shown(connection, task, 1.0)
     ends.set()
-    await end_of(connection, task)
+    await wait_for_end(connection, task)
     assert [row[0] for row in await connection.fetch("SELECT progress FROM written")] == [1.0]
 
 
-async def test_what_cannot_be_written_harms_no_run_and_is_written_later(
+async def test_failed_write_does_not_affect_the_run_and_is_retried(
     connection: asyncpg.Connection, start_worker: StartWorker, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ends = {name: asyncio.Event() for name in ("first", "second")}
 
-    @handler("tells")
-    async def tells(context: Context) -> str:
+    @handler("reports")
+    async def reports(context: Context) -> str:
         context.progress(0.3)
         await ends[context.payload].wait()
         return "done"
 
-    await connection.execute("ALTER TABLE queue RENAME COLUMN progress_note TO away")
-    await start_worker(tells, **STEADY)
-    [first] = await add_tasks(connection, handler="tells", payload="first")
-    [second] = await add_tasks(connection, handler="tells", payload="second")
-    seen = ""
+    await connection.execute("ALTER TABLE queue RENAME COLUMN progress_note TO removed")
+    await start_worker(reports, **STEADY)
+    [first] = await add_tasks(connection, handler="reports", payload="first")
+    [second] = await add_tasks(connection, handler="reports", payload="second")
+    log = ""
 
-    async def refused() -> bool:
-        nonlocal seen
-        seen += capsys.readouterr().out
-        return "progress_waits" in seen
+    async def write_failed() -> bool:
+        nonlocal log
+        log += capsys.readouterr().out
+        return "progress_waits" in log
 
-    await eventually("a refusal", refused)
+    await eventually("a failed write", write_failed)
     ends["first"].set()
-    assert (await end_of(connection, first))["outcome"] == "completed"
-    await connection.execute("ALTER TABLE queue RENAME COLUMN away TO progress_note")
-    await until_shown(connection, second, 0.3)
+    assert (await wait_for_end(connection, first))["outcome"] == "completed"
+    await connection.execute("ALTER TABLE queue RENAME COLUMN removed TO progress_note")
+    await wait_until_shown(connection, second, 0.3)
     ends["second"].set()
-    assert (await end_of(connection, second))["outcome"] == "completed"
+    assert (await wait_for_end(connection, second))["outcome"] == "completed"
 
 
-async def test_what_is_said_while_an_earlier_word_is_written_is_written_after_it(
+async def test_progress_reported_during_a_write_is_written_after_it(
     connection: asyncpg.Connection, start_worker: StartWorker, database: str
 ) -> None:
     await connection.execute(
@@ -160,84 +160,85 @@ async def test_what_is_said_while_an_earlier_word_is_written_is_written_after_it
         "$$ BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NEW; END $$"
     )
     await connection.execute(
-        "CREATE TRIGGER wait BEFORE UPDATE OF progress ON queue FOR EACH ROW EXECUTE FUNCTION wait()"
+        "CREATE TRIGGER wait BEFORE UPDATE OF progress ON queue "
+        "FOR EACH ROW EXECUTE FUNCTION wait()"
     )
-    says, ends = asyncio.Event(), asyncio.Event()
+    continue_, ends = asyncio.Event(), asyncio.Event()
 
-    @handler("tells")
-    async def tells(context: Context) -> None:
+    @handler("reports")
+    async def reports(context: Context) -> None:
         context.progress(0.1)
-        await says.wait()
+        await continue_.wait()
         context.progress(0.2)
         await ends.wait()
 
     holder = await asyncpg.connect(database)
     async with holder.transaction():
         await holder.execute("SELECT pg_advisory_xact_lock(1)")
-        await start_worker(tells, **STEADY)
-        [task] = await add_tasks(connection, handler="tells")
+        await start_worker(reports, **STEADY)
+        [task] = await add_tasks(connection, handler="reports")
 
-        async def waits() -> bool:
+        async def is_waiting() -> bool:
             return bool(
                 await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted")
             )
 
-        await eventually("a word that is being written", waits)
-        says.set()
-    await until_shown(connection, task, 0.2)
+        await eventually("a write that waits", is_waiting)
+        continue_.set()
+    await wait_until_shown(connection, task, 0.2)
     ends.set()
-    await end_of(connection, task)
+    await wait_for_end(connection, task)
     await holder.close()
 
 
-async def test_what_is_said_in_the_handlers_transaction_is_written_after_it(
+async def test_progress_reported_in_a_transaction_is_written_after_it(
     connection: asyncpg.Connection, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried, ends = asyncio.Event(), asyncio.Event()
 
-    async def watched(*arguments: Any) -> Any:
-        noted = await note_progress(*arguments)
+    async def recorded(*arguments: Any) -> Any:
+        written = await note_progress(*arguments)
         tried.set()
-        return noted
+        return written
 
-    monkeypatch.setattr(results, "note_progress", watched)
+    monkeypatch.setattr(results, "note_progress", recorded)
 
-    @handler("tells")
-    async def tells(context: Context) -> None:
+    @handler("reports")
+    async def reports(context: Context) -> None:
         async with context.transaction():
             context.progress(0.6)
             await tried.wait()
         await ends.wait()
 
-    await start_worker(tells, **STEADY)
-    [task] = await add_tasks(connection, handler="tells")
-    await until_shown(connection, task, 0.6)
+    await start_worker(reports, **STEADY)
+    [task] = await add_tasks(connection, handler="reports")
+    await wait_until_shown(connection, task, 0.6)
     ends.set()
-    await end_of(connection, task)
+    await wait_for_end(connection, task)
 
 
-async def test_only_the_claim_that_holds_a_task_can_say_how_far_it_is(
+async def test_only_the_current_claim_can_write_progress(
     connection: asyncpg.Connection,
 ) -> None:
     worker, other = await add_worker(connection), await add_worker(connection)
-    [task, waits] = await add_tasks(connection, 2)
+    [first, second] = await add_tasks(connection, 2)
     [claimed] = await claim(connection, worker, Bounds(["default"]), 1, start_at_once=True)
-    task, waits = claimed.task_id, waits if claimed.task_id == task else task
-    for who, words in (
+    task, waiting = claimed.task_id, second if claimed.task_id == first else first
+    for sender, report in (
         (other, Told(task, 1, HALF)),
         (worker, Told(task, 0, HALF)),
         (worker, Told(task, 2, HALF)),
-        (worker, Told(waits, 0, HALF)),
+        (worker, Told(waiting, 0, HALF)),
     ):
-        assert await note_progress(connection, who, [words]) == set()
+        assert await note_progress(connection, sender, [report]) == set()
     assert await shown(connection, task) is None
-    assert await note_progress(connection, worker, [Told(waits, 0, HALF), Told(task, 1, HALF)]) == {
-        (task, 1)
-    }
+    assert await note_progress(
+        connection, worker, [Told(waiting, 0, HALF), Told(task, 1, HALF)]
+    ) == {(task, 1)}
     assert await shown(connection, task) == HALF
 
 
-async def test_a_row_that_a_handlers_transaction_has_locked_is_left_for_the_next_time(
+async def test_locked_row_is_skipped_until_the_next_write(
     connection: asyncpg.Connection, database: str
 ) -> None:
     worker = await add_worker(connection)
@@ -245,15 +246,15 @@ async def test_a_row_that_a_handlers_transaction_has_locked_is_left_for_the_next
     claims = await claim(connection, worker, Bounds(["default"]), 2, start_at_once=True)
     [locked, free] = [(c.task_id, c.fence) for c in claims]
     holder = await asyncpg.connect(database)
-    words = [Told(*locked, HALF), Told(*free, HALF)]
+    reports = [Told(*locked, HALF), Told(*free, HALF)]
     async with holder.transaction():
         assert await hold(holder, worker, locked)
-        assert await note_progress(connection, worker, words) == {free}
-    assert await note_progress(connection, worker, words) == {locked, free}
+        assert await note_progress(connection, worker, reports) == {free}
+    assert await note_progress(connection, worker, reports) == {locked, free}
     await holder.close()
 
 
-async def test_to_write_it_changes_no_index(connection: asyncpg.Connection) -> None:
+async def test_progress_write_changes_no_index(connection: asyncpg.Connection) -> None:
     worker = await add_worker(connection)
     [task] = await add_tasks(connection)
     await claim(connection, worker, Bounds(["default"]), 1, start_at_once=True)

@@ -1,4 +1,4 @@
-"""The bench of rivals still drives this product, and its ceiling still runs this product's statements."""
+"""The benchmark against other task queues runs this product and its baseline."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from bench.rivals.stage import WARM_UP, Stage
 
 
 @pytest.mark.parametrize("product", [OURS, CEILING], ids=lambda product: product.adaptor)
-def test_all_tasks_are_entered_run_and_timed(
+def test_all_tasks_are_inserted_run_and_timed(
     database: str, tmp_path: Path, product: Product
 ) -> None:
     place = Database(product, database)
@@ -29,10 +29,10 @@ def test_all_tasks_are_entered_run_and_timed(
     place.connection.close()
 
 
-def test_a_drain_in_which_a_task_did_not_run_is_no_figure(database: str, tmp_path: Path) -> None:
+def test_drain_fails_when_a_task_did_not_run(database: str, tmp_path: Path) -> None:
     stage = Stage(place := Database(CEILING, database), tmp_path)
     stage.fill(2)
-    stage.fill(2)  # the same numbers again: four tasks, of which two are never seen
+    stage.fill(2)  # the same numbers: four tasks, of which the board sees only two
     with pytest.raises(BenchError, match="2 of 4 tasks never ran"):
         stage.drain(4)
     place.connection.close()

@@ -1,4 +1,4 @@
-"""The span of a run: whose child it is, and what it tells."""
+"""The span of a run: its parent, attributes and events."""
 
 import asyncio
 import threading
@@ -13,10 +13,10 @@ from opentelemetry.trace import StatusCode
 from task_service.queue import entries
 from task_service.telemetry import add_span_attributes, add_span_event, traced_operation
 from task_service.worker.handlers import Context, Discard, Snooze, handler
-from tests.integration.worker.conftest import StartWorker
 from tests.support.spans import ended, span_memory
 from tests.support.tasks import add_tasks
 from tests.support.waiting import eventually
+from tests.support.worker_runs import StartWorker
 
 pytestmark = pytest.mark.asyncio
 
@@ -25,32 +25,32 @@ TRACE_CONTEXT = f"00-{TRACE:032x}-{CALLER:016x}-01"
 
 
 @pytest.fixture(autouse=True)
-def _on() -> None:
+def _clear_spans() -> None:
     span_memory().clear()
 
 
 async def runs(name: str, number: int = 1) -> list[ReadableSpan]:
-    """The spans of that handler's runs, once there are so many."""
+    """Wait until there are `number` spans of the handler's runs, and return them."""
 
-    async def there() -> list[ReadableSpan]:
+    async def find_spans() -> list[ReadableSpan]:
         found = ended(f"run {name}")
         return found if len(found) >= number else []
 
-    return await eventually(f"{number} spans of {name}", there)
+    return await eventually(f"{number} spans of {name}", find_spans)
 
 
 def events(span: ReadableSpan) -> dict[str, dict[str, Any]]:
-    """A span's events by name."""
+    """Return the span's events by name."""
     return {event.name: dict(event.attributes or {}) for event in span.events}
 
 
 def trace_of(span: ReadableSpan) -> tuple[int, int | None]:
-    """A span's trace, and its parent."""
+    """Return the ids of the span's trace and parent."""
     assert span.context is not None
     return span.context.trace_id, span.parent and span.parent.span_id
 
 
-async def test_every_attempt_is_a_child_of_the_request_and_tells_how_it_ended(
+async def test_every_attempt_is_a_child_of_the_request_with_its_outcome(
     connection: asyncpg.Connection, start_worker: StartWorker
 ) -> None:
     @handler("flaky")
@@ -64,9 +64,14 @@ async def test_every_attempt_is_a_child_of_the_request_and_tells_how_it_ended(
     first, second = await runs("flaky", 2)
     assert trace_of(first) == trace_of(second) == (TRACE, CALLER)
     expected = {
-        "task.id": str(task), "task.handler": "flaky", "task.queue": "default", "task.attempt": 1, "seen": 1,
-        "worker.id": str(worker.instance_id), "task.outcome": "failed",
-    }  # fmt: skip
+        "task.id": str(task),
+        "task.handler": "flaky",
+        "task.queue": "default",
+        "task.attempt": 1,
+        "seen": 1,
+        "worker.id": str(worker.instance_id),
+        "task.outcome": "failed",
+    }
     assert dict(first.attributes or {}) == expected
     assert (first.status.status_code, first.status.description) == (
         StatusCode.ERROR,
@@ -78,7 +83,7 @@ async def test_every_attempt_is_a_child_of_the_request_and_tells_how_it_ended(
     assert (second.attributes or {})["task.outcome"] == "completed"
 
 
-async def test_a_plain_function_in_its_thread_and_what_it_waits_for_are_within_the_span(
+async def test_spans_of_a_threaded_handler_are_children_of_the_run(
     connection: asyncpg.Connection, start_worker: StartWorker
 ) -> None:
     @traced_operation("on the loop")
@@ -101,7 +106,7 @@ async def test_a_plain_function_in_its_thread_and_what_it_waits_for_are_within_t
     assert trace_of(innermost) == (TRACE, inner.context.span_id)
 
 
-async def test_tasks_without_a_request_start_traces_of_their_own_one_after_the_other(
+async def test_tasks_without_a_trace_context_start_separate_traces(
     connection: asyncpg.Connection, start_worker: StartWorker
 ) -> None:
     @handler("scheduled")
@@ -109,15 +114,13 @@ async def test_tasks_without_a_request_start_traces_of_their_own_one_after_the_o
         add_span_event("worked")
 
     await start_worker(scheduled, otel_enabled=True, worker_concurrency=1)
-    await add_tasks(
-        connection, 5, handler="scheduled"
-    )  # the next run starts where the one before has ended
+    await add_tasks(connection, 5, handler="scheduled")  # the runs follow each other directly
     traces = [trace_of(span) for span in await runs("scheduled", 5)]
     assert len({trace for trace, _ in traces}) == 5
     assert {parent for _, parent in traces} == {None}
 
 
-async def test_a_cancelled_run_says_so_and_is_no_error(
+async def test_cancelled_run_has_an_event_and_no_error_status(
     connection: asyncpg.Connection, start_worker: StartWorker
 ) -> None:
     begun = asyncio.Event()
@@ -137,7 +140,7 @@ async def test_a_cancelled_run_says_so_and_is_no_error(
     assert span.status.status_code is StatusCode.UNSET
 
 
-async def test_a_run_out_of_time_a_discarded_one_and_a_snoozed_one_say_so(
+async def test_timed_out_discarded_and_snoozed_runs_have_events(
     connection: asyncpg.Connection, start_worker: StartWorker
 ) -> None:
     @handler("slow", timeout_seconds=0.1)
@@ -168,7 +171,7 @@ async def test_a_run_out_of_time_a_discarded_one_and_a_snoozed_one_say_so(
     assert early_run.status.status_code is StatusCode.UNSET
 
 
-async def test_a_run_that_lost_its_claim_says_so(
+async def test_run_that_lost_its_claim_has_the_outcome_lost(
     connection: asyncpg.Connection, start_worker: StartWorker
 ) -> None:
     @handler("overtaken")
@@ -185,7 +188,7 @@ async def test_a_run_that_lost_its_claim_says_so(
     assert (span.attributes or {})["task.outcome"] == "lost"
 
 
-async def test_a_handler_that_completes_in_its_own_transaction_has_completed(
+async def test_completion_in_a_transaction_has_the_outcome_completed(
     connection: asyncpg.Connection, start_worker: StartWorker
 ) -> None:
     @handler("within")
@@ -199,7 +202,7 @@ async def test_a_handler_that_completes_in_its_own_transaction_has_completed(
     assert (span.attributes or {})["task.outcome"] == "completed"
 
 
-async def test_without_traces_a_run_has_no_span(
+async def test_run_has_no_span_when_tracing_is_disabled(
     connection: asyncpg.Connection, start_worker: StartWorker
 ) -> None:
     done: list[UUID] = []

@@ -1,9 +1,8 @@
-"""What a worker makes of whatever a handler does."""
+"""Outcomes of runs for everything that a handler can do."""
 
 import asyncio
 import threading
 from typing import Any
-from uuid import UUID
 
 import asyncpg
 import pytest
@@ -19,23 +18,14 @@ from task_service.worker.handlers import (
     handler,
 )
 from task_service.worker.runner import AHEAD_SECONDS
-from tests.integration.worker.conftest import StartWorker
 from tests.support.tasks import add_tasks, statuses
 from tests.support.waiting import eventually
+from tests.support.worker_runs import StartWorker, wait_for_end
 
 pytestmark = pytest.mark.asyncio
 
 
-async def end_of(connection: asyncpg.Connection, task: UUID) -> dict[str, Any]:
-    """The task's final run, once there is one."""
-
-    async def final() -> asyncpg.Record | None:
-        return await connection.fetchrow("SELECT * FROM runs WHERE task_id = $1 AND final", task)
-
-    return dict(await eventually("the task's end", final))
-
-
-async def test_a_coroutine_and_a_function_complete_with_their_results(
+async def test_coroutine_and_function_complete_with_their_results(
     connection: asyncpg.Connection, start_worker: StartWorker
 ) -> None:
     @handler("coroutine")
@@ -49,12 +39,12 @@ async def test_a_coroutine_and_a_function_complete_with_their_results(
     await start_worker(coroutine, function)
     [first] = await add_tasks(connection, handler="coroutine", payload={"n": 21})
     [second] = await add_tasks(connection, handler="function")
-    assert (await end_of(connection, first))["result"] == '{"doubled": 42}'
-    assert (await end_of(connection, second))["result"] == "[true, 1]"
+    assert (await wait_for_end(connection, first))["result"] == '{"doubled": 42}'
+    assert (await wait_for_end(connection, second))["result"] == "[true, 1]"
     assert await statuses(connection, [first, second]) == ["completed", "completed"]
 
 
-async def test_a_failure_is_tried_again_with_its_reason_until_the_attempts_are_used_up(
+async def test_failure_is_retried_until_no_attempt_is_left(
     connection: asyncpg.Connection, start_worker: StartWorker
 ) -> None:
     @handler("bad")
@@ -63,7 +53,7 @@ async def test_a_failure_is_tried_again_with_its_reason_until_the_attempts_are_u
 
     await start_worker(bad)
     [task] = await add_tasks(connection, handler="bad", max_attempts=3)
-    end = await end_of(connection, task)
+    end = await wait_for_end(connection, task)
     assert (end["outcome"], end["attempt"], end["fence"]) == ("failed", 3, 3)
     runs = await connection.fetch("SELECT error, final FROM runs ORDER BY fence")
     assert [r["final"] for r in runs] == [False, False, True]
@@ -87,7 +77,7 @@ class UnreadableError(Exception):
     ],
 )
 @pytest.mark.parametrize("threaded", [False, True])
-async def test_whatever_a_handler_raises_the_worker_goes_on(
+async def test_worker_continues_after_any_exception_of_a_handler(
     connection: asyncpg.Connection, start_worker: StartWorker, error: BaseException, threaded: bool
 ) -> None:
     @handler("odd")
@@ -104,13 +94,13 @@ async def test_whatever_a_handler_raises_the_worker_goes_on(
 
     await start_worker(odd_function if threaded else odd, noop)
     [task] = await add_tasks(connection, handler="odd", max_attempts=1)
-    assert (await end_of(connection, task))["outcome"] == "failed"
+    assert (await wait_for_end(connection, task))["outcome"] == "failed"
     [after] = await add_tasks(connection)
-    assert (await end_of(connection, after))["outcome"] == "completed"
+    assert (await wait_for_end(connection, after))["outcome"] == "completed"
 
 
 @pytest.mark.parametrize("value", [object(), {1, 2}, "x" * 300_000, "\ud800", "a\x00b"])
-async def test_a_result_that_cannot_be_kept_fails_the_attempt_and_not_its_neighbours(
+async def test_unserializable_result_fails_only_its_own_attempt(
     connection: asyncpg.Connection, start_worker: StartWorker, value: Any
 ) -> None:
     @handler("returns")
@@ -120,17 +110,17 @@ async def test_a_result_that_cannot_be_kept_fails_the_attempt_and_not_its_neighb
     good = await add_tasks(connection, 5, handler="returns")
     [bad] = await add_tasks(connection, handler="returns", payload=True, max_attempts=1)
     await start_worker(returns)
-    end = await end_of(connection, bad)
+    end = await wait_for_end(connection, bad)
     assert end["outcome"] == "failed"
     assert end["error"]
-    assert [(await end_of(connection, g))["outcome"] for g in good] == ["completed"] * 5
+    assert [(await wait_for_end(connection, g))["outcome"] for g in good] == ["completed"] * 5
 
 
-async def test_a_handler_may_snooze_retry_cancel_and_discard(
+async def test_handler_can_snooze_retry_cancel_and_discard(
     connection: asyncpg.Connection, start_worker: StartWorker
 ) -> None:
-    @handler("word")
-    async def word(context: Context) -> str:
+    @handler("control")
+    async def control(context: Context) -> str:
         if context.fence == 1:
             raise {
                 "snooze": Snooze(0),
@@ -140,12 +130,12 @@ async def test_a_handler_may_snooze_retry_cancel_and_discard(
             }[context.payload]
         return f"attempt {context.attempt}"
 
-    await start_worker(word)
+    await start_worker(control)
     tasks = {
-        w: (await add_tasks(connection, handler="word", payload=w))[0]
-        for w in ("snooze", "retry", "cancel", "discard")
+        name: (await add_tasks(connection, handler="control", payload=name))[0]
+        for name in ("snooze", "retry", "cancel", "discard")
     }
-    ends = {w: await end_of(connection, t) for w, t in tasks.items()}
+    ends = {name: await wait_for_end(connection, task) for name, task in tasks.items()}
     assert ends["snooze"]["result"] == '"attempt 1"', "a snoozed attempt does not count"
     assert ends["retry"]["result"] == '"attempt 2"'
     assert (ends["cancel"]["outcome"], ends["discard"]["outcome"]) == ("cancelled", "discarded")
@@ -156,7 +146,7 @@ async def test_a_handler_may_snooze_retry_cancel_and_discard(
 
 
 @pytest.mark.parametrize("threaded", [False, True])
-async def test_a_run_that_exceeds_its_time_is_timed_out(
+async def test_run_that_exceeds_its_time_limit_times_out(
     connection: asyncpg.Connection, start_worker: StartWorker, threaded: bool
 ) -> None:
     ended = threading.Event()
@@ -171,14 +161,14 @@ async def test_a_run_that_exceeds_its_time_is_timed_out(
 
     worker = await start_worker(slow_function if threaded else slow, default_timeout_seconds=1)
     [task] = await add_tasks(connection, handler="slow", max_attempts=1)
-    assert (await end_of(connection, task))["outcome"] == "timed_out"
+    assert (await wait_for_end(connection, task))["outcome"] == "timed_out"
     if threaded:
-        assert worker.runner.running, "a thread that goes on keeps its slot"
+        assert worker.runner.running, "a running thread keeps its slot"
         ended.set()
     await asyncio.wait_for(worker.runner.until_idle(), 10)
 
 
-async def test_a_cancelled_task_is_interrupted_and_ends_as_cancelled(
+async def test_cancelled_task_is_interrupted_and_ends_as_cancelled(
     connection: asyncpg.Connection, start_worker: StartWorker
 ) -> None:
     running = asyncio.Event()
@@ -192,27 +182,27 @@ async def test_a_cancelled_task_is_interrupted_and_ends_as_cancelled(
     [task] = await add_tasks(connection, handler="long")
     await running.wait()
     assert await entries.request_cancel(connection, task)
-    assert (await end_of(connection, task))["outcome"] == "cancelled"
+    assert (await wait_for_end(connection, task))["outcome"] == "cancelled"
 
 
-async def test_a_handler_this_worker_does_not_know_is_given_back_uncounted(
+async def test_task_with_an_unknown_handler_is_released_without_counting(
     connection: asyncpg.Connection, start_worker: StartWorker
 ) -> None:
     await start_worker()
     [task] = await add_tasks(connection, handler="unheard")
 
-    async def given_back() -> asyncpg.Record | None:
+    async def find_run() -> asyncpg.Record | None:
         return await connection.fetchrow(
             "SELECT outcome, reason FROM runs WHERE task_id = $1", task
         )
 
-    run = await eventually("the release", given_back)
+    run = await eventually("the release", find_run)
     assert (run["outcome"], run["reason"]) == ("released", "unknown_handler")
     row = await connection.fetchrow("SELECT attempt, state, run_at > now() AS later FROM queue")
-    assert dict(row) == {"attempt": 0, "state": "ready", "later": True}
+    assert dict(row or {}) == {"attempt": 0, "state": "ready", "later": True}
 
 
-async def test_completing_in_the_handlers_own_transaction_is_one_commit(
+async def test_completion_in_the_handlers_transaction_is_one_commit(
     connection: asyncpg.Connection, start_worker: StartWorker
 ) -> None:
     await connection.execute("CREATE TABLE effects (task_id uuid)")
@@ -225,12 +215,12 @@ async def test_completing_in_the_handlers_own_transaction_is_one_commit(
 
     await start_worker(writes)
     [task] = await add_tasks(connection, handler="writes")
-    assert (await end_of(connection, task))["result"] == '{"done": true}'
+    assert (await wait_for_end(connection, task))["result"] == '{"done": true}'
     assert await connection.fetchval("SELECT count(*) FROM effects") == 1
     assert await connection.fetchval("SELECT count(*) FROM runs") == 1
 
 
-async def test_an_error_inside_the_transaction_undoes_the_completion_too(
+async def test_error_in_the_transaction_rolls_back_the_completion(
     connection: asyncpg.Connection, start_worker: StartWorker
 ) -> None:
     @handler("writes")
@@ -241,12 +231,12 @@ async def test_an_error_inside_the_transaction_undoes_the_completion_too(
 
     await start_worker(writes)
     [task] = await add_tasks(connection, handler="writes", max_attempts=1)
-    end = await end_of(connection, task)
+    end = await wait_for_end(connection, task)
     assert end["outcome"] == "failed"
     assert "after all, no" in end["error"]
 
 
-async def test_a_plain_function_can_use_the_transaction_through_wait(
+async def test_threaded_handler_can_use_the_transaction_through_wait(
     connection: asyncpg.Connection, start_worker: StartWorker
 ) -> None:
     @handler("threaded")
@@ -259,17 +249,17 @@ async def test_a_plain_function_can_use_the_transaction_through_wait(
 
     await start_worker(threaded)
     [task] = await add_tasks(connection, handler="threaded")
-    assert (await end_of(connection, task))["result"] == "7"
+    assert (await wait_for_end(connection, task))["result"] == "7"
 
 
-async def test_an_overtaken_handler_cannot_write_through_its_transaction(
+async def test_handler_without_its_claim_cannot_write_in_its_transaction(
     connection: asyncpg.Connection, start_worker: StartWorker
 ) -> None:
     await connection.execute("CREATE TABLE effects (fence bigint)")
-    running, overtaken, refused = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    running, overtaken, rejected = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    @handler("zombie")
-    async def zombie(context: Context) -> None:
+    @handler("overtaken")
+    async def overtaken_handler(context: Context) -> None:
         running.set()
         await overtaken.wait()
         try:
@@ -278,19 +268,19 @@ async def test_an_overtaken_handler_cannot_write_through_its_transaction(
                     "INSERT INTO effects VALUES ($1)", context.fence
                 )
         except LostClaimError:
-            refused.set()
+            rejected.set()
             raise
 
-    await start_worker(zombie, heartbeat_seconds=5, lease_seconds=60)
-    [task] = await add_tasks(connection, handler="zombie")
+    await start_worker(overtaken_handler, heartbeat_seconds=5, lease_seconds=60)
+    [task] = await add_tasks(connection, handler="overtaken")
     await running.wait()
     await connection.execute("UPDATE queue SET fence = fence + 1 WHERE task_id = $1", task)
     overtaken.set()
-    await asyncio.wait_for(refused.wait(), 10)
+    await asyncio.wait_for(rejected.wait(), 10)
     assert await connection.fetchval("SELECT count(*) FROM effects") == 0
 
 
-async def test_a_worker_claims_ahead_only_what_it_gets_through_in_a_moment(
+async def test_worker_prefetches_only_tasks_that_it_can_start_soon(
     connection: asyncpg.Connection, start_worker: StartWorker
 ) -> None:
     @handler("short")
@@ -299,13 +289,13 @@ async def test_a_worker_claims_ahead_only_what_it_gets_through_in_a_moment(
 
     await start_worker(short, worker_concurrency=2)
     await add_tasks(connection, 1000, handler="short")
-    held = []
+    held: list[int] = []
 
-    async def some_wait() -> bool:
+    async def has_prefetched() -> bool:
         held.append(await connection.fetchval("SELECT count(*) FROM queue WHERE state = 'running'"))
         return held[-1] > 2
 
-    await eventually("tasks that are claimed ahead", some_wait)
+    await eventually("prefetched tasks", has_prefetched)
     for _ in range(20):
-        await some_wait()
-    assert max(held) < 50, "what the slots need, and what has ended but is not reported yet"
+        await has_prefetched()
+    assert max(held) < 50, "enough for the slots and for ends that are not reported yet"

@@ -1,4 +1,4 @@
-"""Schedules that are due: run once whatever the number of instances, whoever dies, however long the outage."""
+"""Due schedules run once, with many processes, crashes and outages."""
 
 import asyncio
 import json
@@ -17,11 +17,11 @@ from task_service.loops.scheduler import Scheduler
 from task_service.services import schedules
 from task_service.services.context import Context
 from task_service.store.database import create_engine
-from tests.integration.worker.conftest import StartWorker
 from tests.support.full_disk import SET_FULL_TABLES, SIMULATE_FULL_DISK
 from tests.support.service_settings import settings_for
 from tests.support.tasks import quiet_wakeups
 from tests.support.waiting import eventually
+from tests.support.worker_runs import StartWorker
 
 pytestmark = pytest.mark.asyncio
 PROCESS = """
@@ -33,7 +33,9 @@ from task_service.store.database import create_engine
 from task_service.loops.scheduler import Scheduler
 
 async def main():
-    settings = load_settings(database_url=sys.argv[1], heartbeat_seconds=1, schedule_poll_seconds=0.05)
+    settings = load_settings(
+        database_url=sys.argv[1], heartbeat_seconds=1, schedule_poll_seconds=0.05
+    )
     context = Context(settings, create_engine(settings), Wakeups(None))
     async with context.engine.connect():
         print("ready", flush=True)
@@ -46,7 +48,7 @@ asyncio.run(main())
 
 @pytest_asyncio.fixture
 async def context(database: str) -> AsyncIterator[Context]:
-    """What a process's scheduler works with."""
+    """Context of a process that runs the scheduler."""
     settings = settings_for(database, schedule_poll_seconds=0.05)
     engine = create_engine(settings)
     yield Context(settings, engine, quiet_wakeups())
@@ -54,52 +56,63 @@ async def context(database: str) -> AsyncIterator[Context]:
 
 
 async def add_schedule(
-    connection: asyncpg.Connection, name: str = "job", late: timedelta = timedelta(), **more: Any
+    connection: asyncpg.Connection,
+    name: str = "job",
+    late: timedelta = timedelta(),
+    **overrides: Any,
 ) -> Any:
-    """A schedule that is due: its next time lies `late` ago."""
-    values = {"cron": "* * * * *", "template": {"title": "x"}, "catch_up": "last"} | more
+    """Add a schedule whose next time was due `late` ago, and return its id."""
+    values = {"cron": "* * * * *", "template": {"title": "x"}, "catch_up": "last"} | overrides
     now = datetime.now(UTC).replace(second=0, microsecond=0)
     await connection.execute(
-        "INSERT INTO schedules (id, name, cron, template, catch_up, next_run_at) VALUES ($1, $2, $3, $4, $5, $6)",
-        schedule_id := new_id(), name, values["cron"], json.dumps(values["template"]), values["catch_up"], now - late,
-    )  # fmt: skip
+        "INSERT INTO schedules (name, cron, catch_up, id, template, next_run_at) "
+        "VALUES ($1, $2, $3, $4, $5, $6)",
+        name,
+        values["cron"],
+        values["catch_up"],
+        schedule_id := new_id(),
+        json.dumps(values["template"]),
+        now - late,
+    )
     return schedule_id
 
 
-async def read(connection: asyncpg.Connection) -> asyncpg.Record:
+async def read_schedule(connection: asyncpg.Connection) -> asyncpg.Record:
     row = await connection.fetchrow("SELECT * FROM schedules WHERE action = 'task'")
     assert row is not None
     return row
 
 
-async def made(connection: asyncpg.Connection) -> list[str]:
-    """For which times there are tasks."""
+async def scheduled_times(connection: asyncpg.Connection) -> list[str]:
+    """Return the times for which there are tasks."""
     rows = await connection.fetch("SELECT payload ->> 'scheduled_for' AS at FROM tasks ORDER BY 1")
     return [row["at"] for row in rows]
 
 
 async def spawn(database: str) -> asyncio.subprocess.Process:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", PROCESS, database, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        *(sys.executable, "-c", PROCESS, database),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
+    )
     assert process.stdout is not None and await process.stdout.readline() == b"ready\n"
     return process
 
 
-async def begin(process: asyncio.subprocess.Process) -> None:
+async def start_scheduling(process: asyncio.subprocess.Process) -> None:
     assert process.stdin is not None
     process.stdin.write(b"go\n")
     await process.stdin.drain()
 
 
-async def test_a_due_schedule_makes_its_task_and_moves_on(
+async def test_due_schedule_creates_a_task_and_advances(
     connection: asyncpg.Connection, context: Context
 ) -> None:
     template = {"title": "Rain", "handler": "noop", "queue": "garden", "payload": {"litres": 3}}
     await add_schedule(connection, template=template)
     await Scheduler(context).look()
-    row, task = await read(connection), await connection.fetchrow("SELECT * FROM tasks")
+    row, task = await read_schedule(connection), await connection.fetchrow("SELECT * FROM tasks")
     assert task is not None
     assert (row["last_task_id"], row["last_error"], row["version"]) == (task["id"], None, 1)
     assert row["next_run_at"] > await connection.fetchval("SELECT now()") >= row["last_run_at"]
@@ -113,10 +126,10 @@ async def test_a_due_schedule_makes_its_task_and_moves_on(
         == "garden"
     )
     await Scheduler(context).look()
-    assert len(await made(connection)) == 1
+    assert len(await scheduled_times(connection)) == 1
 
 
-async def test_eight_processes_at_once_run_each_of_a_hundred_schedules_once(
+async def test_eight_processes_run_each_of_a_hundred_schedules_once(
     connection: asyncpg.Connection, database: str
 ) -> None:
     for number in range(100):
@@ -124,11 +137,14 @@ async def test_eight_processes_at_once_run_each_of_a_hundred_schedules_once(
     processes = [await spawn(database) for _ in range(8)]
     try:
         for process in processes:
-            await begin(process)
+            await start_scheduling(process)
 
         async def all_ran() -> bool:
-            due = "SELECT count(*) FROM schedules WHERE action = 'task' AND next_run_at <= clock_timestamp()"
-            return await connection.fetchval(due) == 0
+            query = (
+                "SELECT count(*) FROM schedules "
+                "WHERE action = 'task' AND next_run_at <= clock_timestamp()"
+            )
+            return bool(await connection.fetchval(query) == 0)
 
         await eventually("every schedule's run", all_ran, 60)
     finally:
@@ -142,61 +158,61 @@ async def test_eight_processes_at_once_run_each_of_a_hundred_schedules_once(
     )
 
 
-async def test_a_process_that_is_killed_between_task_and_next_time_leaves_neither(
+async def test_killed_process_leaves_neither_task_nor_advanced_schedule(
     connection: asyncpg.Connection, database: str, context: Context
 ) -> None:
-    """It has made the task and waits to write the next time, which a lock of ours keeps it from; then it is killed."""
+    """Kill the process while a lock keeps it from committing the new task."""
     await add_schedule(connection, cron="0 0 1 1 *", late=timedelta(days=400))
     other = await asyncpg.connect(database)
-    # The killed process's COPY into the history waits here: its task is made, its schedule not yet moved.
+    # The COPY into the history waits: the task is inserted, the schedule has not advanced yet.
     transaction = other.transaction()
     await transaction.start()
     await other.execute("LOCK TABLE task_history IN ACCESS EXCLUSIVE MODE")
     victim = await spawn(database)
-    await begin(victim)
+    await start_scheduling(victim)
 
-    async def waits() -> bool:
+    async def is_waiting() -> bool:
         return bool(await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
 
-    await eventually("the victim's wait", waits)
+    await eventually("the wait of the victim", is_waiting)
     victim.send_signal(signal.SIGKILL)
     await victim.wait()
     await transaction.rollback()
     await other.close()
 
-    async def free() -> bool:
-        """The dead process's session is gone, and its locks with it."""
+    async def is_unlocked() -> bool:
+        """Check that the session of the killed process has ended and released its locks."""
         async with connection.transaction():
             query = "SELECT 1 FROM schedules WHERE action = 'task' FOR UPDATE SKIP LOCKED"
-            return await connection.fetchval(query) == 1
+            return bool(await connection.fetchval(query) == 1)
 
-    await eventually("the end of the victim's session", free)
+    await eventually("the end of the victim's session", is_unlocked)
     assert await connection.fetchval("SELECT count(*) FROM tasks") == 0
     await Scheduler(context).look()
     assert await connection.fetchval("SELECT count(*) FROM tasks") == 1
 
 
 @pytest.mark.parametrize(("catch_up", "count"), [("none", 0), ("last", 1), ("all", 3)])
-async def test_an_outage_is_caught_up_as_the_schedule_says(
+async def test_missed_times_are_caught_up_according_to_the_schedule(
     connection: asyncpg.Connection, context: Context, catch_up: str, count: int
 ) -> None:
-    """Once a day, last due half a day ago, three times missed."""
+    """The schedule runs daily, was last due half a day ago and missed three times."""
     noon = datetime.now(UTC) - timedelta(hours=12)
     cron = f"{noon.minute} {noon.hour} * * *"
     await add_schedule(connection, cron=cron, late=timedelta(days=2, hours=12), catch_up=catch_up)
     await Scheduler(context).look()
-    times = [datetime.fromisoformat(t) for t in await made(connection)]
+    times = [datetime.fromisoformat(t) for t in await scheduled_times(connection)]
     last = noon.replace(second=0, microsecond=0)
     assert times == [last - timedelta(days=n) for n in range(count)][::-1]
-    row = await read(connection)
+    row = await read_schedule(connection)
     assert row["next_run_at"] == last + timedelta(days=1)
     assert (row["last_run_at"] is None) == (count == 0)
 
 
-async def test_a_time_that_finds_no_space_on_the_disk_waits_for_some(
+async def test_full_disk_delays_a_due_time_until_space_is_free(
     connection: asyncpg.Connection, context: Context
 ) -> None:
-    """To leave it out would be right for a schedule that cannot run, not for a server that cannot write."""
+    """The time is not skipped, unlike that of a schedule with an invalid template."""
     await add_schedule(connection)
     await connection.execute(SIMULATE_FULL_DISK)
     await connection.execute(SET_FULL_TABLES, ["tasks"])
@@ -204,29 +220,29 @@ async def test_a_time_that_finds_no_space_on_the_disk_waits_for_some(
         await Scheduler(context).look()
     await connection.execute(SET_FULL_TABLES, [])
     await Scheduler(context).look()
-    assert len(await made(connection)) == 1
+    assert len(await scheduled_times(connection)) == 1
 
 
-async def test_a_time_that_has_just_come_runs_without_catching_up_too(
+async def test_current_time_runs_even_if_catch_up_is_none(
     connection: asyncpg.Connection, context: Context
 ) -> None:
     await add_schedule(connection, late=timedelta(minutes=10), catch_up="none")
     await Scheduler(context).look()
-    assert len(await made(connection)) == 1
+    assert len(await scheduled_times(connection)) == 1
 
 
-async def test_what_is_caught_up_is_bounded(
+async def test_number_of_caught_up_times_is_limited(
     connection: asyncpg.Connection, context: Context
 ) -> None:
     await add_schedule(connection, late=timedelta(days=400), catch_up="all")
     await Scheduler(context).look()
-    times = await made(connection)
+    times = await scheduled_times(connection)
     assert len(times) == schedules.MOST_CAUGHT_UP
     newest = datetime.fromisoformat(times[-1])
-    assert datetime.now(UTC) - newest < timedelta(minutes=2), "the newest ones"
+    assert datetime.now(UTC) - newest < timedelta(minutes=2), "the newest times are kept"
 
 
-async def test_one_that_cannot_run_says_why_goes_on_and_holds_up_nobody(
+async def test_invalid_schedule_records_its_error_and_does_not_block_others(
     connection: asyncpg.Connection, context: Context
 ) -> None:
     hour = timedelta(hours=1)
@@ -259,16 +275,16 @@ async def test_one_that_cannot_run_says_why_goes_on_and_holds_up_nobody(
     )
 
 
-async def test_a_disabled_schedule_does_not_run(
+async def test_disabled_schedule_does_not_run(
     connection: asyncpg.Connection, context: Context
 ) -> None:
     await add_schedule(connection)
     await connection.execute("UPDATE schedules SET enabled = false")
     await Scheduler(context).look()
-    assert await made(connection) == []
+    assert await scheduled_times(connection) == []
 
 
-async def test_the_databases_clock_counts_not_the_processs(
+async def test_schedules_use_the_clock_of_the_database(
     connection: asyncpg.Connection, context: Context
 ) -> None:
     slow = Context(
@@ -280,11 +296,13 @@ async def test_the_databases_clock_counts_not_the_processs(
     await add_schedule(connection)
     await Scheduler(slow).look()
     await Scheduler(slow).look()
-    assert len(await made(connection)) == 1
-    assert (await read(connection))["next_run_at"] > await connection.fetchval("SELECT now()")
+    assert len(await scheduled_times(connection)) == 1
+    assert (await read_schedule(connection))["next_run_at"] > await connection.fetchval(
+        "SELECT now()"
+    )
 
 
-async def test_a_worker_runs_the_daily_loader_and_lets_its_schedule_follow_the_settings(
+async def test_worker_runs_the_daily_load_and_updates_its_schedule_from_settings(
     connection: asyncpg.Connection, start_worker: StartWorker
 ) -> None:
     await connection.execute(
@@ -293,29 +311,27 @@ async def test_a_worker_runs_the_daily_loader_and_lets_its_schedule_follow_the_s
     settings = {"schedule_poll_seconds": 0.05, "daily_log_time_zone": "Europe/Berlin"}
     await start_worker(daily_log_cron="0 3 * * *", **settings)
     own = "SELECT * FROM schedules WHERE name = 'daily-log'"
-    first = await eventually("the product's own schedule", lambda: connection.fetchrow(own))
+    first = await eventually("the built-in schedule", lambda: connection.fetchrow(own))
     assert (first["cron"], first["time_zone"]) == ("0 3 * * *", "Europe/Berlin")
     await connection.execute("UPDATE schedules SET next_run_at = now() - interval '1 minute'")
     await eventually(
         "the daily load", lambda: connection.fetchval("SELECT entries FROM daily_loads")
     )
 
-    async def moved_on() -> bool:
+    async def has_advanced() -> bool:
         return bool(
             await connection.fetchval(
                 "SELECT next_run_at > now() AND last_run_at IS NOT NULL FROM schedules"
             )
         )
 
-    await eventually("the next time", moved_on)
+    await eventually("the next time", has_advanced)
     await start_worker(daily_log_cron="0 4 * * *", **settings)
 
-    async def follows() -> bool:
-        return (
-            await connection.fetchval("SELECT cron FROM schedules WHERE name = 'daily-log'")
-            == "0 4 * * *"
-        )
+    async def is_updated() -> bool:
+        query = "SELECT cron FROM schedules WHERE name = 'daily-log'"
+        return bool(await connection.fetchval(query) == "0 4 * * *")
 
-    await eventually("the changed setting", follows)
+    await eventually("the changed setting", is_updated)
     hour = "SELECT extract(hour FROM next_run_at AT TIME ZONE 'Europe/Berlin') FROM schedules"
     assert await connection.fetchval(hour) == 4

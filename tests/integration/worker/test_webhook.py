@@ -1,4 +1,4 @@
-"""The handler `webhook`: what it sends, what it makes of answers, and where it does not go."""
+"""The `webhook` handler: requests, handling of responses, and the SSRF guard."""
 
 import asyncio
 import base64
@@ -9,6 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -22,11 +23,10 @@ import pytest_asyncio
 from task_service.worker.builtin.ssrf_guard import CheckedBackend, CheckedTransport
 from task_service.worker.builtin.webhook import webhook
 from task_service.worker.handlers import Discard
-from tests.integration.worker.conftest import StartWorker
 from tests.support.receiver import Answer, Receiver, receiver
 from tests.support.service_settings import settings_for
 from tests.support.tasks import add_tasks
-from tests.support.waiting import eventually
+from tests.support.worker_runs import StartWorker, wait_for_end
 
 pytestmark = pytest.mark.asyncio
 
@@ -36,30 +36,25 @@ SECRET = "a secret for tests"
 
 @pytest.fixture
 def target() -> Iterator[Receiver]:
-    """A server to call."""
-    with receiver() as it:
-        yield it
+    """Server that receives the requests."""
+    with receiver() as server:
+        yield server
 
 
 @pytest_asyncio.fixture
 async def deliver(
     database: str, connection: asyncpg.Connection, start_worker: StartWorker
 ) -> Deliver:
-    """A function that makes a webhook task of a payload and returns its runs, oldest first, once it has ended."""
+    """Return a function that runs a webhook task and returns its final run, with all errors."""
 
     async def run(payload: Any, *, max_attempts: int = 3, **settings: Any) -> dict[str, Any]:
-        given = {"webhook_secret": SECRET, "webhook_allow_private": True} | settings
-        await start_worker(webhook(settings_for(database, **given)), **given)
+        values: dict[str, Any] = {"webhook_secret": SECRET, "webhook_allow_private": True}
+        values |= settings
+        await start_worker(webhook(settings_for(database, **values)), **values)
         [task] = await add_tasks(
             connection, handler="webhook", payload=payload, max_attempts=max_attempts
         )
-
-        async def final() -> asyncpg.Record | None:
-            return await connection.fetchrow(
-                "SELECT * FROM runs WHERE task_id = $1 AND final", task
-            )
-
-        end = dict(await eventually("the task's end", final))
+        end = await wait_for_end(connection, task)
         end["result"] = end["result"] and orjson.loads(end["result"])
         end["errors"] = [
             r[0] for r in await connection.fetch("SELECT error FROM runs ORDER BY fence") if r[0]
@@ -69,7 +64,7 @@ async def deliver(
     return run
 
 
-async def test_a_call_carries_the_message_its_id_and_a_signature_of_both(
+async def test_request_contains_the_body_the_task_id_and_a_signature(
     deliver: Deliver, target: Receiver
 ) -> None:
     payload = {
@@ -81,7 +76,7 @@ async def test_a_call_carries_the_message_its_id_and_a_signature_of_both(
     end = await deliver(payload)
     assert (end["outcome"], end["result"]) == ("completed", {"status": 200, "body": "thank you"})
     [sent] = target.received
-    task, stamp = str(end["task_id"]), sent.headers["webhook-timestamp"]
+    task, timestamp = str(end["task_id"]), sent.headers["webhook-timestamp"]
     assert (sent.method, sent.path, orjson.loads(sent.body)) == (
         "PUT",
         "/hook?x=1",
@@ -89,14 +84,14 @@ async def test_a_call_carries_the_message_its_id_and_a_signature_of_both(
     )
     assert (sent.headers["x-team"], sent.headers["content-type"]) == ("a", "application/json")
     assert sent.headers["webhook-id"] == sent.headers["idempotency-key"] == task
-    assert abs(int(stamp) - time.time()) < 60
+    assert abs(int(timestamp) - time.time()) < 60
     digest = hmac.new(
-        SECRET.encode(), f"{task}.{stamp}.".encode() + sent.body, hashlib.sha256
+        SECRET.encode(), f"{task}.{timestamp}.".encode() + sent.body, hashlib.sha256
     ).digest()
     assert sent.headers["webhook-signature"] == f"v1,{base64.b64encode(digest).decode()}"
 
 
-async def test_a_text_is_sent_as_it_is_and_without_a_secret_nothing_is_signed(
+async def test_text_body_is_sent_unchanged_and_unsigned_without_a_secret(
     deliver: Deliver, target: Receiver
 ) -> None:
     await deliver(
@@ -113,7 +108,7 @@ async def test_a_text_is_sent_as_it_is_and_without_a_secret_nothing_is_signed(
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 503])
-async def test_what_may_pass_is_tried_again_with_the_same_id(
+async def test_temporary_error_status_is_retried_with_the_same_id(
     deliver: Deliver, target: Receiver, status: int
 ) -> None:
     target.answers.append(Answer(status, b"busy\x00\xff"))
@@ -124,7 +119,7 @@ async def test_what_may_pass_is_tried_again_with_the_same_id(
 
 
 @pytest.mark.parametrize("status", [301, 307, 400, 401, 404, 410, 422])
-async def test_what_will_not_pass_is_discarded_and_redirects_are_not_followed(
+async def test_permanent_error_status_or_redirect_discards_the_task(
     deliver: Deliver, target: Receiver, status: int
 ) -> None:
     target.answers.append(Answer(status, b"no", {"location": f"{target.url}/elsewhere"}))
@@ -133,7 +128,7 @@ async def test_what_will_not_pass_is_discarded_and_redirects_are_not_followed(
     assert end["error"].startswith(f"answered {status}")
 
 
-async def test_retry_after_is_heeded_up_to_the_longest_wait(
+async def test_retry_after_is_respected_up_to_the_maximum_delay(
     deliver: Deliver, target: Receiver, connection: asyncpg.Connection
 ) -> None:
     target.answers.append(Answer(429, b"", {"retry-after": "86400"}))
@@ -143,9 +138,7 @@ async def test_retry_after_is_heeded_up_to_the_longest_wait(
     assert 0.9 <= (runs[1]["claimed_at"] - runs[0]["finished_at"]).total_seconds() < 10
 
 
-async def test_who_cannot_be_reached_or_does_not_answer_is_tried_again(
-    deliver: Deliver, target: Receiver
-) -> None:
+async def test_unreachable_server_is_retried(deliver: Deliver, target: Receiver) -> None:
     closed = socket.create_server(("127.0.0.1", 0))
     port = closed.getsockname()[1]
     closed.close()
@@ -154,7 +147,7 @@ async def test_who_cannot_be_reached_or_does_not_answer_is_tried_again(
     assert "cannot be reached" in end["error"]
 
 
-async def test_a_silent_server_is_given_up_in_time(deliver: Deliver, target: Receiver) -> None:
+async def test_missing_response_times_out(deliver: Deliver, target: Receiver) -> None:
     hold = threading.Event()
     target.answers.append(Answer(hold=hold))
     end = await deliver({"url": target.url}, max_attempts=1, webhook_timeout_seconds=0.3)
@@ -162,7 +155,7 @@ async def test_a_silent_server_is_given_up_in_time(deliver: Deliver, target: Rec
     assert (end["outcome"], end["error"]) == ("failed", "no answer from 127.0.0.1 within 0.3 s")
 
 
-async def test_no_more_of_an_answer_is_read_than_its_beginning(
+async def test_only_the_start_of_a_long_response_is_read(
     deliver: Deliver, target: Receiver
 ) -> None:
     target.answers.append(Answer(200, b"x" * 100_000, {"content-length": "1000000000"}))
@@ -171,7 +164,7 @@ async def test_no_more_of_an_answer_is_read_than_its_beginning(
 
 
 @pytest.mark.parametrize(
-    ("payload", "meaning"),
+    ("payload", "message"),
     [
         (None, "valid dictionary"),
         ({}, "url: Field required"),
@@ -193,16 +186,16 @@ async def test_no_more_of_an_answer_is_read_than_its_beginning(
         ({"url": "http://example.org/", "verify": False}, "verify: Extra inputs"),
     ],
 )
-async def test_a_payload_that_is_no_call_is_discarded_and_the_reason_said(
-    deliver: Deliver, payload: Any, meaning: str
+async def test_invalid_payload_is_discarded_with_the_reason(
+    deliver: Deliver, payload: Any, message: str
 ) -> None:
     end = await deliver(payload)
     assert (end["outcome"], end["attempt"]) == ("discarded", 1)
-    assert meaning in end["error"]
+    assert message in end["error"]
     assert "secret" not in end["error"]
 
 
-INSIDE = [
+PRIVATE_URLS = [
     "http://127.0.0.1:{port}/",
     "http://localhost:{port}/",
     "http://2130706433:{port}/",
@@ -230,12 +223,12 @@ INSIDE = [
 ]
 
 
-async def test_private_local_and_metadata_addresses_are_refused_in_every_spelling(
+async def test_private_local_and_metadata_addresses_are_rejected_in_every_notation(
     target: Receiver,
 ) -> None:
     port = target.url.rsplit(":", 1)[1]
     run = webhook(settings_for("postgresql://nowhere", webhook_allow_private=False)).function
-    for pattern in INSIDE:
+    for pattern in PRIVATE_URLS:
         with pytest.raises(
             Discard,
             match=r"at a private, local or metadata address|is no URL: Invalid IPv4 address",
@@ -244,7 +237,7 @@ async def test_private_local_and_metadata_addresses_are_refused_in_every_spellin
     assert not target.received
 
 
-async def test_a_refused_address_is_not_tried_again(deliver: Deliver, target: Receiver) -> None:
+async def test_rejected_address_is_not_retried(deliver: Deliver, target: Receiver) -> None:
     end = await deliver({"url": target.url}, webhook_allow_private=False)
     assert (end["outcome"], end["attempt"], target.received) == ("discarded", 1, [])
     assert "WEBHOOK_ALLOW_PRIVATE" in end["error"]
@@ -253,8 +246,8 @@ async def test_a_refused_address_is_not_tried_again(deliver: Deliver, target: Re
 async def addresses_called(
     monkeypatch: pytest.MonkeyPatch, name: str, resolve: Callable[..., Any]
 ) -> list[str]:
-    """The addresses that are tried for a name, which `resolve` resolves; none of them answers."""
-    called = []
+    """Return the addresses to which the guard connects for a name; every connection fails."""
+    called: list[str] = []
 
     class Recorder(httpcore.AnyIOBackend):
         async def connect_tcp(self, host: str, *_: Any, **__: Any) -> Any:
@@ -269,13 +262,11 @@ async def addresses_called(
     return called
 
 
-async def test_a_name_is_resolved_once_and_its_checked_address_is_called(
+async def test_name_is_resolved_once_and_the_checked_address_is_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    answers = iter(
-        ["93.184.215.14", "127.0.0.1"]
-    )  # what an attacker's name server says, one after the other
-    asked = []
+    answers = iter(["93.184.215.14", "127.0.0.1"])  # successive answers of a malicious server
+    asked: list[str] = []
 
     async def resolve(host: str, port: int, **_: Any) -> list[Any]:
         asked.append(host)
@@ -285,7 +276,7 @@ async def test_a_name_is_resolved_once_and_its_checked_address_is_called(
     assert (asked, called) == (["rebinding.example.org"], ["93.184.215.14"])
 
 
-async def test_of_a_name_with_several_addresses_only_public_ones_are_called(
+async def test_only_public_addresses_of_a_name_are_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def resolve(_: str, port: int, **__: Any) -> list[Any]:
@@ -296,14 +287,14 @@ async def test_of_a_name_with_several_addresses_only_public_ones_are_called(
     assert called == ["93.184.215.14", "93.184.215.15"]
 
 
-async def test_the_transport_opens_its_connections_through_the_check(target: Receiver) -> None:
+async def test_transport_checks_the_address_of_each_connection(target: Receiver) -> None:
     transport = CheckedTransport(ssl.create_default_context())
     async with httpx.AsyncClient(transport=transport) as client:
         with pytest.raises(Exception, match="private, local or metadata"):
             await client.get(target.url)
 
 
-async def test_ipv6_is_called_where_that_is_allowed(deliver: Deliver) -> None:
+async def test_ipv6_address_is_called_when_allowed(deliver: Deliver) -> None:
     if not socket.has_ipv6:
         pytest.skip("no IPv6 on this machine")
     with receiver("::1") as target:
@@ -312,10 +303,5 @@ async def test_ipv6_is_called_where_that_is_allowed(deliver: Deliver) -> None:
 
 
 def _context(payload: Any) -> Any:
-    """As much of a context as the handler looks at."""
-
-    class Given:
-        task_id = UUID(int=1)
-
-    Given.payload = payload  # type: ignore[attr-defined]
-    return Given()
+    """Return a context with the fields that the handler reads."""
+    return SimpleNamespace(task_id=UUID(int=1), payload=payload)

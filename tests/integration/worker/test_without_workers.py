@@ -1,5 +1,7 @@
-"""Only API processes, because workers are scaled to none: what is due runs once, dead workers' tasks are freed, and
-what waits for a limit comes into line, by whose length workers are scaled up again.
+"""Background loops of API processes while no worker runs.
+
+Due schedules run once, tasks of dead workers are released, and tasks that wait for a limit become
+ready, so that workers are scaled up again.
 """
 
 import asyncio
@@ -30,17 +32,25 @@ PROCESSES, SCHEDULES, TASKS = 2, 40, 3_000
 
 @contextlib.asynccontextmanager
 async def api_process(database: str) -> AsyncIterator[int]:
-    """One `task-service api`, which looks for what is due all the time; its management port."""
+    """Run one `task-service api` with short intervals; yield its management port."""
     port = free_port()
     settings = {
-        "DATABASE_URL": database, "HOST": "127.0.0.1", "PORT": free_port(), "MANAGEMENT_PORT": port,
-        "AUTH_MODE": "open", "SCHEDULE_POLL_SECONDS": 0.05, "HEARTBEAT_SECONDS": 0.2, "LEASE_SECONDS": 1,
+        "DATABASE_URL": database,
+        "HOST": "127.0.0.1",
+        "PORT": free_port(),
+        "MANAGEMENT_PORT": port,
+        "AUTH_MODE": "open",
+        "SCHEDULE_POLL_SECONDS": 0.05,
+        "HEARTBEAT_SECONDS": 0.2,
+        "LEASE_SECONDS": 1,
         "DAILY_LOG_CRON": "0 0 1 1 *",
-    }  # fmt: skip
+    }
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "task_service.cli", "api", cwd="/", stdout=asyncio.subprocess.DEVNULL,
+        *(sys.executable, "-m", "task_service.cli", "api"),
+        cwd="/",
+        stdout=asyncio.subprocess.DEVNULL,
         env=os.environ | {name: str(value) for name, value in settings.items()},
-    )  # fmt: skip
+    )
     try:
         yield port
     finally:
@@ -50,7 +60,7 @@ async def api_process(database: str) -> AsyncIterator[int]:
 
 @pytest_asyncio.fixture
 async def api_processes(database: str, connection: asyncpg.Connection) -> AsyncIterator[None]:
-    """Several of them, started and ready."""
+    """Start two API processes and wait until they are ready."""
     async with contextlib.AsyncExitStack() as stack:
         client = await stack.enter_async_context(httpx.AsyncClient())
         ports = [await stack.enter_async_context(api_process(database)) for _ in range(PROCESSES)]
@@ -64,18 +74,19 @@ async def api_processes(database: str, connection: asyncpg.Connection) -> AsyncI
 
         await eventually("the processes are ready", all_ready, 60)
         own = "SELECT 1 FROM schedules WHERE name = 'daily-log'"
-        await eventually("the product's own schedule", lambda: connection.fetchval(own))
+        await eventually("the built-in schedule", lambda: connection.fetchval(own))
         assert await connection.fetchval("SELECT count(*) FROM workers") == 0
         yield
 
 
-async def test_each_schedule_that_is_due_makes_one_task(
+async def test_each_due_schedule_creates_one_task(
     api_processes: None, connection: asyncpg.Connection
 ) -> None:
     last_year = datetime.now(UTC) - timedelta(days=400)
     template = {"title": "x", "handler": "noop", "max_attempts": 3, "timeout_seconds": 60}
     await connection.executemany(
-        "INSERT INTO schedules (id, name, cron, template, next_run_at) VALUES ($1, $2, '0 0 1 1 *', $3, $4)",
+        "INSERT INTO schedules (id, name, cron, template, next_run_at) "
+        "VALUES ($1, $2, '0 0 1 1 *', $3, $4)",
         [
             (new_id(), f"job{number}", json.dumps(template), last_year)
             for number in range(SCHEDULES)
@@ -93,18 +104,19 @@ async def test_each_schedule_that_is_due_makes_one_task(
         f"schedule:job{n}" for n in range(SCHEDULES)
     )
     assert {(row["max_attempts"], row["timeout_seconds"]) for row in made} == {(3, 60)}, (
-        "as the template says"
+        "from the template"
     )
     waiting = await connection.fetch("SELECT max_attempts, timeout_seconds FROM queue")
     assert [tuple(row) for row in waiting] == [(3, 60)] * SCHEDULES
 
 
-async def test_the_daily_loader_makes_one_entry_per_task_for_the_missed_day_and_today(
+async def test_daily_load_creates_one_entry_per_task_for_the_missed_day_and_today(
     api_processes: None, connection: asyncpg.Connection
 ) -> None:
     await connection.execute(
         "INSERT INTO tasks (id, title, status, created_at) "
-        "SELECT gen_random_uuid(), 'task', 'pending', now() - interval '9 days' FROM generate_series(1, $1::integer)",
+        "SELECT gen_random_uuid(), 'task', 'pending', now() - interval '9 days' "
+        "FROM generate_series(1, $1::integer)",
         TASKS,
     )
     today = datetime.now(UTC).date()
@@ -113,10 +125,10 @@ async def test_the_daily_loader_makes_one_entry_per_task_for_the_missed_day_and_
     )
     await connection.execute("UPDATE schedules SET next_run_at = now() - interval '1 hour'")
 
-    async def moved_on() -> bool:
+    async def has_advanced() -> bool:
         return bool(await connection.fetchval("SELECT next_run_at > now() FROM schedules"))
 
-    await eventually("the loader's next time", moved_on, 60)
+    await eventually("the next time of the daily load", has_advanced, 60)
     days = await connection.fetch(
         "SELECT date, count(*), count(DISTINCT task_id) FROM daily_log GROUP BY 1 ORDER BY 1"
     )
@@ -126,7 +138,7 @@ async def test_the_daily_loader_makes_one_entry_per_task_for_the_missed_day_and_
     ]
 
 
-async def test_tasks_of_a_worker_that_died_do_not_stay_in_processing(
+async def test_tasks_of_a_dead_worker_are_released(
     api_processes: None, connection: asyncpg.Connection
 ) -> None:
     tasks = await add_tasks(connection, 3)
@@ -134,29 +146,29 @@ async def test_tasks_of_a_worker_that_died_do_not_stay_in_processing(
     assert len(await claim(connection, worker, Bounds(["default"]), 10, start_at_once=True)) == 3
     assert await statuses(connection, tasks) == ["processing"] * 3
 
-    async def free() -> bool:
+    async def all_pending() -> bool:
         return await statuses(connection, tasks) == ["pending"] * 3
 
-    await eventually("the tasks are free", free, 60)
+    await eventually("the release of the tasks", all_pending, 60)
     assert (
         await connection.fetchval("SELECT dead_reason FROM workers WHERE id = $1", worker)
         == "unknown"
     )
 
 
-async def test_what_waits_for_a_limit_comes_into_line(
+async def test_tasks_that_wait_for_a_limit_are_admitted(
     api_processes: None, connection: asyncpg.Connection
 ) -> None:
     await connection.execute("INSERT INTO limits (kind, name, concurrency) VALUES ('key', 'x', 2)")
     await add_tasks(connection, 5, limit_key="x")
 
-    async def in_line() -> bool:
-        return (await queue_figures(connection))["ready"] == 2
+    async def two_ready() -> bool:
+        return bool((await queue_figures(connection))["ready"] == 2)
 
-    await eventually("two in line", in_line)
+    await eventually("two ready tasks", two_ready)
 
 
-async def test_after_an_outage_nobody_is_declared_dead_before_a_lease_has_passed(
+async def test_no_worker_is_declared_dead_within_a_lease_after_an_outage(
     database: str, connection: asyncpg.Connection
 ) -> None:
     settings = settings_for(database, heartbeat_seconds=0.05, lease_seconds=0.5)

@@ -135,7 +135,7 @@ class QueueModel:
         self.paused: set[str] = set()
         self.locked: set[int] = set()
 
-    # -- claims and results -------------------------------------------------------------------------------------
+    # -- claims and results --
     def claimable(self, worker: int, *, alone: bool = False) -> list[int]:
         """What a worker may claim, best first."""
         mine = self.workers[worker]
@@ -233,7 +233,7 @@ class QueueModel:
             if a in runs and runs[a].worker == worker and runs[a].outcome != Outcome.LOST
         }
 
-    # -- workers ------------------------------------------------------------------------------------------------
+    # -- workers --
     def register(self, slot: int, queues: Sequence[str]) -> set[int]:
         """Enter a worker; give its predecessors."""
         before = {
@@ -332,7 +332,7 @@ class QueueModel:
         for worker in self.workers.values():
             worker.forgotten = worker.released
 
-    # -- what it looks like -------------------------------------------------------------------------------------
+    # -- what it looks like --
     def figures(self, queue: str) -> dict[str, int]:
         """How many of a queue's tasks wait, wait for their time, and run."""
         shown = [t.shown for t in self.tasks.values() if t.queue == queue and t.row is not None]
@@ -364,7 +364,7 @@ class QueueModel:
             },
         }  # fmt: skip
 
-    # -- people -------------------------------------------------------------------------------------------------
+    # -- people --
     def create(self, task: Task) -> None:
         """Create a task for workers."""
         task.row = Row(due=None if task.later else self.now, fence=0)

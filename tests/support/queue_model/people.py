@@ -46,7 +46,7 @@ class People(Players):
             self.look_away(task)
         super().teardown()
 
-    # -- tasks --------------------------------------------------------------------------------------------------
+    # -- tasks --
     def queues_for_more(self) -> str:
         """Where tasks may be added."""
         return (
@@ -124,7 +124,7 @@ class People(Players):
         found = _refusal(lambda: self.run(self.stage.context.write(act)))
         assert found is expected, f"expected {expected}, found {found}"
 
-    # -- a change that takes its time ---------------------------------------------------------------------------
+    # -- a change that takes its time --
     def not_looked_at(self) -> list[int]:
         """Tasks that a person may look at."""
         return [] if self.seen else self.unlocked()
@@ -153,7 +153,7 @@ class People(Players):
         self.seen.clear()
         self.model.locked.remove(task)
 
-    # -- queues and numbers -------------------------------------------------------------------------------------
+    # -- queues and numbers --
     @happens(queue=QUEUES, resumes=st.sampled_from([True, False, True]))
     def pause(self, queue: str, resumes: bool) -> None:
         """Pause or resume it."""

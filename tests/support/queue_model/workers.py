@@ -78,7 +78,7 @@ class Workers(Players):
             self._leave(hold, commit=False)
         super().teardown()
 
-    # -- processes ----------------------------------------------------------------------------------------------
+    # -- processes --
     def free_slots(self) -> range:
         """Where another process may start, while not every place has one that is active."""
         active = [worker for worker in self.model.workers.values() if worker.state == "active"]
@@ -163,7 +163,7 @@ class Workers(Players):
         self.run(workers.prune(self.stage.operator, 0))
         self.model.prune()
 
-    # -- claims -------------------------------------------------------------------------------------------------
+    # -- claims --
     def claimers(self, *, alone: bool = False) -> list[int]:
         """Anybody may try; those that will get something do it more often."""
         workers = [*self.model.workers]
@@ -216,7 +216,7 @@ class Workers(Players):
             assert (c.queue, c.priority, c.handler) == (task.queue, task.priority, task.handler)
             assert (c.alone, c.cancel_requested) == (row.alone, row.cancel)
 
-    # -- results ------------------------------------------------------------------------------------------------
+    # -- results --
     def known(self, worker: int) -> list[Attempt]:
         """The attempts of anybody that this worker may report without waiting for a lock."""
         wait = {
@@ -306,7 +306,7 @@ class Workers(Players):
             case _:
                 self.hold(report)
 
-    # -- handlers' transactions ---------------------------------------------------------------------------------
+    # -- handlers' transactions --
     def open_holds(self) -> list[Hold]:
         """The transactions that are open."""
         return self.holds
