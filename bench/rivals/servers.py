@@ -64,7 +64,8 @@ class Database(Place):
         """One value."""
         with self.connection.cursor() as cursor:
             cursor.execute(sql, values or None)
-            return cursor.fetchone()[0]
+            [value] = cursor.fetchone() or [None]
+            return value
 
 
 class Memory(Place):
@@ -141,7 +142,8 @@ class Servers:
             connection.cursor() as cursor,
         ):
             cursor.execute("SHOW server_version")
-            found = {"postgresql": str(cursor.fetchone()[0])}
+            [version] = cursor.fetchone() or [None]
+            found = {"postgresql": str(version)}
         if self._redis is not None:
             with Redis.from_url(self._redis.url) as redis:
                 about = redis.info("server")
