@@ -10,9 +10,13 @@ async def wait_for_text(file: Path) -> str:
     """Wait until a process has written the file, and return its content."""
 
     async def read() -> str:
-        return file.read_text() if file.exists() else ""
+        return _read(file)
 
     return await eventually(f"{file.name} is written", read, 30)
+
+
+def _read(file: Path) -> str:
+    return file.read_text() if file.exists() else ""
 
 
 async def wait_for_pids(file: Path) -> list[int]:
