@@ -16,7 +16,7 @@ from uuid import UUID
 from task_service.domain.principals import ANONYMOUS
 from task_service.embedded import EmbeddedPostgres
 from task_service.loops.cache_watch import watch_cache
-from task_service.migrations.runner import migrate
+from task_service.migrations.upgrade import migrate
 from task_service.queue.wakeups import Wakeups
 from task_service.schemas.tasks import NewTask
 from task_service.services.cached_reads import read_task

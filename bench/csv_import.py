@@ -27,7 +27,7 @@ import httpx
 
 from bench.requests import LOCAL, RESULTS, TICK, listening, started
 from task_service.embedded import EmbeddedPostgres, free_port
-from task_service.migrations.runner import migrate
+from task_service.migrations.upgrade import migrate
 from task_service.settings import Settings
 from task_service.store.database import create_engine
 

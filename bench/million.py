@@ -31,7 +31,7 @@ from bench.requests import LOCAL, RESULTS, listening, started
 from task_service.domain.priorities import Priority
 from task_service.domain.statuses import Status
 from task_service.embedded import EmbeddedPostgres, free_port
-from task_service.migrations.runner import migrate
+from task_service.migrations.upgrade import migrate
 from task_service.queue.counters import fold
 from task_service.settings import Settings
 from task_service.store.database import create_engine

@@ -34,7 +34,7 @@ import asyncpg
 import httpx
 
 from task_service.embedded import EmbeddedPostgres, free_port
-from task_service.migrations.runner import migrate
+from task_service.migrations.upgrade import migrate
 from task_service.settings import Settings
 from task_service.store.database import create_engine
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from alembic import command
 from alembic.script import ScriptDirectory
 
-from task_service.migrations.runner import alembic_config
+from task_service.migrations.upgrade import alembic_config
 
 POSTGRES_VERSION = "17.0"
 EXCLUDED = (

@@ -39,7 +39,7 @@ def serve() -> None:
 @app.command()
 def migrate() -> None:
     """Bring the database to this version's schema; a newer compatible one is left alone."""
-    from task_service.migrations.command import run_migrate
+    from task_service.migrations.migrate_command import run_migrate
     from task_service.telemetry.logs import configure_logs
 
     given = _settings()
@@ -80,7 +80,7 @@ def import_(
     ] = False,
 ) -> None:
     """Bring tasks, users and history over from a service's own tables. Twice makes nothing twice."""
-    from task_service.services.importing.command import run_command
+    from task_service.services.importing.import_command import run_command
     from task_service.telemetry.logs import configure_logs
 
     given = _settings()

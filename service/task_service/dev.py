@@ -13,7 +13,7 @@ from pathlib import Path
 
 from task_service.api.auth.first_admin import StartRefusedError, refuse_bad_start
 from task_service.embedded import EmbeddedPostgres, EmbeddedPostgresError
-from task_service.migrations.command import run_migrate
+from task_service.migrations.migrate_command import run_migrate
 from task_service.server import serve
 from task_service.settings import Settings, load_settings
 from task_service.telemetry.logs import configure_logs

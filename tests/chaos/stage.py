@@ -16,7 +16,7 @@ import httpx
 
 from task_service.clocks import machine_seconds
 from task_service.embedded import EmbeddedPostgres
-from task_service.migrations.runner import migrate
+from task_service.migrations.upgrade import migrate
 from task_service.settings import load_settings
 from task_service.store.database import create_engine
 from tests.chaos import evidence

@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from task_service.domain.ids import new_id
 from task_service.embedded import EmbeddedPostgres
-from task_service.migrations.runner import migrate
+from task_service.migrations.upgrade import migrate
 from task_service.store.database import create_engine
 from tests.support.service_settings import flush_redis, optional_servers, settings_for
 

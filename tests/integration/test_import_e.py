@@ -11,7 +11,7 @@ import pytest
 
 from task_service.domain.ids import new_id
 from task_service.embedded import EmbeddedPostgres
-from task_service.services.importing.command import run_command
+from task_service.services.importing.import_command import run_command
 from task_service.services.importing.run import run_import
 from tests.support.invariants import check_invariants
 from tests.support.legacy_databases import E, count_rows, legacy_database

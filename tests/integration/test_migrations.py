@@ -11,10 +11,10 @@ from sqlalchemy import Connection, select
 
 from task_service import migrations
 from task_service.embedded import EmbeddedPostgres
-from task_service.migrations import SchemaState, code_revision, command, runner
-from task_service.migrations.command import run_migrate
-from task_service.migrations.runner import Migrated, MigrationError, migrate
+from task_service.migrations import SchemaState, code_revision, migrate_command, upgrade
+from task_service.migrations.migrate_command import run_migrate
 from task_service.migrations.state import read_state
+from task_service.migrations.upgrade import Migrated, MigrationError, migrate
 from task_service.settings import Settings
 from task_service.store.database import create_engine, raw
 from task_service.store.tables import metadata, task_view
@@ -85,15 +85,15 @@ async def test_a_failed_migration_changes_nothing_and_says_why_without_the_passw
         '    op.execute("CREATE TABLE half_done ()")\n'
         '    op.execute("ALTER TABLE no_such_table ADD COLUMN x int")\n'
     )
-    monkeypatch.setattr(runner, "code_revision", lambda: 9001)
-    make_config = runner.alembic_config
+    monkeypatch.setattr(upgrade, "code_revision", lambda: 9001)
+    make_config = upgrade.alembic_config
 
     def config_with_broken_version():  # type: ignore[no-untyped-def]
         config = make_config()
         config.set_main_option("version_locations", str(versions))
         return config
 
-    monkeypatch.setattr(runner, "alembic_config", config_with_broken_version)
+    monkeypatch.setattr(upgrade, "alembic_config", config_with_broken_version)
     termination_log = tmp_path / "termination-log"
     termination_log.touch()
     url = database.replace("postgres@", "postgres:geheim@")
@@ -110,10 +110,10 @@ async def test_a_migration_waits_for_a_lock_instead_of_queueing_everybody_behind
     database: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The advisory lock stands for any: taken, the migration gives up its wait, tries again, and then succeeds."""
-    monkeypatch.setattr(runner, "LOCK_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(runner, "LOCK_TIMEOUT", "100ms")
+    monkeypatch.setattr(upgrade, "LOCK_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(upgrade, "LOCK_TIMEOUT", "100ms")
     waited = asyncio.Event()
-    monkeypatch.setattr(runner.log, "info", lambda *_, **__: waited.set())
+    monkeypatch.setattr(upgrade.log, "info", lambda *_, **__: waited.set())
     await connection.execute("UPDATE schema_state SET revision = 0")
     await connection.execute("DELETE FROM alembic_version")
     holder = connection.transaction()
@@ -157,7 +157,7 @@ async def test_a_missing_database_that_the_role_may_not_make_is_said_so(
 async def test_a_database_that_starts_late_is_waited_for(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reached, pauses = command.ensure_database, []
+    reached, pauses = migrate_command.ensure_database, []
 
     async def late(settings: Settings) -> None:
         pauses.append(1)
@@ -165,8 +165,8 @@ async def test_a_database_that_starts_late_is_waited_for(
             raise ConnectionRefusedError
         await reached(settings)
 
-    monkeypatch.setattr(command, "ensure_database", late)
-    monkeypatch.setattr(command, "WAIT_PAUSES_SECONDS", (0.001, 0.002))
+    monkeypatch.setattr(migrate_command, "ensure_database", late)
+    monkeypatch.setattr(migrate_command, "WAIT_PAUSES_SECONDS", (0.001, 0.002))
     assert await run_migrate(settings_for(database, database_wait_seconds=60)) == 0
     assert len(pauses) == 4
 

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from task_service.api.app import create_app
 from task_service.embedded import EmbeddedPostgres
-from task_service.migrations.runner import migrate
+from task_service.migrations.upgrade import migrate
 from task_service.queue.wakeups import Wakeups
 from task_service.settings import Settings
 from task_service.store.database import connect, create_engine

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from task_service.generate.settings import main
+from task_service.generate.env_example import main
 from task_service.settings import Settings
 from task_service.settings_help import render
 

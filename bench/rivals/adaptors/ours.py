@@ -13,7 +13,7 @@ from bench.rivals.adaptors import Start
 from task_service.domain.principals import SYSTEM
 from task_service.embedded import free_port
 from task_service.enqueue import enqueue_async, enqueue_many_async
-from task_service.migrations.runner import migrate
+from task_service.migrations.upgrade import migrate
 from task_service.queue.statements import statement
 from task_service.queue.wakeups import Wakeups
 from task_service.schemas.tasks import NewTask

@@ -27,7 +27,7 @@ from task_service.domain.outcomes import Outcome
 from task_service.domain.permissions import Role
 from task_service.embedded import EmbeddedPostgres, free_port
 from task_service.loops import loop
-from task_service.migrations.runner import migrate
+from task_service.migrations.upgrade import migrate
 from task_service.queue.claims import Claim
 from task_service.queue.results import Finished, GivenBack, finish, give_back
 from task_service.server import Listening, _listening

@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from task_service.api.app import create_app
 from task_service.api.management import create_management_app
 from task_service.embedded import EmbeddedPostgres, free_port
-from task_service.migrations.runner import migrate
+from task_service.migrations.upgrade import migrate
 from task_service.server import Listening
 from task_service.store.database import create_engine
 from tests.integration.api.test_bad_input import check_problem

@@ -14,7 +14,7 @@ import pytest
 
 from task_service.domain.outcomes import Reason
 from task_service.embedded import EmbeddedPostgres
-from task_service.migrations.runner import migrate
+from task_service.migrations.upgrade import migrate
 from task_service.queue import workers
 from task_service.queue.figures import release_worker
 from task_service.store.database import create_engine

@@ -11,7 +11,7 @@ import asyncpg
 import structlog
 
 from task_service.clocks import growing_pauses
-from task_service.migrations.runner import MigrationError, migrate
+from task_service.migrations.upgrade import MigrationError, migrate
 from task_service.settings import Settings
 from task_service.store.database import CONNECT_SECONDS, create_engine, is_unavailable
 

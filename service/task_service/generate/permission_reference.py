@@ -7,7 +7,7 @@ from fastapi.routing import APIRoute
 
 from task_service.api.security import rules_of
 from task_service.domain.permissions import GRANTS, Permission, Role
-from task_service.generate.api import application, write
+from task_service.generate.api_reference import application, write
 
 PAGE = Path("docs/reference/permissions.md")
 HEAD = """\

@@ -5,7 +5,7 @@ from typing import get_args
 
 import asyncpg
 
-from task_service.migrations.command import why
+from task_service.migrations.migrate_command import why
 from task_service.services.importing.run import run_import
 from task_service.services.importing.schemas import Letter, SchemaError
 from task_service.settings import Settings
