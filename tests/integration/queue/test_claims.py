@@ -1,4 +1,4 @@
-"""Claiming: order, exclusion, fences, bounds, and who may claim at all."""
+"""Claims: order, exclusion, fences, bounds, and workers that may not claim."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -15,11 +15,11 @@ from tests.support.tasks import add_tasks, add_worker, statuses
 pytestmark = pytest.mark.asyncio
 
 
-def everything() -> Bounds:
+def no_bounds() -> Bounds:
     return Bounds(["default"])
 
 
-async def test_urgent_tasks_come_first_and_older_ones_first_among_equals(
+async def test_tasks_are_claimed_by_priority_then_age(
     connection: asyncpg.Connection,
 ) -> None:
     worker = await add_worker(connection)
@@ -27,13 +27,13 @@ async def test_urgent_tasks_come_first_and_older_ones_first_among_equals(
     old, new = await add_tasks(connection, 2)
     [urgent] = await add_tasks(connection, priority=0)
     claims = [
-        (await claim(connection, worker, everything(), 1, start_at_once=True))[0].task_id
+        (await claim(connection, worker, no_bounds(), 1, start_at_once=True))[0].task_id
         for _ in range(4)
     ]
     assert claims == [urgent, old, new, low]
 
 
-async def test_a_task_is_claimed_by_one_worker_only(
+async def test_concurrent_claims_never_return_the_same_task(
     database: str, connection: asyncpg.Connection
 ) -> None:
     await add_tasks(connection, 300)
@@ -41,7 +41,7 @@ async def test_a_task_is_claimed_by_one_worker_only(
     ids = [await add_worker(c) for c in connections]
     batches = await asyncio.gather(
         *(
-            claim(c, w, everything(), 30, start_at_once=True)
+            claim(c, w, no_bounds(), 30, start_at_once=True)
             for c, w in zip(connections, ids, strict=True)
             for _ in [0]
         )
@@ -52,62 +52,60 @@ async def test_a_task_is_claimed_by_one_worker_only(
         await c.close()
 
 
-async def test_a_turn_is_one_workers_until_its_claim_has_committed(
+async def test_claim_slot_is_exclusive_until_the_claim_commits(
     database: str, connection: asyncpg.Connection
 ) -> None:
-    mine, other = await add_worker(connection), await add_worker(connection)
+    worker, other = await add_worker(connection), await add_worker(connection)
     ids = await add_tasks(connection, 2)
-    theirs = await asyncpg.connect(database)
-    turn, another, *_ = turns_of(["default"])
+    other_connection = await asyncpg.connect(database)
+    turn, other_turn, *_ = turns_of(["default"])
 
-    async def ask(turn: int) -> int | None:
+    async def try_claim(turn: int) -> int | None:
         claims = await claim_in_turn(
-            connection, mine, everything(), 1, turn, start_at_once=True, behind=True
+            connection, worker, no_bounds(), 1, turn, start_at_once=True, behind=True
         )
         return None if claims is None else len(claims)
 
-    async with theirs.transaction():
+    async with other_connection.transaction():
         assert (
             await claim_in_turn(
-                theirs, other, everything(), 0, turn, start_at_once=True, behind=True
+                other_connection, other, no_bounds(), 0, turn, start_at_once=True, behind=True
             )
             == []
         )
-        assert await ask(turn) is None
+        assert await try_claim(turn) is None
         assert await statuses(connection, ids) == ["pending", "pending"]
-        assert await ask(another) == 1
-    assert [await ask(turn), await ask(turn)] == [1, 0]
-    await theirs.close()
+        assert await try_claim(other_turn) == 1
+    assert [await try_claim(turn), await try_claim(turn)] == [1, 0]
+    await other_connection.close()
 
 
-async def test_workers_of_other_queues_have_other_turns() -> None:
+async def test_workers_of_different_queues_use_different_claim_slots() -> None:
     assert turns_of(["a", "b"]) == turns_of(["b", "a"])
     assert not {*turns_of(["a", "b"])} & ({*turns_of(["ab"])} | {*turns_of(["a"])})
 
 
-async def test_a_task_with_a_later_run_at_is_scheduled_and_not_claimed(
+async def test_task_with_a_future_run_at_is_scheduled_and_not_claimed(
     connection: asyncpg.Connection,
 ) -> None:
     worker = await add_worker(connection)
     ids = await add_tasks(connection, run_at=datetime.now(UTC) + timedelta(hours=1))
-    assert await claim(connection, worker, everything(), 10, start_at_once=True) == []
+    assert await claim(connection, worker, no_bounds(), 10, start_at_once=True) == []
     assert await statuses(connection, ids) == ["scheduled"]
 
 
-async def test_each_claim_raises_fence_and_attempt(connection: asyncpg.Connection) -> None:
+async def test_each_claim_increments_fence_and_attempt(connection: asyncpg.Connection) -> None:
     worker = await add_worker(connection)
     await add_tasks(connection)
-    [first] = await claim(connection, worker, everything(), 1, start_at_once=True)
+    [first] = await claim(connection, worker, no_bounds(), 1, start_at_once=True)
     again = results.GivenBack(first.task_id, first.fence, Outcome.FAILED, error="no")
     await results.give_back(connection, worker, [again])
-    [second] = await claim(connection, worker, everything(), 1, start_at_once=True)
+    [second] = await claim(connection, worker, no_bounds(), 1, start_at_once=True)
     assert (first.fence, first.attempt, second.fence, second.attempt) == (1, 1, 2, 2)
 
 
 @pytest.mark.parametrize("state", ["dead", "draining", "unknown"])
-async def test_a_worker_that_is_not_active_claims_nothing(
-    connection: asyncpg.Connection, state: str
-) -> None:
+async def test_inactive_worker_claims_nothing(connection: asyncpg.Connection, state: str) -> None:
     worker = await add_worker(connection)
     await add_tasks(connection)
     if state == "dead":
@@ -116,26 +114,26 @@ async def test_a_worker_that_is_not_active_claims_nothing(
         await workers.drain(connection, worker, Reason.SCALE_DOWN)
     else:
         worker = (await add_tasks(connection))[0]
-    assert await claim(connection, worker, everything(), 10, start_at_once=True) == []
+    assert await claim(connection, worker, no_bounds(), 10, start_at_once=True) == []
     assert await claim_alone(connection, worker, ["default"], 0) is None
 
 
-async def test_a_claim_brings_the_payload(connection: asyncpg.Connection) -> None:
+async def test_claim_contains_the_payload(connection: asyncpg.Connection) -> None:
     worker = await add_worker(connection)
     await add_tasks(connection, payload={"name": "Ada \N{SNOWMAN}", "n": [1, None]})
-    [claimed] = await claim(connection, worker, everything(), 1, start_at_once=True)
+    [claimed] = await claim(connection, worker, no_bounds(), 1, start_at_once=True)
     assert claimed.payload == {"name": "Ada \N{SNOWMAN}", "n": [1, None]}
 
 
-async def test_the_bound_lies_two_seconds_behind_and_is_forgotten_on_demand(
+async def test_claim_bound_lags_two_seconds_and_can_be_reset(
     connection: asyncpg.Connection,
 ) -> None:
-    worker, bounds = await add_worker(connection), everything()
+    worker, bounds = await add_worker(connection), no_bounds()
     await add_tasks(connection)
     [first] = await claim(connection, worker, bounds, 1, start_at_once=True)
     assert max(bounds.lines()[2]) == first.run_at - 2
-    kept = "SELECT run_at FROM queue WHERE task_id = $2 AND run_at = to_timestamp($1)"
-    assert await connection.fetchval(kept, first.run_at, first.task_id), "to the microsecond"
+    query = "SELECT run_at FROM queue WHERE task_id = $2 AND run_at = to_timestamp($1)"
+    assert await connection.fetchval(query, first.run_at, first.task_id), "exact to the microsecond"
     [late] = await add_tasks(connection)
     await connection.execute(
         "UPDATE queue SET run_at = now() - interval '1 hour' WHERE task_id = $1", late
@@ -147,16 +145,16 @@ async def test_the_bound_lies_two_seconds_behind_and_is_forgotten_on_demand(
     ]
 
 
-async def test_a_declaration_of_death_waits_for_a_claim_and_the_release_sees_its_tasks(
+async def test_declaring_death_waits_for_a_claim_and_the_release_includes_it(
     database: str, connection: asyncpg.Connection
 ) -> None:
-    """The interleaving in which a claim commits between the declaration and the release: the task must not stay."""
+    """A claim that commits between declaration and release must be released too."""
     worker = await add_worker(connection)
     [task] = await add_tasks(connection)
     other = await asyncpg.connect(database)
     claiming = connection.transaction()
     await claiming.start()
-    assert await claim(connection, worker, everything(), 1, start_at_once=True)
+    assert await claim(connection, worker, no_bounds(), 1, start_at_once=True)
     declaring = asyncio.create_task(workers.declare_dead(other, worker, Reason.CRASH))
     watcher = await asyncpg.connect(database)
     while not await watcher.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
@@ -170,7 +168,7 @@ async def test_a_declaration_of_death_waits_for_a_claim_and_the_release_sees_its
     await watcher.close()
 
 
-async def test_a_claim_under_way_when_its_worker_is_declared_dead_gets_nothing(
+async def test_claim_of_a_worker_being_declared_dead_returns_nothing(
     database: str, connection: asyncpg.Connection
 ) -> None:
     worker = await add_worker(connection)
@@ -179,7 +177,7 @@ async def test_a_claim_under_way_when_its_worker_is_declared_dead_gets_nothing(
     declaring = connection.transaction()
     await declaring.start()
     await workers.declare_dead(connection, worker, Reason.CRASH)
-    claiming = asyncio.create_task(claim(other, worker, everything(), 1, start_at_once=True))
+    claiming = asyncio.create_task(claim(other, worker, no_bounds(), 1, start_at_once=True))
     while not await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
         await asyncio.sleep(0)
     await declaring.commit()
@@ -187,12 +185,12 @@ async def test_a_claim_under_way_when_its_worker_is_declared_dead_gets_nothing(
     await other.close()
 
 
-async def test_a_finished_task_leaves_the_queue_and_its_run_decides_the_status(
+async def test_finished_task_leaves_the_queue_and_has_the_status_of_its_run(
     connection: asyncpg.Connection,
 ) -> None:
     worker = await add_worker(connection)
     ids = await add_tasks(connection, 2)
-    first, second = await claim(connection, worker, everything(), 2, start_at_once=True)
+    first, second = await claim(connection, worker, no_bounds(), 2, start_at_once=True)
     ends = [
         Finished(first.task_id, first.fence, Outcome.COMPLETED, result='{"a": 1}'),
         Finished(second.task_id, second.fence, Outcome.TIMED_OUT, error="too slow"),

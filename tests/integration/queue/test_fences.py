@@ -1,4 +1,6 @@
-"""A worker that lost its claim changes nothing, whatever it reports."""
+"""Reports of a worker that lost its claim have no effect."""
+
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -12,8 +14,8 @@ from tests.support.tasks import add_tasks, add_worker, statuses
 pytestmark = pytest.mark.asyncio
 
 
-async def overtaken(connection: asyncpg.Connection) -> tuple[object, Claim, object, Claim]:
-    """A worker that was declared dead while it ran a task, and the one that has the task now."""
+async def overtaken(connection: asyncpg.Connection) -> tuple[UUID, Claim, UUID, Claim]:
+    """Return a worker that lost a claim and its claim, and the new worker and its claim."""
     old, new = await add_worker(connection), await add_worker(connection)
     await add_tasks(connection)
     [lost] = await claim(connection, old, Bounds(["default"]), 1, start_at_once=True)
@@ -23,21 +25,21 @@ async def overtaken(connection: asyncpg.Connection) -> tuple[object, Claim, obje
     return old, lost, new, held
 
 
-async def test_a_lost_claim_cannot_be_completed_given_back_extended_or_held(
+async def test_lost_claim_cannot_be_completed_released_extended_or_locked(
     connection: asyncpg.Connection,
 ) -> None:
     old, lost, _, held = await overtaken(connection)
     attempt = (lost.task_id, lost.fence)
-    assert not await results.finish(connection, old, [Finished(*attempt, Outcome.COMPLETED)])  # type: ignore[arg-type]
-    assert not await results.give_back(connection, old, [GivenBack(*attempt, Outcome.FAILED)])  # type: ignore[arg-type]
-    assert not await results.extend(connection, old, attempt, 60)  # type: ignore[arg-type]
-    assert not await results.hold(connection, old, attempt)  # type: ignore[arg-type]
-    row = await connection.fetchrow("SELECT fence, state FROM queue")
+    assert not await results.finish(connection, old, [Finished(*attempt, Outcome.COMPLETED)])
+    assert not await results.give_back(connection, old, [GivenBack(*attempt, Outcome.FAILED)])
+    assert not await results.extend(connection, old, attempt, 60)
+    assert not await results.hold(connection, old, attempt)
+    [row] = await connection.fetch("SELECT fence, state FROM queue")
     assert dict(row) == {"fence": held.fence, "state": "running"}
 
 
-async def test_the_fence_alone_is_checked_too(connection: asyncpg.Connection) -> None:
-    """The same worker has the task again: a result of the earlier attempt must not end the later one."""
+async def test_fence_of_an_earlier_attempt_is_rejected(connection: asyncpg.Connection) -> None:
+    """A result of an earlier attempt must not end a later attempt of the same worker."""
     worker = await add_worker(connection)
     await add_tasks(connection)
     [first] = await claim(connection, worker, Bounds(["default"]), 1, start_at_once=True)
@@ -52,17 +54,17 @@ async def test_the_fence_alone_is_checked_too(connection: asyncpg.Connection) ->
     assert await statuses(connection, [second.task_id]) == ["processing"]
 
 
-async def test_a_worker_that_holds_nothing_cannot_complete_under_a_right_fence(
+async def test_worker_without_a_claim_cannot_complete_with_the_correct_fence(
     connection: asyncpg.Connection,
 ) -> None:
     _, _, _, held = await overtaken(connection)
-    stranger = await add_worker(connection)
+    other = await add_worker(connection)
     assert not await results.finish(
-        connection, stranger, [Finished(held.task_id, held.fence, Outcome.COMPLETED)]
+        connection, other, [Finished(held.task_id, held.fence, Outcome.COMPLETED)]
     )
 
 
-async def test_a_report_sent_twice_is_recognised_as_ours(connection: asyncpg.Connection) -> None:
+async def test_repeated_report_is_recognized(connection: asyncpg.Connection) -> None:
     worker = await add_worker(connection)
     await add_tasks(connection)
     [c] = await claim(connection, worker, Bounds(["default"]), 1, start_at_once=True)
@@ -72,7 +74,7 @@ async def test_a_report_sent_twice_is_recognised_as_ours(connection: asyncpg.Con
     assert await results.recorded(connection, worker, [attempt]) == {attempt}
 
 
-async def test_of_a_batch_those_that_were_not_ours_are_named_and_the_others_end(
+async def test_batch_ends_valid_claims_and_returns_the_stale_ones(
     connection: asyncpg.Connection,
 ) -> None:
     worker = await add_worker(connection)
@@ -92,8 +94,8 @@ async def test_of_a_batch_those_that_were_not_ours_are_named_and_the_others_end(
     assert await statuses(connection, ids) == ["completed"] * 3 + ["processing"]
 
 
-async def test_a_lost_attempt_is_not_taken_for_a_recorded_report(
+async def test_lost_attempt_is_not_a_recorded_report(
     connection: asyncpg.Connection,
 ) -> None:
     old, lost, _, _ = await overtaken(connection)
-    assert await results.recorded(connection, old, [(lost.task_id, lost.fence)]) == set()  # type: ignore[arg-type]
+    assert await results.recorded(connection, old, [(lost.task_id, lost.fence)]) == set()

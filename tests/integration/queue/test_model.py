@@ -1,6 +1,6 @@
-"""Whatever workers, people and time do in whatever order, the queue does as designed: histories that hypothesis draws.
+"""The queue behaves like its model in histories of steps drawn by Hypothesis.
 
-MODEL_EXAMPLES plays more of them, MODEL_SEED others.
+MODEL_EXAMPLES sets the number of histories, MODEL_SEED the first seed.
 """
 
 import os
@@ -8,17 +8,17 @@ import os
 import pytest
 
 from tests.support.queue_model.machine import ROUND, play
-from tests.support.queue_model.stage import Stage
+from tests.support.queue_model.real_queue import RealQueue
 
 ROUNDS = -(-int(os.environ.get("MODEL_EXAMPLES", "72")) // ROUND)
 FIRST = int(os.environ.get("MODEL_SEED", "0"))
 
 
 @pytest.mark.timeout(600 + 60 * ROUNDS)
-def test_every_history_is_as_the_model_says_and_breaks_no_invariant(stage: Stage) -> None:
+def test_histories_equal_the_model_and_break_no_invariant(real_queue: RealQueue) -> None:
     for number in range(FIRST, FIRST + ROUNDS):
         try:
-            play(stage, number)
+            play(real_queue, number)
         except BaseException as error:
-            error.add_note(f"To repeat it: MODEL_SEED={number} MODEL_EXAMPLES={ROUND}")
+            error.add_note(f"To reproduce: MODEL_SEED={number} MODEL_EXAMPLES={ROUND}")
             raise

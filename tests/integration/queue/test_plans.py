@@ -1,6 +1,7 @@
-"""The plans of the hot statements, whatever the statistics say: index look-ups only, and the right index.
+"""Query plans of frequent statements: index scans only, on the right index.
 
-Statistics are taken when the queue is empty, full of waiting rows, and half claimed; then it is filled further.
+Statistics are taken when the queue is empty, full of waiting rows, and half claimed; then it is
+filled further.
 """
 
 import json
@@ -21,18 +22,22 @@ from tests.support.service_settings import settings_for
 from tests.support.tasks import add_worker
 
 pytestmark = pytest.mark.asyncio
-FILL = """
-    INSERT INTO queue (task_id, queue, priority, run_at, max_attempts, handler, state, worker_id, fence, claimed_at)
+INSERT_ROWS = """
+    INSERT INTO queue (
+        task_id, queue, priority, run_at, max_attempts, handler, state, worker_id, fence, claimed_at
+    )
     SELECT
         gen_random_uuid(), 'default', 2, now() - make_interval(secs => n * 0.001), 5, 'noop',
         CASE WHEN $2::uuid IS NULL THEN 'ready' ELSE 'running' END, $2, 1, now()
     FROM generate_series(1, $1) AS n
 """
-BLOCKED = """
-    INSERT INTO queue (task_id, queue, priority, run_at, max_attempts, handler, state, limited, limit_key)
+INSERT_BLOCKED_ROWS = """
+    INSERT INTO queue (
+        task_id, queue, priority, run_at, max_attempts, handler, state, limited, limit_key
+    )
     SELECT
-        gen_random_uuid(), 'default', 2, now() - make_interval(secs => n * 0.001), 5, 'noop', 'blocked', true,
-        'key-' || n % $2::integer
+        gen_random_uuid(), 'default', 2, now() - make_interval(secs => n * 0.001), 5, 'noop',
+        'blocked', true, 'key-' || n % $2::integer
     FROM generate_series(1, $1) AS n
 """
 TYPES = {
@@ -45,9 +50,9 @@ TYPES = {
     "admit": "integer, integer",
     "hold_back": "integer",
 }
-LOOKED_UP = ("claim", "finish", "give_back", "held")
-"""By a worker's connections that do nothing else."""
-IDS = "'{{" + ",".join(str(new_id()) for _ in range(100)) + "}}'"  # braces twice: see VALUES
+WORKER_STATEMENTS = ("claim", "finish", "give_back", "held")
+"""Statements of connections on which a worker only claims and reports."""
+IDS = "'{{" + ",".join(str(new_id()) for _ in range(100)) + "}}'"  # escaped braces: see VALUES
 SAME = "array_fill({}, ARRAY[100])"
 TEXTS, FENCES, DELAYS, COUNTS = (
     SAME.format(v) for v in ("''::text", "1::bigint", "0::float8", "true")
@@ -107,13 +112,13 @@ async def check_plans(
 @pytest.mark.parametrize("size", [10_000, 100_000, 1_000_000])
 @pytest.mark.parametrize(
     ("session", "names"),
-    [(LOOK_UPS, LOOKED_UP), ({}, VALUES)],
-    ids=["claiming and reporting", "all else"],
+    [(LOOK_UPS, WORKER_STATEMENTS), ({}, VALUES)],
+    ids=["claims and reports", "all statements"],
 )
-async def test_hot_statements_look_rows_up_by_index_whatever_the_statistics(
+async def test_frequent_statements_use_indexes_with_any_statistics(
     database: str, session: dict[str, str], names: Collection[str], size: int
 ) -> None:
-    """On a connection as the worker opens it, with statements that were prepared and used while the queue was empty."""
+    """The statements were prepared and used while the queue was empty."""
     connection = await connect(settings_for(database, database_pooler=False), session)
     worker = await add_worker(connection)
     await connection.execute("ALTER TABLE queue SET (autovacuum_enabled = false)")
@@ -126,57 +131,56 @@ async def test_hot_statements_look_rows_up_by_index_whatever_the_statistics(
             await connection.execute(
                 f"EXPLAIN EXECUTE {name} ({VALUES[name].format(worker=worker)})"
             )
-    await connection.execute(FILL, size // 2, None)
+    await connection.execute(INSERT_ROWS, size // 2, None)
     await check_plans(connection, names, worker, "statistics of an empty table")
     await connection.execute("ANALYZE queue")
-    await connection.execute(FILL, size // 2, worker)
+    await connection.execute(INSERT_ROWS, size // 2, worker)
     await check_plans(connection, names, worker, "statistics of a table full of waiting rows")
     await connection.execute("ANALYZE queue")
     await check_plans(connection, names, worker, "statistics of a half-claimed table")
     await connection.close()
 
 
-@pytest.mark.parametrize("pooler", [False, True], ids=["direct", "as behind a pooler"])
-async def test_a_claim_reads_what_it_takes_even_where_the_planner_would_rather_read_and_sort_all(
+@pytest.mark.parametrize("pooler", [False, True], ids=["direct", "pooler"])
+async def test_claim_reads_only_its_rows_even_if_the_planner_prefers_a_sort(
     database: str, connection: asyncpg.Connection, *, pooler: bool
 ) -> None:
-    """It does when it expects a row or none: the costs are the same then. Here index scans are made dear."""
+    """The planner prefers that when it expects at most one row; here index scans are disabled."""
     worker = await add_worker(connection)
     await connection.execute(
         f'ALTER DATABASE "{database.rpartition("/")[2]}" SET enable_indexscan = off'
     )
-    await connection.execute(FILL, 20_000, None)
+    await connection.execute(INSERT_ROWS, 20_000, None)
     settings = settings_for(database, use_optional_servers=False, database_pooler=pooler)
-    kept = KeptConnection(lambda: connect(settings, LOOK_UPS))
-    acquire = looking_up(settings, kept.acquire)
+    persistent = KeptConnection(lambda: connect(settings, LOOK_UPS))
+    acquire = looking_up(settings, persistent.acquire)
     for _ in range(3):
-        async with acquire() as ours:
-            beginning = [BEGINNING] * 2
-            given = [worker, ["default"] * 2, [0, 2], beginning, 100, True, 1]
-            text = await ours.fetchval(
-                f"EXPLAIN (ANALYZE, FORMAT json) {statement('claim')}", *given
+        async with acquire() as claiming:
+            values = [worker, ["default"] * 2, [0, 2], [BEGINNING] * 2, 100, True, 1]
+            text = await claiming.fetchval(
+                f"EXPLAIN (ANALYZE, FORMAT json) {statement('claim')}", *values
             )
         read = [n for n in nodes(json.loads(text)[0]["Plan"]) if _reads_queue(n)]
         assert max(n["Actual Rows"] * n["Actual Loops"] for n in read) <= 100, text
-    kept.close()
+    persistent.close()
 
 
 @pytest.mark.parametrize("keys", [1, 50])
 @pytest.mark.parametrize("statistics_of", [0, 1_000, 20_000])
-async def test_admission_reads_no_more_than_it_admits(
+async def test_admission_reads_only_the_rows_it_admits(
     connection: asyncpg.Connection, keys: int, statistics_of: int
 ) -> None:
-    """Of a crowd that waits: a plan that looks through it would say how many rows it has thrown away."""
+    """A plan that scans the waiting rows would report how many rows it removed."""
     await connection.execute("ALTER TABLE queue SET (autovacuum_enabled = false)")
-    await connection.execute(BLOCKED, statistics_of, keys)
+    await connection.execute(INSERT_BLOCKED_ROWS, statistics_of, keys)
     await connection.execute("VACUUM ANALYZE queue")
-    await connection.execute(BLOCKED, 20_000, keys)
+    await connection.execute(INSERT_BLOCKED_ROWS, 20_000, keys)
     admit = re.sub(r"--.*", "", statement("admit")).replace("$1", "100").replace("$2", "500")
     for _ in range(3):
         text = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT json) {admit}")
         read = [n for n in nodes(json.loads(text)[0]["Plan"]) if _reads_queue(n)]
-        thrown = sum(n.get("Rows Removed by Filter", 0) * n["Actual Loops"] for n in read)
-        assert thrown < 2_000, text
+        removed = sum(n.get("Rows Removed by Filter", 0) * n["Actual Loops"] for n in read)
+        assert removed < 2_000, text
         assert max(n["Actual Rows"] * n["Actual Loops"] for n in read) < 5_000, text
 
 
@@ -188,14 +192,16 @@ def _reads_queue(node: dict[str, Any]) -> bool:
     )
 
 
-FILL_TASKS = """
+INSERT_TASKS = """
     WITH new AS (
-        INSERT INTO tasks (id, title, handler) SELECT new_task_id(), 'a task', 'noop' FROM generate_series(1, 20000)
+        INSERT INTO tasks (id, title, handler)
+        SELECT new_task_id(), 'a task', 'noop' FROM generate_series(1, 20000)
         RETURNING id
     ), ended AS (
         INSERT INTO runs (task_id, fence, attempt, worker_id, claimed_at, outcome, reason, final)
-        SELECT id, n, 1, new_task_id(), now(), 'completed', 'success', false FROM new, generate_series(1, 2) AS n
-    ), said AS (
+        SELECT id, n, 1, new_task_id(), now(), 'completed', 'success', false
+        FROM new, generate_series(1, 2) AS n
+    ), discussed AS (
         INSERT INTO conversations (id, task_id, body) SELECT new_task_id(), id, '{}' FROM new
     ), waiting AS (
         INSERT INTO queue (task_id, queue, priority, run_at, max_attempts, handler)
@@ -205,8 +211,8 @@ FILL_TASKS = """
 """
 
 
-@pytest.mark.parametrize("statistics", ["of empty tables", "of full ones"])
-async def test_one_task_is_read_by_index_with_a_plan_kept_since_the_tables_were_empty(
+@pytest.mark.parametrize("statistics", ["empty tables", "full tables"])
+async def test_task_is_read_by_index_with_a_plan_cached_for_empty_tables(
     database: str, statistics: str
 ) -> None:
     connection = await connect(settings_for(database))
@@ -214,13 +220,13 @@ async def test_one_task_is_read_by_index_with_a_plan_kept_since_the_tables_were_
     read = "EXPLAIN (ANALYZE, BUFFERS, FORMAT json) SELECT * FROM read_task($1)"
     for _ in range(10):
         await connection.fetchval(read, new_id())
-    task = await connection.fetchval(FILL_TASKS)
-    if statistics == "of full ones":
+    task = await connection.fetchval(INSERT_TASKS)
+    if statistics == "full tables":
         await connection.execute("ANALYZE")
     for _ in range(10):
         plan = json.loads(await connection.fetchval(read, task))[0]["Plan"]
     await connection.close()
     assert plan["Actual Rows"] == 1
     assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 60, (
-        "it reads more than a task's rows"
+        "it reads more than the rows of one task"
     )

@@ -1,4 +1,4 @@
-"""What becomes of a dead worker's tasks, and who is taken for dead."""
+"""Release of tasks of dead workers, and detection of dead workers."""
 
 from dataclasses import replace
 
@@ -28,24 +28,30 @@ async def lose(
 @pytest.mark.parametrize(
     ("reason", "started", "attempts_used"),
     [
-        (Reason.CRASH, True, 1), (Reason.OOM, True, 1), (Reason.CRASH, False, 0), (Reason.EVICTION, True, 0),
-        (Reason.ROLLOUT, True, 0), (Reason.DRAIN, True, 0), (Reason.SCALE_DOWN, True, 0), (Reason.UNKNOWN, True, 0),
+        (Reason.CRASH, True, 1),
+        (Reason.OOM, True, 1),
+        (Reason.CRASH, False, 0),
+        (Reason.EVICTION, True, 0),
+        (Reason.ROLLOUT, True, 0),
+        (Reason.DRAIN, True, 0),
+        (Reason.SCALE_DOWN, True, 0),
+        (Reason.UNKNOWN, True, 0),
     ],
-)  # fmt: skip
-async def test_the_reason_decides_whether_an_attempt_counts(
+)
+async def test_reason_decides_whether_an_attempt_counts(
     connection: asyncpg.Connection, reason: Reason, started: bool, attempts_used: int
 ) -> None:
     [task] = await add_tasks(connection)
     assert (await lose(connection, reason, started=started)).released == 1
-    row = await connection.fetchrow("SELECT state, attempt, worker_id FROM queue")
+    [row] = await connection.fetch("SELECT state, attempt, worker_id FROM queue")
     assert dict(row) == {"state": "ready", "attempt": attempts_used, "worker_id": None}
-    run = await connection.fetchrow(
+    [run] = await connection.fetch(
         "SELECT outcome, reason, final FROM runs WHERE task_id = $1", task
     )
     assert dict(run) == {"outcome": "lost", "reason": reason.value, "final": False}
 
 
-async def test_a_crash_on_the_last_attempt_ends_the_task_as_failed(
+async def test_crash_in_the_last_attempt_fails_the_task(
     connection: asyncpg.Connection,
 ) -> None:
     ids = await add_tasks(connection, max_attempts=1)
@@ -54,7 +60,7 @@ async def test_a_crash_on_the_last_attempt_ends_the_task_as_failed(
     assert "oom" in await connection.fetchval("SELECT error FROM runs")
 
 
-async def test_a_task_that_kills_its_workers_runs_alone_and_ends_while_its_neighbours_go_free(
+async def test_task_that_kills_workers_runs_alone_and_fails_without_its_neighbors(
     connection: asyncpg.Connection,
 ) -> None:
     ids = await add_tasks(connection, 3)
@@ -68,7 +74,7 @@ async def test_a_task_that_kills_its_workers_runs_alone_and_ends_while_its_neigh
     assert "alone" in await connection.fetchval("SELECT error FROM runs WHERE final")
 
 
-async def test_a_release_is_idempotent_and_a_later_reason_replaces_unknown(
+async def test_release_is_idempotent_and_a_later_reason_replaces_unknown(
     connection: asyncpg.Connection,
 ) -> None:
     worker = await add_worker(connection)
@@ -82,7 +88,7 @@ async def test_a_release_is_idempotent_and_a_later_reason_replaces_unknown(
     assert {r["reason"] for r in await connection.fetch("SELECT reason FROM runs")} == {"oom"}
 
 
-async def test_a_living_worker_cannot_be_released_by_the_sweep(
+async def test_tasks_of_a_living_worker_are_not_released(
     connection: asyncpg.Connection,
 ) -> None:
     worker = await add_worker(connection)
@@ -91,7 +97,7 @@ async def test_a_living_worker_cannot_be_released_by_the_sweep(
     assert await workers.release(connection, worker, Reason.CRASH) == workers.Release(0, 0)
 
 
-async def test_tasks_of_a_worker_that_nobody_registered_are_found(
+async def test_tasks_of_an_unregistered_worker_are_found(
     connection: asyncpg.Connection,
 ) -> None:
     worker = await add_worker(connection)
@@ -99,29 +105,29 @@ async def test_tasks_of_a_worker_that_nobody_registered_are_found(
     await claim(connection, worker, Bounds(["default"]), 1, start_at_once=True)
     await connection.execute("DELETE FROM workers")
     assert await workers.unreleased(connection, strangers=False) == []
-    [(stranger, reason)] = await workers.unreleased(connection, strangers=True)
-    await workers.release(connection, stranger, reason)
+    [(orphan, reason)] = await workers.unreleased(connection, strangers=True)
+    await workers.release(connection, orphan, reason)
     assert await statuses(connection, ids) == ["pending"]
 
 
-async def test_a_lease_that_is_over_is_declared_dead_but_not_soon_after_the_servers_start(
+async def test_expired_worker_is_declared_dead_only_after_enough_server_uptime(
     connection: asyncpg.Connection,
 ) -> None:
-    young = await add_worker(connection, lease_seconds=0.001)
-    patient = await add_worker(connection, lease_seconds=1e6)
+    expired = await add_worker(connection, lease_seconds=0.001)
+    long_lease = await add_worker(connection, lease_seconds=1e6)
     await connection.execute(
-        "UPDATE workers SET heartbeat_at = now() - interval '1 minute' WHERE id = $1", young
+        "UPDATE workers SET heartbeat_at = now() - interval '1 minute' WHERE id = $1", expired
     )
     await connection.execute(
-        "UPDATE workers SET heartbeat_at = now() - interval '20 days' WHERE id = $1", patient
+        "UPDATE workers SET heartbeat_at = now() - interval '20 days' WHERE id = $1", long_lease
     )
-    assert await workers.declare_expired(connection) == [young], (
-        "the server has not run for the patient one's lease"
+    assert await workers.declare_expired(connection) == [expired], (
+        "the server has not run as long as the other lease"
     )
-    assert await workers.heartbeat(connection, young) is None, "dead is final"
+    assert await workers.heartbeat(connection, expired) is None, "death is final"
 
 
-async def test_a_worker_in_the_midst_of_a_claim_is_not_declared_dead(
+async def test_worker_is_not_declared_dead_during_a_claim(
     database: str, connection: asyncpg.Connection
 ) -> None:
     worker = await add_worker(connection, lease_seconds=0.001)
@@ -134,7 +140,7 @@ async def test_a_worker_in_the_midst_of_a_claim_is_not_declared_dead(
     await other.close()
 
 
-async def test_a_successor_in_the_same_place_learns_of_its_predecessor(
+async def test_only_unreleased_workers_of_the_same_slot_are_predecessors(
     connection: asyncpg.Connection,
 ) -> None:
     first = await add_worker(connection, slot="worker:0")
@@ -146,14 +152,17 @@ async def test_a_successor_in_the_same_place_learns_of_its_predecessor(
     assert elsewhere != first
 
 
-async def test_the_figures_count_by_state(connection: asyncpg.Connection) -> None:
+async def test_queue_figures_count_tasks_by_state(connection: asyncpg.Connection) -> None:
     worker = await add_worker(connection)
     await add_tasks(connection, 3)
     await add_tasks(connection, 1, queue="mail")
     await claim(connection, worker, Bounds(["default"]), 1, start_at_once=True)
     figures = await queue_figures(connection)
     assert {k: figures[k] for k in ("ready", "running", "scheduled", "blocked")} == {
-        "ready": 3, "running": 1, "scheduled": 0, "blocked": 0,
-    }  # fmt: skip
+        "ready": 3,
+        "running": 1,
+        "scheduled": 0,
+        "blocked": 0,
+    }
     assert [q["name"] for q in figures["queues"]] == ["default", "mail"]
     assert figures["oldest_age_seconds"] > 0

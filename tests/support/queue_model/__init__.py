@@ -1,7 +1,8 @@
-"""The queue beside a model of it: hypothesis draws what happens next, both do it, and their answers must be the same.
+"""Model-based test of the queue.
 
-`model` is the queue as the design wants it, `stage` the real one, `workers` and `people` what they may do to both, and
-`machine` plays histories of it. After each step the tables must be the model's, and every invariant must hold.
-Statements that would wait for a lock are not begun: what two statements may do to each other while both are under way
-is forced where it matters, in `integration/queue/test_claims.py`.
+Hypothesis draws sequences of steps. Each step runs on the real queue and on a model, and the
+results must be equal. `model` is the model, `real_queue` the real one, `workers` and `users`
+contain the steps, and `machine` runs sequences of them. After each step the tables must equal those of the
+model, and every invariant must hold. A statement that would wait for a lock is not started; tests
+of `integration/queue` force the important interleavings of two concurrent statements.
 """

@@ -1,131 +1,33 @@
-"""Tasks, claims and workers as the design wants them, without any database.
+"""Model of the queue, without a database.
 
-Tasks and workers are numbered in the order in which they came. Time is counted in steps: `due` is the step in which a
-task's time came, None while it is still to come. Every method is one step and returns what the real one must answer.
+Tasks and workers are numbered in order of creation. Time is counted in steps: `due` is the step in
+which a task became due, or None while it is scheduled. Every method is one step and returns the
+expected result of the real queue.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from task_service.domain.errors import HeldByWorkerError, NotFoundError
 from task_service.domain.outcomes import (
     ALONE_AFTER_LOSSES,
     POISON_AFTER_LOSSES,
-    STATUS_OF_OUTCOME,
     Outcome,
     Reason,
 )
 from task_service.domain.statuses import OPEN, Status, check_change
 from task_service.queue.figures import ReleaseResult
 from task_service.queue.workers import Release
+from tests.support.queue_model.model_rows import Row, Task, Worker
 
 Attempt = tuple[int, int]
-"""A task and the fence under which it was claimed."""
+"""Number of a task, and the fence of the claim."""
 Tables = dict[str, dict[Any, tuple[Any, ...]]]
-"""Rows of each table by their keys."""
-
-
-@dataclass
-class Row:
-    """A task's row in the queue; its worker is None while it waits."""
-
-    due: int | None
-    fence: int
-    attempt: int = 0
-    losses: int = 0
-    alone: bool = False
-    started: bool = False
-    worker: int | None = None
-    extended: bool = False
-    cancel: bool = False
-    hidden: bool = False
-
-    @property
-    def state(self) -> str:
-        """As the table has it."""
-        return "ready" if self.worker is None else "running"
-
-
-class Run(NamedTuple):
-    """An attempt that ended."""
-
-    worker: int
-    attempt: int
-    outcome: str
-    reason: str | None
-    final: bool
-    hidden: bool
-
-
-@dataclass
-class Task:
-    """A task. `status` is what a person set; `later`: its own time, not its row's, is still to come."""
-
-    queue: str
-    priority: int
-    max_attempts: int
-    later: bool
-    handler: str | None = "noop"
-    status: Status | None = None
-    deleted: bool = False
-    row: Row | None = None
-    runs: dict[int, Run] = field(default_factory=dict)
-
-    @property
-    def held(self) -> bool:
-        """Whether a worker holds it."""
-        return self.row is not None and self.row.worker is not None
-
-    @property
-    def fence(self) -> int:
-        """The highest one so far."""
-        return self.row.fence if self.row else max(self.runs, default=0)
-
-    @property
-    def shown(self) -> Status:
-        """The status that people see."""
-        if self.row is not None:
-            waiting = Status.SCHEDULED if self.row.due is None else Status.PENDING
-            return Status.PROCESSING if self.held else waiting
-        if self.status is Status.PENDING and self.later:
-            return Status.SCHEDULED
-        if self.status is not None:
-            return self.status
-        [final] = [run for run in self.runs.values() if run.final]
-        return Status(STATUS_OF_OUTCOME[Outcome(final.outcome)])
-
-    def end(self, *, final: bool, worker: int, outcome: Outcome, reason: str | None = None) -> Row:
-        """Record the run of the present claim; a final one takes the row out of the queue."""
-        row = self.row
-        assert row is not None
-        self.runs[row.fence] = Run(worker, row.attempt, outcome.value, reason, final, row.hidden)
-        if final:
-            self.row = None
-        row.worker, row.started, row.extended = None, False, False
-        return row
-
-    def reopen(self) -> None:
-        """A final run decides no more."""
-        self.runs = {fence: run._replace(final=False) for fence, run in self.runs.items()}
-
-
-@dataclass
-class Worker:
-    """A worker process. `forgotten`: its row was pruned."""
-
-    slot: int
-    queues: Sequence[str]
-    state: str = "active"
-    drained: Reason | None = None
-    dead: Reason | None = None
-    released: bool = False
-    expired: bool = False
-    forgotten: bool = False
+"""Rows of each table by key."""
 
 
 class QueueModel:
-    """All tasks and workers. `locked`: tasks whose rows somebody else's transaction has locked."""
+    """All tasks and workers; `locked` are tasks whose rows another transaction has locked."""
 
     def __init__(self) -> None:
         self.now = 0
@@ -137,22 +39,24 @@ class QueueModel:
 
     # -- claims and results --
     def claimable(self, worker: int, *, alone: bool = False) -> list[int]:
-        """What a worker may claim, best first."""
+        """Return the tasks that a worker may claim, in claim order."""
         mine = self.workers[worker]
-        found = [
+        names = [
             name
             for name, task in self.tasks.items()
-            if task.row is not None and not task.held and task.row.due is not None and task.row.alone == alone
-            and task.queue in mine.queues and task.queue not in self.paused and name not in self.locked
-        ]  # fmt: skip
-        return (
-            sorted(found, key=lambda name: self.place(worker, name))
-            if mine.state == "active"
-            else []
-        )
+            if task.is_due
+            and task.row is not None
+            and task.row.alone == alone
+            and task.queue in mine.queues
+            and task.queue not in self.paused
+            and name not in self.locked
+        ]
+        if mine.state != "active":
+            return []
+        return sorted(names, key=lambda name: self.sort_key(worker, name))
 
-    def place(self, worker: int, name: int) -> tuple[int, int, int]:
-        """Where a task stands among those that the worker may claim; those of one step stand together."""
+    def sort_key(self, worker: int, name: int) -> tuple[int, int, int]:
+        """Return the claim order of a task for this worker, equal for tasks of the same step."""
         task = self.tasks[name]
         assert task.row is not None and task.row.due is not None
         return (
@@ -162,7 +66,7 @@ class QueueModel:
         )
 
     def claim(self, worker: int, name: int, *, started: bool) -> Row:
-        """Let the worker hold the task, under the next fence."""
+        """Claim the task under the next fence."""
         row = self.tasks[name].row
         assert row is not None
         row.worker, row.started = worker, started
@@ -170,18 +74,18 @@ class QueueModel:
         row.attempt += 1
         return row
 
-    def is_ours(self, worker: int, attempt: Attempt) -> bool:
-        """Whether the worker holds this claim."""
+    def holds(self, worker: int, attempt: Attempt) -> bool:
+        """Return whether the worker holds this claim."""
         row = self.tasks[attempt[0]].row if attempt[0] in self.tasks else None
         return row is not None and row.worker == worker and row.fence == attempt[1]
 
-    def is_nearly_ours(self, worker: int, attempt: Attempt) -> bool:
-        """Whether the worker or the fence is the right one."""
+    def holds_task_or_fence(self, worker: int, attempt: Attempt) -> bool:
+        """Return whether the worker or the fence is that of the claim."""
         row = self.tasks[attempt[0]].row if attempt[0] in self.tasks else None
         return row is not None and (row.worker == worker or row.fence == attempt[1])
 
     def held_by(self, worker: int) -> set[Attempt]:
-        """The claims that the worker holds."""
+        """Return the claims that the worker holds."""
         return {
             (n, t.row.fence)
             for n, t in self.tasks.items()
@@ -189,8 +93,8 @@ class QueueModel:
         }
 
     def finish(self, worker: int, attempts: Iterable[Attempt], outcome: Outcome) -> set[Attempt]:
-        """End those attempts that are the worker's."""
-        ours = {attempt for attempt in attempts if self.is_ours(worker, attempt)}
+        """End the attempts that the worker holds."""
+        ours = {attempt for attempt in attempts if self.holds(worker, attempt)}
         for name, _ in ours:
             self.tasks[name].end(final=True, worker=worker, outcome=outcome)
         return ours
@@ -204,8 +108,8 @@ class QueueModel:
         delay: float,
         counts: bool,
     ) -> set[Attempt]:
-        """Let those attempts that are the worker's wait again."""
-        ours = {attempt for attempt in attempts if self.is_ours(worker, attempt)}
+        """Return the attempts that the worker holds to the queue."""
+        ours = {attempt for attempt in attempts if self.holds(worker, attempt)}
         for name, _ in ours:
             row = self.tasks[name].end(
                 final=False, worker=worker, outcome=outcome, reason=reason and reason.value
@@ -215,15 +119,15 @@ class QueueModel:
         return ours
 
     def extend(self, worker: int, attempt: Attempt) -> bool:
-        """Move the deadline of an attempt, if it is the worker's."""
+        """Extend the deadline of an attempt that the worker holds."""
         row = self.tasks[attempt[0]].row if attempt[0] in self.tasks else None
-        ours = self.is_ours(worker, attempt)
+        ours = self.holds(worker, attempt)
         if row is not None:
             row.extended = row.extended or ours
         return ours
 
     def recorded(self, worker: int, attempts: Iterable[Attempt]) -> set[Attempt]:
-        """Those attempts that the worker has reported."""
+        """Return the attempts that the worker has reported."""
         runs = {
             (n, fence): run for n, task in self.tasks.items() for fence, run in task.runs.items()
         }
@@ -235,17 +139,15 @@ class QueueModel:
 
     # -- workers --
     def register(self, slot: int, queues: Sequence[str]) -> set[int]:
-        """Enter a worker; give its predecessors."""
+        """Register a worker and return its predecessors."""
         before = {
-            n
-            for n, w in self.workers.items()
-            if w.slot == slot and not w.released and not w.forgotten
+            n for n, w in self.workers.items() if w.slot == slot and not w.released and not w.pruned
         }
         self.workers[len(self.workers)] = Worker(slot, queues)
         return before
 
     def heartbeat(self, worker: int) -> tuple[bool, Reason | None, set[int]] | None:
-        """Renew the lease; tell whether and why it is drained, and which of its tasks to cancel. None: it is dead."""
+        """Renew the lease; return drain state and reason and tasks to cancel, or None if dead."""
         mine = self.workers[worker]
         if mine.state == "dead":
             return None
@@ -258,14 +160,14 @@ class QueueModel:
         )
 
     def drain(self, worker: int, reason: Reason) -> str | None:
-        """Ask a worker to claim no more."""
+        """Make a worker stop claiming."""
         mine = self.workers[worker]
         if mine.state == "active":
             mine.state, mine.drained = "draining", reason
-        return None if mine.forgotten else mine.state
+        return None if mine.pruned else mine.state
 
     def declare_dead(self, worker: int, reason: Reason) -> bool:
-        """For good."""
+        """Declare a worker dead permanently."""
         mine = self.workers[worker]
         if mine.state == "dead":
             return False
@@ -273,7 +175,7 @@ class QueueModel:
         return True
 
     def release(self, worker: int, reason: Reason) -> Release:
-        """Take its tasks from a dead worker, but for those that somebody has locked."""
+        """Release the tasks of a dead worker, except locked ones."""
         mine = self.workers[worker]
         if mine.state != "dead":
             return Release(0, 0)
@@ -286,7 +188,7 @@ class QueueModel:
         return Release(verdicts.count(False), verdicts.count(True))
 
     def _lose(self, task: Task, reason: Reason) -> bool:
-        """Decide by the reason what becomes of a lost claim; True when the task has ended."""
+        """End a lost claim according to the reason; return whether the task has ended."""
         row = task.row
         assert row is not None and row.worker is not None
         counts = row.started and reason.counts
@@ -299,9 +201,9 @@ class QueueModel:
         return final
 
     def rescue(self, worker: int, reason: Reason) -> ReleaseResult | None:
-        """Declare dead, release, and say why when nobody knew."""
+        """Declare the worker dead, release its tasks, and set the reason of unexplained losses."""
         mine = self.workers[worker]
-        if mine.forgotten:
+        if mine.pruned:
             return None
         declared = self.declare_dead(worker, reason)
         done = self.release(worker, reason)
@@ -320,7 +222,7 @@ class QueueModel:
         return ReleaseResult(done.released, done.failed, explained, already_dead=not declared)
 
     def sweep(self, judges: bool) -> None:
-        """Declare dead whose lease is over, if the sweeper may judge, and release what the dead hold."""
+        """Declare expired workers dead if the sweep may judge; release the tasks of dead ones."""
         for name, worker in self.workers.items():
             if judges and worker.expired:
                 self.declare_dead(name, Reason.UNKNOWN)
@@ -328,53 +230,48 @@ class QueueModel:
                 self.release(name, worker.dead)
 
     def prune(self) -> None:
-        """Forget who is dead and released."""
+        """Remove the rows of released workers."""
         for worker in self.workers.values():
-            worker.forgotten = worker.released
+            worker.pruned = worker.released
 
-    # -- what it looks like --
+    # -- figures and tables --
     def figures(self, queue: str) -> dict[str, int]:
-        """How many of a queue's tasks wait, wait for their time, and run."""
-        shown = [t.shown for t in self.tasks.values() if t.queue == queue and t.row is not None]
+        """Count the ready, scheduled and running tasks of a queue."""
+        statuses = [
+            t.visible_status for t in self.tasks.values() if t.queue == queue and t.row is not None
+        ]
         names = {
             "ready": Status.PENDING,
             "scheduled": Status.SCHEDULED,
             "running": Status.PROCESSING,
         }
-        return {name: shown.count(status) for name, status in names.items()}
+        return {name: statuses.count(status) for name, status in names.items()}
 
     def tables(self) -> Tables:
-        """The rows of the tables by their keys, in the columns' order that `Stage.tables` reads."""
+        """Return the rows of the tables by key, with the columns of `RealQueue.tables`."""
         tasks = self.tasks.items()
-        rows = {n: (t, t.row) for n, t in tasks if t.row is not None}
         return {
-            "tasks": {
-                n: (t.shown, t.status, t.deleted, t.queue, t.priority, t.max_attempts, t.handler) for n, t in tasks
-            },
-            "queue": {
-                n: (
-                    t.queue, t.priority, t.max_attempts, r.due is not None, r.state, r.fence, r.attempt,
-                    r.losses, r.alone, r.started, r.worker, r.extended, r.cancel, r.hidden,
-                )
-                for n, (t, r) in rows.items()
-            },
+            "tasks": {n: task.table_row for n, task in tasks},
+            "queue": {n: task.queue_row for n, task in tasks if task.row is not None},
             "runs": {(n, fence): tuple(run) for n, t in tasks for fence, run in t.runs.items()},
             "workers": {
-                n: (w.state, w.drained, w.dead, w.released) for n, w in self.workers.items() if not w.forgotten
+                n: (w.state, w.drained, w.dead, w.released)
+                for n, w in self.workers.items()
+                if not w.pruned
             },
-        }  # fmt: skip
+        }
 
-    # -- people --
+    # -- users --
     def create(self, task: Task) -> None:
-        """Create a task for workers."""
+        """Create a task with a handler."""
         task.row = Row(due=None if task.later else self.now, fence=0)
         self.tasks[self.created] = task
         self.created += 1
 
     def set_status(self, name: int, wanted: Status) -> None:
-        """Change the status. Raises the product's own errors."""
+        """Change the status. Raises the same errors as the service."""
         task = self._visible(name)
-        if not check_change(task.shown, wanted):
+        if not check_change(task.visible_status, wanted):
             return
         if task.held and task.row is not None:
             task.row.cancel = True
@@ -388,7 +285,7 @@ class QueueModel:
             task.status, task.row = wanted, None
 
     def change(self, name: int, column: str, value: Any) -> None:
-        """Change how a task is to run. Raises the product's own errors."""
+        """Change a field of a task. Raises the same errors as the service."""
         task = self._visible(name)
         if getattr(task, column) == value:
             return
@@ -404,12 +301,12 @@ class QueueModel:
             )
 
     def delete(self, name: int) -> None:
-        """Hide a task, and cancel it while it is open. Raises NotFoundError."""
+        """Delete a task, and cancel it if it is open. Raises NotFoundError."""
         task = self._visible(name)
         task.deleted = True
         if task.held and task.row is not None:
             task.row.cancel = task.row.hidden = True
-        elif task.shown in OPEN:
+        elif task.visible_status in OPEN:
             task.status, task.row = Status.CANCELLED, None
         else:
             task.runs = {
@@ -417,11 +314,11 @@ class QueueModel:
             }
 
     def erase(self, name: int) -> None:
-        """Remove a task for good, whoever holds it."""
+        """Delete a task permanently, even while it runs."""
         del self.tasks[name]
 
     def pass_time(self) -> None:
-        """Let every later time come, but for the rows that are locked."""
+        """Make all scheduled tasks due, except locked ones."""
         for name, task in self.tasks.items():
             task.later = False
             if task.row is not None and task.row.due is None and name not in self.locked:

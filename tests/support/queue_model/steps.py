@@ -1,4 +1,4 @@
-"""Steps of a history: how they are declared, how likely they are, and what they all work with."""
+"""Declaration of steps with their weights, and the base class of all state machines."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -12,15 +12,15 @@ from hypothesis.stateful import RuleBasedStateMachine
 from task_service.queue import results
 from task_service.queue.claims import Claim
 from tests.support.queue_model.model import Attempt, QueueModel
-from tests.support.queue_model.stage import Stage
+from tests.support.queue_model.real_queue import RealQueue
 
 F = TypeVar("F", bound=Callable[..., None])
 Choices = st.SearchStrategy[Any] | Callable[[Any], Iterable[Any]]
-Given = dict[str, st.SearchStrategy[Any] | list[Any]]
+Arguments = dict[str, st.SearchStrategy[Any] | list[Any]]
 
 
-class Kind(NamedTuple):
-    """A kind of step: a method's name, how likely it is, and from what each of its arguments is chosen."""
+class StepKind(NamedTuple):
+    """Kind of step: method name, weight, and choices for each argument."""
 
     name: str
     weight: int
@@ -28,90 +28,90 @@ class Kind(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Something that happens: a method's name and its arguments."""
+    """One step: a method name and its arguments."""
 
     name: str
-    given: dict[str, Any]
+    arguments: dict[str, Any]
 
     def __repr__(self) -> str:
-        return (
-            f"{self.name}({', '.join(f'{name}={value!r}' for name, value in self.given.items())})"
-        )
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
+        return f"{self.name}({arguments})"
 
 
-def happens(weight: int = 1, **choices: Choices) -> Callable[[F], F]:
-    """Declare a method as a step, `weight` times as likely as others.
+def step(weight: int = 1, **choices: Choices) -> Callable[[F], F]:
+    """Declare a method as a step with this weight.
 
-    Arguments are drawn from strategies, or from what a function finds in the machine at that moment; while it finds
-    nothing, the step is not possible.
+    Arguments are drawn from strategies or from the list that a method returns at that moment; while
+    the list is empty, the step is not possible.
     """
 
     def declare(method: F) -> F:
-        method.kind = Kind(method.__name__, weight, choices)  # type: ignore[attr-defined]
+        method.kind = StepKind(method.__name__, weight, choices)  # type: ignore[attr-defined]
         return method
 
     return declare
 
 
-class Players(RuleBasedStateMachine):
-    """The real queue, its model, and the numbers that the model has for real tasks and workers."""
+class ModelMachine(RuleBasedStateMachine):
+    """The real queue, its model, and the numbers of tasks and workers in the model."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, real_queue: RealQueue) -> None:
         super().__init__()
-        self.stage, self.run, self.model = stage, stage.run, QueueModel()
+        self.real_queue, self.run, self.model = real_queue, real_queue.run, QueueModel()
         self.names: dict[UUID, int] = {}
         self.tasks: list[UUID] = []
         self.workers: list[UUID] = []
         self.claims: dict[Attempt, Claim] = {}
-        stage.begin()
+        real_queue.begin()
 
     @property
-    def kinds(self) -> list[Kind]:
-        """What may happen at all, the likeliest first: a history that fails is shortened towards them."""
+    def kinds(self) -> list[StepKind]:
+        """All kinds of steps by descending weight, towards which Hypothesis shrinks."""
         methods = (getattr(type(self), name) for name in dir(type(self)))
         return sorted(
             (m.kind for m in methods if hasattr(m, "kind")), key=lambda kind: -kind.weight
         )
 
-    def possible(self) -> list[tuple[str, Given]]:
-        """What may happen now, as often as it weighs, and what its arguments may be."""
+    def possible(self) -> list[tuple[str, Arguments]]:
+        """Return the possible steps, repeated by weight, with the choices for arguments."""
         find = functools.cache(lambda function: list(function(self)))
-        possible = []
+        possible: list[tuple[str, Arguments]] = []
         for kind in self.kinds:
-            given = {
+            arguments = {
                 name: c if isinstance(c, st.SearchStrategy) else find(c)
                 for name, c in kind.choices.items()
             }
-            if [] not in given.values():
-                possible += [(kind.name, given)] * kind.weight
+            if [] not in arguments.values():
+                possible += [(kind.name, arguments)] * kind.weight
         return possible
 
     def unlocked(self) -> list[int]:
-        """Tasks for which nobody has to wait."""
+        """Return the tasks whose rows are not locked."""
         return [name for name in self.model.tasks if name not in self.model.locked]
 
     def some_worker(self) -> list[int]:
-        """Workers to choose from: those that are active more often than others."""
+        """Return the workers, active ones several times."""
         active = [name for name, worker in self.model.workers.items() if worker.state == "active"]
         return [*self.model.workers, *active * 3]
 
     def connection(self, worker: int) -> asyncpg.Connection:
-        """The worker's own."""
-        return self.stage.slots[self.model.workers[worker].slot]
+        """Return the connection of the worker's slot."""
+        return self.real_queue.slots[self.model.workers[worker].slot]
 
     def real(self, attempts: Iterable[Attempt]) -> list[results.Attempt]:
-        """Attempts with ids for numbers."""
+        """Convert attempts from numbers to ids."""
         return [(self.tasks[name], fence) for name, fence in attempts]
 
     def named(self, attempts: Iterable[results.Attempt]) -> set[Attempt]:
-        """Attempts with numbers for ids."""
+        """Convert attempts from ids to numbers."""
         return {(self.names[task], fence) for task, fence in attempts}
 
 
 @st.composite
-def steps(draw: st.DrawFn, machine: Players) -> Step:
-    """One of the steps that are possible at that moment."""
-    name, given = draw(st.sampled_from(machine.possible()))
+def steps(draw: st.DrawFn, machine: ModelMachine) -> Step:
+    """Draw one of the steps that are possible at that moment."""
+    name, choices = draw(st.sampled_from(machine.possible()))
     return Step(
-        name, {n: draw(st.sampled_from(c) if isinstance(c, list) else c) for n, c in given.items()}
+        name,
+        {n: draw(st.sampled_from(c) if isinstance(c, list) else c) for n, c in choices.items()},
     )

@@ -1,4 +1,4 @@
-"""Admission: what waits for a limit, statement by statement."""
+"""Admission of tasks that wait for a limit, one statement at a time."""
 
 import asyncio
 from collections import Counter
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.asyncio
 
 
 async def admit_all(connection: asyncpg.Connection) -> int:
-    """Admit until there is nothing more to admit; return how many."""
+    """Admit until no task can be admitted; return the number of admitted tasks."""
     total = 0
     while done := await limits.admit(connection):
         if not done.admitted:
@@ -44,26 +44,28 @@ async def states(connection: asyncpg.Connection) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("kind", ["queue", "key"])
-async def test_as_many_are_admitted_as_there_is_room_for(
+async def test_tasks_are_admitted_up_to_the_limit(
     connection: asyncpg.Connection, kind: str
 ) -> None:
     await set_limit(connection, kind, "a", concurrency=3)
     entry = {"queue": "a"} if kind == "queue" else {"limit_key": "a"}
     ids = await add_tasks(connection, 10, **entry)
     worker, queues = await add_worker(connection), ("a", "default")
-    assert await claim_all(connection, worker, queues) == [], "nothing is admitted yet"
+    assert await claim_all(connection, worker, queues) == [], "no task is admitted yet"
     assert await statuses(connection, ids) == ["pending"] * 10
     assert await admit_all(connection) == 3
     held = await claim_all(connection, worker, queues)
     assert [c.task_id for c in held] == ids[:3], "the oldest first"
     assert all(c.limited for c in held)
-    assert await admit_all(connection) == 0, "what runs takes the room"
+    assert await admit_all(connection) == 0, "running tasks use the capacity"
     await finish(connection, worker, held[:2])
     assert await admit_all(connection) == 2
     assert await states(connection) == {"running": 1, "ready": 2, "blocked": 5}
 
 
-async def test_tasks_without_limits_wait_for_nobody(connection: asyncpg.Connection) -> None:
+async def test_tasks_without_limits_are_claimed_without_admission(
+    connection: asyncpg.Connection,
+) -> None:
     await set_limit(connection, "queue", "a", concurrency=1)
     await set_limit(connection, "key", "default", concurrency=1)
     await add_tasks(connection, 5)
@@ -73,7 +75,7 @@ async def test_tasks_without_limits_wait_for_nobody(connection: asyncpg.Connecti
     assert await admit_all(connection) == 0
 
 
-async def test_a_task_under_two_limits_passes_both(connection: asyncpg.Connection) -> None:
+async def test_task_under_two_limits_respects_both(connection: asyncpg.Connection) -> None:
     await set_limit(connection, "queue", "a", concurrency=4)
     await set_limit(connection, "key", "x", concurrency=3)
     await set_limit(connection, "key", "y", concurrency=3)
@@ -83,12 +85,12 @@ async def test_a_task_under_two_limits_passes_both(connection: asyncpg.Connectio
     await admit_all(connection)
     rows = await connection.fetch("SELECT queue, limit_key FROM queue WHERE state = 'ready'")
     assert Counter(row["queue"] for row in rows) == {"a": 4, "b": 1}, (
-        "x's third goes where there is room"
+        "the third task of x comes from the queue with capacity"
     )
     assert Counter(row["limit_key"] for row in rows) == {"x": 3, "y": 2}
 
 
-async def test_a_queue_that_is_full_does_not_keep_a_key_from_other_queues(
+async def test_full_queue_does_not_block_its_key_in_other_queues(
     connection: asyncpg.Connection,
 ) -> None:
     await set_limit(connection, "queue", "full", concurrency=1)
@@ -101,20 +103,21 @@ async def test_a_queue_that_is_full_does_not_keep_a_key_from_other_queues(
 
 
 async def test_keys_take_turns_in_a_limited_queue(connection: asyncpg.Connection) -> None:
-    """One at a time runs: the tenant with a thousand older tasks does not keep the other's ten to the end."""
+    """With one task at a time, a thousand older tasks of one key do not delay ten of another."""
     await set_limit(connection, "queue", "default", concurrency=1)
     many = set(await add_tasks(connection, 1_000, limit_key="many"))
     few = set(await add_tasks(connection, 10, limit_key="few"))
-    worker, order = await add_worker(connection), []
+    worker = await add_worker(connection)
+    order: list[UUID] = []
     while few - set(order):
         await admit_all(connection)
         [held] = await claim_all(connection, worker)
         order.append(held.task_id)
         await finish(connection, worker, [held])
-    assert len(many - set(order)) > 500, "the ten ended long before the thousand"
+    assert len(many - set(order)) > 500, "the ten tasks end long before the thousand"
 
 
-async def test_a_key_without_a_limit_has_a_window_of_the_line(
+async def test_key_without_a_limit_is_admitted_up_to_a_window(
     connection: asyncpg.Connection,
 ) -> None:
     await add_tasks(connection, 1_000, limit_key="many")
@@ -123,15 +126,15 @@ async def test_a_key_without_a_limit_has_a_window_of_the_line(
     rows = await connection.fetch(
         "SELECT limit_key, count(*) FROM queue WHERE state = 'ready' GROUP BY 1"
     )
-    assert dict(rows) == {"many": limits.WINDOW, "few": 10}
-    line = [c.task_id for c in await claim_all(connection, await add_worker(connection))]
-    assert set(few) <= set(line[:20]), "they come in between, by turns"
+    assert {row[0]: row[1] for row in rows} == {"many": limits.WINDOW, "few": 10}
+    order = [c.task_id for c in await claim_all(connection, await add_worker(connection))]
+    assert set(few) <= set(order[:20]), "the keys take turns"
 
 
-async def test_what_is_admitted_later_stands_behind_what_is_in_line(
+async def test_tasks_are_claimed_in_order_of_admission(
     connection: asyncpg.Connection,
 ) -> None:
-    """By the time of its admission: else the older tasks of a crowd would always go before those of others."""
+    """Otherwise older tasks of a key with many tasks would always precede those of others."""
     await add_tasks(connection, 200, limit_key="many")
     await admit_all(connection)
     [one] = await add_tasks(connection, limit_key="few")
@@ -140,13 +143,13 @@ async def test_what_is_admitted_later_stands_behind_what_is_in_line(
     first = await claim(connection, worker, Bounds(["default"]), 50, start_at_once=True)
     await finish(connection, worker, first)
     await admit_all(connection)
-    line = [c.task_id for c in await claim_all(connection, worker)]
-    assert line.index(one) == 50, (
-        "behind the fifty that were in line before, and before those that came after"
+    order = [c.task_id for c in await claim_all(connection, worker)]
+    assert order.index(one) == 50, (
+        "after the fifty tasks that were admitted before it, and before the later ones"
     )
 
 
-async def test_priority_goes_before_age(connection: asyncpg.Connection) -> None:
+async def test_priority_precedes_age(connection: asyncpg.Connection) -> None:
     await set_limit(connection, "key", "x", concurrency=2)
     await add_tasks(connection, 5, limit_key="x", priority=3)
     urgent = await add_tasks(connection, 1, limit_key="x", priority=0)
@@ -158,7 +161,7 @@ async def test_priority_goes_before_age(connection: asyncpg.Connection) -> None:
     assert rows[0][0] == urgent[0]
 
 
-async def test_a_bucket_gives_what_it_has_and_says_when_the_next_token_comes(
+async def test_rate_limit_admits_available_tokens_and_returns_the_next_refill(
     connection: asyncpg.Connection,
 ) -> None:
     await set_limit(connection, "key", "x", rate=5, period_seconds=3600)
@@ -168,23 +171,23 @@ async def test_a_bucket_gives_what_it_has_and_says_when_the_next_token_comes(
     await finish(connection, worker, await claim_all(connection, worker))
     done = await limits.admit(connection)
     assert done is not None
-    assert done.admitted == 0, "that they ended gives no token back"
+    assert done.admitted == 0, "completed tasks return no token"
     assert done.seconds is not None
     assert 0 < done.seconds <= 720
     await connection.execute("UPDATE limits SET tokens_at = tokens_at - interval '25 minutes'")
     assert await admit_all(connection) == 2
     await connection.execute("UPDATE limits SET tokens_at = tokens_at - interval '10 hours'")
-    assert await admit_all(connection) == 3, "with the two in line that is a bucket full"
+    assert await admit_all(connection) == 3, "together with two admitted tasks, the bucket is full"
 
 
-async def test_a_rate_of_a_queue_counts_all_its_keys(connection: asyncpg.Connection) -> None:
+async def test_rate_of_a_queue_counts_all_its_keys(connection: asyncpg.Connection) -> None:
     await set_limit(connection, "queue", "default", rate=5, period_seconds=3600)
     for key in ("x", "y", None):
         await add_tasks(connection, 5, limit_key=key)
     assert await admit_all(connection) == 5
 
 
-async def test_a_limit_set_later_holds_for_what_waits_already(
+async def test_new_limit_applies_to_waiting_tasks(
     connection: asyncpg.Connection,
 ) -> None:
     await add_tasks(connection, 20)
@@ -193,13 +196,13 @@ async def test_a_limit_set_later_holds_for_what_waits_already(
     await set_limit(connection, "queue", "default", concurrency=3)
     assert await limits.hold_back(connection)
     assert await states(connection) == {"running": 2, "blocked": 18}
-    assert await admit_all(connection) == 1, "those that run count"
+    assert await admit_all(connection) == 1, "running tasks count"
     await finish(connection, worker, running)
     assert await admit_all(connection) == 2
 
 
 @pytest.mark.parametrize("kind", ["queue", "key"])
-async def test_a_lowered_limit_holds_back_what_is_in_line_and_a_raised_one_lets_more_in(
+async def test_lowered_limit_blocks_ready_tasks_and_raised_limit_admits_more(
     connection: asyncpg.Connection, kind: str
 ) -> None:
     await set_limit(connection, kind, "a", concurrency=6)
@@ -219,9 +222,7 @@ async def test_a_lowered_limit_holds_back_what_is_in_line_and_a_raised_one_lets_
 
 
 @pytest.mark.parametrize("kind", ["queue", "key"])
-async def test_a_deleted_limit_lets_everything_go(
-    connection: asyncpg.Connection, kind: str
-) -> None:
+async def test_deleted_limit_admits_all_tasks(connection: asyncpg.Connection, kind: str) -> None:
     await set_limit(connection, kind, "a", concurrency=1)
     await add_tasks(connection, 20, queue="a", limit_key="a" if kind == "key" else None)
     await admit_all(connection)
@@ -229,7 +230,7 @@ async def test_a_deleted_limit_lets_everything_go(
     assert await admit_all(connection) == 19
 
 
-async def test_what_an_older_worker_put_back_as_ready_counts_and_is_held_back(
+async def test_ready_tasks_of_an_older_version_count_and_are_blocked(
     connection: asyncpg.Connection,
 ) -> None:
     await set_limit(connection, "key", "x", concurrency=2)
@@ -240,7 +241,7 @@ async def test_what_an_older_worker_put_back_as_ready_counts_and_is_held_back(
     assert await states(connection) == {"ready": 2, "blocked": 3}
 
 
-async def test_a_paused_queue_takes_no_room(connection: asyncpg.Connection) -> None:
+async def test_paused_queue_uses_no_capacity(connection: asyncpg.Connection) -> None:
     await set_limit(connection, "key", "x", concurrency=2)
     await add_tasks(connection, 5, limit_key="x", queue="a")
     await add_tasks(connection, 5, limit_key="x", queue="b")
@@ -253,7 +254,7 @@ async def test_a_paused_queue_takes_no_room(connection: asyncpg.Connection) -> N
     assert [row[0] for row in rows] == ["b"]
 
 
-async def test_later_tasks_are_admitted_in_their_time(connection: asyncpg.Connection) -> None:
+async def test_scheduled_tasks_are_admitted_when_due(connection: asyncpg.Connection) -> None:
     await set_limit(connection, "key", "x", concurrency=2)
     [task] = await add_tasks(
         connection, limit_key="x", run_at=await connection.fetchval("SELECT now() + interval '1 h'")
@@ -265,7 +266,7 @@ async def test_later_tasks_are_admitted_in_their_time(connection: asyncpg.Connec
 
 
 @pytest.mark.parametrize("way", ["retry", "snooze", "release"])
-async def test_what_comes_back_waits_for_admission_again(
+async def test_returned_task_waits_for_admission_again(
     connection: asyncpg.Connection, way: str
 ) -> None:
     await set_limit(connection, "key", "x", concurrency=1)
@@ -276,7 +277,7 @@ async def test_what_comes_back_waits_for_admission_again(
     if way == "release":
         await workers.declare_dead(connection, worker, Reason.CRASH)
         assert await admit_all(connection) == 0, (
-            "what a dead worker holds counts until it is released"
+            "tasks of a dead worker count until they are released"
         )
         await workers.release(connection, worker, Reason.CRASH)
     else:
@@ -286,7 +287,7 @@ async def test_what_comes_back_waits_for_admission_again(
     assert await admit_all(connection) == 1
 
 
-async def test_one_admits_at_a_time_and_the_next_one_sees_what_was_admitted(
+async def test_admission_is_exclusive_and_sees_earlier_admissions(
     database: str, connection: asyncpg.Connection
 ) -> None:
     await set_limit(connection, "key", "x", concurrency=7)
@@ -305,10 +306,12 @@ async def test_one_admits_at_a_time_and_the_next_one_sees_what_was_admitted(
         await other.close()
 
 
-async def test_many_lines_get_something_of_each_run(connection: asyncpg.Connection) -> None:
+async def test_admission_is_shared_between_many_keys(connection: asyncpg.Connection) -> None:
     for number in range(50):
         await add_tasks(connection, 50, limit_key=f"key-{number}")
-    assert (await limits.admit(connection)).admitted == limits.BATCH  # type: ignore[union-attr]
+    done = await limits.admit(connection)
+    assert done is not None
+    assert done.admitted == limits.BATCH
     rows = await connection.fetch(
         "SELECT limit_key, count(*) FROM queue WHERE state = 'ready' GROUP BY 1"
     )
@@ -316,8 +319,8 @@ async def test_many_lines_get_something_of_each_run(connection: asyncpg.Connecti
     assert await admit_all(connection) == 2_000
 
 
-async def test_a_worker_with_two_queues_serves_both(connection: asyncpg.Connection) -> None:
-    """Claims begin with each queue in turn, within a priority; what is urgent still goes before all else."""
+async def test_worker_serves_its_queues_in_turn(connection: asyncpg.Connection) -> None:
+    """Claims start with each queue in turn; urgent tasks of any queue still come first."""
     await add_tasks(connection, 60, queue="a")
     await add_tasks(connection, 60, queue="b")
     worker, bounds = await add_worker(connection), Bounds(["a", "b"])
@@ -332,12 +335,12 @@ async def test_a_worker_with_two_queues_serves_both(connection: asyncpg.Connecti
     assert [c.task_id for c in claims] == urgent
 
 
-async def test_a_look_is_due_when_there_are_limits_and_nobody_has_looked(
+async def test_limit_check_is_due_if_limits_exist_and_no_check_ran(
     connection: asyncpg.Connection,
 ) -> None:
-    assert not await limits.look_is_due(connection, 0), "there is nothing to look for"
+    assert not await limits.look_is_due(connection, 0), "there are no limits"
     await add_tasks(connection, limit_key="x")
     assert await limits.look_is_due(connection, 60)
     await limits.hold_back(connection)
-    assert not await limits.look_is_due(connection, 60), "somebody has"
+    assert not await limits.look_is_due(connection, 60), "another process has looked"
     assert await limits.look_is_due(connection, 0)

@@ -1,4 +1,4 @@
-"""The real queue: its database, the connections of those who use it, and its tables in the model's words."""
+"""The real queue: its database, the connections to it, and its tables in the form of the model."""
 
 import asyncio
 from collections.abc import Coroutine, Mapping
@@ -15,11 +15,11 @@ from tests.support.tasks import quiet_wakeups
 
 T = TypeVar("T")
 SLOTS = 3
-"""Places for worker processes; those of one place share its connection, one after the other."""
-MOST_HOLDS = 20
-PATIENCE = "ALTER DATABASE {} SET lock_timeout = '500ms'"
-"""A statement that waits for a lock where none should fails, instead of waiting for ever."""
-EMPTY = "; ".join(
+"""Worker slots; successive workers of a slot share its connection."""
+MAX_HANDLER_TRANSACTIONS = 20
+SET_LOCK_TIMEOUT = "ALTER DATABASE {} SET lock_timeout = '500ms'"
+"""Makes a statement that unexpectedly waits for a lock fail instead of waiting forever."""
+DELETE_ALL = "; ".join(
     f"DELETE FROM {table}"
     for table in (
         "queue",
@@ -34,22 +34,25 @@ EMPTY = "; ".join(
 )
 TASKS = """
     SELECT
-        id, v.status AS shown, t.status, t.deleted_at IS NOT NULL AS deleted, t.queue, t.priority, t.max_attempts,
-        t.handler
+        id, v.status AS visible_status, t.status, t.deleted_at IS NOT NULL AS deleted,
+        t.queue, t.priority, t.max_attempts, t.handler
     FROM tasks AS t JOIN task_view AS v USING (id)
 """
 QUEUE = """
     SELECT
-        task_id, queue, priority, max_attempts, run_at <= clock_timestamp() AS due, state, fence, attempt, losses,
-        alone, started, worker_id, deadline IS NOT NULL AS extended, cancel_requested_at IS NOT NULL AS cancel, hidden
+        task_id, queue, priority, max_attempts, run_at <= clock_timestamp() AS due, state, fence,
+        attempt, losses, alone, started, worker_id, deadline IS NOT NULL AS extended,
+        cancel_requested_at IS NOT NULL AS cancel, hidden
     FROM queue
 """
 RUNS = "SELECT task_id, fence, worker_id, attempt, outcome, reason, final, hidden FROM runs"
-WORKERS = "SELECT id, state, drained_reason, dead_reason, released_at IS NOT NULL AS released FROM workers"
+WORKERS = """
+    SELECT id, state, drained_reason, dead_reason, released_at IS NOT NULL AS released FROM workers
+"""
 
 
-class Stage:
-    """One event loop and the connections on which all histories of a test are played."""
+class RealQueue:
+    """Event loop and connections on which all histories of a test module are played."""
 
     def __init__(self, url: str, settings: Settings) -> None:
         self._url, self._settings = url, settings
@@ -65,40 +68,42 @@ class Stage:
         self._runner.close()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine to its end. Raises AssertionError when a row is there twice, or somebody waits for a lock."""
+        """Run a coroutine. Raises AssertionError for a duplicate row or a wait for a lock."""
         try:
             return self._runner.run(coroutine)
         except (asyncpg.IntegrityConstraintViolationError, asyncpg.LockNotAvailableError) as error:
-            raise AssertionError(f"the database refuses: {error}") from error
+            raise AssertionError(f"unexpected database error: {error}") from error
 
     def begin(self) -> None:
-        """Empty the database for another history."""
+        """Empty the database for the next history."""
         self.histories += 1
-        self.run(self.watcher.execute(EMPTY))
+        self.run(self.observer.execute(DELETE_ALL))
 
     async def _open(self) -> None:
-        self.watcher = await asyncpg.connect(self._url)
-        await self.watcher.execute(
-            PATIENCE.format(await self.watcher.fetchval("SELECT current_database()"))
+        self.observer = await asyncpg.connect(self._url)
+        await self.observer.execute(
+            SET_LOCK_TIMEOUT.format(await self.observer.fetchval("SELECT current_database()"))
         )
         self.slots = [await asyncpg.connect(self._url) for _ in range(SLOTS)]
         self.operator = await asyncpg.connect(self._url)
-        self.person = await asyncpg.connect(self._url)
-        self.pool = await asyncpg.create_pool(self._url, min_size=1, max_size=MOST_HOLDS)
+        self.user_connection = await asyncpg.connect(self._url)
+        self.pool = await asyncpg.create_pool(
+            self._url, min_size=1, max_size=MAX_HANDLER_TRANSACTIONS
+        )
         self.engine = create_engine(self._settings)
         self.context = Context(self._settings, self.engine, quiet_wakeups())
 
     async def _close(self) -> None:
         await self.engine.dispose()
         await self.pool.close()
-        for connection in (self.watcher, self.operator, self.person, *self.slots):
+        for connection in (self.observer, self.operator, self.user_connection, *self.slots):
             await connection.close()
 
     async def tables(self, names: Mapping[UUID, int]) -> Tables:
-        """The rows by their keys, as `QueueModel.tables` has them, with these numbers for ids."""
+        """Return the rows by key, as `QueueModel.tables` does, with `names` as numbers for ids."""
 
         async def rows(query: str) -> list[tuple[Any, ...]]:
-            return [tuple(names.get(v, v) for v in row) for row in await self.watcher.fetch(query)]
+            return [tuple(names.get(v, v) for v in row) for row in await self.observer.fetch(query)]
 
         return {
             "tasks": {row[0]: row[1:] for row in await rows(TASKS)},
