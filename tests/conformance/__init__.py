@@ -1,1 +1,1 @@
-"""What users of the services A to E rely on, as black-box tests over HTTP: see conftest."""
+"""Black-box tests of the services A to E over HTTP: see conftest."""

@@ -1,143 +1,148 @@
-"""One suite for each of the services A to E, and one for the canonical API: black-box tests over HTTP.
+"""One suite for each of the services A to E and one for the canonical API, black-box over HTTP.
 
-By default they start products of their own. They can be pointed at any other, where they leave some tasks behind:
+By default the suites start their own deployments. They can also run against another deployment,
+where they leave some tasks behind:
 
     pytest tests/conformance --url https://tasks.example --admin admin:password --root c
 
-`--root` says what ROOT_COMPATIBILITY is there. `--without-redis` and `--with-pooler` are for products of their own.
+`--root` is the ROOT_COMPATIBILITY of that deployment. `--without-redis` and `--with-pooler` apply
+only to deployments that the suites start.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.conformance.product import Product, Workshop
+from tests.support.conformance.deployments import ROOTS, Deployment, DeploymentFactory, Mount
 
-ROOTS = ("c", "d", "e")
-"""The services that `/tasks` at the root may mean."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a service's paths are."""
-
-    product: Product
-    prefix: str
-
-    def client(self, role: str | None = "admin") -> httpx.Client:
-        """A client with a token of this role; None: without one."""
-        return self.product.client(self.prefix, role)
+DEFAULTS = {"--root": "c", "--admin": "admin:admin"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The options of the conformance suites."""
+    """Add the options of the conformance suites."""
     group = parser.getgroup("conformance", "conformance suites")
-    group.addoption("--url", help="Address of a running product; none: start some.")
-    group.addoption("--admin", default="admin:admin", help="Its administrator, as user:password.")
-    group.addoption("--root", default="c", choices=ROOTS, help="Its ROOT_COMPATIBILITY.")
-    group.addoption("--without-redis", action="store_true", help="Start products without Redis.")
+    group.addoption("--url", help="URL of a running deployment. Without it, the suites start some.")
+    group.addoption(
+        "--admin", default=DEFAULTS["--admin"], help="Its administrator: user:password."
+    )
+    group.addoption(
+        "--root", default=DEFAULTS["--root"], choices=ROOTS, help="Its ROOT_COMPATIBILITY."
+    )
+    group.addoption("--without-redis", action="store_true", help="Start deployments without Redis.")
     group.addoption(
         "--with-pooler",
         action="store_true",
-        help="Start products behind PgBouncer in transaction mode.",
+        help="Start deployments behind PgBouncer in transaction mode.",
     )
 
 
 def option(config: pytest.Config, name: str) -> Any:
-    """The value of an option; its default where pytest had not read this file before the command line."""
-    return config.getoption(name, default={"--root": "c", "--admin": "admin:admin"}.get(name))
+    """Return an option, or its default if pytest read this file after the command line."""
+    return config.getoption(name, default=DEFAULTS.get(name))
 
 
 @pytest.fixture(scope="session")
-def workshop(request: pytest.FixtureRequest) -> Iterator[Workshop]:
-    """Where products of our own are made."""
+def deployments(request: pytest.FixtureRequest) -> Iterator[DeploymentFactory]:
+    """Starts deployments with settings that a test chooses."""
     if option(request.config, "--url"):
-        pytest.skip("this needs a product with settings of its own")
-    workshop = Workshop(
+        pytest.skip("this test starts its own deployment")
+    factory = DeploymentFactory(
         with_redis=not option(request.config, "--without-redis"),
         with_pooler=option(request.config, "--with-pooler"),
     )
     try:
-        yield workshop
+        yield factory
     finally:
-        workshop.close()
+        factory.close()
 
 
 @pytest.fixture(scope="session")
-def product_of(request: pytest.FixtureRequest) -> Callable[[str], Product]:
-    """The product with a ROOT_COMPATIBILITY, started when it is first asked for."""
-    started: dict[str, Product] = {}
+def deployment_for(request: pytest.FixtureRequest) -> Callable[[str], Deployment]:
+    """Function that returns the deployment with a ROOT_COMPATIBILITY; starts it on first use."""
+    started: dict[str, Deployment] = {}
     url = option(request.config, "--url")
 
-    def product(root: str) -> Product:
+    def deployment(root: str) -> Deployment:
         if url:
             name, _, password = option(request.config, "--admin").partition(":")
-            there = option(request.config, "--root")
-            if root != there:
-                pytest.skip(f"ROOT_COMPATIBILITY is {there} at {url}")
-            started.setdefault(root, Product(url.rstrip("/"), (name, password), there))
+            actual_root = option(request.config, "--root")
+            if root != actual_root:
+                pytest.skip(f"ROOT_COMPATIBILITY is {actual_root} at {url}")
+            started.setdefault(root, Deployment(url.rstrip("/"), (name, password), actual_root))
         elif root not in started:
-            started[root] = request.getfixturevalue("workshop").start(root)
+            started[root] = request.getfixturevalue("deployments").start(root)
         return started[root]
 
-    return product
+    return deployment
 
 
 @pytest.fixture(scope="session")
-def product(request: pytest.FixtureRequest, product_of: Callable[[str], Product]) -> Product:
-    """A product with any ROOT_COMPATIBILITY."""
-    return product_of(option(request.config, "--root"))
+def deployment(
+    request: pytest.FixtureRequest, deployment_for: Callable[[str], Deployment]
+) -> Deployment:
+    """A deployment with any ROOT_COMPATIBILITY."""
+    return deployment_for(option(request.config, "--root"))
 
 
 @pytest.fixture(scope="session")
-def open_product(workshop: Workshop) -> Product:
-    """A product that asks for no token, its root D's."""
-    return workshop.start("d", AUTH_MODE="open")
+def open_deployment(deployments: DeploymentFactory) -> Deployment:
+    """A deployment that requires no token, with ROOT_COMPATIBILITY=d."""
+    return deployments.start("d", AUTH_MODE="open")
 
 
-def places_of(service: str) -> list[tuple[str, str]]:
-    """Where a service's suite runs: ROOT_COMPATIBILITY and the prefix of its paths there.
+def mounts_of(service: str) -> list[tuple[str, str]]:
+    """Return the mounts that a suite tests, as ROOT_COMPATIBILITY and path prefix.
 
-    C, D and E run at the root where it is theirs, and under their prefix on the product of each root; A and B, which
-    are at every root, on one.
+    C, D and E are tested at the root where ROOT_COMPATIBILITY names them, and under their prefix
+    on the deployment of each root. A and B, which are at every root, are tested on one.
     """
     at_root = service if service in ROOTS else "c"
-    return [
-        (at_root, ""),
-        *((root, f"/compat/{service}") for root in (ROOTS if service in ROOTS else ("d",))),
-    ]
+    prefixed_at = ROOTS if service in ROOTS else ("d",)
+    return [(at_root, ""), *((root, f"/compat/{service}") for root in prefixed_at)]
+
+
+def service_of(module_name: str) -> str | None:
+    """Return the service whose suite this module belongs to.
+
+    >>> service_of("tests.conformance.test_service_d_tasks")
+    'd'
+    """
+    _, _, rest = module_name.partition("test_service_")
+    return rest[:1] or None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the tests of `test_service_X.py` at each place of that service."""
-    _, _, service = metafunc.module.__name__.partition("test_service_")
-    if service and "place" in metafunc.fixturenames:
-        places = places_of(service)
-        ids = [f"{prefix or 'at the root'}, root {root}" for root, prefix in places]
-        metafunc.parametrize("place", places, ids=ids, indirect=True, scope="module")
+    """Run the tests of `test_service_X*.py` at each mount of that service."""
+    service = service_of(metafunc.module.__name__)
+    if service and "mount" in metafunc.fixturenames:
+        mounts = mounts_of(service)
+        ids = [f"{prefix or 'at the root'}, root {root}" for root, prefix in mounts]
+        metafunc.parametrize("mount", mounts, ids=ids, indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
-def place(request: pytest.FixtureRequest, product_of: Callable[[str], Product]) -> Place:
-    """One of the service's places. Only `/tasks` at the root asks for a product with a certain ROOT_COMPATIBILITY."""
+def mount(request: pytest.FixtureRequest, deployment_for: Callable[[str], Deployment]) -> Mount:
+    """One mount of the service.
+
+    A and B are at every root, so with `--url` they accept the root of that deployment.
+    """
     root, prefix = request.param
-    if option(request.config, "--url") and request.module.__name__[-1] in "ab":
+    if option(request.config, "--url") and service_of(request.module.__name__) in ("a", "b"):
         root = option(request.config, "--root")
-    return Place(product_of(root), prefix)
+    return Mount(deployment_for(root), prefix)
 
 
 @pytest.fixture(scope="module")
-def client(place: Place) -> Iterator[httpx.Client]:
-    """A client of the service's paths, with an administrator's token."""
-    with place.client() as client:
+def client(mount: Mount) -> Iterator[httpx.Client]:
+    """Client of the service's paths, with an administrator's token."""
+    with mount.client() as client:
         yield client
 
 
 @pytest.fixture(scope="module")
-def canonical(place: Place) -> Iterator[httpx.Client]:
-    """A client of the canonical API of the same product."""
-    with place.product.client("/api/v1") as client:
+def canonical(mount: Mount) -> Iterator[httpx.Client]:
+    """Client of the canonical API of the same deployment."""
+    with mount.deployment.client("/api/v1") as client:
         yield client

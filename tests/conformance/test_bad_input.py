@@ -10,8 +10,14 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from tests.conformance.checks import PATHS, is_problem, json_of, post_text, send
-from tests.conformance.product import Product
+from tests.support.conformance.checks import (
+    CREATE_PATHS,
+    check_json,
+    check_problem,
+    create_task,
+    post_text,
+)
+from tests.support.conformance.deployments import Deployment
 
 NUMBERS = [
     "1e400",
@@ -28,9 +34,9 @@ NUMBERS = [
 
 
 @pytest.fixture(scope="module")
-def client(product: Product) -> Iterator[httpx.Client]:
+def client(deployment: Deployment) -> Iterator[httpx.Client]:
     """A client with an administrator's token."""
-    with product.client() as client:
+    with deployment.client() as client:
         yield client
 
 
@@ -41,11 +47,11 @@ def test_payloads_nested_deep_are_refused_by_name(
 ) -> None:
     opening = "[" if pair == "[]" else '{"a":'
     payload = opening * (depth - 1) + pair + pair[1] * (depth - 1)
-    answer = post_text(client, PATHS[0], f'{{"title": "a", "payload": {payload}}}')
+    response = post_text(client, CREATE_PATHS[0], f'{{"title": "a", "payload": {payload}}}')
     if depth == 100:
-        json_of(answer, 201)
+        check_json(response, 201)
     else:
-        problem = is_problem(answer, 422, "invalid_field")
+        problem = check_problem(response, 422, "invalid_field")
         assert problem["errors"] == [
             {"field": "payload", "message": "must not be nested more than 100 levels deep"}
         ]
@@ -87,18 +93,18 @@ NESTED = f"{'[' * 1_000}{']' * 1_000}"
 def test_json_nested_a_thousand_deep_is_refused_by_name_on_every_path(
     client: httpx.Client, method: str, path: str, body: str, field: str
 ) -> None:
-    answer = client.request(
+    response = client.request(
         method, path, content=body, headers={"Content-Type": "application/json"}
     )
-    assert answer.status_code == 422, answer.text
-    found = answer.json()
+    assert response.status_code == 422, response.text
+    found = response.json()
     assert (found["error"] if "error" in found else found["detail"]).startswith(
         f"{field}: must not be nested more"
     )
 
 
 @pytest.mark.parametrize(
-    "path", [*PATHS, "/task", "/api/python/v1/tasks", "/api/tasks", "/compat/c/tasks"]
+    "path", [*CREATE_PATHS, "/task", "/api/python/v1/tasks", "/api/tasks", "/compat/c/tasks"]
 )
 @pytest.mark.parametrize("number", NUMBERS, ids=lambda n: f"{n[:6]} of {len(n)}")
 def test_numbers_beyond_range_are_kept_or_refused(
@@ -114,13 +120,13 @@ def test_numbers_beyond_range_are_kept_or_refused(
         "tags",
         "unknown",
     ):
-        answer = post_text(client, path, f'{{"title": "a", "{field}": {number}}}')
-        assert answer.status_code in (201, 422), (field, answer.text)
-        if answer.status_code == 422:
-            found = answer.json()
+        response = post_text(client, path, f'{{"title": "a", "{field}": {number}}}')
+        assert response.status_code in (201, 422), (field, response.text)
+        if response.status_code == 422:
+            found = response.json()
             assert (found["error"] if "error" in found else found["detail"]).startswith(
                 f"{field}: "
-            ), answer.text
+            ), response.text
 
 
 @pytest.mark.parametrize("number", ["1e400", "-1e400", "9" * 5_000, "NaN", "Infinity", "-Infinity"])
@@ -128,15 +134,17 @@ def test_numbers_that_json_or_the_database_cannot_hold_are_refused_by_name(
     client: httpx.Client, number: str
 ) -> None:
     for payload in (number, f"[{number}]", f'{{"a": {{"b": [1, {number}]}}}}'):
-        answer = post_text(client, PATHS[0], f'{{"title": "a", "payload": {payload}}}')
-        assert is_problem(answer, 422, "invalid_field")["errors"][0]["field"] == "payload"
+        response = post_text(client, CREATE_PATHS[0], f'{{"title": "a", "payload": {payload}}}')
+        assert check_problem(response, 422, "invalid_field")["errors"][0]["field"] == "payload"
 
 
 @pytest.mark.parametrize(
     ("number", "value"), [("1" * 300, float("1" * 300)), ("1e308", 1e308), ("1e-400", 0), ("-0", 0)]
 )
 def test_numbers_within_range_are_kept(client: httpx.Client, number: str, value: float) -> None:
-    made = json_of(post_text(client, PATHS[0], f'{{"title": "a", "payload": {number}}}'), 201)
+    made = check_json(
+        post_text(client, CREATE_PATHS[0], f'{{"title": "a", "payload": {number}}}'), 201
+    )
     assert float(made["payload"]) == value
 
 
@@ -150,8 +158,8 @@ HUGE = ["9" * 18, str(2**63 - 1), str(2**63), "9" * 40, "9" * 4_000]
 def test_numbers_of_tasks_that_no_database_has_are_not_found(
     client: httpx.Client, path: str, number: str
 ) -> None:
-    answer = client.put(path.format(number), json={"title": "a", "body": 1})
-    assert answer.status_code == 404, answer.text
+    response = client.put(path.format(number), json={"title": "a", "body": 1})
+    assert response.status_code == 404, response.text
 
 
 def cursor_of(*values: object) -> str:
@@ -178,11 +186,11 @@ CURSORS = [
 def test_cursors_that_were_never_given_are_refused_by_name(
     client: httpx.Client, path: str, cursor: str
 ) -> None:
-    answer = client.get(path + ("&" if "?" in path else "?") + urlencode({"cursor": cursor}))
-    assert answer.status_code == 422, answer.text
-    found = answer.json()
+    response = client.get(path + ("&" if "?" in path else "?") + urlencode({"cursor": cursor}))
+    assert response.status_code == 422, response.text
+    found = response.json()
     assert (found["error"] if "error" in found else found["detail"]).startswith("cursor: "), (
-        answer.text
+        response.text
     )
 
 
@@ -200,7 +208,7 @@ def test_times_that_do_not_exist_are_refused_by_name(
         moment,
         float(moment) if moment.replace(".", "").lstrip("-").isdigit() else moment,
     ):
-        problem = is_problem(send(client, **{field: value}), 422, "invalid_field")
+        problem = check_problem(create_task(client, **{field: value}), 422, "invalid_field")
         assert [e["field"] for e in problem["errors"]] == [field]
 
 
@@ -216,11 +224,11 @@ def test_dates_that_do_not_exist_are_refused_by_name_in_parameters(
     client: httpx.Client, path: str, day: str
 ) -> None:
     name = path.partition("?")[2].partition("=")[0]
-    answer = client.get(path.format(day))
-    assert answer.status_code == 422, answer.text
-    found = answer.json()
+    response = client.get(path.format(day))
+    assert response.status_code == 422, response.text
+    found = response.json()
     assert (found["error"] if "error" in found else found["detail"]).startswith(f"{name}: "), (
-        answer.text
+        response.text
     )
 
 
@@ -249,10 +257,10 @@ def test_cron_expressions_that_never_fire_are_refused_by_name(
     client: httpx.Client, cron: str, words: str
 ) -> None:
     new = {"name": "never", "cron": cron, "template": {"title": "a"}}
-    problem = is_problem(client.post("/api/v1/schedules", json=new), 422, "invalid_field")
+    problem = check_problem(client.post("/api/v1/schedules", json=new), 422, "invalid_field")
     assert [e["field"] for e in problem["errors"]] == ["cron"]
     assert words in problem["detail"]
-    assert "never" not in [s["name"] for s in json_of(client.get("/api/v1/schedules"))["items"]]
+    assert "never" not in [s["name"] for s in check_json(client.get("/api/v1/schedules"))["items"]]
 
 
 WRONG: list[Any] = [None, True, 7, 1.5, "x\x00y", [], [None], {}, {"a": 1}, [["x"]]]
@@ -273,11 +281,13 @@ def test_values_of_a_wrong_type_are_refused_by_name_and_nothing_is_made(
         good = type(value) in OF_TYPE[field] or (value == [] and field in ("tags", "conversations"))
         if good or (field == "title" and value is None):
             continue
-        problem = is_problem(
-            client.post(PATHS[0], json={"title": title} | {field: value}), 422, "invalid_field"
+        problem = check_problem(
+            client.post(CREATE_PATHS[0], json={"title": title} | {field: value}),
+            422,
+            "invalid_field",
         )
         assert {e["field"].split(".")[0] for e in problem["errors"]} == {field}, value
-    assert json_of(client.get(PATHS[0], params={"text": title}))["items"] == []
+    assert check_json(client.get(CREATE_PATHS[0], params={"text": title}))["items"] == []
 
 
 @pytest.mark.parametrize("path", ["/api/v1/tasks?text={}", "/api/v1/tasks?assigned_to={}", "/api/v1/tasks?tag={}",
@@ -295,9 +305,9 @@ def test_nul_in_paths_is_not_found_or_refused(client: httpx.Client, path: str) -
 
 def test_nothing_is_half_done_when_a_part_is_wrong(client: httpx.Client) -> None:
     title = uuid4().hex
-    for answer in (
+    for response in (
         client.post(
-            PATHS[0], json={"title": title, "conversations": [{"body": 1}, {"body": None}]}
+            CREATE_PATHS[0], json={"title": title, "conversations": [{"body": 1}, {"body": None}]}
         ),
         client.post(
             "/api/v1/tasks:batch",
@@ -312,16 +322,16 @@ def test_nothing_is_half_done_when_a_part_is_wrong(client: httpx.Client) -> None
             "/upload-csv", files={"file": f"title,status\n{title},pending\nb,done\n".encode()}
         ),
     ):
-        assert answer.status_code == 422, answer.text
-    assert json_of(client.get(PATHS[0], params={"text": title}))["items"] == []
-    made = json_of(client.post(PATHS[0], json={"title": title}), 201)
-    one = f"{PATHS[0]}/{made['id']}"
-    is_problem(
+        assert response.status_code == 422, response.text
+    assert check_json(client.get(CREATE_PATHS[0], params={"text": title}))["items"] == []
+    made = check_json(client.post(CREATE_PATHS[0], json={"title": title}), 201)
+    one = f"{CREATE_PATHS[0]}/{made['id']}"
+    check_problem(
         client.patch(one, json={"title": "b", "due_date": "2001-01-01T00:00:00Z"}),
         422,
         "invalid_field",
     )
-    is_problem(
+    check_problem(
         client.patch(one, json={"title": "b", "status": "processing"}), 409, "invalid_transition"
     )
-    assert json_of(client.get(one)) == made
+    assert check_json(client.get(one)) == made

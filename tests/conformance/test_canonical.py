@@ -8,80 +8,80 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from tests.conformance.checks import NOT_THERE, is_problem, json_of
-from tests.conformance.product import Product, until
+from tests.support.conformance.checks import UNKNOWN_ID, check_json, check_problem
+from tests.support.conformance.deployments import Deployment, wait_until
 
 
 @pytest.fixture(scope="module")
-def client(product: Product) -> Iterator[httpx.Client]:
+def client(deployment: Deployment) -> Iterator[httpx.Client]:
     """A client of the canonical API, with an administrator's token."""
-    with product.client("/api/v1") as client:
+    with deployment.client("/api/v1") as client:
         yield client
 
 
 @pytest.fixture
 def task(client: httpx.Client) -> dict[str, Any]:
     """A task for a person."""
-    made: dict[str, Any] = json_of(
+    made: dict[str, Any] = check_json(
         client.post("/tasks", json={"title": f"Ring Ada {uuid4().hex}"}), 201
     )
     return made
 
 
 def test_a_task_lives_from_creation_to_deletion(client: httpx.Client) -> None:
-    answer = client.post(
+    response = client.post(
         "/tasks", json={"title": "Ring Ada", "priority": "high", "tags": ["phone"]}
     )
-    made = json_of(answer, 201)
-    assert answer.headers["location"] == f"/api/v1/tasks/{made['id']}"
+    made = check_json(response, 201)
+    assert response.headers["location"] == f"/api/v1/tasks/{made['id']}"
     one = f"/tasks/{made['id']}"
-    assert client.get(one, headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
-    guard = {"If-Match": answer.headers["etag"]}
-    changed = json_of(
+    assert client.get(one, headers={"If-None-Match": response.headers["etag"]}).status_code == 304
+    guard = {"If-Match": response.headers["etag"]}
+    changed = check_json(
         client.patch(one, json={"status": "in_progress", "reason": "now"}, headers=guard)
     )
     assert changed["status"] == "in_progress"
-    is_problem(client.patch(one, json={"title": "b"}, headers=guard), 412, "stale_version")
-    assert json_of(client.post(f"{one}:cancel"))["status"] == "cancelled"
-    assert json_of(client.post(f"{one}:retry", json={"reason": "again"}))["status"] == "pending"
-    history = json_of(client.get(f"{one}/history"))["items"]
+    check_problem(client.patch(one, json={"title": "b"}, headers=guard), 412, "stale_version")
+    assert check_json(client.post(f"{one}:cancel"))["status"] == "cancelled"
+    assert check_json(client.post(f"{one}:retry", json={"reason": "again"}))["status"] == "pending"
+    history = check_json(client.get(f"{one}/history"))["items"]
     assert [h["new_status"] for h in history] == ["pending", "in_progress", "cancelled", "pending"]
-    json_of(client.delete(one), 204)
-    is_problem(client.get(one), 404, "not_found")
+    check_json(client.delete(one), 204)
+    check_problem(client.get(one), 404, "not_found")
 
 
 def test_a_worker_runs_a_task_that_names_a_handler(client: httpx.Client) -> None:
-    made = json_of(client.post("/tasks", json={"title": "a", "handler": "noop"}), 201)
-    until(
+    made = check_json(client.post("/tasks", json={"title": "a", "handler": "noop"}), 201)
+    wait_until(
         "it is completed",
-        lambda: json_of(client.get(f"/tasks/{made['id']}"))["status"] == "completed",
+        lambda: check_json(client.get(f"/tasks/{made['id']}"))["status"] == "completed",
         30,
     )
-    [run] = json_of(client.get(f"/tasks/{made['id']}/runs"))["items"]
+    [run] = check_json(client.get(f"/tasks/{made['id']}/runs"))["items"]
     assert (run["attempt"], run["outcome"], run["final"]) == (1, "completed", True)
 
 
 def test_many_tasks_are_made_all_or_none(client: httpx.Client) -> None:
     text = uuid4().hex
-    json_of(
+    check_json(
         client.post("/tasks:batch", json={"tasks": [{"title": f"{text} {n}"} for n in range(20)]}),
         201,
     )
-    is_problem(
+    check_problem(
         client.post("/tasks:batch", json={"tasks": [{"title": text}, {}]}), 422, "invalid_field"
     )
-    assert len(json_of(client.get("/tasks", params={"text": text}))["items"]) == 20
+    assert len(check_json(client.get("/tasks", params={"text": text}))["items"]) == 20
 
 
 def test_pages_follow_each_other_by_cursor(client: httpx.Client) -> None:
     who = uuid4().hex
     made = [
-        json_of(client.post("/tasks", json={"title": "a", "assigned_to": who}), 201)["id"]
+        check_json(client.post("/tasks", json={"title": "a", "assigned_to": who}), 201)["id"]
         for _ in range(5)
     ]
     found, cursor = [], {}
     while True:
-        page = json_of(client.get("/tasks", params={"assigned_to": who, "limit": 2, **cursor}))
+        page = check_json(client.get("/tasks", params={"assigned_to": who, "limit": 2, **cursor}))
         found += [t["id"] for t in page["items"]]
         if page["next_cursor"] is None:
             break
@@ -90,41 +90,41 @@ def test_pages_follow_each_other_by_cursor(client: httpx.Client) -> None:
 
 
 def test_conversations_belong_to_a_task(client: httpx.Client, task: dict[str, Any]) -> None:
-    made = json_of(
+    made = check_json(
         client.post(f"/tasks/{task['id']}/conversations", json={"body": {"text": "hello"}}), 201
     )
     one = f"/conversations/{made['id']}"
-    assert json_of(client.get(f"/tasks/{task['id']}/conversations"))["items"] == [made]
-    assert json_of(client.patch(one, json={"status": "processed"}))["status"] == "processed"
-    json_of(client.delete(one), 204)
-    is_problem(client.get(one), 404, "not_found")
+    assert check_json(client.get(f"/tasks/{task['id']}/conversations"))["items"] == [made]
+    assert check_json(client.patch(one, json={"status": "processed"}))["status"] == "processed"
+    check_json(client.delete(one), 204)
+    check_problem(client.get(one), 404, "not_found")
 
 
 def test_tasks_go_out_and_come_in_as_csv(client: httpx.Client, task: dict[str, Any]) -> None:
     sent = client.get("/tasks:export", params={"text": task["title"]})
     assert sent.headers["content-type"].startswith("text/csv")
     assert task["title"] in sent.text
-    report = json_of(
+    report = check_json(
         client.post("/tasks:import", files={"file": ("tasks.csv", sent.content, "text/csv")}), 201
     )
     assert (report["created"], report["skipped"]) == (1, 0)
 
 
 def test_the_daily_log_has_what_is_active(client: httpx.Client, task: dict[str, Any]) -> None:
-    loaded = json_of(client.post("/daily-log:run", json={}))
+    loaded = check_json(client.post("/daily-log:run", json={}))
     assert loaded["entries"] >= 1
-    [entry] = json_of(client.get("/daily-log", params={"date": loaded["date"], "limit": 1}))[
+    [entry] = check_json(client.get("/daily-log", params={"date": loaded["date"], "limit": 1}))[
         "items"
     ]
-    assert json_of(client.get(f"/daily-log/{entry['id']}")) == entry
-    assert json_of(client.post("/daily-log:run", json={}))["added"] == 0
+    assert check_json(client.get(f"/daily-log/{entry['id']}")) == entry
+    assert check_json(client.post("/daily-log:run", json={}))["added"] == 0
 
 
 def test_queues_are_shown_paused_and_resumed(client: httpx.Client) -> None:
     name = f"q-{uuid4().hex[:8]}"
-    assert json_of(client.post(f"/queues/{name}:pause", json={"reason": "test"}))["paused"]
-    assert not json_of(client.post(f"/queues/{name}:resume"))["paused"]
-    assert json_of(client.get("/workers"))["workers"]
+    assert check_json(client.post(f"/queues/{name}:pause", json={"reason": "test"}))["paused"]
+    assert not check_json(client.post(f"/queues/{name}:resume"))["paused"]
+    assert check_json(client.get("/workers"))["workers"]
 
 
 def test_a_schedule_tells_its_next_run(client: httpx.Client) -> None:
@@ -134,40 +134,42 @@ def test_a_schedule_tells_its_next_run(client: httpx.Client) -> None:
         "time_zone": "UTC",
         "template": {"title": "Clean"},
     }
-    made = json_of(client.post("/schedules", json=new), 201)
+    made = check_json(client.post("/schedules", json=new), 201)
     following = datetime.fromisoformat(made["next_run_at"])
     assert datetime.now(UTC) < following <= datetime.now(UTC) + timedelta(days=1)
-    json_of(client.delete(f"/schedules/{made['id']}"), 204)
+    check_json(client.delete(f"/schedules/{made['id']}"), 204)
 
 
 def test_settings_are_kept(client: httpx.Client) -> None:
     key = f"k-{uuid4().hex}"
-    assert json_of(client.put(f"/settings/{key}", json={"value": [1]}), 201)["value"] == [1]
-    json_of(client.delete(f"/settings/{key}"), 204)
+    assert check_json(client.put(f"/settings/{key}", json={"value": [1]}), 201)["value"] == [1]
+    check_json(client.delete(f"/settings/{key}"), 204)
 
 
 def test_users_log_in_refresh_and_are_shut_out_when_disabled(
-    product: Product, client: httpx.Client
+    deployment: Deployment, client: httpx.Client
 ) -> None:
-    name, password = product.register("editor")
+    name, password = deployment.register("editor")
     form = {"username": name, "password": password}
-    tokens = json_of(client.post("/auth/token", data=form))
-    fresh = json_of(client.post("/auth/refresh", json={"refresh_token": tokens["refresh_token"]}))
+    tokens = check_json(client.post("/auth/token", data=form))
+    fresh = check_json(
+        client.post("/auth/refresh", json={"refresh_token": tokens["refresh_token"]})
+    )
     bearer = {"Authorization": f"Bearer {fresh['access_token']}"}
-    me = json_of(client.get("/auth/me", headers=bearer))
+    me = check_json(client.get("/auth/me", headers=bearer))
     assert (me["username"], me["role"]) == (name, "editor")
-    json_of(client.patch(f"/users/{me['id']}", json={"disabled": True}))
+    check_json(client.patch(f"/users/{me['id']}", json={"disabled": True}))
     assert client.get("/auth/me", headers=bearer).status_code == 401
     assert client.post("/auth/token", data=form).status_code == 401
 
 
 def test_administrators_read_the_audit_log(client: httpx.Client, task: dict[str, Any]) -> None:
-    [line] = json_of(client.get("/audit-log", params={"task_id": task["id"]}))["items"]
+    [line] = check_json(client.get("/audit-log", params={"task_id": task["id"]}))["items"]
     assert (line["previous_status"], line["new_status"]) == (None, "pending")
 
 
 def test_statistics_add_up(client: httpx.Client) -> None:
-    summary = json_of(client.get("/tasks/stats/summary"))
+    summary = check_json(client.get("/tasks/stats/summary"))
     assert (
         summary["total"]
         == sum(summary["by_status"].values())
@@ -180,41 +182,41 @@ def test_a_request_that_is_sent_again_is_done_once(client: httpx.Client) -> None
     first, second = (
         client.post("/tasks", json={"title": "once"}, headers=headers) for _ in range(2)
     )
-    assert json_of(first, 201) == json_of(second, 201)
+    assert check_json(first, 201) == check_json(second, 201)
     other = client.post("/tasks", json={"title": "other"}, headers=headers)
-    is_problem(other, 422, "idempotency_conflict")
+    check_problem(other, 422, "idempotency_conflict")
 
 
 def test_a_unique_key_gives_the_task_that_holds_it(client: httpx.Client) -> None:
     form = {"title": "once", "unique_key": f"k-{uuid4().hex}"}
     first, second = (client.post("/tasks", json=form) for _ in range(2))
-    assert json_of(first, 201) == json_of(second, 200)
+    assert check_json(first, 201) == check_json(second, 200)
     assert second.headers["location"] == first.headers["location"]
-    batch = json_of(client.post("/tasks:batch", json={"tasks": [form, {"title": "other"}]}), 201)
+    batch = check_json(client.post("/tasks:batch", json={"tasks": [form, {"title": "other"}]}), 201)
     assert (batch["created"], batch["present"]) == (1, [0])
-    is_problem(
+    check_problem(
         client.post("/tasks", json={"title": "a", "unique_seconds": 1}), 422, "invalid_field"
     )
 
 
 def test_a_task_waits_for_what_it_needs(client: httpx.Client) -> None:
-    person = json_of(client.post("/tasks", json={"title": "first"}), 201)
+    person = check_json(client.post("/tasks", json={"title": "first"}), 201)
     form = {"title": "then", "handler": "noop", "needs": [person["id"]]}
-    waits = json_of(client.post("/tasks", json=form), 201)
+    waits = check_json(client.post("/tasks", json=form), 201)
     assert waits["waits_for"] == [person["id"]]
-    json_of(client.patch(f"/tasks/{person['id']}", json={"status": "completed"}))
-    until(
+    check_json(client.patch(f"/tasks/{person['id']}", json={"status": "completed"}))
+    wait_until(
         "it is completed",
-        lambda: json_of(client.get(f"/tasks/{waits['id']}"))["status"] == "completed",
+        lambda: check_json(client.get(f"/tasks/{waits['id']}"))["status"] == "completed",
         30,
     )
-    json_of(client.delete(f"/tasks/{person['id']}", params={"hard": True}), 204)
-    is_problem(client.post("/tasks", json=form), 422, "invalid_field")
+    check_json(client.delete(f"/tasks/{person['id']}", params={"hard": True}), 204)
+    check_problem(client.post("/tasks", json=form), 422, "invalid_field")
 
 
 def test_refusals_are_problems(client: httpx.Client) -> None:
-    is_problem(client.get(f"/tasks/{NOT_THERE}"), 404, "not_found")
-    is_problem(client.get("/nothing"), 404, "not_found")
-    is_problem(client.put("/tasks"), 405, "method_not_allowed")
-    is_problem(client.post("/tasks", content="{"), 400, "broken_json")
-    is_problem(client.get("/tasks", params={"unknown": 1}), 422, "invalid_field")
+    check_problem(client.get(f"/tasks/{UNKNOWN_ID}"), 404, "not_found")
+    check_problem(client.get("/nothing"), 404, "not_found")
+    check_problem(client.put("/tasks"), 405, "method_not_allowed")
+    check_problem(client.post("/tasks", content="{"), 400, "broken_json")
+    check_problem(client.get("/tasks", params={"unknown": 1}), 422, "invalid_field")

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conformance.checks import PATHS, is_problem, json_of, send
-from tests.conformance.product import Product
+from tests.support.conformance.checks import CREATE_PATHS, check_json, check_problem, create_task
+from tests.support.conformance.deployments import Deployment
 
 EXAMPLES = int(os.environ.get("FIELD_EXAMPLES", "60"))
 many = settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None)
@@ -22,9 +22,9 @@ BIG = st.text(st.sampled_from("aé日👩 \n"), min_size=190, max_size=210)
 
 
 @pytest.fixture(scope="module")
-def client(product: Product) -> Iterator[httpx.Client]:
+def client(deployment: Deployment) -> Iterator[httpx.Client]:
     """A client with an administrator's token."""
-    with product.client() as client:
+    with deployment.client() as client:
         yield client
 
 
@@ -40,23 +40,25 @@ def can_be_kept(text: str) -> bool:
 
 
 @many
-@given(text=TEXT | BIG, path=st.sampled_from(PATHS))
+@given(text=TEXT | BIG, path=st.sampled_from(CREATE_PATHS))
 def test_titles(client: httpx.Client, text: str, path: str) -> None:
-    answer, text = send(client, path, title=text), as_read(text)
+    response, text = create_task(client, path, title=text), as_read(text)
     if can_be_kept(text) and 1 <= len(text.strip()) <= 200:
-        assert json_of(answer, 201)["title"] == text.strip()
+        assert check_json(response, 201)["title"] == text.strip()
     else:
-        assert [e["field"] for e in is_problem(answer, 422, "invalid_field")["errors"]] == ["title"]
+        assert [e["field"] for e in check_problem(response, 422, "invalid_field")["errors"]] == [
+            "title"
+        ]
 
 
 @many
 @given(text=TEXT, times=st.sampled_from([1, 30, 40]))
 def test_descriptions(client: httpx.Client, text: str, times: int) -> None:
-    answer, text = send(client, description=text * times), as_read(text * times)
+    response, text = create_task(client, description=text * times), as_read(text * times)
     if can_be_kept(text) and len(text.strip()) <= 2000:
-        assert json_of(answer, 201)["description"] == text.strip()
+        assert check_json(response, 201)["description"] == text.strip()
     else:
-        is_problem(answer, 422, "invalid_field")
+        check_problem(response, 422, "invalid_field")
 
 
 @many
@@ -67,16 +69,16 @@ def test_descriptions(client: httpx.Client, text: str, times: int) -> None:
     )
 )
 def test_tags(client: httpx.Client, tags: list[str]) -> None:
-    answer, tags = send(client, tags=tags), [as_read(t) for t in tags]
+    response, tags = create_task(client, tags=tags), [as_read(t) for t in tags]
     kept: dict[str, str] = {}
     for tag in tags:
         if tag.strip():
             kept.setdefault(tag.strip().casefold(), tag.strip())
     fits = len(kept) <= 10 and all(len(t.strip()) <= 50 for t in tags)
     if fits and all(can_be_kept(t) for t in tags):
-        assert json_of(answer, 201)["tags"] == list(kept.values())
+        assert check_json(response, 201)["tags"] == list(kept.values())
     else:
-        is_problem(answer, 422, "invalid_field")
+        check_problem(response, 422, "invalid_field")
 
 
 ZONES = st.none() | st.integers(-23 * 60, 23 * 60).map(lambda m: timezone(timedelta(minutes=m)))
@@ -85,7 +87,7 @@ ZONES = st.none() | st.integers(-23 * 60, 23 * 60).map(lambda m: timezone(timede
 @many
 @given(due=st.datetimes(timezones=ZONES))
 def test_due_dates(client: httpx.Client, due: datetime) -> None:
-    answer = send(client, due_date=due.isoformat())
+    response = create_task(client, due_date=due.isoformat())
     try:
         moment = (due if due.tzinfo else due.replace(tzinfo=UTC)).astimezone(UTC)
     except OverflowError:
@@ -94,9 +96,9 @@ def test_due_dates(client: httpx.Client, due: datetime) -> None:
     if moment is not None and abs(moment - now) < timedelta(minutes=5):
         return  # whose clock decides is not the question here
     if moment is not None and moment > now:
-        assert datetime.fromisoformat(json_of(answer, 201)["due_date"]) == moment
+        assert datetime.fromisoformat(check_json(response, 201)["due_date"]) == moment
     else:
-        assert [e["field"] for e in is_problem(answer, 422, "invalid_field")["errors"]] == [
+        assert [e["field"] for e in check_problem(response, 422, "invalid_field")["errors"]] == [
             "due_date"
         ]
 
@@ -126,11 +128,11 @@ def test_status_words(client: httpx.Client, word: str, flips: int, joint: str, b
     said = "".join(c.upper() if flips >> n & 1 else c for n, c in enumerate(word)).replace(
         "_", joint
     )
-    answer = send(client, status=f" {said} " if blank else said)
+    response = create_task(client, status=f" {said} " if blank else said)
     if word in ("pending", "in_progress", "completed", "failed", "cancelled"):
-        assert json_of(answer, 201)["status"] == word
+        assert check_json(response, 201)["status"] == word
     else:
-        assert [e["field"] for e in is_problem(answer, 422, "invalid_field")["errors"]] == [
+        assert [e["field"] for e in check_problem(response, 422, "invalid_field")["errors"]] == [
             "status"
         ]
 
@@ -177,10 +179,10 @@ def same(sent: Any, read: Any) -> bool:
 @many
 @given(payload=JSON)
 def test_payloads(client: httpx.Client, payload: Any) -> None:
-    answer, payload = send(client, payload=payload), json.loads(json.dumps(payload))
+    response, payload = create_task(client, payload=payload), json.loads(json.dumps(payload))
     if all(map(can_be_kept, texts_of(payload))):
-        made = json_of(answer, 201)
+        made = check_json(response, 201)
         assert same(payload, made["payload"])
-        assert same(payload, json_of(client.get(f"{PATHS[0]}/{made['id']}"))["payload"])
+        assert same(payload, check_json(client.get(f"{CREATE_PATHS[0]}/{made['id']}"))["payload"])
     else:
-        assert is_problem(answer, 422, "invalid_field")["errors"][0]["field"] == "payload"
+        assert check_problem(response, 422, "invalid_field")["errors"][0]["field"] == "payload"

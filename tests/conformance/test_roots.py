@@ -6,15 +6,14 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from tests.conformance.checks import NOT_THERE, is_error, is_problem, json_of
-from tests.conformance.conftest import ROOTS
-from tests.conformance.product import Product
+from tests.support.conformance.checks import UNKNOWN_ID, check_d_error, check_json, check_problem
+from tests.support.conformance.deployments import ROOTS, Deployment
 
 
 @pytest.fixture(params=ROOTS)
-def at(request: pytest.FixtureRequest, product_of: Callable[[str], Product]) -> Product:
+def at(request: pytest.FixtureRequest, deployment_for: Callable[[str], Deployment]) -> Deployment:
     """A product with each ROOT_COMPATIBILITY."""
-    return product_of(request.param)
+    return deployment_for(request.param)
 
 
 def shape_of(listed: Any) -> str:
@@ -25,49 +24,51 @@ def shape_of(listed: Any) -> str:
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_tasks_at_the_root_are_those_of_the_service_that_has_it(at: Product, slash: str) -> None:
+def test_tasks_at_the_root_are_those_of_the_service_that_has_it(at: Deployment, slash: str) -> None:
     with at.client() as client:
-        json_of(client.post("/api/v1/tasks", json={"title": "a"}), 201)
-        assert shape_of(json_of(client.get(f"/tasks{slash}"))) == at.root
+        check_json(client.post("/api/v1/tasks", json={"title": "a"}), 201)
+        assert shape_of(check_json(client.get(f"/tasks{slash}"))) == at.root
         for service in ROOTS:
-            assert shape_of(json_of(client.get(f"/compat/{service}/tasks{slash}"))) == service
+            assert shape_of(check_json(client.get(f"/compat/{service}/tasks{slash}"))) == service
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_paths_that_collide_with_nothing_are_at_every_root(at: Product, slash: str) -> None:
+def test_paths_that_collide_with_nothing_are_at_every_root(at: Deployment, slash: str) -> None:
     with at.client() as client:
-        a = json_of(client.post(f"/api/python/v1/tasks{slash}", json={"title": "a"}), 201)
-        assert json_of(client.get(f"/api/python/v1/tasks/{a['id']}{slash}")) == a
-        b = json_of(client.post(f"/api/tasks{slash}", json={"title": "b"}), 201)
-        assert json_of(client.get(f"/api/tasks/{b['id']}{slash}")) == b
-        assert isinstance(json_of(client.get(f"/api/settings{slash}")), list)
-        assert json_of(client.get(f"/health{slash}"))["status"] == "healthy"
-        assert "workers" in json_of(client.get(f"/status{slash}"))
+        a = check_json(client.post(f"/api/python/v1/tasks{slash}", json={"title": "a"}), 201)
+        assert check_json(client.get(f"/api/python/v1/tasks/{a['id']}{slash}")) == a
+        b = check_json(client.post(f"/api/tasks{slash}", json={"title": "b"}), 201)
+        assert check_json(client.get(f"/api/tasks/{b['id']}{slash}")) == b
+        assert isinstance(check_json(client.get(f"/api/settings{slash}")), list)
+        assert check_json(client.get(f"/health{slash}"))["status"] == "healthy"
+        assert "workers" in check_json(client.get(f"/status{slash}"))
         new = {"title": "c", "conversations": [{"body": 1}]}
-        [conversation] = json_of(client.post(f"/compat/c/tasks{slash}", json=new), 201)[
+        [conversation] = check_json(client.post(f"/compat/c/tasks{slash}", json=new), 201)[
             "conversations"
         ]
         assert (
-            json_of(client.put(f"/conversations/{conversation['id']}{slash}", json={"body": 2}))[
+            check_json(client.put(f"/conversations/{conversation['id']}{slash}", json={"body": 2}))[
                 "body"
             ]
             == 2
         )
-        d = json_of(client.post(f"/task{slash}", json={"title": "d"}), 201)
-        assert json_of(client.put(f"/task/{d['id']}{slash}", json={"title": "D"}))["title"] == "D"
-        assert json_of(client.delete(f"/task/{d['id']}{slash}")) == {
+        d = check_json(client.post(f"/task{slash}", json={"title": "d"}), 201)
+        assert (
+            check_json(client.put(f"/task/{d['id']}{slash}", json={"title": "D"}))["title"] == "D"
+        )
+        assert check_json(client.delete(f"/task/{d['id']}{slash}")) == {
             "message": "Task soft deleted successfully"
         }
         file = {"file": ("x.csv", f"title\n{uuid4().hex}\n", "text/csv")}
-        assert json_of(client.post(f"/upload-csv{slash}", files=file), 201)["created"] == 1
+        assert check_json(client.post(f"/upload-csv{slash}", files=file), 201)["created"] == 1
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_ds_other_paths_are_at_the_root_where_it_is_ds(at: Product, slash: str) -> None:
+def test_ds_other_paths_are_at_the_root_where_it_is_ds(at: Deployment, slash: str) -> None:
     name, password = at.admin
     with at.client() as client:
         for prefix, is_there in (("", at.root == "d"), ("/compat/d", True)):
-            answers = [
+            responses = [
                 client.post(
                     f"{prefix}/login{slash}", json={"username": name, "password": password}
                 ),
@@ -76,17 +77,17 @@ def test_ds_other_paths_are_at_the_root_where_it_is_ds(at: Product, slash: str) 
                 ),
                 client.get(f"{prefix}/audit-log{slash}"),
             ]
-            for answer in answers:
+            for response in responses:
                 if is_there:
-                    json_of(answer)
+                    check_json(response)
                 else:
-                    is_problem(answer, 404, "not_found")
+                    check_problem(response, 404, "not_found")
 
 
-def test_errors_are_in_the_words_of_the_service_whose_path_it_is(at: Product) -> None:
+def test_errors_are_in_the_words_of_the_service_whose_path_it_is(at: Deployment) -> None:
     with at.client() as client:
         for path in ("/task", "/compat/d/task"):
-            is_error(client.post(path, json={}), 400, "Field 'title' is required")
+            check_d_error(client.post(path, json={}), 400, "Field 'title' is required")
         for path in (
             "/api/python/v1/tasks",
             "/api/tasks",
@@ -95,27 +96,31 @@ def test_errors_are_in_the_words_of_the_service_whose_path_it_is(at: Product) ->
             "/api/v1/tasks",
         ):
             assert (
-                is_problem(client.post(path, json={}), 422, "invalid_field")["errors"][0]["field"]
+                check_problem(client.post(path, json={}), 422, "invalid_field")["errors"][0][
+                    "field"
+                ]
                 == "title"
             )
-        answer = client.get("/tasks", params={"cursor": "x", "date": "x"})
+        response = client.get("/tasks", params={"cursor": "x", "date": "x"})
         if at.root == "d":
-            is_error(answer, 422)
+            check_d_error(response, 422)
         elif at.root == "e":
-            is_problem(answer, 422, "invalid_field")
+            check_problem(response, 422, "invalid_field")
         else:
-            json_of(answer)  # C's list takes no parameters, and ignores them
+            check_json(response)  # C's list takes no parameters, and ignores them
 
 
-def test_c_and_d_show_numbers_and_a_and_e_show_uuids_of_the_same_task(at: Product) -> None:
+def test_c_and_d_show_numbers_and_a_and_e_show_uuids_of_the_same_task(at: Deployment) -> None:
     with at.client() as client:
-        made = json_of(client.post("/api/v1/tasks", json={"title": uuid4().hex}), 201)
+        made = check_json(client.post("/api/v1/tasks", json={"title": uuid4().hex}), 201)
         for path in ("/compat/e/tasks", "/api/python/v1/tasks", "/api/tasks"):
-            assert UUID(json_of(client.get(f"{path}/{made['id']}"))["id"]) == UUID(made["id"])
-        number = json_of(client.get(f"/compat/c/tasks/{made['id']}"))["id"]
+            assert UUID(check_json(client.get(f"{path}/{made['id']}"))["id"]) == UUID(made["id"])
+        number = check_json(client.get(f"/compat/c/tasks/{made['id']}"))["id"]
         assert isinstance(number, int)
         for key in (number, made["id"]):
-            assert json_of(client.put(f"/compat/d/task/{key}", json={"title": "d"}))["id"] == number
-            assert json_of(client.get(f"/compat/c/tasks/{key}"))["title"] == "d"
-        is_problem(client.get(f"/compat/e/tasks/{number}"), 404, "not_found")
-        is_problem(client.get(f"/compat/c/tasks/{NOT_THERE}"), 404, "not_found")
+            assert (
+                check_json(client.put(f"/compat/d/task/{key}", json={"title": "d"}))["id"] == number
+            )
+            assert check_json(client.get(f"/compat/c/tasks/{key}"))["title"] == "d"
+        check_problem(client.get(f"/compat/e/tasks/{number}"), 404, "not_found")
+        check_problem(client.get(f"/compat/c/tasks/{UNKNOWN_ID}"), 404, "not_found")

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conformance.product import Product, Workshop
+from tests.support.conformance.deployments import Deployment, DeploymentFactory
 
 EXAMPLES = int(os.environ.get("SCHEMA_EXAMPLES", "2"))
 IS_THOROUGH = EXAMPLES >= 20
@@ -35,15 +35,15 @@ LOG_IN = {
 
 
 @pytest.fixture(scope="module")
-def strict_product(workshop: Workshop) -> Product:
+def strict_deployment(deployments: DeploymentFactory) -> Deployment:
     """A product that asks for tokens, its root D's; other suites have others, which it would change."""
-    return workshop.start("d")
+    return deployments.start("d")
 
 
-def run_schemathesis(product: Product, folder: Path, *options: str) -> None:
+def run_schemathesis(deployment: Deployment, folder: Path, *options: str) -> None:
     """Try every operation of a product's document with all checks; pytest shows what was found."""
     argv = [
-        PROGRAM, "--config-file", CONFIG, "run", f"{product.url}/openapi.json", "--checks", "all", "--phases", PHASES,
+        PROGRAM, "--config-file", CONFIG, "run", f"{deployment.url}/openapi.json", "--checks", "all", "--phases", PHASES,
         "--max-examples", str(EXAMPLES), "--exclude-path-regex", LEFT_OUT, "--no-shrink", "--continue-on-failure",
         "--warnings", "off", "--request-timeout", "30", *options,
     ]  # fmt: skip
@@ -54,38 +54,41 @@ def run_schemathesis(product: Product, folder: Path, *options: str) -> None:
 
 
 def test_every_answer_to_an_administrator_is_a_documented_one(
-    strict_product: Product, tmp_path: Path
+    strict_deployment: Deployment, tmp_path: Path
 ) -> None:
     run_schemathesis(
-        strict_product, tmp_path, "-H", f"Authorization: Bearer {strict_product.token('admin')}"
+        strict_deployment,
+        tmp_path,
+        "-H",
+        f"Authorization: Bearer {strict_deployment.token('admin')}",
     )
 
 
 def test_every_answer_to_anybody_is_a_documented_one_where_access_is_open(
-    open_product: Product, tmp_path: Path
+    open_deployment: Deployment, tmp_path: Path
 ) -> None:
-    run_schemathesis(open_product, tmp_path)
+    run_schemathesis(open_deployment, tmp_path)
 
 
 def test_without_a_token_every_operation_says_only_that_it_takes_one(
-    strict_product: Product,
+    strict_deployment: Deployment,
 ) -> None:
-    with strict_product.client(role=None) as nobody:
+    with strict_deployment.client(role=None) as nobody:
         document = nobody.get("/openapi.json").json()
         seen = 0
         for path, operations in document["paths"].items():
             for method in operations:
                 url = path.replace("{", "").replace("}", "")
                 for body in ({"json": {}}, {"content": "{"}, {"files": {"file": b"title\n"}}, {}):
-                    answer = nobody.request(method, url, **body)
+                    response = nobody.request(method, url, **body)
                     if path in PUBLIC:
-                        assert answer.status_code == 200
+                        assert response.status_code == 200
                     elif path in LOG_IN:
-                        assert answer.status_code in (400, 401, 415, 422), (path, answer.text)
+                        assert response.status_code in (400, 401, 415, 422), (path, response.text)
                     else:
-                        assert answer.status_code == 401, (method, path, answer.text)
-                        assert answer.headers["www-authenticate"].startswith("Bearer")
-                        assert set(answer.json()) <= {
+                        assert response.status_code == 401, (method, path, response.text)
+                        assert response.headers["www-authenticate"].startswith("Bearer")
+                        assert set(response.json()) <= {
                             "type",
                             "title",
                             "status",
@@ -101,13 +104,13 @@ def test_without_a_token_every_operation_says_only_that_it_takes_one(
 @pytest.mark.parametrize(
     "header", ["Bearer x", "Bearer", "Basic YWRtaW46YWRtaW4=", "Bearer eyJhbGciOiJub25lIn0.e30."]
 )
-def test_a_wrong_token_is_refused_everywhere(strict_product: Product, header: str) -> None:
-    paths = httpx.get(f"{strict_product.url}/openapi.json").json()["paths"]
-    with strict_product.client(role=None) as nobody:
+def test_a_wrong_token_is_refused_everywhere(strict_deployment: Deployment, header: str) -> None:
+    paths = httpx.get(f"{strict_deployment.url}/openapi.json").json()["paths"]
+    with strict_deployment.client(role=None) as nobody:
         for path, operations in paths.items():
             if path in PUBLIC | LOG_IN:
                 continue
             for method in operations:
                 url = path.replace("{", "").replace("}", "")
-                answer = nobody.request(method, url, headers={"Authorization": header})
-                assert answer.status_code == 401, (method, path, answer.text)
+                response = nobody.request(method, url, headers={"Authorization": header})
+                assert response.status_code == 401, (method, path, response.text)

@@ -5,8 +5,8 @@ from uuid import UUID
 import httpx
 import pytest
 
-from tests.conformance.checks import NOT_THERE, UNICODE, is_problem, json_of
-from tests.conformance.conftest import Place
+from tests.support.conformance.checks import UNICODE, UNKNOWN_ID, check_json, check_problem
+from tests.support.conformance.deployments import Mount
 
 BASE = "/api/python/v1/tasks"
 FIELDS = {"id", "title", "description", "status"}
@@ -15,7 +15,7 @@ FIELDS = {"id", "title", "description", "status"}
 @pytest.fixture
 def task(client: httpx.Client) -> dict[str, str]:
     """A task of service A."""
-    made: dict[str, str] = json_of(
+    made: dict[str, str] = check_json(
         client.post(BASE, json={"title": "My Task", "description": "What it is"}), 201
     )
     return made
@@ -23,8 +23,8 @@ def task(client: httpx.Client) -> dict[str, str]:
 
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_a_task_is_created_and_read_back(client: httpx.Client, slash: str) -> None:
-    answer = client.post(f"{BASE}{slash}", json={"title": "My Task", "description": "What it is"})
-    made = json_of(answer, 201)
+    response = client.post(f"{BASE}{slash}", json={"title": "My Task", "description": "What it is"})
+    made = check_json(response, 201)
     assert made == {
         "id": made["id"],
         "title": "My Task",
@@ -32,18 +32,18 @@ def test_a_task_is_created_and_read_back(client: httpx.Client, slash: str) -> No
         "status": "PENDING",
     }
     assert str(UUID(made["id"])) == made["id"]
-    assert answer.headers["location"].endswith(f"{BASE}/{made['id']}")
-    assert json_of(client.get(f"{BASE}/{made['id']}{slash}")) == made
+    assert response.headers["location"].endswith(f"{BASE}/{made['id']}")
+    assert check_json(client.get(f"{BASE}/{made['id']}{slash}")) == made
     assert (
-        json_of(
-            client.get(answer.headers["location"].removeprefix(client.base_url.path.rstrip("/")))
+        check_json(
+            client.get(response.headers["location"].removeprefix(client.base_url.path.rstrip("/")))
         )
         == made
     )
 
 
 def test_a_description_may_be_left_out(client: httpx.Client) -> None:
-    assert json_of(client.post(BASE, json={"title": "a"}), 201)["description"] is None
+    assert check_json(client.post(BASE, json={"title": "a"}), 201)["description"] is None
 
 
 @pytest.mark.parametrize("word", ["IN_PROGRESS", "in_progress", "In-Progress"])
@@ -51,64 +51,65 @@ def test_status_and_title_are_changed_and_the_rest_stays(
     client: httpx.Client, task: dict[str, str], word: str
 ) -> None:
     wanted = {"status": word, "title": "Updated Title"}
-    changed = json_of(client.put(f"{BASE}/{task['id']}", json=wanted))
+    changed = check_json(client.put(f"{BASE}/{task['id']}", json=wanted))
     assert changed == task | {"status": "IN_PROGRESS", "title": "Updated Title"}
-    assert json_of(client.get(f"{BASE}/{task['id']}")) == changed
+    assert check_json(client.get(f"{BASE}/{task['id']}")) == changed
 
 
 def test_every_read_after_an_update_sees_it(client: httpx.Client, task: dict[str, str]) -> None:
     for number in range(20):
-        json_of(client.put(f"{BASE}/{task['id']}", json={"title": f"Title {number}"}))
-        assert [json_of(client.get(f"{BASE}/{task['id']}"))["title"] for _ in range(2)] == [
+        check_json(client.put(f"{BASE}/{task['id']}", json={"title": f"Title {number}"}))
+        assert [check_json(client.get(f"{BASE}/{task['id']}"))["title"] for _ in range(2)] == [
             f"Title {number}"
         ] * 2
 
 
 def test_what_was_read_may_be_sent_back(client: httpx.Client, task: dict[str, str]) -> None:
-    assert json_of(client.put(f"{BASE}/{task['id']}", json=task)) == task
+    assert check_json(client.put(f"{BASE}/{task['id']}", json=task)) == task
 
 
 def test_a_task_passes_through_its_statuses(client: httpx.Client, task: dict[str, str]) -> None:
     for status in ("IN_PROGRESS", "COMPLETED", "PENDING", "CANCELLED"):
         assert (
-            json_of(client.put(f"{BASE}/{task['id']}", json={"status": status}))["status"] == status
+            check_json(client.put(f"{BASE}/{task['id']}", json={"status": status}))["status"]
+            == status
         )
-    problem = is_problem(
+    problem = check_problem(
         client.put(f"{BASE}/{task['id']}", json={"status": "COMPLETED"}), 409, "invalid_transition"
     )
     assert problem["allowed"] == ["pending", "in_progress"]
 
 
 def test_a_deleted_task_is_gone(client: httpx.Client, task: dict[str, str]) -> None:
-    json_of(client.get(f"{BASE}/{task['id']}"))
-    json_of(client.delete(f"{BASE}/{task['id']}"), 204)
-    for answer in (
+    check_json(client.get(f"{BASE}/{task['id']}"))
+    check_json(client.delete(f"{BASE}/{task['id']}"), 204)
+    for response in (
         client.get(f"{BASE}/{task['id']}"),
         client.put(f"{BASE}/{task['id']}", json={"title": "b"}),
         client.delete(f"{BASE}/{task['id']}"),
     ):
-        is_problem(answer, 404, "not_found")
+        check_problem(response, 404, "not_found")
 
 
 def test_tasks_are_for_people(
     client: httpx.Client, canonical: httpx.Client, task: dict[str, str]
 ) -> None:
-    assert json_of(canonical.get(f"/tasks/{task['id']}"))["handler"] is None
+    assert check_json(canonical.get(f"/tasks/{task['id']}"))["handler"] is None
 
 
 def test_the_list_has_every_task_in_the_same_shape(
     client: httpx.Client, task: dict[str, str]
 ) -> None:
-    listed = json_of(client.get(BASE))
+    listed = check_json(client.get(BASE))
     assert task in listed
     assert all(set(t) == FIELDS for t in listed)
 
 
 @pytest.mark.parametrize("text", UNICODE)
 def test_text_of_every_kind_is_kept(client: httpx.Client, text: str) -> None:
-    made = json_of(client.post(BASE, json={"title": text, "description": text}), 201)
+    made = check_json(client.post(BASE, json={"title": text, "description": text}), 201)
     assert (made["title"], made["description"]) == (text, text)
-    assert json_of(client.get(f"{BASE}/{made['id']}")) == made
+    assert check_json(client.get(f"{BASE}/{made['id']}")) == made
 
 
 @pytest.mark.parametrize(
@@ -130,48 +131,48 @@ def test_text_of_every_kind_is_kept(client: httpx.Client, text: str) -> None:
 def test_bad_fields_are_named(
     client: httpx.Client, task: dict[str, str], body: object, field: str
 ) -> None:
-    for answer in (client.post(BASE, json=body), client.put(f"{BASE}/{task['id']}", json=body)):
-        if body == {} and answer.request.method == "PUT":
-            assert json_of(answer) == task  # nothing to change
+    for response in (client.post(BASE, json=body), client.put(f"{BASE}/{task['id']}", json=body)):
+        if body == {} and response.request.method == "PUT":
+            assert check_json(response) == task  # nothing to change
             continue
-        problem = is_problem(answer, 422, "invalid_field")
+        problem = check_problem(response, 422, "invalid_field")
         assert [e["field"] for e in problem["errors"]] == [field]
 
 
 def test_what_is_no_json_is_refused(client: httpx.Client) -> None:
-    is_problem(client.post(BASE, content="{"), 400, "broken_json")
-    is_problem(
+    check_problem(client.post(BASE, content="{"), 400, "broken_json")
+    check_problem(
         client.post(BASE, content="a=b", headers={"Content-Type": "text/plain"}),
         415,
         "unsupported_media_type",
     )
 
 
-@pytest.mark.parametrize("key", ["1", "x", NOT_THERE, "9" * 40])
+@pytest.mark.parametrize("key", ["1", "x", UNKNOWN_ID, "9" * 40])
 def test_unknown_ids_are_not_found(client: httpx.Client, key: str) -> None:
-    is_problem(client.get(f"{BASE}/{key}"), 404, "not_found")
-    is_problem(client.put(f"{BASE}/{key}", json={"title": "a"}), 404, "not_found")
-    is_problem(client.delete(f"{BASE}/{key}"), 404, "not_found")
+    check_problem(client.get(f"{BASE}/{key}"), 404, "not_found")
+    check_problem(client.put(f"{BASE}/{key}", json={"title": "a"}), 404, "not_found")
+    check_problem(client.delete(f"{BASE}/{key}"), 404, "not_found")
 
 
 def test_other_methods_are_told_what_is_possible(client: httpx.Client) -> None:
-    answer = client.patch(f"{BASE}/{NOT_THERE}", json={})
-    is_problem(answer, 405, "method_not_allowed")
-    assert answer.headers["allow"] == "DELETE, GET, PUT"
+    response = client.patch(f"{BASE}/{UNKNOWN_ID}", json={})
+    check_problem(response, 405, "method_not_allowed")
+    assert response.headers["allow"] == "DELETE, GET, PUT"
 
 
-def test_without_a_token_nothing_is_told(place: Place) -> None:
-    with place.client(role=None) as nobody:
-        for answer in (
+def test_without_a_token_nothing_is_told(mount: Mount) -> None:
+    with mount.client(role=None) as nobody:
+        for response in (
             nobody.get(BASE),
             nobody.post(BASE, json={"title": "a"}),
-            nobody.get(f"{BASE}/{NOT_THERE}"),
+            nobody.get(f"{BASE}/{UNKNOWN_ID}"),
         ):
-            is_problem(answer, 401, "unauthorized")
-            assert answer.headers["www-authenticate"].startswith("Bearer")
+            check_problem(response, 401, "unauthorized")
+            assert response.headers["www-authenticate"].startswith("Bearer")
 
 
-def test_a_viewer_reads_and_does_not_write(place: Place) -> None:
-    with place.client("viewer") as viewer:
-        json_of(viewer.get(BASE))
-        is_problem(viewer.post(BASE, json={"title": "a"}), 403, "forbidden")
+def test_a_viewer_reads_and_does_not_write(mount: Mount) -> None:
+    with mount.client("viewer") as viewer:
+        check_json(viewer.get(BASE))
+        check_problem(viewer.post(BASE, json={"title": "a"}), 403, "forbidden")

@@ -6,8 +6,8 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
-from tests.conformance.checks import NOT_THERE, UNICODE, is_problem, json_of
-from tests.conformance.conftest import Place
+from tests.support.conformance.checks import UNICODE, UNKNOWN_ID, check_json, check_problem
+from tests.support.conformance.deployments import Mount
 
 TASKS, SETTINGS = "/api/tasks", "/api/settings"
 
@@ -15,7 +15,7 @@ TASKS, SETTINGS = "/api/tasks", "/api/settings"
 @pytest.fixture
 def task(client: httpx.Client) -> dict[str, Any]:
     """A task of service B."""
-    made: dict[str, Any] = json_of(
+    made: dict[str, Any] = check_json(
         client.post(TASKS, json={"title": "Write", "description": "The report"}), 201
     )
     return made
@@ -29,37 +29,37 @@ def setting(client: httpx.Client) -> dict[str, Any]:
         "value": {"colour": "green"},
         "description": "Of the pages",
     }
-    made: dict[str, Any] = json_of(client.post(SETTINGS, json=new), 201)
+    made: dict[str, Any] = check_json(client.post(SETTINGS, json=new), 201)
     return made
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_a_task_is_created_read_changed_and_deleted(client: httpx.Client, slash: str) -> None:
-    answer = client.post(f"{TASKS}{slash}", json={"title": "Write", "description": "The report"})
-    made = json_of(answer, 201)
+    response = client.post(f"{TASKS}{slash}", json={"title": "Write", "description": "The report"})
+    made = check_json(response, 201)
     assert str(UUID(made["id"])) == made["id"]
-    assert answer.headers["location"].endswith(f"{TASKS}/{made['id']}")
+    assert response.headers["location"].endswith(f"{TASKS}/{made['id']}")
     assert (made["title"], made["description"], made["status"]) == (
         "Write",
         "The report",
         "pending",
     )
     one = f"{TASKS}/{made['id']}{slash}"
-    assert json_of(client.get(one)) == made
-    changed = json_of(client.put(one, json={"title": "Read", "status": "in_progress"}))
+    assert check_json(client.get(one)) == made
+    changed = check_json(client.put(one, json={"title": "Read", "status": "in_progress"}))
     assert (changed["title"], changed["description"], changed["status"]) == (
         "Read",
         "The report",
         "in_progress",
     )
-    assert json_of(client.get(one)) == changed
-    json_of(client.delete(one), 204)
-    is_problem(client.get(one), 404, "not_found")
+    assert check_json(client.get(one)) == changed
+    check_json(client.delete(one), 204)
+    check_problem(client.get(one), 404, "not_found")
 
 
 def test_the_list_has_all_tasks_and_no_pages(client: httpx.Client) -> None:
-    made = [json_of(client.post(TASKS, json={"title": f"Task {n}"}), 201) for n in range(60)]
-    listed = json_of(client.get(TASKS, params={"limit": 1, "unknown": "ignored"}))
+    made = [check_json(client.post(TASKS, json={"title": f"Task {n}"}), 201) for n in range(60)]
+    listed = check_json(client.get(TASKS, params={"limit": 1, "unknown": "ignored"}))
     assert [t for t in listed if t["id"] in {m["id"] for m in made}] == made
 
 
@@ -68,18 +68,18 @@ def test_tasks_are_for_people_unless_they_name_a_handler(
 ) -> None:
     assert task["handler"] is None
     assert (
-        json_of(client.post(TASKS, json={"title": "a", "handler": "noop"}), 201)["handler"]
+        check_json(client.post(TASKS, json={"title": "a", "handler": "noop"}), 201)["handler"]
         == "noop"
     )
 
 
 def test_what_was_read_may_be_sent_back(client: httpx.Client, task: dict[str, Any]) -> None:
-    assert json_of(client.put(f"{TASKS}/{task['id']}", json=task)) == task
+    assert check_json(client.put(f"{TASKS}/{task['id']}", json=task)) == task
 
 
 @pytest.mark.parametrize("text", UNICODE)
 def test_text_of_every_kind_is_kept(client: httpx.Client, text: str) -> None:
-    made = json_of(client.post(TASKS, json={"title": text, "description": text}), 201)
+    made = check_json(client.post(TASKS, json={"title": text, "description": text}), 201)
     assert (made["title"], made["description"]) == (text, text)
 
 
@@ -87,14 +87,14 @@ def test_text_of_every_kind_is_kept(client: httpx.Client, text: str) -> None:
     "body", [{}, {"title": ""}, {"title": None}, {"title": "x" * 201}, {"title": "a", "tags": 1}]
 )
 def test_bad_fields_are_refused(client: httpx.Client, body: object) -> None:
-    is_problem(client.post(TASKS, json=body), 422, "invalid_field")
+    check_problem(client.post(TASKS, json=body), 422, "invalid_field")
 
 
-@pytest.mark.parametrize("key", ["1", "x", NOT_THERE])
+@pytest.mark.parametrize("key", ["1", "x", UNKNOWN_ID])
 def test_unknown_tasks_are_not_found(client: httpx.Client, key: str) -> None:
-    is_problem(client.get(f"{TASKS}/{key}"), 404, "not_found")
-    is_problem(client.put(f"{TASKS}/{key}", json={"title": "a"}), 404, "not_found")
-    is_problem(client.delete(f"{TASKS}/{key}"), 404, "not_found")
+    check_problem(client.get(f"{TASKS}/{key}"), 404, "not_found")
+    check_problem(client.put(f"{TASKS}/{key}", json={"title": "a"}), 404, "not_found")
+    check_problem(client.delete(f"{TASKS}/{key}"), 404, "not_found")
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
@@ -103,28 +103,28 @@ def test_a_setting_is_made_read_replaced_and_removed(
 ) -> None:
     assert (setting["value"], setting["description"]) == ({"colour": "green"}, "Of the pages")
     one = f"{SETTINGS}/{setting['key']}{slash}"
-    assert json_of(client.get(one)) == setting
-    replaced = json_of(client.put(one, json={"value": [1, None, "x"]}))
+    assert check_json(client.get(one)) == setting
+    replaced = check_json(client.put(one, json={"value": [1, None, "x"]}))
     assert (replaced["key"], replaced["value"], replaced["description"]) == (
         setting["key"],
         [1, None, "x"],
         None,
     )
-    assert setting["key"] in [s["key"] for s in json_of(client.get(f"{SETTINGS}{slash}"))]
-    json_of(client.delete(one), 204)
-    for answer in (client.get(one), client.delete(one)):
-        is_problem(answer, 404, "not_found")
+    assert setting["key"] in [s["key"] for s in check_json(client.get(f"{SETTINGS}{slash}"))]
+    check_json(client.delete(one), 204)
+    for response in (client.get(one), client.delete(one)):
+        check_problem(response, 404, "not_found")
 
 
 def test_putting_a_setting_that_is_not_there_makes_it(client: httpx.Client) -> None:
     key = f"made-{uuid4().hex}"
-    assert json_of(client.put(f"{SETTINGS}/{key}", json={"value": "on"}), 201)["key"] == key
-    json_of(client.delete(f"{SETTINGS}/{key}"), 204)
+    assert check_json(client.put(f"{SETTINGS}/{key}", json={"value": "on"}), 201)["key"] == key
+    check_json(client.delete(f"{SETTINGS}/{key}"), 204)
 
 
 def test_a_setting_is_made_once_only(client: httpx.Client, setting: dict[str, Any]) -> None:
-    is_problem(client.post(SETTINGS, json={"key": setting["key"], "value": 1}), 409, "conflict")
-    assert json_of(client.get(f"{SETTINGS}/{setting['key']}"))["value"] == setting["value"]
+    check_problem(client.post(SETTINGS, json={"key": setting["key"], "value": 1}), 409, "conflict")
+    assert check_json(client.get(f"{SETTINGS}/{setting['key']}"))["value"] == setting["value"]
 
 
 @pytest.mark.parametrize(
@@ -138,27 +138,27 @@ def test_a_setting_is_made_once_only(client: httpx.Client, setting: dict[str, An
     ],
 )
 def test_bad_settings_are_refused(client: httpx.Client, body: object) -> None:
-    is_problem(client.post(SETTINGS, json=body), 422, "invalid_field")
+    check_problem(client.post(SETTINGS, json=body), 422, "invalid_field")
 
 
-def test_only_administrators_write_settings(place: Place, setting: dict[str, Any]) -> None:
-    with place.client("operator") as operator:
-        assert json_of(operator.get(f"{SETTINGS}/{setting['key']}")) == setting
-        for answer in (
+def test_only_administrators_write_settings(mount: Mount, setting: dict[str, Any]) -> None:
+    with mount.client("operator") as operator:
+        assert check_json(operator.get(f"{SETTINGS}/{setting['key']}")) == setting
+        for response in (
             operator.post(SETTINGS, json={"key": "mine", "value": 1}),
             operator.put(f"{SETTINGS}/mine", json={"value": 1}),
             operator.delete(f"{SETTINGS}/{setting['key']}"),
         ):
-            assert is_problem(answer, 403, "forbidden")["needs"] == "admin"
+            assert check_problem(response, 403, "forbidden")["needs"] == "admin"
 
 
-def test_without_a_token_nothing_is_told(place: Place) -> None:
-    with place.client(role=None) as nobody:
-        for path in (TASKS, SETTINGS, f"{TASKS}/{NOT_THERE}"):
-            is_problem(nobody.get(path), 401, "unauthorized")
+def test_without_a_token_nothing_is_told(mount: Mount) -> None:
+    with mount.client(role=None) as nobody:
+        for path in (TASKS, SETTINGS, f"{TASKS}/{UNKNOWN_ID}"):
+            check_problem(nobody.get(path), 401, "unauthorized")
 
 
 def test_a_client_that_sends_again_makes_one_task(client: httpx.Client) -> None:
     headers = {"Idempotency-Key": uuid4().hex}
     first, second = (client.post(TASKS, json={"title": "once"}, headers=headers) for _ in range(2))
-    assert json_of(first, 201) == json_of(second, 201)
+    assert check_json(first, 201) == check_json(second, 201)

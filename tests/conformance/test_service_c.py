@@ -6,9 +6,8 @@ from uuid import UUID
 import httpx
 import pytest
 
-from tests.conformance.checks import NOT_THERE, UNICODE, is_problem, json_of
-from tests.conformance.conftest import Place
-from tests.conformance.product import until
+from tests.support.conformance.checks import UNICODE, UNKNOWN_ID, check_json, check_problem
+from tests.support.conformance.deployments import Mount, wait_until
 
 TASK_FIELDS = {
     "id", "title", "description", "status", "created_at", "updated_at", "processed_at", "processing_instance_id",
@@ -32,8 +31,8 @@ def task(client: httpx.Client, canonical: httpx.Client) -> dict[str, Any]:
         "title": "Answer", "description": "Soon", "handler": "conversations", "run_at": "2100-01-01T00:00:00Z",
         "conversations": [{"body": {"n": 1}}, {"body": "two"}],
     }  # fmt: skip
-    made = json_of(canonical.post("/tasks", json=wanted), 201)
-    shown: dict[str, Any] = json_of(client.get(f"/tasks/{made['id']}"))
+    made = check_json(canonical.post("/tasks", json=wanted), 201)
+    shown: dict[str, Any] = check_json(client.get(f"/tasks/{made['id']}"))
     return shown
 
 
@@ -46,21 +45,24 @@ def test_a_task_is_created_with_its_conversations_and_a_worker_runs_it(
         "description": "Soon",
         "conversations": [{"body": "hello"}, {"body": {"text": "you"}}],
     }
-    answer = client.post(f"/tasks{slash}", json=new)
-    made = json_of(answer, 201)
+    response = client.post(f"/tasks{slash}", json=new)
+    made = check_json(response, 201)
     assert set(made) == TASK_FIELDS | {"conversations"}
     assert isinstance(made["id"], int)
-    assert json_of(client.get(str(answer.url.join(answer.headers["location"]))))["id"] == made["id"]
+    assert (
+        check_json(client.get(str(response.url.join(response.headers["location"]))))["id"]
+        == made["id"]
+    )
     assert (made["title"], made["description"], made["conversation_count"]) == ("Answer", "Soon", 2)
     assert [c["body"] for c in made["conversations"]] == ["hello", {"text": "you"}]
     assert {c["task_id"] for c in made["conversations"]} == {made["id"]}
     assert all(set(c) == CONVERSATION_FIELDS for c in made["conversations"])
 
     def completed() -> bool:
-        return bool(json_of(client.get(f"/tasks/{made['id']}{slash}"))["status"] == "completed")
+        return bool(check_json(client.get(f"/tasks/{made['id']}{slash}"))["status"] == "completed")
 
-    until("the worker completes the task", completed, 30)
-    done = json_of(client.get(f"/tasks/{made['id']}{slash}"))
+    wait_until("the worker completes the task", completed, 30)
+    done = check_json(client.get(f"/tasks/{made['id']}{slash}"))
     assert done["processed_at"]
     UUID(done["processing_instance_id"])
     assert {c["status"] for c in done["conversations"]} == {"processed"}
@@ -68,7 +70,7 @@ def test_a_task_is_created_with_its_conversations_and_a_worker_runs_it(
 
 
 def test_a_task_may_come_without_conversations(client: httpx.Client) -> None:
-    made = json_of(client.post("/tasks/", json={"title": "a"}), 201)
+    made = check_json(client.post("/tasks/", json={"title": "a"}), 201)
     assert (made["description"], made["conversation_count"], made["conversations"]) == (None, 0, [])
 
 
@@ -76,7 +78,7 @@ def test_a_task_may_come_without_conversations(client: httpx.Client) -> None:
 def test_the_list_is_one_array_with_counts_of_conversations(
     client: httpx.Client, task: dict[str, Any], slash: str
 ) -> None:
-    listed = json_of(client.get(f"/tasks{slash}"))
+    listed = check_json(client.get(f"/tasks{slash}"))
     assert all(set(t) == TASK_FIELDS for t in listed)
     [shown] = [t for t in listed if t["id"] == task["id"]]
     assert shown == {name: task[name] for name in TASK_FIELDS}
@@ -92,22 +94,22 @@ def test_a_waiting_task_reads_pending(task: dict[str, Any]) -> None:
 def test_a_task_is_changed_and_what_is_left_out_stays(
     client: httpx.Client, task: dict[str, Any], slash: str
 ) -> None:
-    changed = json_of(
+    changed = check_json(
         client.put(f"/tasks/{task['id']}{slash}", json={"title": "New", "status": "COMPLETED"})
     )
     assert (changed["id"], changed["title"], changed["description"]) == (task["id"], "New", "Soon")
     assert changed["status"] == "completed"
-    assert json_of(client.get(f"/tasks/{task['id']}"))["title"] == "New"
+    assert check_json(client.get(f"/tasks/{task['id']}"))["title"] == "New"
 
 
 def test_what_was_read_may_be_sent_back(client: httpx.Client) -> None:
-    done = json_of(client.post("/tasks/", json={"title": "a"}), 201)
-    json_of(
+    done = check_json(client.post("/tasks/", json={"title": "a"}), 201)
+    check_json(
         client.put(f"/tasks/{done['id']}", json={"title": "b", "id": 7, "conversation_count": 9})
     )
     new = {"title": "a", "unknown": 1, "conversations": [{"body": 1, "author": "ada"}]}
-    [own] = json_of(client.post("/tasks/", json=new), 201)["conversations"]
-    assert json_of(client.put(f"/conversations/{own['id']}", json=own))["body"] == 1
+    [own] = check_json(client.post("/tasks/", json=new), 201)["conversations"]
+    assert check_json(client.put(f"/conversations/{own['id']}", json=own))["body"] == 1
 
 
 def test_a_waiting_task_that_is_sent_back_as_it_was_read_waits_on(
@@ -116,8 +118,8 @@ def test_a_waiting_task_that_is_sent_back_as_it_was_read_waits_on(
     """C reads `pending` for what others call `scheduled`."""
     assert task["status"] == "pending"
     title = f"Sent back {task['id']}"
-    json_of(client.put(f"/tasks/{task['id']}", json=task | {"title": title}))
-    waiting = json_of(canonical.get("/tasks", params={"status": "scheduled", "limit": 200}))[
+    check_json(client.put(f"/tasks/{task['id']}", json=task | {"title": title}))
+    waiting = check_json(canonical.get("/tasks", params={"status": "scheduled", "limit": 200}))[
         "items"
     ]
     assert [t["run_at"] for t in waiting if t["title"] == title] == ["2100-01-01T00:00:00Z"]
@@ -127,14 +129,14 @@ def test_a_waiting_task_that_is_sent_back_as_it_was_read_waits_on(
 def test_deleting_a_task_deletes_its_conversations(
     client: httpx.Client, task: dict[str, Any], slash: str
 ) -> None:
-    json_of(client.delete(f"/tasks/{task['id']}{slash}"), 204)
-    for answer in (
+    check_json(client.delete(f"/tasks/{task['id']}{slash}"), 204)
+    for response in (
         client.get(f"/tasks/{task['id']}{slash}"),
         client.get(f"/tasks/{task['id']}/conversations{slash}"),
         client.put(f"/conversations/{task['conversations'][0]['id']}{slash}", json={"body": 1}),
         client.delete(f"/tasks/{task['id']}{slash}"),
     ):
-        is_problem(answer, 404, "not_found")
+        check_problem(response, 404, "not_found")
 
 
 @pytest.mark.parametrize("slash", ["/", ""])
@@ -142,35 +144,35 @@ def test_conversations_are_added_listed_and_changed(
     client: httpx.Client, task: dict[str, Any], slash: str
 ) -> None:
     own = f"/tasks/{task['id']}/conversations{slash}"
-    added = json_of(client.post(own, json={"body": ["three"]}), 201)
+    added = check_json(client.post(own, json={"body": ["three"]}), 201)
     assert set(added) == CONVERSATION_FIELDS
     assert (added["task_id"], added["body"], added["status"]) == (task["id"], ["three"], "pending")
-    assert json_of(client.get(own)) == [*task["conversations"], added]
-    assert json_of(client.get(f"/tasks/{task['id']}"))["conversation_count"] == 3
+    assert check_json(client.get(own)) == [*task["conversations"], added]
+    assert check_json(client.get(f"/tasks/{task['id']}"))["conversation_count"] == 3
     one = f"/conversations/{added['id']}{slash}"
-    changed = json_of(client.put(one, json={"body": "3", "status": "processed"}))
+    changed = check_json(client.put(one, json={"body": "3", "status": "processed"}))
     assert (changed["id"], changed["body"], changed["status"]) == (added["id"], "3", "processed")
 
 
 def test_uuids_are_accepted_as_ids_too(client: httpx.Client, canonical: httpx.Client) -> None:
-    made = json_of(
+    made = check_json(
         canonical.post("/tasks", json={"title": "a", "conversations": [{"body": 1}]}), 201
     )
-    shown = json_of(client.get(f"/tasks/{made['id']}"))
+    shown = check_json(client.get(f"/tasks/{made['id']}"))
     assert isinstance(shown["id"], int)
-    assert json_of(client.get(f"/tasks/{shown['id']}")) == shown
-    assert json_of(client.put(f"/tasks/{made['id']}", json={"title": "b"}))["id"] == shown["id"]
+    assert check_json(client.get(f"/tasks/{shown['id']}")) == shown
+    assert check_json(client.put(f"/tasks/{made['id']}", json={"title": "b"}))["id"] == shown["id"]
 
 
-def test_health_tells_of_the_database_and_asks_for_no_token(place: Place) -> None:
-    with place.client(role=None) as nobody:
+def test_health_tells_of_the_database_and_asks_for_no_token(mount: Mount) -> None:
+    with mount.client(role=None) as nobody:
         for path in ("/health", "/health/"):
-            assert json_of(nobody.get(path)) == {"status": "healthy", "database": "up"}
+            assert check_json(nobody.get(path)) == {"status": "healthy", "database": "up"}
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_status_tells_of_the_worker(client: httpx.Client, slash: str) -> None:
-    status = json_of(client.get(f"/status{slash}"))
+    status = check_json(client.get(f"/status{slash}"))
     assert set(status) == {"service", "version", "worker", "workers", "cache"}
     assert all(w["id"] for w in status["workers"])
     if status["worker"] is not None:
@@ -191,7 +193,7 @@ def test_status_tells_of_the_worker(client: httpx.Client, slash: str) -> None:
 @pytest.mark.parametrize("text", UNICODE)
 def test_text_of_every_kind_is_kept(client: httpx.Client, text: str) -> None:
     new = {"title": text, "description": text, "conversations": [{"body": text}]}
-    made = json_of(client.post("/tasks/", json=new), 201)
+    made = check_json(client.post("/tasks/", json=new), 201)
     assert (made["title"], made["description"], made["conversations"][0]["body"]) == (
         text,
         text,
@@ -199,9 +201,9 @@ def test_text_of_every_kind_is_kept(client: httpx.Client, text: str) -> None:
     )
 
 
-@pytest.mark.parametrize("key", ["0", "9" * 18, "9" * 40, "-1", "1.5", "x", "٣", NOT_THERE])
+@pytest.mark.parametrize("key", ["0", "9" * 18, "9" * 40, "-1", "1.5", "x", "٣", UNKNOWN_ID])
 def test_unknown_ids_are_not_found(client: httpx.Client, key: str) -> None:
-    for answer in (
+    for response in (
         client.get(f"/tasks/{key}"),
         client.put(f"/tasks/{key}", json={"title": "a"}),
         client.delete(f"/tasks/{key}"),
@@ -209,7 +211,7 @@ def test_unknown_ids_are_not_found(client: httpx.Client, key: str) -> None:
         client.post(f"/tasks/{key}/conversations/", json={"body": 1}),
         client.put(f"/conversations/{key}", json={"body": 1}),
     ):
-        is_problem(answer, 404, "not_found")
+        check_problem(response, 404, "not_found")
 
 
 @pytest.mark.parametrize(
@@ -225,32 +227,32 @@ def test_unknown_ids_are_not_found(client: httpx.Client, key: str) -> None:
     ],
 )
 def test_bad_fields_are_named(client: httpx.Client, body: object, field: str) -> None:
-    problem = is_problem(client.post("/tasks/", json=body), 422, "invalid_field")
+    problem = check_problem(client.post("/tasks/", json=body), 422, "invalid_field")
     assert [e["field"] for e in problem["errors"]] == [field]
 
 
 def test_statuses_that_make_no_sense_are_refused(
     client: httpx.Client, task: dict[str, Any]
 ) -> None:
-    is_problem(client.put(f"/tasks/{task['id']}", json={"status": "done"}), 422, "invalid_field")
-    problem = is_problem(
+    check_problem(client.put(f"/tasks/{task['id']}", json={"status": "done"}), 422, "invalid_field")
+    problem = check_problem(
         client.put(f"/tasks/{task['id']}", json={"status": "processing"}), 409, "invalid_transition"
     )
     assert "completed" in problem["allowed"]
 
 
-def test_without_a_token_nothing_is_told(place: Place) -> None:
-    with place.client(role=None) as nobody:
+def test_without_a_token_nothing_is_told(mount: Mount) -> None:
+    with mount.client(role=None) as nobody:
         for path in ("/tasks/", "/tasks/1", "/tasks/1/conversations/", "/status"):
-            is_problem(nobody.get(path), 401, "unauthorized")
-        is_problem(nobody.post("/tasks/", json={"title": "a"}), 401, "unauthorized")
+            check_problem(nobody.get(path), 401, "unauthorized")
+        check_problem(nobody.post("/tasks/", json={"title": "a"}), 401, "unauthorized")
 
 
-def test_editors_change_their_own_tasks_only(place: Place, task: dict[str, Any]) -> None:
-    with place.client("editor") as editor:
-        own = json_of(editor.post("/tasks/", json={"title": "mine"}), 201)
-        json_of(editor.put(f"/tasks/{own['id']}", json={"title": "still mine"}))
+def test_editors_change_their_own_tasks_only(mount: Mount, task: dict[str, Any]) -> None:
+    with mount.client("editor") as editor:
+        own = check_json(editor.post("/tasks/", json={"title": "mine"}), 201)
+        check_json(editor.put(f"/tasks/{own['id']}", json={"title": "still mine"}))
         assert (
-            is_problem(editor.delete(f"/tasks/{task['id']}"), 403, "forbidden")["needs"]
+            check_problem(editor.delete(f"/tasks/{task['id']}"), 403, "forbidden")["needs"]
             == "operator"
         )

@@ -7,9 +7,8 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
-from tests.conformance.checks import NOT_THERE, UNICODE, is_error, json_of
-from tests.conformance.conftest import Place
-from tests.conformance.product import Product, Workshop, until
+from tests.support.conformance.checks import UNICODE, UNKNOWN_ID, check_d_error, check_json
+from tests.support.conformance.deployments import Deployment, DeploymentFactory, Mount, wait_until
 
 TASK_FIELDS = {"id", "title", "status", "created_by"}
 
@@ -17,7 +16,7 @@ TASK_FIELDS = {"id", "title", "status", "created_by"}
 @pytest.fixture
 def task(client: httpx.Client) -> dict[str, Any]:
     """A task of service D."""
-    made: dict[str, Any] = json_of(
+    made: dict[str, Any] = check_json(
         client.post("/task", json={"title": f"Report {uuid4().hex}"}), 201
     )
     return made
@@ -26,19 +25,19 @@ def task(client: httpx.Client) -> dict[str, Any]:
 @pytest.fixture
 def today(canonical: httpx.Client, task: dict[str, Any]) -> str:
     """Today's date, when the daily loader has run and the task is in its log."""
-    return str(json_of(canonical.post("/daily-log:run", json={}))["date"])
+    return str(check_json(canonical.post("/daily-log:run", json={}))["date"])
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_a_task_is_created_and_reads_active(place: Place, client: httpx.Client, slash: str) -> None:
-    made = json_of(
+def test_a_task_is_created_and_reads_active(mount: Mount, client: httpx.Client, slash: str) -> None:
+    made = check_json(
         client.post(f"/task{slash}", json={"title": "Report", "description": "Daily"}), 201
     )
     assert made == {
         "id": made["id"],
         "title": "Report",
         "status": "active",
-        "created_by": place.product.admin[0],
+        "created_by": mount.deployment.admin[0],
     }
     assert isinstance(made["id"], int)
 
@@ -47,8 +46,8 @@ def test_a_task_is_for_people_unless_it_names_a_handler(
     client: httpx.Client, canonical: httpx.Client
 ) -> None:
     title = uuid4().hex
-    json_of(client.post("/task", json={"title": title}), 201)
-    [found] = json_of(canonical.get("/tasks", params={"text": title}))["items"]
+    check_json(client.post("/task", json={"title": title}), 201)
+    [found] = check_json(canonical.get("/tasks", params={"text": title}))["items"]
     assert found["handler"] is None
 
 
@@ -56,23 +55,23 @@ def test_a_task_is_for_people_unless_it_names_a_handler(
 def test_a_task_is_changed_by_number_or_uuid(
     client: httpx.Client, canonical: httpx.Client, task: dict[str, Any], slash: str
 ) -> None:
-    changed = json_of(
+    changed = check_json(
         client.put(f"/task/{task['id']}{slash}", json={"title": "New", "status": "completed"})
     )
     assert changed == task | {"title": "New", "status": "completed"}
     title = uuid4().hex
-    made = json_of(canonical.post("/tasks", json={"title": title}), 201)
-    assert json_of(client.put(f"/task/{made['id']}{slash}", json={"title": "b"}))["title"] == "b"
+    made = check_json(canonical.post("/tasks", json={"title": title}), 201)
+    assert check_json(client.put(f"/task/{made['id']}{slash}", json={"title": "b"}))["title"] == "b"
 
 
 def test_active_opens_an_ended_task_and_leaves_an_open_one_as_it_is(
     client: httpx.Client, canonical: httpx.Client
 ) -> None:
     title = uuid4().hex
-    task = json_of(client.post("/task", json={"title": title, "status": "active"}), 201)
+    task = check_json(client.post("/task", json={"title": title, "status": "active"}), 201)
 
     def status() -> str:
-        [found] = json_of(canonical.get("/tasks", params={"text": title}))["items"]
+        [found] = check_json(canonical.get("/tasks", params={"text": title}))["items"]
         return str(found["status"])
 
     assert status() == "pending"
@@ -82,7 +81,7 @@ def test_active_opens_an_ended_task_and_leaves_an_open_one_as_it_is(
         ("completed", "completed"),
         ("ACTIVE", "pending"),
     ):
-        shown = json_of(client.put(f"/task/{task['id']}", json={"status": wanted}))["status"]
+        shown = check_json(client.put(f"/task/{task['id']}", json={"status": wanted}))["status"]
         assert (shown, status()) == (
             "completed" if wanted == "completed" else "active",
             canonical_status,
@@ -91,20 +90,20 @@ def test_active_opens_an_ended_task_and_leaves_an_open_one_as_it_is(
 
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_a_task_is_deleted_softly(client: httpx.Client, task: dict[str, Any], slash: str) -> None:
-    assert json_of(client.delete(f"/task/{task['id']}{slash}")) == {
+    assert check_json(client.delete(f"/task/{task['id']}{slash}")) == {
         "message": "Task soft deleted successfully"
     }
-    is_error(client.delete(f"/task/{task['id']}{slash}"), 404)
-    is_error(client.put(f"/task/{task['id']}", json={"title": "b"}), 404)
+    check_d_error(client.delete(f"/task/{task['id']}{slash}"), 404)
+    check_d_error(client.put(f"/task/{task['id']}", json={"title": "b"}), 404)
 
 
 def test_the_list_is_paginated(client: httpx.Client, task: dict[str, Any]) -> None:
     made = [
         task,
-        *(json_of(client.post("/task", json={"title": f"Page {n}"}), 201) for n in range(4)),
+        *(check_json(client.post("/task", json={"title": f"Page {n}"}), 201) for n in range(4)),
     ]
     for size in ("page_size", "per_page", "limit"):
-        pages = [json_of(client.get("/tasks", params={"page": n, size: 2})) for n in (1, 2)]
+        pages = [check_json(client.get("/tasks", params={"page": n, size: 2})) for n in (1, 2)]
         assert [t["id"] for page in pages for t in page["items"]] == [
             t["id"] for t in reversed(made[1:])
         ]
@@ -113,63 +112,63 @@ def test_the_list_is_paginated(client: httpx.Client, task: dict[str, Any]) -> No
             assert page["total"] >= 5
             assert page["pages"] == -(-page["total"] // 2)
             assert all(set(t) == TASK_FIELDS for t in page["items"])
-    following = json_of(
+    following = check_json(
         client.get("/tasks/", params={"limit": 2, "cursor": pages[0]["next_cursor"]})
     )
     assert following["items"] == pages[1]["items"]
 
 
 def test_the_list_is_filtered_by_words_of_d(client: httpx.Client, task: dict[str, Any]) -> None:
-    json_of(client.put(f"/task/{task['id']}", json={"status": "completed"}))
+    check_json(client.put(f"/task/{task['id']}", json={"status": "completed"}))
     text = task["title"].split()[1]
     for status, there in (("active", 0), ("completed", 1), ("ACTIVE", 0)):
-        found = json_of(client.get("/tasks", params={"status": status, "text": text}))["items"]
+        found = check_json(client.get("/tasks", params={"status": status, "text": text}))["items"]
         assert len(found) == there
 
 
 def test_unknown_parameters_are_ignored(client: httpx.Client) -> None:
-    json_of(client.get("/tasks", params={"unknown": "x", "page": 1}))
+    check_json(client.get("/tasks", params={"unknown": "x", "page": 1}))
 
 
 def test_the_daily_log_is_read_by_date_and_by_entry(
     client: httpx.Client, task: dict[str, Any], today: str
 ) -> None:
-    log = json_of(client.get("/tasks", params={"date": today}))
+    log = check_json(client.get("/tasks", params={"date": today}))
     assert isinstance(log, list)
     [entry] = [e for e in log if e["title"] == task["title"]]
     assert entry == {"id": entry["id"], "title": task["title"], "status": "active", "date": today}
     assert isinstance(entry["id"], int)
-    assert json_of(client.get(f"/task/{entry['id']}")) == entry
-    assert json_of(client.get(f"/task/{entry['id']}/")) == entry
-    assert json_of(client.get("/tasks/", params={"date": today})) == log
+    assert check_json(client.get(f"/task/{entry['id']}")) == entry
+    assert check_json(client.get(f"/task/{entry['id']}/")) == entry
+    assert check_json(client.get("/tasks/", params={"date": today})) == log
 
 
 def test_an_entry_of_the_daily_log_is_read_by_uuid_too(
     client: httpx.Client, canonical: httpx.Client, today: str
 ) -> None:
-    [entry] = json_of(canonical.get("/daily-log", params={"date": today, "limit": 1}))["items"]
-    assert json_of(client.get(f"/task/{entry['id']}"))["id"] == entry["number"]
+    [entry] = check_json(canonical.get("/daily-log", params={"date": today, "limit": 1}))["items"]
+    assert check_json(client.get(f"/task/{entry['id']}"))["id"] == entry["number"]
 
 
 def test_a_cached_day_shows_what_is_loaded_later(
     client: httpx.Client, canonical: httpx.Client, today: str
 ) -> None:
-    before = json_of(client.get("/tasks", params={"date": today}))
-    json_of(client.post("/task", json={"title": "later"}), 201)
-    json_of(canonical.post("/daily-log:run", json={}))
-    until(
+    before = check_json(client.get("/tasks", params={"date": today}))
+    check_json(client.post("/task", json={"title": "later"}), 201)
+    check_json(canonical.post("/daily-log:run", json={}))
+    wait_until(
         "the new entry is shown",
-        lambda: len(json_of(client.get("/tasks", params={"date": today}))) > len(before),
+        lambda: len(check_json(client.get("/tasks", params={"date": today}))) > len(before),
     )
 
 
 def test_a_day_without_entries_is_an_empty_list(client: httpx.Client) -> None:
-    assert json_of(client.get("/tasks", params={"date": "2001-02-03"})) == []
+    assert check_json(client.get("/tasks", params={"date": "2001-02-03"})) == []
 
 
 @pytest.mark.parametrize("day", ["2026-02-30", "2026-13-01", "yesterday", "", "0"])
 def test_dates_that_do_not_exist_are_refused(client: httpx.Client, day: str) -> None:
-    assert is_error(client.get("/tasks", params={"date": day}), 422).startswith("date: ")
+    assert check_d_error(client.get("/tasks", params={"date": day}), 422).startswith("date: ")
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
@@ -178,21 +177,23 @@ def test_tasks_are_uploaded_as_csv(
 ) -> None:
     title = uuid4().hex
     content = f"title,description,status\n{title} one,first,pending\n{title} two,second,completed\n"
-    report = json_of(
+    report = check_json(
         client.post(f"/upload-csv{slash}", files={"file": ("tasks.csv", content, "text/csv")}), 201
     )
     assert (report["rows"], report["created"], report["errors"]) == (2, 2, [])
     assert report["message"] == "2 tasks were imported"
-    found = json_of(canonical.get("/tasks", params={"text": title, "sort": "created_at"}))["items"]
+    found = check_json(canonical.get("/tasks", params={"text": title, "sort": "created_at"}))[
+        "items"
+    ]
     assert {t["title"]: t["status"] for t in found} == {
         f"{title} one": "pending",
         f"{title} two": "completed",
     }
-    again = json_of(
+    again = check_json(
         client.post(f"/upload-csv{slash}", files={"file": ("tasks.csv", content, "text/csv")})
     )
     assert again["repeated"]
-    assert len(json_of(canonical.get("/tasks", params={"text": title}))["items"]) == 2
+    assert len(check_json(canonical.get("/tasks", params={"text": title}))["items"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -209,27 +210,27 @@ def test_tasks_are_uploaded_as_csv(
 def test_a_file_that_is_wrong_is_refused_with_its_line_and_column(
     client: httpx.Client, content: bytes, words: str
 ) -> None:
-    assert words in is_error(
+    assert words in check_d_error(
         client.post("/upload-csv", files={"file": ("x.csv", content, "text/csv")}), 422
     )
 
 
 def test_an_upload_without_a_file_is_told_so(client: httpx.Client) -> None:
-    is_error(
+    check_d_error(
         client.post("/upload-csv", files={"other": ("x.csv", b"title\na\n")}),
         400,
         "Field 'file' is required",
     )
-    is_error(client.post("/upload-csv", json={}), 415)
+    check_d_error(client.post("/upload-csv", json={}), 415)
 
 
 def test_administrators_read_who_changed_what(
-    place: Place, client: httpx.Client, canonical: httpx.Client, task: dict[str, Any]
+    mount: Mount, client: httpx.Client, canonical: httpx.Client, task: dict[str, Any]
 ) -> None:
-    json_of(client.put(f"/task/{task['id']}", json={"status": "completed"}))
-    json_of(client.delete(f"/task/{task['id']}"))
+    check_json(client.put(f"/task/{task['id']}", json={"status": "completed"}))
+    check_json(client.delete(f"/task/{task['id']}"))
     for path in ("/audit-log", "/audit-log/"):
-        page = json_of(client.get(path, params={"limit": 100}))
+        page = check_json(client.get(path, params={"limit": 100}))
         own = [line for line in page["items"] if line["task_id"] == task["id"]]
         assert [(line["previous_status"], line["new_status"]) for line in own] == [
             ("completed", "deleted"),
@@ -244,16 +245,16 @@ def test_administrators_read_who_changed_what(
                 "modified_by",
                 "timestamp",
             }
-            assert line["modified_by"] == place.product.admin[0]
+            assert line["modified_by"] == mount.deployment.admin[0]
             assert datetime.fromisoformat(line["timestamp"]).tzinfo is not None
     for role in ("viewer", "editor", "operator"):
-        with place.client(role) as other:
-            assert "admin" in is_error(other.get("/audit-log"), 403)
+        with mount.client(role) as other:
+            assert "admin" in check_d_error(other.get("/audit-log"), 403)
 
 
 @pytest.mark.parametrize("body", [{}, {"description": "no title"}])
 def test_a_missing_field_is_named_in_ds_words(client: httpx.Client, body: dict[str, str]) -> None:
-    is_error(client.post("/task", json=body), 400, "Field 'title' is required")
+    check_d_error(client.post("/task", json=body), 400, "Field 'title' is required")
 
 
 @pytest.mark.parametrize(
@@ -269,49 +270,49 @@ def test_a_missing_field_is_named_in_ds_words(client: httpx.Client, body: dict[s
 def test_other_bad_fields_are_refused(
     client: httpx.Client, task: dict[str, Any], body: dict[str, Any]
 ) -> None:
-    assert is_error(client.post("/task", json=body), 422).startswith(("title: ", "status: "))
-    is_error(client.put(f"/task/{task['id']}", json=body), 422)
+    assert check_d_error(client.post("/task", json=body), 422).startswith(("title: ", "status: "))
+    check_d_error(client.put(f"/task/{task['id']}", json=body), 422)
 
 
 def test_what_is_no_json_is_refused(client: httpx.Client) -> None:
-    is_error(client.post("/task", content="{"), 400)
-    is_error(client.post("/task", content="a=b", headers={"Content-Type": "text/plain"}), 415)
+    check_d_error(client.post("/task", content="{"), 400)
+    check_d_error(client.post("/task", content="a=b", headers={"Content-Type": "text/plain"}), 415)
 
 
 def test_a_body_that_is_too_large_is_refused(client: httpx.Client) -> None:
-    is_error(client.post("/task", json={"title": "a", "description": "x" * 2_000_000}), 413)
+    check_d_error(client.post("/task", json={"title": "a", "description": "x" * 2_000_000}), 413)
 
 
 def test_changes_that_make_no_sense_are_refused(client: httpx.Client, task: dict[str, Any]) -> None:
-    json_of(client.put(f"/task/{task['id']}", json={"status": "completed"}))
-    assert "completed cannot become failed" in is_error(
+    check_json(client.put(f"/task/{task['id']}", json={"status": "completed"}))
+    assert "completed cannot become failed" in check_d_error(
         client.put(f"/task/{task['id']}", json={"status": "failed"}), 409
     )
 
 
-@pytest.mark.parametrize("key", ["0", "9" * 18, "9" * 40, "-1", "x", NOT_THERE])
+@pytest.mark.parametrize("key", ["0", "9" * 18, "9" * 40, "-1", "x", UNKNOWN_ID])
 def test_unknown_ids_are_not_found(client: httpx.Client, key: str) -> None:
-    for answer in (
+    for response in (
         client.get(f"/task/{key}"),
         client.put(f"/task/{key}", json={}),
         client.delete(f"/task/{key}"),
     ):
-        assert answer.request.url.path
-        is_error(answer, 404)
+        assert response.request.url.path
+        check_d_error(response, 404)
 
 
 def test_other_methods_and_paths_are_refused_in_ds_words(
-    client: httpx.Client, place: Place
+    client: httpx.Client, mount: Mount
 ) -> None:
-    answer = client.patch("/task/1", json={})
-    is_error(answer, 405)
-    assert set(answer.headers["allow"].split(", ")) == {"DELETE", "GET", "PUT"}
-    is_error(client.get("/task/1/nothing"), 404)
+    response = client.patch("/task/1", json={})
+    check_d_error(response, 405)
+    assert set(response.headers["allow"].split(", ")) == {"DELETE", "GET", "PUT"}
+    check_d_error(client.get("/task/1/nothing"), 404)
 
 
-def test_writing_always_takes_a_token(place: Place) -> None:
-    with place.client(role=None) as nobody:
-        for answer in (
+def test_writing_always_takes_a_token(mount: Mount) -> None:
+    with mount.client(role=None) as nobody:
+        for response in (
             nobody.post("/task", json={"title": "a"}),
             nobody.put("/task/1", json={"title": "a"}),
             nobody.delete("/task/1"),
@@ -319,60 +320,64 @@ def test_writing_always_takes_a_token(place: Place) -> None:
             nobody.get("/tasks"),
             nobody.get("/audit-log"),
         ):
-            is_error(answer, 401)
-            assert answer.headers["www-authenticate"].startswith("Bearer")
+            check_d_error(response, 401)
+            assert response.headers["www-authenticate"].startswith("Bearer")
 
 
 @pytest.mark.parametrize("token", ["x", "a.b.c", "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZG1pbiJ9."])
 def test_tokens_that_are_none_are_refused(client: httpx.Client, token: str) -> None:
-    answer = client.post("/task", json={"title": "a"}, headers={"Authorization": f"Bearer {token}"})
-    is_error(answer, 401)
-    assert answer.headers["www-authenticate"].startswith("Bearer")
+    response = client.post(
+        "/task", json={"title": "a"}, headers={"Authorization": f"Bearer {token}"}
+    )
+    check_d_error(response, 401)
+    assert response.headers["www-authenticate"].startswith("Bearer")
 
 
-def test_a_role_decides_who_may_change_what(place: Place, task: dict[str, Any]) -> None:
+def test_a_role_decides_who_may_change_what(mount: Mount, task: dict[str, Any]) -> None:
     with (
-        place.client("viewer") as viewer,
-        place.client("editor") as editor,
-        place.client("operator") as operator,
+        mount.client("viewer") as viewer,
+        mount.client("editor") as editor,
+        mount.client("operator") as operator,
     ):
-        json_of(viewer.get("/tasks"))
-        assert "editor" in is_error(viewer.post("/task", json={"title": "a"}), 403)
-        assert "operator" in is_error(editor.put(f"/task/{task['id']}", json={"title": "a"}), 403)
-        assert "operator" in is_error(editor.delete(f"/task/{task['id']}"), 403)
-        own = json_of(editor.post("/task", json={"title": "own"}), 201)
-        json_of(editor.put(f"/task/{own['id']}", json={"title": "still own"}))
-        json_of(editor.delete(f"/task/{own['id']}"))
-        json_of(operator.put(f"/task/{task['id']}", json={"title": "everybody's"}))
+        check_json(viewer.get("/tasks"))
+        assert "editor" in check_d_error(viewer.post("/task", json={"title": "a"}), 403)
+        assert "operator" in check_d_error(
+            editor.put(f"/task/{task['id']}", json={"title": "a"}), 403
+        )
+        assert "operator" in check_d_error(editor.delete(f"/task/{task['id']}"), 403)
+        own = check_json(editor.post("/task", json={"title": "own"}), 201)
+        check_json(editor.put(f"/task/{own['id']}", json={"title": "still own"}))
+        check_json(editor.delete(f"/task/{own['id']}"))
+        check_json(operator.put(f"/task/{task['id']}", json={"title": "everybody's"}))
 
 
-def test_users_log_in_with_a_form_or_with_json(place: Place) -> None:
-    name, password = place.product.register("editor")
+def test_users_log_in_with_a_form_or_with_json(mount: Mount) -> None:
+    name, password = mount.deployment.register("editor")
     wanted = {"username": name, "password": password}
-    with place.client(role=None) as nobody:
-        for answer in (nobody.post("/login", json=wanted), nobody.post("/token", data=wanted)):
-            tokens = json_of(answer)
+    with mount.client(role=None) as nobody:
+        for response in (nobody.post("/login", json=wanted), nobody.post("/token", data=wanted)):
+            tokens = check_json(response)
             assert tokens["token_type"] == "bearer"
             headers = {"Authorization": f"Bearer {tokens['access_token']}"}
             assert (
-                json_of(nobody.post("/task", json={"title": "a"}, headers=headers), 201)[
+                check_json(nobody.post("/task", json={"title": "a"}, headers=headers), 201)[
                     "created_by"
                 ]
                 == name
             )
-        for answer in (
+        for response in (
             nobody.post("/login", json=wanted | {"password": "wrong"}),
             nobody.post("/token", data=wanted | {"password": "wrong"}),
         ):
-            is_error(answer, 401)
-        is_error(
+            check_d_error(response, 401)
+        check_d_error(
             nobody.post("/login", json={"username": name}), 400, "Field 'password' is required"
         )
 
 
 @pytest.mark.parametrize("text", UNICODE)
 def test_text_of_every_kind_is_kept(client: httpx.Client, text: str) -> None:
-    assert json_of(client.post("/task", json={"title": text}), 201)["title"] == text
+    assert check_json(client.post("/task", json={"title": text}), 201)["title"] == text
 
 
 def test_a_request_that_is_sent_again_is_done_once(client: httpx.Client) -> None:
@@ -380,8 +385,8 @@ def test_a_request_that_is_sent_again_is_done_once(client: httpx.Client) -> None
     first, second = (
         client.post("/task", json={"title": "once"}, headers=headers) for _ in range(2)
     )
-    assert json_of(first, 201) == json_of(second, 201)
-    is_error(client.post("/task", json={"title": "other"}, headers=headers), 422)
+    assert check_json(first, 201) == check_json(second, 201)
+    check_d_error(client.post("/task", json={"title": "other"}, headers=headers), 422)
 
 
 def test_hard_deleting_a_task_removes_its_log_entries(
@@ -389,50 +394,52 @@ def test_hard_deleting_a_task_removes_its_log_entries(
 ) -> None:
     [entry] = [
         e
-        for e in json_of(client.get("/tasks", params={"date": today}))
+        for e in check_json(client.get("/tasks", params={"date": today}))
         if e["title"] == task["title"]
     ]
-    [found] = json_of(canonical.get("/tasks", params={"text": task["title"]}))["items"]
-    json_of(canonical.delete(f"/tasks/{found['id']}", params={"hard": "true"}), 204)
-    is_error(client.get(f"/task/{entry['id']}"), 404)
-    assert entry not in json_of(client.get("/tasks", params={"date": today}))
-    [line, *_] = json_of(client.get("/audit-log", params={"limit": 1}))["items"]
+    [found] = check_json(canonical.get("/tasks", params={"text": task["title"]}))["items"]
+    check_json(canonical.delete(f"/tasks/{found['id']}", params={"hard": "true"}), 204)
+    check_d_error(client.get(f"/task/{entry['id']}"), 404)
+    assert entry not in check_json(client.get("/tasks", params={"date": today}))
+    [line, *_] = check_json(client.get("/audit-log", params={"limit": 1}))["items"]
     assert (UUID(line["task_id"]), line["new_status"]) == (UUID(found["id"]), "deleted")
 
 
 class TestRateLimits:
     """What happens when a limit is used up; this takes a product with a low one."""
 
-    def test_too_many_requests_are_told_when_to_come_again(self, workshop: Workshop) -> None:
-        product = workshop.start("d", RATE_LIMIT_WRITE="3/hour", RATE_LIMIT_LOGIN="2/hour")
-        with product.client() as client:
+    def test_too_many_requests_are_told_when_to_come_again(
+        self, deployments: DeploymentFactory
+    ) -> None:
+        deployment = deployments.start("d", RATE_LIMIT_WRITE="3/hour", RATE_LIMIT_LOGIN="2/hour")
+        with deployment.client() as client:
             for prefix in ("", "", "/compat/d"):
-                json_of(client.post(f"{prefix}/task", json={"title": "a"}), 201)
+                check_json(client.post(f"{prefix}/task", json={"title": "a"}), 201)
             for path in ("/task", "/compat/d/task"):
-                answer = client.post(path, json={"title": "a"})
-                is_error(answer, 429, "Too many requests, please try again later.")
-                assert 0 < int(answer.headers["retry-after"]) <= 3600
-            json_of(client.get("/tasks"))
-            wanted = {"username": product.admin[0], "password": product.admin[1]}
-            json_of(client.post("/login", json=wanted))
-            is_error(
+                response = client.post(path, json={"title": "a"})
+                check_d_error(response, 429, "Too many requests, please try again later.")
+                assert 0 < int(response.headers["retry-after"]) <= 3600
+            check_json(client.get("/tasks"))
+            wanted = {"username": deployment.admin[0], "password": deployment.admin[1]}
+            check_json(client.post("/login", json=wanted))
+            check_d_error(
                 client.post("/login", json=wanted),
                 429,
                 "Too many requests, please try again later.",
             )
 
     def test_writing_takes_a_token_also_where_nothing_else_does(
-        self, open_product: Product
+        self, open_deployment: Deployment
     ) -> None:
-        with open_product.client(role=None) as nobody:
-            json_of(nobody.get("/tasks"))
-            json_of(nobody.post("/api/v1/tasks", json={"title": "a"}), 201)
-            for answer in (
+        with open_deployment.client(role=None) as nobody:
+            check_json(nobody.get("/tasks"))
+            check_json(nobody.post("/api/v1/tasks", json={"title": "a"}), 201)
+            for response in (
                 nobody.post("/task", json={"title": "a"}),
                 nobody.put("/task/1", json={"title": "a"}),
                 nobody.delete("/compat/d/task/1"),
                 nobody.post("/upload-csv", files={"file": b"title\na\n"}),
             ):
-                is_error(answer, 401)
-        with open_product.client() as admin:
-            json_of(admin.post("/task", json={"title": "a"}), 201)
+                check_d_error(response, 401)
+        with open_deployment.client() as admin:
+            check_json(admin.post("/task", json={"title": "a"}), 201)

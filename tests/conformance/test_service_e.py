@@ -7,8 +7,8 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
-from tests.conformance.checks import NOT_THERE, UNICODE, is_problem, json_of
-from tests.conformance.conftest import Place
+from tests.support.conformance.checks import UNICODE, UNKNOWN_ID, check_json, check_problem
+from tests.support.conformance.deployments import Mount
 
 FIELDS = {
     "id", "title", "description", "status", "priority", "assigned_to", "due_date", "tags", "handler", "payload",
@@ -26,7 +26,7 @@ def task(client: httpx.Client) -> dict[str, Any]:
         "title": "Deploy", "description": "To production", "priority": "HIGH", "assigned_to": "ada",
         "due_date": LATER.isoformat(), "tags": ["ops", "Release", "OPS"],
     }  # fmt: skip
-    made: dict[str, Any] = json_of(client.post("/tasks", json=new), 201)
+    made: dict[str, Any] = check_json(client.post("/tasks", json=new), 201)
     return made
 
 
@@ -36,7 +36,7 @@ def seven(client: httpx.Client) -> list[dict[str, Any]]:
     who = f"ada-{uuid4().hex[:8]}"
     priorities = ["low", "medium", "high", "urgent", "low", "medium", "high"]
     return [
-        json_of(
+        check_json(
             client.post("/tasks", json={"title": f"Task {n}", "priority": p, "assigned_to": who}),
             201,
         )
@@ -46,11 +46,11 @@ def seven(client: httpx.Client) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_a_task_is_created_read_changed_and_deleted(client: httpx.Client, slash: str) -> None:
-    answer = client.post(f"/tasks{slash}", json={"title": "Deploy"})
-    made = json_of(answer, 201)
+    response = client.post(f"/tasks{slash}", json={"title": "Deploy"})
+    made = check_json(response, 201)
     assert set(made) == FIELDS
     assert str(UUID(made["id"])) == made["id"]
-    assert answer.headers["location"].endswith(f"/tasks/{made['id']}")
+    assert response.headers["location"].endswith(f"/tasks/{made['id']}")
     assert (made["status"], made["priority"], made["tags"], made["handler"]) == (
         "pending",
         "medium",
@@ -58,14 +58,14 @@ def test_a_task_is_created_read_changed_and_deleted(client: httpx.Client, slash:
         None,
     )
     one = f"/tasks/{made['id']}{slash}"
-    assert json_of(client.get(one)) == made
+    assert check_json(client.get(one)) == made
     for number, method in enumerate(("PUT", "PATCH"), 2):
-        changed = json_of(client.request(method, one, json={"title": method}))
+        changed = check_json(client.request(method, one, json={"title": method}))
         assert (changed["title"], changed["version"]) == (method, number)
-    assert json_of(client.get(one)) == changed
-    json_of(client.delete(one), 204)
+    assert check_json(client.get(one)) == changed
+    check_json(client.delete(one), 204)
     for method in ("GET", "PUT", "PATCH", "DELETE"):
-        is_problem(
+        check_problem(
             client.request(method, one, json=None if method in ("GET", "DELETE") else {}),
             404,
             "not_found",
@@ -85,7 +85,7 @@ def test_patch_changes_what_is_given_and_null_clears(
     client: httpx.Client, task: dict[str, Any]
 ) -> None:
     wanted = {"assigned_to": None, "due_date": None, "tags": [], "status": "In_Progress"}
-    changed = json_of(client.patch(f"/tasks/{task['id']}", json=wanted))
+    changed = check_json(client.patch(f"/tasks/{task['id']}", json=wanted))
     assert {name: changed[name] for name in wanted} == wanted | {"status": "in_progress"}
     assert (changed["title"], changed["description"], changed["priority"]) == (
         "Deploy",
@@ -96,14 +96,14 @@ def test_patch_changes_what_is_given_and_null_clears(
 
 def test_what_was_read_may_be_sent_back(client: httpx.Client, task: dict[str, Any]) -> None:
     for method in ("PUT", "PATCH"):
-        assert json_of(client.request(method, f"/tasks/{task['id']}", json=task)) == task
+        assert check_json(client.request(method, f"/tasks/{task['id']}", json=task)) == task
 
 
 def test_pages_by_number_follow_each_other(
     client: httpx.Client, seven: list[dict[str, Any]]
 ) -> None:
     where = {"assigned_to": seven[0]["assigned_to"], "sort": "created_at", "page_size": 3}
-    pages = [json_of(client.get("/tasks", params=where | {"page": n})) for n in (1, 2, 3, 4)]
+    pages = [check_json(client.get("/tasks", params=where | {"page": n})) for n in (1, 2, 3, 4)]
     assert [[t["title"] for t in p["items"]] for p in pages] == [
         ["Task 0", "Task 1", "Task 2"], ["Task 3", "Task 4", "Task 5"], ["Task 6"], [],
     ]  # fmt: skip
@@ -127,16 +127,16 @@ def test_pages_and_cursors_agree_in_every_order(
 ) -> None:
     due = {"due_date": LATER.isoformat()}
     for task in seven[:3]:
-        json_of(client.patch(f"/tasks/{task['id']}", json=due))
+        check_json(client.patch(f"/tasks/{task['id']}", json=due))
     where: dict[str, Any] = {"assigned_to": seven[0]["assigned_to"], "sort": sort, "page_size": 2}
     by_page = [
         t["id"]
         for n in range(1, 6)
-        for t in json_of(client.get("/tasks", params=where | {"page": n}))["items"]
+        for t in check_json(client.get("/tasks", params=where | {"page": n}))["items"]
     ]
     by_cursor, cursor = [], {}
     while True:
-        page = json_of(client.get("/tasks/", params=where | cursor))
+        page = check_json(client.get("/tasks/", params=where | cursor))
         by_cursor += [t["id"] for t in page["items"]]
         if page["next_cursor"] is None:
             break
@@ -147,7 +147,7 @@ def test_pages_and_cursors_agree_in_every_order(
 
 
 def test_totals_are_told_without_filters_and_by_status_or_priority(client: httpx.Client) -> None:
-    summary = json_of(client.get("/tasks/stats/summary"))
+    summary = check_json(client.get("/tasks/stats/summary"))
     for params, total in (
         ({}, summary["total"]),
         ({"status": "pending"}, summary["by_status"]["pending"]),
@@ -158,16 +158,16 @@ def test_totals_are_told_without_filters_and_by_status_or_priority(client: httpx
         ({"status": "pending", "priority": "low"}, None),
         ({"assigned_to": "ada"}, None),
     ):
-        assert json_of(client.get("/tasks", params={**params, "page_size": 1}))["total"] == total, (
-            params
-        )
+        assert (
+            check_json(client.get("/tasks", params={**params, "page_size": 1}))["total"] == total
+        ), params
 
 
 def test_filters_hold_together(client: httpx.Client, seven: list[dict[str, Any]]) -> None:
     mine = {"assigned_to": seven[0]["assigned_to"]}
 
     def titles(**params: Any) -> list[str]:
-        found = json_of(client.get("/tasks", params={**mine, "sort": "created_at", **params}))[
+        found = check_json(client.get("/tasks", params={**mine, "sort": "created_at", **params}))[
             "items"
         ]
         return [t["title"] for t in found]
@@ -192,20 +192,20 @@ def test_filters_hold_together(client: httpx.Client, seven: list[dict[str, Any]]
     ],
 )  # fmt: skip
 def test_bad_parameters_are_refused(client: httpx.Client, params: dict[str, Any]) -> None:
-    is_problem(client.get("/tasks", params=params), 422, "invalid_field")
+    check_problem(client.get("/tasks", params=params), 422, "invalid_field")
 
 
 def test_statistics_count_by_status_and_priority(client: httpx.Client) -> None:
-    before = json_of(client.get("/tasks/stats/summary"))
-    task = json_of(client.post("/tasks", json={"title": "a", "priority": "urgent"}), 201)
-    after = json_of(client.get("/tasks/stats/summary/"))
+    before = check_json(client.get("/tasks/stats/summary"))
+    task = check_json(client.post("/tasks", json={"title": "a", "priority": "urgent"}), 201)
+    after = check_json(client.get("/tasks/stats/summary/"))
     assert set(after["by_priority"]) == {"low", "medium", "high", "urgent"}
     assert {"pending", "in_progress", "completed", "failed", "cancelled"} <= set(after["by_status"])
     assert after["total"] == before["total"] + 1
     assert after["by_status"]["pending"] == before["by_status"]["pending"] + 1
     assert after["by_priority"]["urgent"] == before["by_priority"]["urgent"] + 1
-    json_of(client.delete(f"/tasks/{task['id']}"), 204)
-    assert json_of(client.get("/tasks/stats/summary"))["total"] == before["total"]
+    check_json(client.delete(f"/tasks/{task['id']}"), 204)
+    assert check_json(client.get("/tasks/stats/summary"))["total"] == before["total"]
 
 
 @pytest.mark.parametrize(
@@ -231,47 +231,47 @@ def test_statistics_count_by_status_and_priority(client: httpx.Client) -> None:
 def test_field_rules_hold_for_new_and_for_changed_tasks(
     client: httpx.Client, task: dict[str, Any], change: dict[str, Any], field: str
 ) -> None:
-    for answer in (
+    for response in (
         client.post("/tasks", json={"title": "a"} | change),
         client.put(f"/tasks/{task['id']}", json=change),
         client.patch(f"/tasks/{task['id']}", json=change),
     ):
-        problem = is_problem(answer, 422, "invalid_field")
+        problem = check_problem(response, 422, "invalid_field")
         assert [e["field"] for e in problem["errors"]] == [field]
 
 
 def test_bounds_are_inclusive(client: httpx.Client) -> None:
     new = {"title": "x" * 200, "description": "y" * 2000, "tags": [f"{n:050}" for n in range(10)]}
-    made = json_of(client.post("/tasks", json=new), 201)
+    made = check_json(client.post("/tasks", json=new), 201)
     assert {name: made[name] for name in new} == new
 
 
 @pytest.mark.parametrize("text", UNICODE)
 def test_text_of_every_kind_is_kept(client: httpx.Client, text: str) -> None:
     new = {"title": text, "description": text, "tags": [text], "assigned_to": text}
-    made = json_of(client.post("/tasks", json=new), 201)
+    made = check_json(client.post("/tasks", json=new), 201)
     assert {name: made[name] for name in new} == new
 
 
-@pytest.mark.parametrize("key", ["1", "x", NOT_THERE])
+@pytest.mark.parametrize("key", ["1", "x", UNKNOWN_ID])
 def test_unknown_tasks_are_not_found(client: httpx.Client, key: str) -> None:
     for method in ("GET", "PUT", "PATCH", "DELETE"):
-        answer = client.request(
+        response = client.request(
             method, f"/tasks/{key}", json=None if method in ("GET", "DELETE") else {"title": "a"}
         )
-        is_problem(answer, 404, "not_found")
+        check_problem(response, 404, "not_found")
 
 
-def test_without_a_token_nothing_is_told(place: Place) -> None:
-    with place.client(role=None) as nobody:
-        for path in ("/tasks", "/tasks/stats/summary", f"/tasks/{NOT_THERE}"):
-            answer = nobody.get(path)
-            is_problem(answer, 401, "unauthorized")
-            assert answer.headers["www-authenticate"].startswith("Bearer")
+def test_without_a_token_nothing_is_told(mount: Mount) -> None:
+    with mount.client(role=None) as nobody:
+        for path in ("/tasks", "/tasks/stats/summary", f"/tasks/{UNKNOWN_ID}"):
+            response = nobody.get(path)
+            check_problem(response, 401, "unauthorized")
+            assert response.headers["www-authenticate"].startswith("Bearer")
 
 
-def test_swagger_redoc_and_the_schema_are_served(place: Place) -> None:
-    with place.product.client(role=None) as nobody:
-        assert f"{place.prefix}/tasks/stats/summary" in nobody.get("/openapi.json").json()["paths"]
+def test_swagger_redoc_and_the_schema_are_served(mount: Mount) -> None:
+    with mount.deployment.client(role=None) as nobody:
+        assert f"{mount.prefix}/tasks/stats/summary" in nobody.get("/openapi.json").json()["paths"]
         for path in ("/docs", "/redoc"):
             assert nobody.get(path).status_code == 200

@@ -42,7 +42,7 @@ async def pooled(database: str, tmp_path: Path) -> AsyncIterator[Settings]:
             lease_seconds=15,  # the default: no lease is to end here, and time limits of connections follow from it
         )
 
-        async def answers() -> bool:
+        async def responses() -> bool:
             try:
                 connection = await connect(settings)
             except OSError:
@@ -50,7 +50,7 @@ async def pooled(database: str, tmp_path: Path) -> AsyncIterator[Settings]:
             await connection.close()
             return True
 
-        await eventually("the pooler's first answer", answers)
+        await eventually("the pooler's first answer", responses)
         yield settings
 
 
@@ -103,8 +103,8 @@ async def test_two_workers_finish_tasks_that_the_api_made(
             for n in range(60)
         ]
         made = await asyncio.gather(*(client.post("/api/v1/tasks", json=body) for body in bodies))
-        assert {answer.status_code for answer in made} == {201}
-        ids = [UUID(answer.json()["id"]) for answer in made] + await add_tasks(connection, 500)
+        assert {response.status_code for response in made} == {201}
+        ids = [UUID(response.json()["id"]) for response in made] + await add_tasks(connection, 500)
 
         async def done() -> bool:
             return set(await statuses(connection, ids)) == {"completed"}

@@ -1,4 +1,4 @@
-"""A client of Server-Sent Events, which takes them apart as browsers do."""
+"""A client of Server-Sent Events that parses streams as browsers do."""
 
 import asyncio
 import contextlib
@@ -22,42 +22,42 @@ class Message:
 
 
 @dataclass
-class Ear:
-    """What one stream has said so far."""
+class EventStream:
+    """The events that one stream has sent so far."""
 
-    answer: httpx.Response
+    response: httpx.Response
     messages: list[Message] = field(default_factory=list)
     comments: list[str] = field(default_factory=list)
     last_id: str = ""
     retry_ms: int | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
-    broken: BaseException | None = None
+    error: BaseException | None = None
 
-    def names(self) -> list[tuple[str, str]]:
-        """Task and event, without the prefix, of every message."""
+    def summaries(self) -> list[tuple[str, str]]:
+        """Return the task id and the event, without the prefix, of every message."""
         return [(m.data["task_id"], m.event.removeprefix("task.")) for m in self.messages]
 
-    async def hears(
-        self, what: str, enough: Callable[[list[Message]], Any], seconds: float = 15.0
+    async def wait_until(
+        self, what: str, condition: Callable[[list[Message]], Any], seconds: float = 15.0
     ) -> list[Message]:
-        """Wait until the messages are enough."""
+        """Wait until the messages meet the condition, and return them."""
 
         async def probe() -> Any:
-            assert not self.broken, self.broken
-            return enough(self.messages)
+            assert not self.error, self.error
+            return condition(self.messages)
 
         await eventually(what, probe, seconds)
         return self.messages
 
-    async def hears_number(self, number: int, seconds: float = 15.0) -> list[Message]:
-        """Wait until there are so many messages."""
-        return await self.hears(f"{number} events", lambda heard: len(heard) >= number, seconds)
+    async def wait_for_count(self, count: int, seconds: float = 15.0) -> list[Message]:
+        """Wait until the stream has sent this many messages, and return them."""
+        return await self.wait_until(f"{count} events", lambda m: len(m) >= count, seconds)
 
     async def read(self) -> None:
-        """Take the stream apart until it ends."""
+        """Parse the stream until it ends."""
         block: dict[str, str] = {}
         try:
-            async for line in self.answer.aiter_lines():
+            async for line in self.response.aiter_lines():
                 if not line:
                     self._dispatch(block)
                     block = {}
@@ -67,7 +67,7 @@ class Ear:
                     name, _, value = line.partition(":")
                     block[name] = value.removeprefix(" ")
         except httpx.HTTPError as error:
-            self.broken = error
+            self.error = error
         finally:
             self.ended.set()
 
@@ -79,31 +79,31 @@ class Ear:
 
 
 @contextlib.asynccontextmanager
-async def hearing(
+async def open_stream(
     url: str, after: str | None = None, token: str | None = None, **params: Any
-) -> AsyncIterator[Ear]:
-    """An open stream, which is read beside what the test does. `after` is the last event id."""
+) -> AsyncIterator[EventStream]:
+    """Open a stream and read it in the background. `after` is the last event id."""
     headers = {"Last-Event-ID": after} if after else {}
     if token:
         headers["authorization"] = f"Bearer {token}"
     async with (
         httpx.AsyncClient(timeout=httpx.Timeout(10, read=60)) as client,
-        client.stream("GET", url, params=params, headers=headers) as answer,
+        client.stream("GET", url, params=params, headers=headers) as response,
     ):
-        ear = Ear(answer)
-        if answer.status_code != 200:
-            await answer.aread()
-            yield ear
+        stream = EventStream(response)
+        if response.status_code != 200:
+            await response.aread()
+            yield stream
             return
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        reading = asyncio.create_task(ear.read())
+        assert response.headers["content-type"].startswith("text/event-stream")
+        reading = asyncio.create_task(stream.read())
         try:
-            await eventually("the stream's first id", lambda: _has_begun(ear))
-            yield ear
+            await eventually("the first id of the stream", lambda: _has_begun(stream))
+            yield stream
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
 
 
-async def _has_begun(ear: Ear) -> bool:
-    return bool(ear.last_id) or ear.ended.is_set()
+async def _has_begun(stream: EventStream) -> bool:
+    return bool(stream.last_id) or stream.ended.is_set()

@@ -16,7 +16,7 @@ from task_service.settings import Settings, load_settings
 from task_service.telemetry.logs import configure_logs
 from tests.support.api_process import api_processes, environment_of
 from tests.support.forked import run_forked
-from tests.support.people import KEY, PASSWORD
+from tests.support.secured_app import KEY, PASSWORD
 
 COMMAND = "Make one with: openssl rand -base64 48"
 TUTORIAL = "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7"

@@ -1,6 +1,9 @@
-"""The real applications on a real database, spoken to over HTTP."""
+"""The real applications on a real database, called over HTTP."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 
 import asyncpg
 import httpx
@@ -20,22 +23,23 @@ from task_service.settings import Settings
 from task_service.store.cache.redis import RedisAwayError
 from task_service.store.database import create_engine
 from tests.support.invariants import check_invariants
-from tests.support.people import KEY, People
 from tests.support.sample_tasks import insert_sample_tasks
+from tests.support.secured_app import KEY, SecuredApp
 from tests.support.service_settings import settings_for
+from tests.support.stoppable_database import StoppableDatabase
 from tests.support.tasks import add_worker, quiet_wakeups
 from tests.support.waiting import eventually
 
 
 @pytest.fixture
 def settings(database: str) -> Settings:
-    """The API's settings."""
+    """Settings of the API."""
     return settings_for(database, db_pool_timeout_seconds=1, lease_seconds=15)
 
 
 @pytest_asyncio.fixture
 async def engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
-    """The API's connections."""
+    """Database engine of the API."""
     engine = create_engine(settings)
     yield engine
     await engine.dispose()
@@ -43,26 +47,28 @@ async def engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
 
 @pytest.fixture
 def wakeups() -> Wakeups:
-    """What tells workers of new tasks."""
+    """Notifications to workers about new tasks."""
     return quiet_wakeups()
 
 
 @pytest.fixture
 def app(settings: Settings, engine: AsyncEngine, wakeups: Wakeups) -> FastAPI:
-    """The public application."""
+    """Public application."""
     return create_app(settings, engine, wakeups)
 
 
 @pytest_asyncio.fixture
 async def running_app(app: FastAPI) -> AsyncIterator[FastAPI]:
-    """The public application with what runs beside its requests; a test that takes `client` too gets this one."""
+    """Public application with its background loops; `client` calls this instance."""
     async with loop.running(app.state.background):
         yield app
 
 
 @pytest_asyncio.fixture
-async def people(database: str, engine: AsyncEngine, wakeups: Wakeups) -> AsyncIterator[People]:
-    """The people of an application that asks everybody for a token."""
+async def secured(
+    database: str, engine: AsyncEngine, wakeups: Wakeups
+) -> AsyncIterator[SecuredApp]:
+    """Application that requires a token from every caller."""
     settings = settings_for(
         database,
         auth_mode="required",
@@ -73,15 +79,15 @@ async def people(database: str, engine: AsyncEngine, wakeups: Wakeups) -> AsyncI
     )
     app = create_app(settings, engine, wakeups)
     async with loop.running(app.state.background):
-        yield People(app)
+        yield SecuredApp(app)
 
 
 @pytest_asyncio.fixture
 async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the public application; with TEST_REDIS=1 the cache may be read from its first request on."""
+    """Client of the public application; with TEST_REDIS=1 its first request may read the cache."""
     watches = watch_cache(app.state.context)
     for watch in watches:
-        await eventually("a first look at Redis", lambda watch=watch: _looks(watch))
+        await eventually("the first check of Redis", lambda watch=watch: _check_redis(watch))
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://service"
     ) as client:
@@ -90,37 +96,39 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
         await watch.stop()
 
 
-async def _looks(watch: CacheWatch) -> bool:
+async def _check_redis(watch: CacheWatch) -> bool:
     try:
         await watch.look()
-    except RedisAwayError:  # a busy machine's may answer late
+    except RedisAwayError:  # Redis may be slow on a busy machine
         return False
     return True
 
 
 @pytest_asyncio.fixture
-async def held(connection: asyncpg.Connection) -> Callable[[str], Awaitable[Claim]]:
-    """A function that lets a worker claim the next task, which must be the one with this id."""
+async def claim_task(connection: asyncpg.Connection) -> Callable[[str], Awaitable[Claim]]:
+    """Function that claims the next task, which must have this id, for a worker."""
     worker = await add_worker(connection)
 
-    async def hold(task_id: str) -> Claim:
+    async def claim_next(task_id: str) -> Claim:
         [claimed] = await claim(connection, worker, Bounds(["default"]), 1, start_at_once=True)
         assert str(claimed.task_id) == task_id
         return claimed
 
-    return hold
+    return claim_next
 
 
 @pytest_asyncio.fixture(autouse=True)
 async def _consistent(connection: asyncpg.Connection) -> AsyncIterator[None]:
-    """Whatever a test does through the API, the database is consistent in the end."""
+    """Check after each test that the database is consistent."""
     yield
     await check_invariants(connection)
 
 
 @pytest_asyncio.fixture(scope="module")
-async def crowded(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection to a database with 30,000 tasks in every state, analysed; tests only read it."""
+async def large_database(
+    postgres: EmbeddedPostgres, template: str
+) -> AsyncIterator[asyncpg.Connection]:
+    """Connection to an analysed, read-only database with 30,000 tasks in every state."""
     admin = await asyncpg.connect(postgres.url())
     name = f"crowded_{new_id().hex}"
     await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
@@ -130,3 +138,30 @@ async def crowded(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[as
     await connection.close()
     await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     await admin.close()
+
+
+@pytest.fixture(scope="session")
+def stoppable_server() -> Iterator[EmbeddedPostgres]:
+    """PostgreSQL server for `stoppable_database`."""
+    folder = tempfile.mkdtemp(prefix="task-service-test-", dir="/var/tmp")
+    server = EmbeddedPostgres(Path(folder), options={"fsync": "off"})
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest_asyncio.fixture
+async def stoppable_database(
+    stoppable_server: EmbeddedPostgres,
+) -> AsyncIterator[StoppableDatabase]:
+    """Empty database on a server that the test may stop."""
+    name = f"stoppable_{new_id().hex}"
+    admin = await asyncpg.connect(stoppable_server.url())
+    await admin.execute(f"CREATE DATABASE {name}")
+    await admin.close()
+    database = StoppableDatabase(stoppable_server, stoppable_server.url(name))
+    yield database
+    database.start()

@@ -1,8 +1,7 @@
-"""The audit log: every change by people and by workers, for administrators, in pages, by index."""
+"""The audit log: changes by users and workers, its access rules, pages and query plans."""
 
 import json
 import re
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -14,17 +13,16 @@ from sqlalchemy.dialects.postgresql import asyncpg as dialect
 
 from task_service.domain.ids import new_id
 from task_service.domain.outcomes import Outcome
-from task_service.queue.claims import Claim
 from task_service.queue.results import Finished, finish
 from task_service.store.audit import AuditFilter, statement
-from tests.integration.api.test_bad_input import check_problem
-from tests.support.people import People
-from tests.support.problems import check_field
+from tests.support.problems import check_field_error, check_problem
+from tests.support.secured_app import SecuredApp
+from tests.support.task_api import TASKS, ClaimTask
 
 pytestmark = pytest.mark.asyncio
 LOG = "/api/v1/audit-log"
-TASKS = "/api/v1/tasks"
-Hold = Callable[[str], Awaitable[Claim]]
+
+
 COLUMNS = {
     "task_id",
     "previous_status",
@@ -37,7 +35,7 @@ COLUMNS = {
 
 
 async def entries(client: httpx.AsyncClient, **params: Any) -> list[dict[str, Any]]:
-    """All entries that a filter finds, newest first."""
+    """Return all entries that match, newest first."""
     found: list[dict[str, Any]] = []
     cursor = None
     while True:
@@ -50,36 +48,36 @@ async def entries(client: httpx.AsyncClient, **params: Any) -> list[dict[str, An
             return found
 
 
-def told(entry: dict[str, Any]) -> tuple[str | None, str, str | None]:
+def transition(entry: dict[str, Any]) -> tuple[str | None, str, str | None]:
     return entry["previous_status"], entry["new_status"], entry["modified_by"]
 
 
-async def test_every_change_of_a_task_is_there_with_who_and_when(
-    people: People, connection: asyncpg.Connection, held: Hold
+async def test_every_change_of_a_task_is_logged_with_its_author_and_time(
+    secured: SecuredApp, connection: asyncpg.Connection, claim_task: ClaimTask
 ) -> None:
-    root, ada, bob = [await people.register(name, role) for name, role in
+    root, ada, bob = [await secured.register(name, role) for name, role in
                       (("root", "admin"), ("ada", "editor"), ("bob", "operator"))]  # fmt: skip
     begun = datetime.now(UTC) - timedelta(seconds=1)
-    async with people.speaking(people.token(ada)) as client:
+    async with secured.client(secured.token(ada)) as client:
         task = (await client.post(TASKS, json={"title": "Ring", "handler": "noop"})).json()
         url = f"{TASKS}/{task['id']}"
         await client.patch(url, json={"title": "Ring Bob", "tags": ["phone"]})
-    claimed = await held(task["id"])
+    claimed = await claim_task(task["id"])
     worker: UUID = await connection.fetchval("SELECT worker_id FROM queue")
     await finish(
         connection,
         worker,
         [Finished(claimed.task_id, claimed.fence, Outcome.FAILED, error="no tone")],
     )
-    async with people.speaking(people.token(bob)) as client:
-        await client.post(f"{url}:retry", json={"reason": "the line is mended"})
+    async with secured.client(secured.token(bob)) as client:
+        await client.post(f"{url}:retry", json={"reason": "the line is repaired"})
         await client.delete(url)
-    async with people.speaking(people.token(root)) as admin:
+    async with secured.client(secured.token(root)) as admin:
         found = await entries(admin)
-        assert [told(entry) for entry in found] == [
+        assert [transition(entry) for entry in found] == [
             ("pending", "deleted", "bob"),
             ("failed", "pending", "bob"),
-            ("processing", "failed", str(worker)),  # also now that the task was opened again
+            ("processing", "failed", str(worker)),  # kept after the retry
             ("pending", "pending", "ada"),
             (None, "pending", "ada"),
         ]
@@ -94,34 +92,34 @@ async def test_every_change_of_a_task_is_there_with_who_and_when(
         assert [entry["timestamp"] for entry in found] == sorted(
             (e["timestamp"] for e in found), reverse=True
         )
-        by_what = {told(entry)[1:]: entry for entry in found}
-        assert by_what["pending", "bob"]["reason"] == "the line is mended"
+        by_transition = {transition(entry)[1:]: entry for entry in found}
+        assert by_transition["pending", "bob"]["reason"] == "the line is repaired"
         assert found[-2]["fields"] == ["tags", "title"]
 
 
-async def test_what_people_did_to_a_task_stays_when_the_task_is_erased(people: People) -> None:
-    root = await people.register("root", "admin")
-    async with people.speaking(people.token(root)) as admin:
+async def test_entries_of_users_remain_after_a_hard_delete(secured: SecuredApp) -> None:
+    root = await secured.register("root", "admin")
+    async with secured.client(secured.token(root)) as admin:
         task = (await admin.post(TASKS, json={"title": "Ring"})).json()
         assert (
             await admin.delete(f"{TASKS}/{task['id']}", params={"hard": "true"})
         ).status_code == 204
         found = await entries(admin, task_id=task["id"])
-    assert [told(entry)[1:] for entry in found] == [("deleted", "root"), ("pending", "root")]
+    assert [transition(entry)[1:] for entry in found] == [("deleted", "root"), ("pending", "root")]
 
 
-async def test_pages_and_filters_find_each_entry_once(
-    people: People, connection: asyncpg.Connection, held: Hold
+async def test_pages_and_filters_return_each_entry_once(
+    secured: SecuredApp, connection: asyncpg.Connection, claim_task: ClaimTask
 ) -> None:
-    root, ada = await people.register("root", "admin"), await people.register("ada")
-    async with people.speaking(people.token(ada)) as client:
+    root, ada = await secured.register("root", "admin"), await secured.register("ada")
+    async with secured.client(secured.token(ada)) as client:
         tasks = [
             (await client.post(TASKS, json={"title": "t", "handler": "noop"})).json()["id"]
             for _ in range(4)
         ]
         for task_id in tasks:
             await client.patch(f"{TASKS}/{task_id}", json={"title": "u"})
-    claims = [await held(task_id) for task_id in tasks]
+    claims = [await claim_task(task_id) for task_id in tasks]
     for claimed in claims:
         worker = await connection.fetchval(
             "SELECT worker_id FROM queue WHERE task_id = $1", claimed.task_id
@@ -129,13 +127,11 @@ async def test_pages_and_filters_find_each_entry_once(
         await finish(
             connection, worker, [Finished(claimed.task_id, claimed.fence, Outcome.COMPLETED)]
         )
-    await connection.execute(
-        "UPDATE runs SET finished_at = now()"
-    )  # one moment for all, with and without a change
+    await connection.execute("UPDATE runs SET finished_at = now()")  # the same time for all runs
     await connection.execute(
         "UPDATE task_history SET at = now() WHERE task_id = $1", UUID(tasks[0])
     )
-    async with people.speaking(people.token(root)) as admin:
+    async with secured.client(secured.token(root)) as admin:
         everything = await entries(admin, limit=100)
         assert len(everything) == 12
         for limit in (1, 3, 5):
@@ -161,10 +157,12 @@ async def test_pages_and_filters_find_each_entry_once(
         assert await entries(admin, **{"from": middle, "to": middle}) == []
 
 
-async def test_only_administrators_read_it_and_a_missing_role_is_named(people: People) -> None:
+async def test_only_administrators_read_the_log_and_the_error_names_the_role(
+    secured: SecuredApp,
+) -> None:
     for role in ("viewer", "editor", "operator"):
-        user = await people.register(f"the-{role}", role)
-        async with people.speaking(people.token(user)) as client:
+        user = await secured.register(f"the-{role}", role)
+        async with secured.client(secured.token(user)) as client:
             problem = check_problem(await client.get(LOG), 403, "forbidden")
             assert (problem["role"], problem["needs"], problem["permission"]) == (
                 role,
@@ -172,7 +170,7 @@ async def test_only_administrators_read_it_and_a_missing_role_is_named(people: P
                 "read_audit_log",
             )
             assert "admin" in problem["detail"]
-    async with people.speaking() as client:
+    async with secured.client() as client:
         assert (await client.get(LOG)).status_code == 401
 
 
@@ -190,18 +188,18 @@ async def test_only_administrators_read_it_and_a_missing_role_is_named(people: P
     ],
     ids=str,
 )
-async def test_wrong_filters_are_refused_by_name(
+async def test_invalid_filters_are_rejected_by_name(
     client: httpx.AsyncClient, params: dict[str, str], field: str
 ) -> None:
-    check_field(await client.get(LOG, params=params), field)
+    check_field_error(await client.get(LOG, params=params), field)
 
 
-def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
-    return [plan, *(node for child in plan.get("Plans", []) for node in nodes(child))]
+def plan_nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    return [plan, *(node for child in plan.get("Plans", []) for node in plan_nodes(child))]
 
 
 async def fill_history(connection: asyncpg.Connection) -> None:
-    """A hundred thousand changes over as many seconds, by a thousand people, and the runs over that time too."""
+    """Insert 100,000 changes by 1,000 users over 100,000 seconds; spread the runs over them."""
     if await connection.fetchval("SELECT count(*) FROM task_history") > 0:
         return
     await connection.execute(
@@ -231,19 +229,19 @@ async def fill_history(connection: asyncpg.Connection) -> None:
     ids=["everything", "a person", "nobody", "a task", "ten minutes"],
 )
 @pytest.mark.parametrize("later", [False, True], ids=["first page", "later page"])
-async def test_each_filter_is_served_by_its_index(
-    crowded: asyncpg.Connection, wanted: AuditFilter, indexes: set[str], *, later: bool
+async def test_each_filter_uses_its_index(
+    large_database: asyncpg.Connection, wanted: AuditFilter, indexes: set[str], *, later: bool
 ) -> None:
-    await fill_history(crowded)
+    await fill_history(large_database)
     before = (datetime.now(UTC) - timedelta(minutes=5), new_id(), 7) if later else None
     compiled = statement(wanted, 51, before).compile(
         dialect=dialect.dialect(), compile_kwargs={"literal_binds": True}
     )
-    text = await crowded.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {compiled}")
-    found = nodes(json.loads(text)[0]["Plan"])
+    text = await large_database.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {compiled}")
+    found = plan_nodes(json.loads(text)[0]["Plan"])
     assert not [n["Relation Name"] for n in found if n["Node Type"] == "Seq Scan"], text
     assert {n["Index Name"] for n in found if "Index Name" in n} == indexes
     read = sum(
         n["Actual Rows"] * n["Actual Loops"] for n in found if re.search("Scan", n["Node Type"])
     )
-    assert read < 2_000, text  # of 100,000: a page, or ten minutes of it
+    assert read < 2_000, text  # of 100,000: one page, or ten minutes

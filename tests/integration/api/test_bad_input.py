@@ -1,4 +1,4 @@
-"""What the API refuses, and how it says so: always problem+json, always naming what is wrong."""
+"""Invalid requests: each gets a problem+json response that names the invalid part."""
 
 import json
 from collections.abc import Callable
@@ -8,28 +8,15 @@ import httpx
 import pytest
 
 from task_service.domain.ids import new_id
-from tests.integration.api.test_tasks import TASKS, create
+from tests.support.problems import check_problem
+from tests.support.task_api import TASKS, create_task
 
 pytestmark = pytest.mark.asyncio
 JSON = {"content-type": "application/json"}
 DEEP: Any = "[" * 900 + "]" * 900
 
 
-def check_problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    problem = answer.json()
-    assert problem["status"] == status
-    assert problem["code"] == code
-    assert problem["type"].endswith(code)
-    assert problem["title"]
-    assert problem["detail"]
-    assert problem["request_id"] == answer.headers["x-request-id"]
-    assert "Traceback" not in answer.text
-    return dict(problem)
-
-
-BROKEN_FIELDS: list[tuple[str, Any]] = [
+INVALID_FIELDS: list[tuple[str, Any]] = [
     ("title", ""),
     ("title", "   "),
     ("title", "x" * 201),
@@ -70,12 +57,12 @@ BROKEN_FIELDS: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), BROKEN_FIELDS, ids=lambda v: str(v)[:30].replace("\x00", "NUL")
+    ("field", "value"), INVALID_FIELDS, ids=lambda v: str(v)[:30].replace("\x00", "NUL")
 )
-async def test_every_broken_field_is_named_at_creation_and_change(
+async def test_every_invalid_field_is_named_on_create_and_update(
     client: httpx.AsyncClient, field: str, value: Any
 ) -> None:
-    task = await create(client)
+    task = await create_task(client)
     calls = [
         client.patch(f"{TASKS}/{task['id']}", json={field: value}),
         client.put(f"{TASKS}/{task['id']}", json={field: value}),
@@ -91,7 +78,7 @@ async def test_every_broken_field_is_named_at_creation_and_change(
         assert field in problem["detail"]
 
 
-async def test_the_status_of_a_new_task_cannot_be_one_that_only_workers_or_time_give(
+async def test_new_task_cannot_have_a_derived_status(
     client: httpx.AsyncClient,
 ) -> None:
     for status in ("processing", "scheduled"):
@@ -101,7 +88,7 @@ async def test_the_status_of_a_new_task_cannot_be_one_that_only_workers_or_time_
         assert problem["errors"][0]["field"] == "status"
 
 
-async def test_all_broken_fields_are_named_at_once_with_their_place(
+async def test_all_invalid_fields_are_named_with_their_path(
     client: httpx.AsyncClient,
 ) -> None:
     body = {"titel": "a", "tags": ["ok", 3], "conversations": [{"body": 1}, {}, {"body": None}]}
@@ -113,26 +100,28 @@ async def test_all_broken_fields_are_named_at_once_with_their_place(
 @pytest.mark.parametrize(
     "body", ["{", "", "nul", '{"title": "a",}', '{"title": "a"} x', '{"title": "\udce4"}', DEEP]
 )
-async def test_broken_json_is_a_bad_request(client: httpx.AsyncClient, body: str) -> None:
+async def test_malformed_json_returns_400(client: httpx.AsyncClient, body: str) -> None:
     content = body.encode(errors="surrogateescape")
-    answer = await client.post(TASKS, content=content, headers={"content-type": "application/json"})
-    if body in ("", DEEP):  # nothing at all, and JSON that is not an object
-        assert answer.status_code in (400, 422)
-        check_problem(answer, answer.status_code, answer.json()["code"])
+    response = await client.post(
+        TASKS, content=content, headers={"content-type": "application/json"}
+    )
+    if body in ("", DEEP):  # an empty body, and JSON that is not an object
+        assert response.status_code in (400, 422)
+        check_problem(response, response.status_code, response.json()["code"])
     else:
-        assert answer.json()["code"] in ("broken_json", "bad_request")
-        check_problem(answer, 400, answer.json()["code"])
+        assert response.json()["code"] in ("broken_json", "bad_request")
+        check_problem(response, 400, response.json()["code"])
 
 
 @pytest.mark.parametrize("body", ["[]", "null", '"text"', "3"])
-async def test_a_body_that_is_not_an_object_is_refused(
-    client: httpx.AsyncClient, body: str
+async def test_body_that_is_not_an_object_is_rejected(client: httpx.AsyncClient, body: str) -> None:
+    response = await client.post(TASKS, content=body, headers={"content-type": "application/json"})
+    check_problem(response, 422, "invalid_field")
+
+
+async def test_values_that_cannot_be_stored_are_rejected_by_field(
+    client: httpx.AsyncClient,
 ) -> None:
-    answer = await client.post(TASKS, content=body, headers={"content-type": "application/json"})
-    check_problem(answer, 422, "invalid_field")
-
-
-async def test_a_lone_surrogate_is_refused_where_it_stands(client: httpx.AsyncClient) -> None:
     for field, body in (
         ("title", '{"title": "\\ud800"}'),
         ("payload", '{"title": "a", "payload": "\\ud800"}'),
@@ -140,17 +129,17 @@ async def test_a_lone_surrogate_is_refused_where_it_stands(client: httpx.AsyncCl
         ("payload", '{"title": "a", "payload": 1e999}'),
         ("payload", '{"title": "a", "payload": ' + "[" * 101 + "]" * 101 + "}"),
     ):
-        answer = await client.post(
+        response = await client.post(
             TASKS, content=body, headers={"content-type": "application/json"}
         )
-        assert check_problem(answer, 422, "invalid_field")["errors"][0]["field"] == field
+        assert check_problem(response, 422, "invalid_field")["errors"][0]["field"] == field
 
 
-async def test_the_deepest_payload_that_is_taken_can_be_read(client: httpx.AsyncClient) -> None:
+async def test_payload_with_the_deepest_nesting_can_be_read(client: httpx.AsyncClient) -> None:
     payload: Any = 1
     for _ in range(100):
         payload = [payload]
-    task = await create(client, payload=payload)
+    task = await create_task(client, payload=payload)
     assert (await client.get(f"{TASKS}/{task['id']}")).json()["payload"] == payload
 
 
@@ -159,31 +148,31 @@ async def test_the_deepest_payload_that_is_taken_can_be_read(client: httpx.Async
     [(TASKS, lambda task: task), (f"{TASKS}:batch", lambda task: {"tasks": [task]})],
 )
 @pytest.mark.parametrize(
-    ("given", "field"),
+    ("fields", "field"),
     [
         ({"tags": [1] * 100_000}, "tags"),
         ({"conversations": [1] * 100_000}, "conversations"),
         ({f"field {n}": n for n in range(20_000)}, ""),
     ],
 )
-async def test_what_has_too_many_parts_is_refused_in_one_line(
+async def test_too_many_parts_return_a_single_error(
     client: httpx.AsyncClient,
     path: str,
     wrap: Callable[[Any], Any],
-    given: dict[str, Any],
+    fields: dict[str, Any],
     field: str,
 ) -> None:
-    """An error for each part would take gigabytes."""
-    answer = await client.post(path, json=wrap({"title": "a"} | given))
-    errors = check_problem(answer, 422, "invalid_field")["errors"]
+    """One error per part would take gigabytes."""
+    response = await client.post(path, json=wrap({"title": "a"} | fields))
+    errors = check_problem(response, 422, "invalid_field")["errors"]
     assert len(errors) == 1
     assert errors[0]["field"].endswith(field)
 
 
-async def test_a_thousand_problems_are_told_and_no_more(client: httpx.AsyncClient) -> None:
+async def test_at_most_a_thousand_errors_are_returned(client: httpx.AsyncClient) -> None:
     batch: dict[str, Any] = {"tasks": [{"title": "a"}]} | {f"field {n}": n for n in range(2_000)}
-    answer = await client.post(f"{TASKS}:batch", json=batch)
-    assert len(check_problem(answer, 422, "invalid_field")["errors"]) == 1_000
+    response = await client.post(f"{TASKS}:batch", json=batch)
+    assert len(check_problem(response, 422, "invalid_field")["errors"]) == 1_000
     named = json.dumps({"tasks": [{"title": "a"}], "\ud800": 1})
     check_problem(
         await client.post(f"{TASKS}:batch", content=named, headers=JSON), 422, "invalid_field"
@@ -192,7 +181,7 @@ async def test_a_thousand_problems_are_told_and_no_more(client: httpx.AsyncClien
 
 @pytest.mark.parametrize("charset", ["undefined", "idna", "no-such"])
 @pytest.mark.parametrize("path", ["/api/v1/auth/token", f"{TASKS}:import"])
-async def test_a_form_in_a_charset_that_cannot_be_read_is_no_fault_of_ours(
+async def test_form_in_an_unknown_charset_is_a_client_error(
     client: httpx.AsyncClient, path: str, charset: str
 ) -> None:
     form = (
@@ -200,20 +189,20 @@ async def test_a_form_in_a_charset_that_cannot_be_read_is_no_fault_of_ours(
             "latin-1"
         )
     )
-    answer = await client.post(
+    response = await client.post(
         path,
         content=form,
         headers={"content-type": f"multipart/form-data; boundary=x; charset={charset}"},
     )
-    assert 400 <= answer.status_code < 500, answer.text
-    assert answer.json()["code"]
+    assert 400 <= response.status_code < 500, response.text
+    assert response.json()["code"]
 
 
-async def test_a_form_is_an_unsupported_media_type(client: httpx.AsyncClient) -> None:
+async def test_form_body_returns_415(client: httpx.AsyncClient) -> None:
     check_problem(await client.post(TASKS, data={"title": "a"}), 415, "unsupported_media_type")
 
 
-async def test_a_body_over_the_limit_is_too_large(client: httpx.AsyncClient) -> None:
+async def test_body_over_the_limit_returns_413(client: httpx.AsyncClient) -> None:
     check_problem(await client.post(TASKS, json={"title": "x" * 1_048_576}), 413, "body_too_large")
     assert (
         await client.post(TASKS, json={"title": "a", "description": "x" * 2000})
@@ -242,17 +231,17 @@ async def test_a_body_over_the_limit_is_too_large(client: httpx.AsyncClient) -> 
         ("cursor=%00", "cursor"),
     ],
 )
-async def test_a_bad_filter_is_named(client: httpx.AsyncClient, query: str, field: str) -> None:
+async def test_invalid_filter_is_named(client: httpx.AsyncClient, query: str, field: str) -> None:
     problem = check_problem(await client.get(f"{TASKS}?{query}"), 422, "invalid_field")
     assert [e["field"] for e in problem["errors"]] == [field]
 
 
-async def test_a_parameter_that_an_operation_does_not_have_is_named_everywhere(
+async def test_unknown_query_parameter_is_rejected_on_every_operation(
     client: httpx.AsyncClient,
 ) -> None:
-    task = await create(client)
+    task = await create_task(client)
     url = f"{TASKS}/{task['id']}"
-    for answer in (
+    for response in (
         await client.get(f"{url}?fields=id"),
         await client.post(f"{TASKS}?dry_run=1", json={"title": "a"}),
         await client.patch(f"{url}?force=1", json={}),
@@ -261,12 +250,12 @@ async def test_a_parameter_that_an_operation_does_not_have_is_named_everywhere(
         await client.get(f"{url}/history?limt=3"),
         await client.get("/api/v1/queues?x=1"),
     ):
-        check_problem(answer, 422, "invalid_field")
+        check_problem(response, 422, "invalid_field")
     assert (await client.get(url)).status_code == 200
 
 
 @pytest.mark.parametrize("key", [str(new_id()), "1", "x", "0" * 40, "%00", "..%2f..", "ä" * 50])
-async def test_unknown_ids_are_not_found(client: httpx.AsyncClient, key: str) -> None:
+async def test_unknown_ids_return_404(client: httpx.AsyncClient, key: str) -> None:
     url = f"{TASKS}/{key}"
     for call in (
         client.get(url),
@@ -287,7 +276,7 @@ async def test_unknown_ids_are_not_found(client: httpx.AsyncClient, key: str) ->
         check_problem(await call, 404, "not_found")
 
 
-async def test_an_unknown_path_is_not_found_and_a_wrong_method_says_which_are_possible(
+async def test_unknown_path_returns_404_and_wrong_method_405_with_allow(
     client: httpx.AsyncClient,
 ) -> None:
     for path in ("/nothing", "/api/v1", "/api/v1/tasks/", "/api/v2/tasks", "/internal/queue"):
@@ -300,12 +289,12 @@ async def test_an_unknown_path_is_not_found_and_a_wrong_method_says_which_are_po
         ("/compat/c/conversations/1", "PUT"),
         ("/openapi.json", "GET, HEAD"),
     ):
-        answer = await client.request("TRACE", path)
-        check_problem(answer, 405, "method_not_allowed")
-        assert answer.headers["allow"] == allowed
+        response = await client.request("TRACE", path)
+        check_problem(response, 405, "method_not_allowed")
+        assert response.headers["allow"] == allowed
 
 
-async def test_a_request_id_is_taken_over_when_it_is_harmless(client: httpx.AsyncClient) -> None:
+async def test_request_id_is_echoed_if_it_is_safe(client: httpx.AsyncClient) -> None:
     assert (await client.get("/x", headers={"X-Request-ID": "abc-1"})).headers[
         "x-request-id"
     ] == "abc-1"
@@ -315,7 +304,7 @@ async def test_a_request_id_is_taken_over_when_it_is_harmless(client: httpx.Asyn
         assert len(own) == 32
 
 
-async def test_a_fault_of_ours_shows_no_details(
+async def test_internal_error_shows_no_details(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from task_service.store import tasks
@@ -324,6 +313,6 @@ async def test_a_fault_of_ours_shows_no_details(
         raise RuntimeError("secret")
 
     monkeypatch.setattr(tasks, "read_task", fail)
-    answer = await client.get(f"{TASKS}/{new_id()}")
-    check_problem(answer, 500, "internal")
-    assert "secret" not in answer.text
+    response = await client.get(f"{TASKS}/{new_id()}")
+    check_problem(response, 500, "internal")
+    assert "secret" not in response.text

@@ -10,16 +10,11 @@ import pytest
 
 from task_service.api.routes.batch import Created
 from task_service.settings import Settings
-from tests.integration.api.test_bad_input import check_problem
-from tests.integration.api.test_tasks import TASKS
+from tests.support.problems import check_problem
 from tests.support.service_settings import settings_for
+from tests.support.task_api import BATCH, TASKS, post_batch
 
 pytestmark = pytest.mark.asyncio
-BATCH = f"{TASKS}:batch"
-
-
-async def post(client: httpx.AsyncClient, tasks: Any) -> httpx.Response:
-    return await client.post(BATCH, json={"tasks": tasks})
 
 
 async def counts(connection: asyncpg.Connection) -> list[int]:
@@ -29,10 +24,10 @@ async def counts(connection: asyncpg.Connection) -> list[int]:
     ]
 
 
-async def test_a_batch_makes_tasks_with_history_conversations_and_places_in_the_queue(
+async def test_batch_creates_tasks_with_history_conversations_and_queue_rows(
     client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
-    answer = await post(
+    response = await post_batch(
         client,
         [
             {"title": " one ", "tags": ["a", "A"], "payload": {"big": 2**70}},
@@ -46,8 +41,8 @@ async def test_a_batch_makes_tasks_with_history_conversations_and_places_in_the_
             {"title": "four", "handler": "noop", "run_at": "2999-01-01T00:00:00Z"},
         ],
     )
-    assert answer.status_code == 201, answer.text
-    made = Created.model_validate_json(answer.content)
+    assert response.status_code == 201, response.text
+    made = Created.model_validate_json(response.content)
     assert made.created == 4
     assert [(t.title, str(t.status), t.conversation_count) for t in made.items] == [
         ("one", "pending", 0),
@@ -71,27 +66,27 @@ async def test_a_batch_makes_tasks_with_history_conversations_and_places_in_the_
     assert [c["body"] for c in shown] == [1, [2]]
 
 
-async def test_one_bad_task_keeps_all_out_and_every_error_names_its_task_by_its_place(
+async def test_one_invalid_task_rejects_the_batch_and_errors_name_its_index(
     client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
     tasks: list[Any] = [{"title": f"task {n}"} for n in range(20)]
     tasks[17] = {"title": "", "colour": "red"}
-    tasks[18] = "no object"
-    problem = check_problem(await post(client, tasks), 422, "invalid_field")
+    tasks[18] = "not an object"
+    problem = check_problem(await post_batch(client, tasks), 422, "invalid_field")
     fields = {error["field"] for error in problem["errors"]}
     assert fields == {"tasks.17.title", "tasks.17.colour", "tasks.18"}
     assert await counts(connection) == [0, 0, 0, 0]
 
 
-async def test_a_due_date_in_the_past_names_its_task(client: httpx.AsyncClient) -> None:
+async def test_past_due_date_names_the_index_of_its_task(client: httpx.AsyncClient) -> None:
     tasks = [{"title": "x"}, {"title": "y", "due_date": "2020-01-01T00:00:00Z"}]
-    problem = check_problem(await post(client, tasks), 422, "invalid_field")
+    problem = check_problem(await post_batch(client, tasks), 422, "invalid_field")
     assert problem["errors"] == [{"field": "tasks.1.due_date", "message": "must be in the future"}]
 
 
 @pytest.mark.parametrize("tasks", [[], [{"title": "x"}] * 10_001, {"title": "x"}, None, "x"])
-async def test_a_batch_has_1_to_10_000_tasks(client: httpx.AsyncClient, tasks: Any) -> None:
-    problem = check_problem(await post(client, tasks), 422, "invalid_field")
+async def test_batch_must_have_1_to_10_000_tasks(client: httpx.AsyncClient, tasks: Any) -> None:
+    problem = check_problem(await post_batch(client, tasks), 422, "invalid_field")
     assert problem["errors"] == [
         {"field": "tasks", "message": "must be a list of 1 to 10,000 tasks"}
     ]
@@ -110,7 +105,7 @@ async def test_a_batch_has_1_to_10_000_tasks(client: httpx.AsyncClient, tasks: A
         (b'{"tasks": [{"title": "x"}], "task": 1}', "application/json", 422, "invalid_field"),
     ],
 )
-async def test_a_body_that_is_no_batch_is_refused(
+async def test_body_that_is_not_a_batch_is_rejected(
     client: httpx.AsyncClient, body: bytes, media: str, status: int, code: str
 ) -> None:
     check_problem(
@@ -118,12 +113,12 @@ async def test_a_body_that_is_no_batch_is_refused(
     )
 
 
-async def test_a_thousand_errors_are_told_and_no_more(client: httpx.AsyncClient) -> None:
-    problem = check_problem(await post(client, [{"title": ""}] * 5000), 422, "invalid_field")
+async def test_at_most_a_thousand_errors_are_returned(client: httpx.AsyncClient) -> None:
+    problem = check_problem(await post_batch(client, [{"title": ""}] * 5000), 422, "invalid_field")
     assert len(problem["errors"]) == 1000
 
 
-async def test_ten_thousand_tasks_fit_and_others_are_served_meanwhile(
+async def test_ten_thousand_tasks_do_not_block_the_event_loop(
     client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
     tasks = [
@@ -146,30 +141,30 @@ async def test_ten_thousand_tasks_fit_and_others_are_served_meanwhile(
 
     content = httpx.Request("POST", BATCH, json={"tasks": tasks}).content
     watch = asyncio.create_task(measure())
-    answer = await client.post(BATCH, content=content, headers={"Content-Type": "application/json"})
+    response = await client.post(
+        BATCH, content=content, headers={"Content-Type": "application/json"}
+    )
     stop.set()
     await watch
-    assert answer.status_code == 201
-    made = answer.json()
+    assert response.status_code == 201
+    made = response.json()
     assert [t["title"] for t in made["items"]] == [t["title"] for t in tasks]
     assert await counts(connection) == [10_000, 10_000, 10_000, 0]
-    # The event loop's own work between two looks at others: CPU time, since what else the machine does is not ours.
-    assert longest < 0.5  # measured: 190 ms, what only the first request has to do included
+    # CPU time between two turns of the event loop, so that other load on the machine does not count.
+    assert longest < 0.5  # measured: 190 ms, including one-time work of the first request
 
 
 class TestLimits:
-    """The body's own limit."""
+    """The size limit of a batch."""
 
     @pytest.fixture
     def settings(self, database: str) -> Settings:
-        """Small limits."""
+        """Settings with small limits."""
         return settings_for(database, max_body_bytes=2000, max_batch_bytes=4000)
 
-    async def test_a_batch_may_be_larger_than_other_bodies_but_not_without_bounds(
-        self, client: httpx.AsyncClient
-    ) -> None:
-        assert (await post(client, [{"title": "x" * 100}] * 25)).status_code == 201
-        check_problem(await post(client, [{"title": "x" * 100}] * 50), 413, "body_too_large")
+    async def test_batch_has_its_own_larger_size_limit(self, client: httpx.AsyncClient) -> None:
+        assert (await post_batch(client, [{"title": "x" * 100}] * 25)).status_code == 201
+        check_problem(await post_batch(client, [{"title": "x" * 100}] * 50), 413, "body_too_large")
         check_problem(
             await client.post(TASKS, json={"title": "x", "payload": "y" * 3000}),
             413,

@@ -1,13 +1,13 @@
-"""`/docs` and `/redoc` in a real browser: they draw, nothing is blocked, nothing is asked of anybody else."""
+"""`/docs` and `/redoc` in a real browser: they render, without errors or external requests."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.api.test_processes import log_in
 from tests.support.api_process import ApiProcess, api_processes
 from tests.support.browser import Browser, browser
-from tests.support.people import KEY, PASSWORD
+from tests.support.secured_app import PASSWORD
+from tests.support.secured_processes import log_in_admin, secured_settings
 
 AUTHORIZE = "document.querySelector('.auth-wrapper .btn.authorize')"
 FILL = """
@@ -21,10 +21,8 @@ for (const [id, value] of Object.entries({values})) {{
 
 @pytest.fixture
 def process(database: str) -> Iterator[ApiProcess]:
-    admin = {"admin_username": "root", "admin_password": PASSWORD}
-    given = {"database_url": database, "secret_key": KEY, "auth_mode": "required", **admin}
-    with api_processes(1, **given) as [one]:
-        yield one
+    with api_processes(1, **secured_settings(database)) as [started]:
+        yield started
 
 
 @pytest.fixture
@@ -33,8 +31,8 @@ def page() -> Iterator[Browser]:
         yield opened
 
 
-def check_silent(page: Browser, process: ApiProcess) -> None:
-    """The page complained of nothing, and asked nobody else."""
+def check_no_errors(page: Browser, process: ApiProcess) -> None:
+    """Assert that the page logged no errors and requested nothing from other hosts."""
     assert page.complaints == []
     assert page.requests
     others = [
@@ -43,8 +41,10 @@ def check_silent(page: Browser, process: ApiProcess) -> None:
     assert others == []
 
 
-def test_swagger_ui_draws_and_its_authorize_logs_in(page: Browser, process: ApiProcess) -> None:
-    log_in(process)
+def test_swagger_ui_renders_and_its_authorize_dialog_logs_in(
+    page: Browser, process: ApiProcess
+) -> None:
+    log_in_admin(process)
     page.open(f"{process.url}/docs")
     page.wait_for(f"{AUTHORIZE} !== null")
     assert page.wait_for("document.querySelectorAll('.opblock').length") > 40
@@ -59,11 +59,11 @@ def test_swagger_ui_draws_and_its_authorize_logs_in(page: Browser, process: ApiP
         page.run("JSON.stringify(window.ui.authSelectors.authorized())").count("access_token") >= 1
     )
     assert f"{process.url}/api/v1/auth/token" in page.requests
-    check_silent(page, process)
+    check_no_errors(page, process)
 
 
-def test_redoc_draws(page: Browser, process: ApiProcess) -> None:
+def test_redoc_renders(page: Browser, process: ApiProcess) -> None:
     page.open(f"{process.url}/redoc")
     page.wait_for("document.querySelectorAll('[data-section-id]').length > 40")
     assert "Create a task" in page.run("document.body.innerText")
-    check_silent(page, process)
+    check_no_errors(page, process)

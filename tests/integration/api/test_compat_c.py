@@ -1,4 +1,4 @@
-"""Service C's paths, at the root and under /compat/c."""
+"""The API of service C, at the root and under `/compat/c`."""
 
 import sys
 import threading
@@ -15,11 +15,11 @@ from task_service.api.compat import c_schemas
 from task_service.domain.ids import new_id
 from task_service.services.legacy import streams
 from task_service.settings import Settings
-from tests.integration.api.test_bad_input import check_problem
-from tests.integration.api.test_tasks import TASKS, create
 from tests.support import api_process
+from tests.support.problems import check_problem
 from tests.support.receiver import Answer, receiver
 from tests.support.service_settings import settings_for
+from tests.support.task_api import TASKS, create_task
 from tests.support.tasks import add_worker, quiet_wakeups
 from tests.support.waiting import eventually
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.asyncio
 
 @pytest.mark.parametrize("prefix", ["", "/compat/c"])
 @pytest.mark.parametrize("slash", ["", "/"])
-async def test_every_documented_path_works_with_and_without_its_slash(
+async def test_every_documented_path_works_with_and_without_a_slash(
     client: httpx.AsyncClient, connection: asyncpg.Connection, prefix: str, slash: str
 ) -> None:
     body = {"title": "a", "description": "b", "conversations": [{"body": "one"}, {"body": "two"}]}
@@ -68,8 +68,8 @@ async def test_every_documented_path_works_with_and_without_its_slash(
     ).status_code == 404
 
 
-async def test_uuids_are_accepted_as_ids_too(client: httpx.AsyncClient) -> None:
-    task = await create(client, conversations=[{"body": 1}])
+async def test_uuids_are_accepted_as_ids(client: httpx.AsyncClient) -> None:
+    task = await create_task(client, conversations=[{"body": 1}])
     shown = (await client.get(f"/tasks/{task['id']}")).json()
     assert isinstance(shown["id"], int)
     assert (await client.put(f"/tasks/{task['id']}", json={"title": "b"})).json()["id"] == shown[
@@ -84,21 +84,21 @@ async def test_uuids_are_accepted_as_ids_too(client: httpx.AsyncClient) -> None:
     ).json()["id"] == 1
 
 
-async def test_a_scheduled_task_reads_pending(client: httpx.AsyncClient) -> None:
-    await create(client, handler="noop", run_at="2100-01-01T00:00:00Z")
+async def test_scheduled_task_is_shown_as_pending(client: httpx.AsyncClient) -> None:
+    await create_task(client, handler="noop", run_at="2100-01-01T00:00:00Z")
     assert [t["status"] for t in (await client.get("/tasks")).json()] == ["pending"]
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 5, 8, 9])
-async def test_lists_of_any_length_are_one_array(
+async def test_lists_of_any_length_are_one_json_array(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     monkeypatch.setattr(streams, "CHUNK", 4)
     for _ in range(count):
-        await create(client)
+        await create_task(client)
     listed = (await client.get("/tasks/")).json()
     assert [t["id"] for t in listed] == list(range(1, count + 1))
-    task = await create(client, conversations=[{"body": n} for n in range(count)])
+    task = await create_task(client, conversations=[{"body": n} for n in range(count)])
     own = (await client.get(f"/tasks/{task['id']}/conversations/")).json()
     assert [x["body"] for x in own] == list(range(count))
 
@@ -106,7 +106,7 @@ async def test_lists_of_any_length_are_one_array(
 @pytest.mark.parametrize(
     "key", ["0", "99", "9" * 19, "9" * 40, "-1", "1.5", "x", "٣", str(new_id())]
 )
-async def test_unknown_numbers_are_not_found(client: httpx.AsyncClient, key: str) -> None:
+async def test_unknown_numeric_ids_return_404(client: httpx.AsyncClient, key: str) -> None:
     for call in (
         client.get(f"/tasks/{key}"),
         client.put(f"/tasks/{key}", json={"title": "a"}),
@@ -118,7 +118,9 @@ async def test_unknown_numbers_are_not_found(client: httpx.AsyncClient, key: str
         check_problem(await call, 404, "not_found")
 
 
-async def test_bad_input_is_refused_in_the_same_words(client: httpx.AsyncClient) -> None:
+async def test_invalid_input_gets_the_same_errors_as_in_the_canonical_api(
+    client: httpx.AsyncClient,
+) -> None:
     made = (await client.post("/tasks/", json={"title": "a"})).json()
     for body in ({}, {"title": ""}, {"title": "a", "conversations": [{}]}):
         check_problem(await client.post("/tasks/", json=body), 422, "invalid_field")
@@ -132,7 +134,7 @@ async def test_bad_input_is_refused_in_the_same_words(client: httpx.AsyncClient)
     )
 
 
-async def test_without_a_default_handler_tasks_are_for_people(
+async def test_tasks_are_manual_without_a_default_handler(
     database: str, engine: AsyncEngine, connection: asyncpg.Connection
 ) -> None:
     app = create_app(settings_for(database, default_handler=""), engine, quiet_wakeups())
@@ -144,7 +146,7 @@ async def test_without_a_default_handler_tasks_are_for_people(
 
 
 class BusyWorker:
-    """What a worker in the same process says of itself."""
+    """State of a worker in the same process."""
 
     def __init__(self) -> None:
         self.instance_id = new_id()
@@ -154,7 +156,7 @@ class BusyWorker:
         self.failed = 1
 
 
-async def test_status_tells_of_the_worker_in_this_process_and_of_all_others(
+async def test_status_shows_the_worker_of_this_process_and_all_others(
     settings: Settings, engine: AsyncEngine, connection: asyncpg.Connection
 ) -> None:
     other, worker = await add_worker(connection), BusyWorker()
@@ -174,21 +176,21 @@ async def test_status_tells_of_the_worker_in_this_process_and_of_all_others(
     assert [w["id"] for w in status["workers"]] == [str(other)]
 
 
-async def test_status_of_api_and_worker_in_one_process_tells_what_runs_and_counts_what_has_ended(
+async def test_status_shows_the_running_task_and_counts_finished_ones(
     database: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(api_process, "ARGV", [sys.executable, "-m", "task_service.cli", "serve"])
-    given: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "database_url": database,
         "auth_mode": "open",
         "webhook_allow_private": True,
     }
     may_end = threading.Event()
-    with receiver() as target, api_process.api_processes(1, **given) as [process]:
+    with receiver() as target, api_process.api_processes(1, **settings) as [process]:
         target.answers += [Answer(hold=may_end), Answer(404), Answer(404)]
         async with httpx.AsyncClient(base_url=process.url) as client:
 
-            async def told(**expected: Any) -> Any:
+            async def wait_for_status(**expected: Any) -> Any:
                 async def probe() -> Any:
                     worker = (await client.get("/status")).json()["worker"]
                     return worker if expected.items() <= worker.items() else None
@@ -197,23 +199,25 @@ async def test_status_of_api_and_worker_in_one_process_tells_what_runs_and_count
 
             async def call() -> str:
                 return str(
-                    (await create(client, handler="webhook", payload={"url": target.url}))["id"]
+                    (await create_task(client, handler="webhook", payload={"url": target.url}))[
+                        "id"
+                    ]
                 )
 
-            idle = await told(current_task=None, current_tasks=[], completed=0, failed=0)
+            idle = await wait_for_status(current_task=None, current_tasks=[], completed=0, failed=0)
             held = await call()
-            assert await told(current_task=held) == idle | {
+            assert await wait_for_status(current_task=held) == idle | {
                 "current_task": held,
                 "current_tasks": [held],
             } | {"instance_id": str(await connection.fetchval("SELECT id FROM workers"))}
             may_end.set()
-            await told(current_task=None, completed=1, failed=0)
+            await wait_for_status(current_task=None, completed=1, failed=0)
             await call()
             await call()
-            await told(current_task=None, completed=1, failed=2)
+            await wait_for_status(current_task=None, completed=1, failed=2)
 
 
-async def test_answers_have_exactly_the_documented_fields(
+async def test_responses_have_exactly_the_documented_fields(
     client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
     await add_worker(connection)

@@ -1,4 +1,4 @@
-"""Many clients on one task: with If-Match none overwrites what it has not seen."""
+"""Many clients that change one task with `If-Match`."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,9 +13,9 @@ from task_service.api.app import create_app
 from task_service.loops.cache_watch import watch_cache
 from task_service.settings import Settings
 from task_service.store.database import create_engine
-from tests.integration.api.test_bad_input import check_problem
-from tests.integration.api.test_tasks import create
+from tests.support.problems import check_problem
 from tests.support.service_settings import settings_for
+from tests.support.task_api import create_task
 from tests.support.tasks import quiet_wakeups
 
 pytestmark = pytest.mark.asyncio
@@ -24,13 +24,13 @@ CLIENTS, UPDATES_EACH = 16, 3
 
 @pytest.fixture
 def settings(database: str) -> Settings:
-    """Patient ones: a busy machine must not end a transaction that waits for its turn."""
+    """Settings with a long lease: a busy machine must not end a transaction that waits for a lock."""
     return settings_for(database, lease_seconds=30)
 
 
 @pytest_asyncio.fixture
 async def clients(app: FastAPI, settings: Settings) -> AsyncIterator[list[httpx.AsyncClient]]:
-    """Sixteen clients, every other one of another API process; both may read the cache, if there is one."""
+    """Sixteen clients of two API instances, which both may read the cache if there is one."""
     engine = create_engine(settings)
     apps = [app, create_app(settings, engine, quiet_wakeups())]
     made = [
@@ -51,7 +51,7 @@ async def clients(app: FastAPI, settings: Settings) -> AsyncIterator[list[httpx.
 async def test_sixteen_clients_with_if_match_lose_no_update(
     clients: list[httpx.AsyncClient], connection: asyncpg.Connection
 ) -> None:
-    task = await create(clients[0], payload={"count": 0})
+    task = await create_task(clients[0], payload={"count": 0})
     path = f"/api/v1/tasks/{task['id']}"
     refused = 0
 
@@ -62,10 +62,12 @@ async def test_sixteen_clients_with_if_match_lose_no_update(
                 seen = await client.get(path)
                 count = seen.json()["payload"]["count"] + 1
                 guard = {"If-Match": seen.headers["etag"]}
-                answer = await client.patch(path, json={"payload": {"count": count}}, headers=guard)
-                if answer.status_code == 200:
+                response = await client.patch(
+                    path, json={"payload": {"count": count}}, headers=guard
+                )
+                if response.status_code == 200:
                     break
-                check_problem(answer, 412, "stale_version")
+                check_problem(response, 412, "stale_version")
                 refused += 1
 
     await asyncio.gather(*(add_one(client) for client in clients))
@@ -80,18 +82,18 @@ async def test_sixteen_clients_with_if_match_lose_no_update(
     ) == (CLIENTS * UPDATES_EACH)
 
 
-async def test_what_a_guarded_update_was_made_from_is_what_was_read_last(
+async def test_one_of_many_updates_with_the_same_etag_succeeds(
     clients: list[httpx.AsyncClient],
 ) -> None:
-    task = await create(clients[0], tags=["0"])
+    task = await create_task(clients[0], tags=["0"])
     path = f"/api/v1/tasks/{task['id']}"
     guard = {"If-Match": (await clients[0].get(path)).headers["etag"]}
-    answers = await asyncio.gather(
+    responses = await asyncio.gather(
         *(
             client.patch(path, json={"title": str(n)}, headers=guard)
             for n, client in enumerate(clients)
         )
     )
-    assert sorted(answer.status_code for answer in answers) == [200] + [412] * (CLIENTS - 1)
-    [winner] = [answer.json()["title"] for answer in answers if answer.status_code == 200]
+    assert sorted(response.status_code for response in responses) == [200] + [412] * (CLIENTS - 1)
+    [winner] = [response.json()["title"] for response in responses if response.status_code == 200]
     assert {(await client.get(path)).json()["title"] for client in clients} == {winner}

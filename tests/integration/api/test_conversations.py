@@ -3,16 +3,16 @@
 import httpx
 import pytest
 
-from tests.integration.api.test_bad_input import check_problem
-from tests.integration.api.test_tasks import TASKS, create
+from tests.support.problems import check_problem
+from tests.support.task_api import TASKS, create_task
 
 pytestmark = pytest.mark.asyncio
 
 
-async def test_a_conversation_can_be_added_read_changed_and_deleted(
+async def test_conversation_is_added_read_changed_and_deleted(
     client: httpx.AsyncClient,
 ) -> None:
-    task = await create(client)
+    task = await create_task(client)
     made = await client.post(
         f"{TASKS}/{task['id']}/conversations", json={"body": {"text": "hello"}}
     )
@@ -35,10 +35,10 @@ async def test_a_conversation_can_be_added_read_changed_and_deleted(
     assert (await client.get(f"{TASKS}/{task['id']}")).json()["conversation_count"] == 0
 
 
-async def test_conversations_come_in_pages_in_the_order_they_were_added(
+async def test_conversations_are_listed_in_pages_in_creation_order(
     client: httpx.AsyncClient,
 ) -> None:
-    task = await create(client, conversations=[{"body": n} for n in range(5)])
+    task = await create_task(client, conversations=[{"body": n} for n in range(5)])
     url = f"{TASKS}/{task['id']}/conversations"
     await client.post(url, json={"body": 5})
     bodies, query = [], {"limit": "4"}
@@ -51,8 +51,8 @@ async def test_conversations_come_in_pages_in_the_order_they_were_added(
     assert bodies == [[0, 1, 2, 3], [4, 5]]
 
 
-async def test_bad_conversations_are_refused(client: httpx.AsyncClient) -> None:
-    task = await create(client, conversations=[{"body": 1}])
+async def test_invalid_conversations_are_rejected(client: httpx.AsyncClient) -> None:
+    task = await create_task(client, conversations=[{"body": 1}])
     url = f"{TASKS}/{task['id']}/conversations"
     [conversation] = (await client.get(url)).json()["items"]
     for body in (

@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from task_service.api.routes.csv import ImportReport
 from task_service.domain.fields import clean_tags
 from task_service.services.csv.format import (
     COLUMNS,
@@ -27,45 +26,31 @@ from task_service.services.csv.format import (
     unguard,
 )
 from task_service.settings import Settings
-from tests.integration.api.test_bad_input import check_problem
-from tests.integration.api.test_tasks import TASKS, create
+from tests.support.problems import check_problem
 from tests.support.service_settings import settings_for
+from tests.support.task_api import EXPORT, IMPORT, TASKS, create_task, import_csv, upload_csv
 
-IMPORT, EXPORT = f"{TASKS}:import", f"{TASKS}:export"
 LATER = (datetime.now(UTC) + timedelta(days=30)).replace(microsecond=0)
-
-
-async def upload(client: httpx.AsyncClient, content: str | bytes, **more: Any) -> httpx.Response:
-    content = content.encode() if isinstance(content, str) else content
-    return await client.post(IMPORT, files={"file": ("tasks.csv", content, "text/csv")}, **more)
-
-
-async def report_of(
-    client: httpx.AsyncClient, content: str | bytes, mode: str = "skip-invalid"
-) -> ImportReport:
-    answer = await upload(client, content, params={"mode": mode})
-    assert answer.status_code == 201, answer.text
-    return ImportReport.model_validate_json(answer.content)
 
 
 async def errors_of(
     client: httpx.AsyncClient, content: str | bytes
 ) -> list[tuple[int, str | None, str]]:
-    """The errors that a file gets when a row that is wrong keeps all out."""
-    problem = check_problem(await upload(client, content), 422, "invalid_file")
+    """Return the errors of a file that is imported with `all-or-nothing`."""
+    problem = check_problem(await upload_csv(client, content), 422, "invalid_file")
     assert problem["error_count"] >= len(problem["errors"])
     assert f"line {problem['errors'][0]['line']}" in problem["detail"]
     return [(e["line"], e["column"], e["message"]) for e in problem["errors"]]
 
 
-async def number_of(connection: asyncpg.Connection, table: str = "tasks") -> int:
+async def count_rows(connection: asyncpg.Connection, table: str = "tasks") -> int:
     return int(await connection.fetchval(f"SELECT count(*) FROM {table}"))
 
 
 class TestImport:
-    """What comes in."""
+    """Imports of valid files."""
 
-    async def test_every_column_becomes_a_field(
+    async def test_every_column_becomes_a_field_of_the_task(
         self, client: httpx.AsyncClient, connection: asyncpg.Connection
     ) -> None:
         content = (
@@ -75,7 +60,7 @@ class TestImport:
             '"{""a"": [1]}",mail,,3,60\r\n'
             "plain,,completed,,,,,,,,,,\r\n"
         )
-        report = await report_of(client, content, "all-or-nothing")
+        report = await import_csv(client, content, "all-or-nothing")
         assert (report.rows, report.created, report.skipped, report.errors) == (2, 2, 0, [])
         one, two = [
             dict(r) for r in await connection.fetch("SELECT * FROM task_view ORDER BY number")
@@ -94,51 +79,51 @@ class TestImport:
             5,
         )
         assert (
-            await number_of(connection, "queue"),
-            await number_of(connection, "task_history"),
+            await count_rows(connection, "queue"),
+            await count_rows(connection, "task_history"),
         ) == (1, 2)
 
-    async def test_semicolons_empty_lines_and_a_missing_last_newline_are_fine(
+    async def test_semicolons_empty_lines_and_a_missing_last_newline_are_accepted(
         self, client: httpx.AsyncClient, connection: asyncpg.Connection
     ) -> None:
-        report = await report_of(client, 'title;tags\n\n"a";"x;y"\nb;z\n\nc;')
+        report = await import_csv(client, 'title;tags\n\n"a";"x;y"\nb;z\n\nc;')
         assert (report.rows, report.created) == (3, 3)
         rows = await connection.fetch("SELECT title, tags FROM tasks ORDER BY number")
         assert [tuple(r) for r in rows] == [("a", ["x", "y"]), ("b", ["z"]), ("c", [])]
 
-    async def test_a_header_alone_imports_nothing_and_is_no_error(
-        self, client: httpx.AsyncClient
-    ) -> None:
-        assert (await report_of(client, "title\n", "all-or-nothing")).rows == 0
+    async def test_header_without_rows_imports_nothing(self, client: httpx.AsyncClient) -> None:
+        assert (await import_csv(client, "title\n", "all-or-nothing")).rows == 0
 
-    async def test_the_same_file_is_imported_once_for_each_mode(
+    async def test_same_file_is_imported_once_per_mode(
         self, client: httpx.AsyncClient, connection: asyncpg.Connection
     ) -> None:
         content = "title,max_attempts\ngood,1\nbad,0\n"
-        first = await upload(client, content, params={"mode": "skip-invalid"})
-        again = await upload(client, content, params={"mode": "skip-invalid"})
+        first = await upload_csv(client, content, params={"mode": "skip-invalid"})
+        again = await upload_csv(client, content, params={"mode": "skip-invalid"})
         assert (first.status_code, again.status_code) == (201, 200)
         assert again.json() == first.json() | {"repeated": True}
-        assert await number_of(connection) == 1
+        assert await count_rows(connection) == 1
         assert [e[:2] for e in await errors_of(client, content)] == [(3, "max_attempts")]
-        assert await number_of(connection, "imports") == 1
+        assert await count_rows(connection, "imports") == 1
 
-    async def test_of_many_at_once_with_the_same_file_one_imports_it(
+    async def test_one_of_many_concurrent_uploads_imports_the_file(
         self, client: httpx.AsyncClient, connection: asyncpg.Connection
     ) -> None:
         content = "title\n" + "x\n" * 2000
-        answers = await asyncio.gather(*(upload(client, content) for _ in range(8)))
-        assert sorted(a.status_code for a in answers) == [200] * 7 + [201]
-        assert await number_of(connection) == 2000
+        responses = await asyncio.gather(*(upload_csv(client, content) for _ in range(8)))
+        assert sorted(a.status_code for a in responses) == [200] * 7 + [201]
+        assert await count_rows(connection) == 2000
 
-    async def test_an_idempotency_key_works_for_files_too(
+    async def test_idempotency_key_applies_to_uploads(
         self, client: httpx.AsyncClient, connection: asyncpg.Connection
     ) -> None:
         key = {"Idempotency-Key": "one"}
-        first, again = [await upload(client, "title\nx\n", headers=key) for _ in range(2)]
+        first, again = [await upload_csv(client, "title\nx\n", headers=key) for _ in range(2)]
         assert (first.status_code, again.status_code, again.json()) == (201, 201, first.json())
-        check_problem(await upload(client, "title\ny\n", headers=key), 422, "idempotency_conflict")
-        assert await number_of(connection) == 1
+        check_problem(
+            await upload_csv(client, "title\ny\n", headers=key), 422, "idempotency_conflict"
+        )
+        assert await count_rows(connection) == 1
 
 
 TITLE = "title,description\n"
@@ -199,18 +184,18 @@ CELLS: list[tuple[str, str, str]] = [
 ]
 
 
-def line_of(*cells: str) -> str:
+def csv_line(*cells: str) -> str:
     text = io.StringIO()
     csv.writer(text).writerow(cells)
     return text.getvalue()
 
 
 class TestBadFiles:
-    """What is wrong with a file is told by line and column, and nothing is half imported."""
+    """Errors name the line and the column, and nothing is imported partially."""
 
     @pytest.mark.parametrize(("content", "column", "message"), HEADERS)
     @pytest.mark.parametrize("mode", ["all-or-nothing", "skip-invalid"])
-    async def test_a_wrong_header_is_refused_in_either_mode(
+    async def test_invalid_header_is_rejected_in_both_modes(
         self,
         client: httpx.AsyncClient,
         content: str | bytes,
@@ -219,13 +204,13 @@ class TestBadFiles:
         mode: str,
     ) -> None:
         problem = check_problem(
-            await upload(client, content, params={"mode": mode}), 422, "invalid_file"
+            await upload_csv(client, content, params={"mode": mode}), 422, "invalid_file"
         )
         assert (problem["errors"][0]["line"], problem["errors"][0]["column"]) == (1, column)
         assert problem["errors"][0]["message"].startswith(message)
 
     @pytest.mark.parametrize(("row", "column", "message"), ROWS)
-    async def test_a_wrong_row_keeps_all_out_or_is_skipped(
+    async def test_invalid_row_rejects_the_file_or_is_skipped(
         self,
         client: httpx.AsyncClient,
         connection: asyncpg.Connection,
@@ -235,11 +220,11 @@ class TestBadFiles:
     ) -> None:
         wrong = row.encode() if isinstance(row, str) else row
         content = b'title,description\nfirst,"two\nlines"\n' + wrong + b"\nlast,\n"
-        [(line, named, told)] = await errors_of(client, content)
-        assert (line, named) == (4, column)
-        assert told.startswith(message)
-        assert await number_of(connection) == 0
-        report = await report_of(client, content)
+        [(line, actual_column, actual_message)] = await errors_of(client, content)
+        assert (line, actual_column) == (4, column)
+        assert actual_message.startswith(message)
+        assert await count_rows(connection) == 0
+        report = await import_csv(client, content)
         assert (report.rows, report.created, report.skipped, report.error_count) == (3, 2, 1, 1)
         assert (report.errors[0].line, report.errors[0].column) == (4, column)
         assert [
@@ -247,7 +232,7 @@ class TestBadFiles:
         ] == ["first", "last"]
 
     @pytest.mark.parametrize(("column", "cell", "message"), CELLS)
-    async def test_a_cell_that_breaks_its_rule_is_named(
+    async def test_invalid_cell_is_named(
         self,
         client: httpx.AsyncClient,
         connection: asyncpg.Connection,
@@ -256,14 +241,14 @@ class TestBadFiles:
         message: str,
     ) -> None:
         due = [] if column == "due_date" else ["due_date"]
-        header = line_of("title", column, *due)
-        content = header + line_of("x", cell, *(LATER.isoformat() for _ in due))
-        [(line, named, told)] = await errors_of(client, content)
-        assert (line, named) == (2, column)
-        assert message in told
-        assert await number_of(connection) == 0
+        header = csv_line("title", column, *due)
+        content = header + csv_line("x", cell, *(LATER.isoformat() for _ in due))
+        [(line, actual_column, actual_message)] = await errors_of(client, content)
+        assert (line, actual_column) == (2, column)
+        assert message in actual_message
+        assert await count_rows(connection) == 0
 
-    async def test_a_million_columns_are_refused_in_the_header(
+    async def test_header_with_a_million_columns_is_rejected(
         self, client: httpx.AsyncClient
     ) -> None:
         assert len(await errors_of(client, "title" + ",x" * 400_000 + "\n")) <= 101
@@ -274,7 +259,7 @@ class TestBadFiles:
             "the first line must name the columns: the row is longer than 1048576 bytes",
         )
 
-    async def test_a_quote_that_is_never_closed_is_told_with_the_lines_that_it_swallowed(
+    async def test_unclosed_quote_is_reported_with_the_last_skipped_line(
         self, client: httpx.AsyncClient
     ) -> None:
         content = 'title\nfirst\n"open\n' + "x\n" * 100
@@ -282,7 +267,7 @@ class TestBadFiles:
             (3, "title", "the quoting is broken; reading goes on after line 103")
         ]
 
-    async def test_row_73_211_of_100_000_is_named_and_nothing_is_imported_or_all_but_it(
+    async def test_invalid_row_in_a_large_file_is_named_in_both_modes(
         self, client: httpx.AsyncClient, connection: asyncpg.Connection
     ) -> None:
         rows = [f"task {n},low" for n in range(1, 100_001)]
@@ -290,25 +275,25 @@ class TestBadFiles:
         content = "title,priority\n" + "\n".join(rows) + "\n"
         message = "unknown priority 'lowest': use low, medium, high, urgent"
         assert await errors_of(client, content) == [(73_212, "priority", message)]
-        assert await number_of(connection) == 0
-        report = await report_of(client, content)
+        assert await count_rows(connection) == 0
+        report = await import_csv(client, content)
         assert (report.rows, report.created, report.skipped) == (100_000, 99_999, 1)
         assert [(e.line, e.column, e.message) for e in report.errors] == [
             (73_212, "priority", message)
         ]
-        assert await number_of(connection) == 99_999
+        assert await count_rows(connection) == 99_999
 
-    async def test_the_first_thousand_errors_are_told_and_all_are_counted(
+    async def test_first_thousand_errors_are_listed_and_all_are_counted(
         self, client: httpx.AsyncClient, connection: asyncpg.Connection
     ) -> None:
         content = "title,priority\n" + ",huge\n" * 1500 + "good,low\n"
-        problem = check_problem(await upload(client, content), 422, "invalid_file")
+        problem = check_problem(await upload_csv(client, content), 422, "invalid_file")
         assert (len(problem["errors"]), problem["error_count"]) == (1000, 3000)
-        report = await report_of(client, content)
+        report = await import_csv(client, content)
         assert (report.rows, report.created, report.skipped) == (1501, 1, 1500)
         assert (len(report.errors), report.error_count) == (1000, 3000)
 
-    async def test_a_form_without_a_file_is_refused(self, client: httpx.AsyncClient) -> None:
+    async def test_upload_without_a_file_is_rejected(self, client: httpx.AsyncClient) -> None:
         check_problem(
             await client.post(IMPORT, files={"other": ("x.csv", b"title\n")}), 422, "invalid_field"
         )
@@ -322,10 +307,10 @@ class TestBadFiles:
             await client.post(IMPORT, content=b"title\nx\n", headers=broken), 400, "bad_request"
         )
         check_problem(
-            await upload(client, "title\n", params={"mode": "some"}), 422, "invalid_field"
+            await upload_csv(client, "title\n", params={"mode": "some"}), 422, "invalid_field"
         )
 
-    async def test_a_client_that_leaves_half_way_imports_nothing(
+    async def test_client_that_disconnects_during_the_upload_imports_nothing(
         self, app: FastAPI, connection: asyncpg.Connection
     ) -> None:
         body = (
@@ -352,21 +337,23 @@ class TestBadFiles:
         }  # fmt: skip
         await app(scope, receive, send)
         assert sent[0]["status"] == 400
-        assert (await number_of(connection), await number_of(connection, "imports")) == (0, 0)
+        assert (await count_rows(connection), await count_rows(connection, "imports")) == (0, 0)
 
     class TestLimits:
-        """The bound of uploads."""
+        """The size limit of uploads."""
 
         @pytest.fixture
         def settings(self, database: str) -> Settings:
-            """Small limits."""
+            """Settings with small limits."""
             return settings_for(database, max_body_bytes=2000, max_upload_bytes=20_000)
 
-        async def test_a_file_may_be_larger_than_other_bodies_but_not_without_bounds(
+        async def test_upload_has_its_own_larger_size_limit(
             self, client: httpx.AsyncClient
         ) -> None:
-            assert (await upload(client, "title\n" + "x\n" * 5_000)).status_code == 201
-            check_problem(await upload(client, "title\n" + "x\n" * 12_000), 413, "body_too_large")
+            assert (await upload_csv(client, "title\n" + "x\n" * 5_000)).status_code == 201
+            check_problem(
+                await upload_csv(client, "title\n" + "x\n" * 12_000), 413, "body_too_large"
+            )
 
             async def unannounced() -> AsyncIterator[bytes]:
                 yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="t"\r\n\r\ntitle\r\n'
@@ -382,23 +369,25 @@ class TestBadFiles:
 
 
 async def exported(client: httpx.AsyncClient, **filters: Any) -> tuple[bytes, list[dict[str, str]]]:
-    answer = await client.get(EXPORT, params=filters)
-    assert answer.status_code == 200, answer.text
-    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
-    assert answer.headers["content-disposition"] == 'attachment; filename="tasks.csv"'
-    return answer.content, list(csv.DictReader(io.StringIO(answer.content.decode(), newline="")))
+    response = await client.get(EXPORT, params=filters)
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == "text/csv; charset=utf-8"
+    assert response.headers["content-disposition"] == 'attachment; filename="tasks.csv"'
+    return response.content, list(
+        csv.DictReader(io.StringIO(response.content.decode(), newline=""))
+    )
 
 
 class TestExport:
-    """What goes out."""
+    """Exports."""
 
-    async def test_an_export_has_every_column_and_the_tasks_that_match(
+    async def test_export_has_every_column_and_only_the_matching_tasks(
         self, client: httpx.AsyncClient
     ) -> None:
-        task = await create(
+        task = await create_task(
             client, title="one", tags=["a", "b"], payload={"n": 1}, priority="urgent"
         )
-        await create(client, title="two", tags=["b"])
+        await create_task(client, title="two", tags=["b"])
         content, rows = await exported(client, tag="a")
         assert content.splitlines()[0].decode() == ",".join((*COLUMNS, *MADE_HERE))
         [row] = rows
@@ -415,44 +404,46 @@ class TestExport:
         )
         check_problem(await client.get(EXPORT, params={"tags": "a"}), 422, "invalid_field")
 
-    async def test_an_empty_export_is_a_header(self, client: httpx.AsyncClient) -> None:
+    async def test_export_without_tasks_is_a_header(self, client: httpx.AsyncClient) -> None:
         content, rows = await exported(client)
         assert (len(content.splitlines()), rows) == (1, [])
 
-    async def test_pages_follow_each_other_without_gaps(
+    async def test_export_of_several_pages_has_every_task_once(
         self, client: httpx.AsyncClient, connection: asyncpg.Connection
     ) -> None:
-        await report_of(client, "title\n" + "\n".join(f"task {n}" for n in range(1050)))
+        await import_csv(client, "title\n" + "\n".join(f"task {n}" for n in range(1050)))
         _, rows = await exported(client)
         assert sorted(row["title"] for row in rows) == sorted(f"task {n}" for n in range(1050))
         assert len({row["id"] for row in rows}) == 1050
 
-    async def test_no_cell_is_a_formula(self, client: httpx.AsyncClient) -> None:
+    async def test_cells_that_look_like_formulas_are_escaped(
+        self, client: httpx.AsyncClient
+    ) -> None:
         for title in ("=1+1", "+1", "-1", "@x", "'=1", "\uff1d1"):
-            await create(client, title=title, description=title)
+            await create_task(client, title=title, description=title)
         _, rows = await exported(client)
         assert [row["title"] for row in rows] == ["'=1+1", "'+1", "'-1", "'@x", "''=1", "'\uff1d1"]
         assert [row["description"] for row in rows] == [row["title"] for row in rows]
 
-    async def test_an_export_can_be_imported_again_whatever_state_its_tasks_are_in(
+    async def test_export_of_tasks_in_any_state_can_be_imported(
         self, client: httpx.AsyncClient, connection: asyncpg.Connection
     ) -> None:
-        await create(client, title="waits", handler="noop", run_at=LATER.isoformat())
-        await create(client, title="done", status="completed", handler="noop")
-        await create(client, title="late", due_date=LATER.isoformat())
+        await create_task(client, title="waits", handler="noop", run_at=LATER.isoformat())
+        await create_task(client, title="done", status="completed", handler="noop")
+        await create_task(client, title="late", due_date=LATER.isoformat())
         moved = "UPDATE tasks SET due_date = due_date - interval '60 days', created_at = created_at - interval '60 days'"
         await connection.execute(f"{moved} WHERE title = 'late'")
         content, before = await exported(client)
         await connection.execute(
             "TRUNCATE tasks, queue, conversations, task_deltas, task_counts CASCADE"
         )
-        assert (await report_of(client, content, "all-or-nothing")).created == 3
+        assert (await import_csv(client, content, "all-or-nothing")).created == 3
         _, after = await exported(client)
         assert {row["title"]: [row[c] for c in COLUMNS] for row in after} == {
             row["title"]: [row[c] for c in COLUMNS] for row in before
         }
 
-    async def test_what_came_over_longer_than_people_may_write_comes_back_too(
+    async def test_values_over_the_limits_survive_export_and_import(
         self, client: httpx.AsyncClient, connection: asyncpg.Connection
     ) -> None:
         tags = [f"tag {n} {'x' * 60}" for n in range(12)]
@@ -463,7 +454,7 @@ class TestExport:
         )  # fmt: skip
         content, _ = await exported(client)
         await connection.execute("TRUNCATE tasks, queue, task_deltas, task_counts CASCADE")
-        assert (await report_of(client, content, "all-or-nothing")).created == 1
+        assert (await import_csv(client, content, "all-or-nothing")).created == 1
         row = await connection.fetchrow("SELECT title, description, tags FROM tasks")
         assert row is not None and tuple(row) == (title, description, tags)
         plain = io.StringIO()
@@ -473,10 +464,10 @@ class TestExport:
             (2, "tags"),
         ]
 
-    async def test_a_client_that_leaves_stops_the_export(
+    async def test_client_that_disconnects_stops_the_export(
         self, app: FastAPI, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        await report_of(client, "title\n" + "x\n" * 1000)
+        await import_csv(client, "title\n" + "x\n" * 1000)
         begun: list[int] = []
         real = app.state.context.__class__.reading
 
@@ -498,7 +489,7 @@ class TestExport:
         async def send(message: Any) -> None:
             if message["type"] == "http.response.body":
                 left.set()
-                await asyncio.sleep(0)  # a real server's send lets others run, too
+                await asyncio.sleep(0)  # a real server also yields to the event loop here
 
         scope = {
             "type": "http", "method": "GET", "path": EXPORT, "raw_path": EXPORT.encode(), "query_string": b"",
@@ -536,8 +527,8 @@ FIELDS = (
 )
 
 
-def shown(tasks: Iterable[dict[str, Any]]) -> list[list[Any]]:
-    """The tasks as they can come back: an empty description is none."""
+def comparable_fields(tasks: Iterable[dict[str, Any]]) -> list[list[Any]]:
+    """Return the fields that survive an export and import; an empty description becomes null."""
     return [[task[field] or None for field in FIELDS] for task in tasks]
 
 
@@ -545,7 +536,7 @@ def shown(tasks: Iterable[dict[str, Any]]) -> list[list[Any]]:
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.lists(TASK, min_size=1, max_size=6))
-async def test_whatever_is_exported_comes_back_the_same(
+async def test_any_exported_task_is_imported_unchanged(
     client: httpx.AsyncClient, connection: asyncpg.Connection, tasks: list[dict[str, Any]]
 ) -> None:
     await connection.execute(
@@ -556,18 +547,20 @@ async def test_whatever_is_exported_comes_back_the_same(
     before = [(await client.get(f"{TASKS}/{t['id']}")).json() for t in made.json()["items"]]
     content, _ = await exported(client)
     await connection.execute("TRUNCATE tasks, queue, task_deltas, task_counts CASCADE")
-    await report_of(client, content, "all-or-nothing")
+    await import_csv(client, content, "all-or-nothing")
     listed = (await client.get(TASKS, params={"sort": "created_at", "limit": 200})).json()["items"]
     after = [(await client.get(f"{TASKS}/{t['id']}")).json() for t in listed]
-    assert sorted(map(repr, shown(after))) == sorted(map(repr, shown(before)))
+    assert sorted(map(repr, comparable_fields(after))) == sorted(
+        map(repr, comparable_fields(before))
+    )
 
 
 @given(CSV_TEXT)
-def test_a_guarded_cell_is_no_formula_and_can_be_read_again(cell: str) -> None:
+def test_escaped_cell_is_not_a_formula_and_can_be_unescaped(cell: str) -> None:
     assert unguard(guard(cell)) == cell
     assert not guard(cell).startswith(("=", "+", "-", "@", "\t", "\r"))
 
 
 @given(st.lists(CSV_TEXT, max_size=4).map(clean_tags))
-def test_tags_in_a_cell_can_be_read_again(tags: list[str]) -> None:
+def test_tags_in_a_cell_can_be_parsed_back(tags: list[str]) -> None:
     assert clean_tags(split_tags(join_tags(tags))) == tags

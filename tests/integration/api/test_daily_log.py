@@ -1,4 +1,4 @@
-"""The daily log over the API, and the loader: one entry per task and day, whoever loads it and when."""
+"""The daily log and its loader: one entry per task and day, even with concurrent loaders."""
 
 import asyncio
 import sys
@@ -15,8 +15,7 @@ from task_service.services import daily_log as service
 from task_service.services.context import Context
 from task_service.settings import Settings
 from task_service.store import daily_log as store
-from tests.integration.api.test_bad_input import check_problem
-from tests.support.problems import check_field
+from tests.support.problems import check_field_error, check_problem
 from tests.support.service_settings import settings_for
 
 pytestmark = pytest.mark.asyncio
@@ -44,15 +43,15 @@ asyncio.run(main())
 
 
 async def create(client: httpx.AsyncClient, **fields: Any) -> str:
-    answer = await client.post("/api/v1/tasks", json={"title": "a task"} | fields)
-    assert answer.status_code == 201, answer.text
-    return str(answer.json()["id"])
+    response = await client.post("/api/v1/tasks", json={"title": "a task"} | fields)
+    assert response.status_code == 201, response.text
+    return str(response.json()["id"])
 
 
 async def run(client: httpx.AsyncClient, day: date | str | None = None) -> dict[str, Any]:
-    answer = await client.post(f"{PATH}:run", json={"date": str(day)} if day else None)
-    assert answer.status_code == 200, answer.text
-    loaded: dict[str, Any] = answer.json()
+    response = await client.post(f"{PATH}:run", json={"date": str(day)} if day else None)
+    assert response.status_code == 200, response.text
+    loaded: dict[str, Any] = response.json()
     return loaded
 
 
@@ -68,9 +67,9 @@ def context_of(app: FastAPI) -> Context:
 
 async def test_active_tasks_are_copied_once(client: httpx.AsyncClient) -> None:
     ids = [
-        await create(client, title="for a person", assigned_to="ada"),
-        await create(client, title="begun", status="in_progress"),
-        await create(client, title="for a worker", handler="noop"),
+        await create(client, title="manual", assigned_to="ada"),
+        await create(client, title="started", status="in_progress"),
+        await create(client, title="queued", handler="noop"),
         await create(client, title="later", handler="noop", run_at="2100-01-01T00:00:00Z"),
     ]
     await create(client, title="done", status="completed")
@@ -84,18 +83,18 @@ async def test_active_tasks_are_copied_once(client: httpx.AsyncClient) -> None:
         for e in await entries(client, date=today)
     }
     assert found == {
-        ids[0]: ("for a person", "pending", "ada"),
-        ids[1]: ("begun", "in_progress", None),
-        ids[2]: ("for a worker", "pending", None),
+        ids[0]: ("manual", "pending", "ada"),
+        ids[1]: ("started", "in_progress", None),
+        ids[2]: ("queued", "pending", None),
         ids[3]: ("later", "scheduled", None),
     }
     await create(client)
     assert (await run(client))["added"] == 1, (
-        "a task that came after the first load is still active on this day"
+        "a task that was created after the first load is active on this day"
     )
 
 
-async def test_an_empty_database_has_a_day_without_entries(
+async def test_load_of_an_empty_database_records_the_day_without_entries(
     client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
     assert (await run(client))["entries"] == 0
@@ -103,7 +102,7 @@ async def test_an_empty_database_has_a_day_without_entries(
     assert await entries(client) == []
 
 
-async def test_pages_of_a_day_and_of_all_days(
+async def test_entries_are_listed_in_pages_for_one_day_and_for_all_days(
     client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
     for _ in range(3):
@@ -112,11 +111,11 @@ async def test_pages_of_a_day_and_of_all_days(
     today = datetime.now(UTC).date()
     await run(client, today - timedelta(days=1))
     await run(client)
-    one_day = await walk(client, date=str(today), limit=2)
+    one_day = await every_page(client, date=str(today), limit=2)
     assert len(one_day) == 3 and [e["number"] for e in one_day] == sorted(
         e["number"] for e in one_day
     )
-    everything = await walk(client, limit=2)
+    everything = await every_page(client, limit=2)
     assert [e["date"] for e in everything] == [str(today)] * 3 + [
         str(today - timedelta(days=1))
     ] * 3
@@ -125,8 +124,8 @@ async def test_pages_of_a_day_and_of_all_days(
     )
 
 
-async def walk(client: httpx.AsyncClient, **query: Any) -> list[dict[str, Any]]:
-    """Every item, page by page."""
+async def every_page(client: httpx.AsyncClient, **query: Any) -> list[dict[str, Any]]:
+    """Return the items of every page."""
     found: list[dict[str, Any]] = []
     cursor: str | None = None
     while True:
@@ -139,7 +138,7 @@ async def walk(client: httpx.AsyncClient, **query: Any) -> list[dict[str, Any]]:
             return found
 
 
-async def test_an_entry_is_found_by_id_and_by_number(client: httpx.AsyncClient) -> None:
+async def test_entry_is_found_by_id_and_by_number(client: httpx.AsyncClient) -> None:
     await create(client, title="one")
     await run(client)
     [entry] = await entries(client)
@@ -158,7 +157,7 @@ async def test_an_entry_is_found_by_id_and_by_number(client: httpx.AsyncClient) 
         check_problem(await client.get(f"{PATH}/{key}"), 404, "not_found")
 
 
-async def test_a_hard_delete_of_a_task_removes_its_entries_and_a_soft_one_does_not(
+async def test_only_a_hard_delete_removes_the_entries_of_a_task(
     client: httpx.AsyncClient,
 ) -> None:
     soft, hard = await create(client), await create(client)
@@ -168,19 +167,19 @@ async def test_a_hard_delete_of_a_task_removes_its_entries_and_a_soft_one_does_n
     assert [e["task_id"] for e in await entries(client)] == [soft]
 
 
-async def test_a_day_that_is_past_has_what_was_active_at_its_end(
+async def test_past_day_has_the_tasks_that_were_active_at_its_end(
     client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
-    """Tasks by when they were made, ended or deleted, in days before today; the day of two days ago is loaded."""
+    """The cases are days before today of creation, end and deletion; the loaded day is two days ago."""
     cases: dict[str, tuple[int, int | None, int | None]] = {
         "open since before": (5, None, None),
-        "made later": (1, None, None),
+        "created later": (1, None, None),
         "ended before": (5, 3, None),
         "ended later": (5, 1, None),
         "deleted later": (5, None, 1),
         "deleted before": (5, None, 3),
     }
-    for title, (made, ended, deleted) in cases.items():
+    for title, (created_days, ended, deleted) in cases.items():
         task = await create(client, title=title)
         if ended is not None:
             await client.patch(f"/api/v1/tasks/{task}", json={"status": "completed"})
@@ -191,12 +190,12 @@ async def test_a_day_that_is_past_has_what_was_active_at_its_end(
             "UPDATE tasks SET created_at = now() - make_interval(days => $2::int), "
             "status_at = now() - make_interval(days => coalesce($3::int, $2::int)), "
             "deleted_at = now() - make_interval(days => $4::int) WHERE id = $1::text::uuid",
-            task, made, end, deleted,
+            task, created_days, end, deleted,
         )  # fmt: skip
         await connection.execute(
             "UPDATE task_history SET at = now() - make_interval(days => CASE WHEN previous_status IS NULL THEN $2::int "
             "ELSE $3::int END) WHERE task_id = $1::text::uuid",
-            task, made, end or made,
+            task, created_days, end or created_days,
         )  # fmt: skip
     day = datetime.now(UTC).date() - timedelta(days=2)
     assert (await run(client, day))["added"] == 3
@@ -204,7 +203,7 @@ async def test_a_day_that_is_past_has_what_was_active_at_its_end(
     assert found == dict.fromkeys(("open since before", "ended later", "deleted later"), "pending")
 
 
-async def test_a_task_that_a_worker_ended_later_was_active(
+async def test_task_that_a_worker_finished_later_was_active(
     client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
     task = await create(client, handler="noop")
@@ -219,7 +218,7 @@ async def test_a_task_that_a_worker_ended_later_was_active(
     assert [(await run(client, today - timedelta(days=n)))["added"] for n in (3, 2, 0)] == [1, 1, 0]
 
 
-async def test_missed_days_are_caught_up_and_no_more_than_a_month(
+async def test_missed_days_are_loaded_for_up_to_a_month(
     client: httpx.AsyncClient, connection: asyncpg.Connection, app: FastAPI
 ) -> None:
     await create(client)
@@ -227,7 +226,7 @@ async def test_missed_days_are_caught_up_and_no_more_than_a_month(
     await connection.execute("UPDATE task_history SET at = '2020-01-01'")
     context, today = context_of(app), datetime.now(UTC).date()
     assert [load.date for load in await service.catch_up(context)] == [today], (
-        "nothing was missed before the first load"
+        "no day is missed before the first load"
     )
     await connection.execute("UPDATE daily_loads SET date = date - 3")
     await connection.execute("DELETE FROM daily_log")
@@ -239,7 +238,7 @@ async def test_missed_days_are_caught_up_and_no_more_than_a_month(
     assert len(await service.catch_up(context)) == 32
 
 
-async def test_a_day_is_one_of_the_configured_time_zone(app: FastAPI, settings: Settings) -> None:
+async def test_day_follows_the_configured_time_zone(app: FastAPI, settings: Settings) -> None:
     far = {"Pacific/Kiritimati", "Pacific/Pago_Pago"}  # 25 hours apart: never the same date
     days = set()
     for zone in far:
@@ -253,7 +252,7 @@ async def test_a_day_is_one_of_the_configured_time_zone(app: FastAPI, settings: 
     assert len(days) == 2
 
 
-async def test_eight_processes_at_once_make_one_entry_per_task_and_day(
+async def test_eight_concurrent_loaders_create_one_entry_per_task_and_day(
     connection: asyncpg.Connection, database: str
 ) -> None:
     await connection.execute(
@@ -295,7 +294,7 @@ async def test_eight_processes_at_once_make_one_entry_per_task_and_day(
     ]
 
 
-async def test_a_task_that_goes_for_good_meanwhile_has_no_entry_and_breaks_nothing(
+async def test_task_that_is_deleted_during_a_load_gets_no_entry(
     connection: asyncpg.Connection, app: FastAPI
 ) -> None:
     await connection.execute(
@@ -311,7 +310,7 @@ async def test_a_task_that_goes_for_good_meanwhile_has_no_entry_and_breaks_nothi
     assert (await loading).entries == 2
 
 
-async def test_dates_that_cannot_be_are_refused(client: httpx.AsyncClient) -> None:
+async def test_invalid_dates_are_rejected(client: httpx.AsyncClient) -> None:
     bad = (
         "2026-02-30",
         "2026-13-01",
@@ -331,31 +330,31 @@ async def test_dates_that_cannot_be_are_refused(client: httpx.AsyncClient) -> No
         "-1",
     )
     for text in (*bad, *more):
-        check_field(await client.get(PATH, params={"date": text}), "date")
-        check_field(await client.post(f"{PATH}:run", json={"date": text}), "date")
+        check_field_error(await client.get(PATH, params={"date": text}), "date")
+        check_field_error(await client.post(f"{PATH}:run", json={"date": text}), "date")
     for value in (5, 1.5, True, [], {}):
-        check_field(await client.post(f"{PATH}:run", json={"date": value}), "date")
+        check_field_error(await client.post(f"{PATH}:run", json={"date": value}), "date")
     tomorrow = datetime.now(UTC).date() + timedelta(days=2)
-    assert "future" in check_field(
+    assert "future" in check_field_error(
         await client.post(f"{PATH}:run", json={"date": str(tomorrow)}), "date"
     )
-    assert "future" in check_field(
+    assert "future" in check_field_error(
         await client.post(f"{PATH}:run", json={"date": "9999-12-31"}), "date"
     )
     assert (await run(client, "0001-01-01"))["entries"] == 0
     for cursor in ("x", "WyJhIiwgMV0", "WzFd"):
-        check_field(await client.get(PATH, params={"cursor": cursor}), "cursor")
+        check_field_error(await client.get(PATH, params={"cursor": cursor}), "cursor")
 
 
 class TestLongLoads:
-    """A load that takes longer than a transaction may be silent."""
+    """Loads that take longer than a transaction may be idle."""
 
     @pytest.fixture
     def settings(self, database: str) -> Settings:
-        """A silent transaction is ended after a second."""
+        """Settings that end an idle transaction after a second."""
         return settings_for(database, lease_seconds=1.5)
 
-    async def test_a_caller_with_an_idempotency_key_waits_until_it_is_done(
+    async def test_long_load_with_an_idempotency_key_completes(
         self,
         client: httpx.AsyncClient,
         connection: asyncpg.Connection,

@@ -1,4 +1,4 @@
-"""Tasks that wait for other tasks, until all of them have ended."""
+"""Tasks that wait until all tasks they need have ended."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -20,10 +20,9 @@ from task_service.queue.entries import Entry, enqueue
 from task_service.queue.limits import Admission, admit
 from task_service.queue.results import Finished, end
 from task_service.queue.statements import statement
-from tests.integration.api.test_bad_input import check_problem
-from tests.integration.api.test_batch import post as post_batch
-from tests.integration.api.test_tasks import TASKS, create
-from tests.integration.api.test_unique import waiting
+from tests.support.locks import wait_for_blocked_sessions
+from tests.support.problems import check_problem
+from tests.support.task_api import TASKS, create_task, post_batch
 from tests.support.tasks import add_worker, quiet_wakeups
 
 pytestmark = pytest.mark.asyncio
@@ -31,8 +30,8 @@ Connect = Callable[[], Awaitable[asyncpg.Connection]]
 
 
 @pytest_asyncio.fixture(autouse=True)
-async def _nobody_waits_for_nothing(connection: asyncpg.Connection) -> AsyncIterator[None]:
-    """What is blocked waits for something, and what waits is blocked."""
+async def _blocked_tasks_have_dependencies(connection: asyncpg.Connection) -> AsyncIterator[None]:
+    """Check that exactly the tasks with dependencies are blocked."""
     yield
     await dependencies.sweep(connection, everything=True)
     blocked = {
@@ -46,216 +45,212 @@ async def _nobody_waits_for_nothing(connection: asyncpg.Connection) -> AsyncIter
 
 @pytest_asyncio.fixture
 async def connect(database: str) -> AsyncIterator[Connect]:
-    """Opens connections of others; their transactions end with the test."""
-    opened: list[asyncpg.Connection] = []
+    """Function that opens further connections; their transactions end with the test."""
+    connections_opened: list[asyncpg.Connection] = []
 
-    async def open_one() -> asyncpg.Connection:
-        opened.append(await asyncpg.connect(database))
-        return opened[-1]
+    async def open_connection() -> asyncpg.Connection:
+        connections_opened.append(await asyncpg.connect(database))
+        return connections_opened[-1]
 
-    yield open_one
-    for each in opened:
+    yield open_connection
+    for each in connections_opened:
         await each.close()
 
 
-async def waiter(client: httpx.AsyncClient, *needs: str, **fields: Any) -> str:
-    """The id of a task that needs these."""
-    return str((await create(client, handler="noop", needs=list(needs), **fields))["id"])
+async def create_waiter(client: httpx.AsyncClient, *needs: str, **fields: Any) -> str:
+    """Create a task that needs these, and return its id."""
+    return str((await create_task(client, handler="noop", needs=list(needs), **fields))["id"])
 
 
-async def look(client: httpx.AsyncClient, task: str) -> dict[str, Any]:
-    answer = await client.get(f"{TASKS}/{task}")
-    assert answer.status_code == 200, answer.text
-    return dict(answer.json())
+async def read_task(client: httpx.AsyncClient, task: str) -> dict[str, Any]:
+    response = await client.get(f"{TASKS}/{task}")
+    assert response.status_code == 200, response.text
+    return dict(response.json())
 
 
-async def state(connection: asyncpg.Connection, task: str) -> str | None:
+async def queue_state(connection: asyncpg.Connection, task: str) -> str | None:
     return await connection.fetchval("SELECT state FROM queue WHERE task_id = $1", task)  # type: ignore[no-any-return]
 
 
-class Work:
-    """A worker that is only a row: it claims what there is, and ends it when the test says so."""
+class FakeWorker:
+    """A worker that is only a row: it claims all tasks and finishes them when the test asks for it."""
 
-    def __init__(self, connection: asyncpg.Connection, worker: UUID) -> None:
-        self.connection, self.worker = connection, worker
+    def __init__(self, connection: asyncpg.Connection, worker_id: UUID) -> None:
+        self.connection, self.id = connection, worker_id
         self.held: dict[str, Claim] = {}
 
     async def claim(self) -> set[str]:
-        claims = await claim(
-            self.connection, self.worker, Bounds(["default"]), 100, start_at_once=True
-        )
+        claims = await claim(self.connection, self.id, Bounds(["default"]), 100, start_at_once=True)
         self.held |= {str(c.task_id): c for c in claims}
         return {str(c.task_id) for c in claims}
 
     async def end(
-        self, task: str, outcome: Outcome = Outcome.COMPLETED, *, tells: bool = True
+        self, task: str, outcome: Outcome = Outcome.COMPLETED, *, settles: bool = True
     ) -> None:
         held = self.held.pop(task)
-        ended = await end(
-            self.connection, self.worker, [Finished(held.task_id, held.fence, outcome)]
-        )
+        ended = await end(self.connection, self.id, [Finished(held.task_id, held.fence, outcome)])
         assert not ended.lost
-        if tells:
+        if settles:
             await settle(self.connection, ended.awaited)
 
 
 @pytest_asyncio.fixture
-async def work(connection: asyncpg.Connection) -> Work:
-    return Work(connection, await add_worker(connection))
+async def worker(connection: asyncpg.Connection) -> FakeWorker:
+    return FakeWorker(connection, await add_worker(connection))
 
 
 class TestOrder:
-    """Who runs when."""
+    """The order of execution."""
 
-    async def test_a_task_waits_for_all_that_it_needs(
-        self, client: httpx.AsyncClient, connection: asyncpg.Connection, work: Work
+    async def test_task_waits_for_everything_it_needs(
+        self, client: httpx.AsyncClient, connection: asyncpg.Connection, worker: FakeWorker
     ) -> None:
-        needs = [await waiter(client) for _ in range(3)]
-        task = await waiter(client, *needs, needs[0])
-        assert (await look(client, task))["waits_for"] == sorted(needs)
-        assert (await look(client, task))["status"] == "pending"
-        assert await work.claim() == set(needs)
+        needs = [await create_waiter(client) for _ in range(3)]
+        task = await create_waiter(client, *needs, needs[0])
+        assert (await read_task(client, task))["waits_for"] == sorted(needs)
+        assert (await read_task(client, task))["status"] == "pending"
+        assert await worker.claim() == set(needs)
         for number, need in enumerate(needs, 1):
-            assert await work.claim() == set()
-            await work.end(need)
-            assert (await look(client, task))["waits_for"] == sorted(needs[number:])
-        assert await work.claim() == {task}
-        assert (await look(client, task))["status"] == "processing"
+            assert await worker.claim() == set()
+            await worker.end(need)
+            assert (await read_task(client, task))["waits_for"] == sorted(needs[number:])
+        assert await worker.claim() == {task}
+        assert (await read_task(client, task))["status"] == "processing"
 
-    async def test_fan_out_and_fan_in(self, client: httpx.AsyncClient, work: Work) -> None:
-        first = await waiter(client)
-        answer = await post_batch(
+    async def test_fan_out_and_fan_in(self, client: httpx.AsyncClient, worker: FakeWorker) -> None:
+        first = await create_waiter(client)
+        response = await post_batch(
             client, [{"title": "part", "handler": "noop", "needs": [first]}] * 20
         )
-        parts = {str(t["id"]) for t in answer.json()["items"]}
-        last = await waiter(client, *parts)
-        assert await work.claim() == {first}
-        await work.end(first)
-        assert await work.claim() == parts
+        parts = {str(t["id"]) for t in response.json()["items"]}
+        last = await create_waiter(client, *parts)
+        assert await worker.claim() == {first}
+        await worker.end(first)
+        assert await worker.claim() == parts
         for part in parts:
-            assert await work.claim() == set()
-            await work.end(part)
-        assert await work.claim() == {last}
+            assert await worker.claim() == set()
+            await worker.end(part)
+        assert await worker.claim() == {last}
 
-    async def test_what_has_ended_already_is_not_waited_for(
-        self, client: httpx.AsyncClient, connection: asyncpg.Connection, work: Work
+    async def test_task_does_not_wait_for_ended_tasks(
+        self, client: httpx.AsyncClient, connection: asyncpg.Connection, worker: FakeWorker
     ) -> None:
-        ended = await waiter(client)
-        await work.claim()
-        await work.end(ended)
-        done = (await create(client, status="completed"))["id"]
-        assert await state(connection, await waiter(client, ended, done)) == "ready"
+        ended = await create_waiter(client)
+        await worker.claim()
+        await worker.end(ended)
+        done = (await create_task(client, status="completed"))["id"]
+        assert await queue_state(connection, await create_waiter(client, ended, done)) == "ready"
 
-    async def test_a_persons_task_is_waited_for_until_they_are_done(
+    async def test_task_waits_for_a_manual_task_until_it_is_completed(
         self, client: httpx.AsyncClient, connection: asyncpg.Connection
     ) -> None:
-        person = (await create(client))["id"]
-        task = await waiter(client, person)
+        person = (await create_task(client))["id"]
+        task = await create_waiter(client, person)
         for status, expected in (("in_progress", "blocked"), ("completed", "ready")):
             await client.patch(f"{TASKS}/{person}", json={"status": status})
             await dependencies.sweep(connection, everything=False)
-            assert await state(connection, task) == expected
+            assert await queue_state(connection, task) == expected
 
-    async def test_a_persons_task_that_gets_a_handler_is_still_waited_for(
-        self, client: httpx.AsyncClient, connection: asyncpg.Connection, work: Work
+    async def test_task_waits_for_a_manual_task_that_gets_a_handler(
+        self, client: httpx.AsyncClient, connection: asyncpg.Connection, worker: FakeWorker
     ) -> None:
-        person = (await create(client))["id"]
-        task = await waiter(client, person)
+        person = (await create_task(client))["id"]
+        task = await create_waiter(client, person)
         await client.patch(f"{TASKS}/{person}", json={"handler": "noop"})
-        assert await work.claim() == {person}
-        await work.end(person)
-        assert await work.claim() == {task}
+        assert await worker.claim() == {person}
+        await worker.end(person)
+        assert await worker.claim() == {task}
 
-    async def test_it_is_not_run_before_its_own_time(
-        self, client: httpx.AsyncClient, connection: asyncpg.Connection, work: Work
+    async def test_task_does_not_run_before_its_own_run_at(
+        self, client: httpx.AsyncClient, connection: asyncpg.Connection, worker: FakeWorker
     ) -> None:
-        need = await waiter(client)
-        later = await waiter(client, need, run_at="2999-01-01T00:00:00Z")
-        await work.claim()
-        await work.end(need)
-        assert await state(connection, later) == "ready"
-        assert (await look(client, later))["status"] == "scheduled"
+        need = await create_waiter(client)
+        later = await create_waiter(client, need, run_at="2999-01-01T00:00:00Z")
+        await worker.claim()
+        await worker.end(need)
+        assert await queue_state(connection, later) == "ready"
+        assert (await read_task(client, later))["status"] == "scheduled"
 
-    async def test_a_retry_is_no_end(
+    async def test_retry_of_a_needed_task_does_not_release_its_dependents(
         self, client: httpx.AsyncClient, connection: asyncpg.Connection
     ) -> None:
-        need = await waiter(client)
-        task = await waiter(client, need)
+        need = await create_waiter(client)
+        task = await create_waiter(client, need)
         await client.patch(
             f"{TASKS}/{need}", json={"priority": "low", "run_at": "2999-01-01T00:00:00Z"}
         )
         await client.post(f"{TASKS}/{need}:retry")
         await dependencies.sweep(connection, everything=True)
-        assert await state(connection, task) == "blocked"
+        assert await queue_state(connection, task) == "blocked"
 
 
 class TestFailure:
-    """What becomes of those whose need does not complete."""
+    """Dependents of a task that does not complete."""
 
     @pytest.mark.parametrize(
         "outcome", [Outcome.FAILED, Outcome.TIMED_OUT, Outcome.CANCELLED, Outcome.DISCARDED]
     )
-    async def test_they_are_cancelled_and_told_which_or_run_if_they_said_so(
-        self, client: httpx.AsyncClient, work: Work, outcome: Outcome
+    async def test_dependents_are_cancelled_with_the_reason_or_run_by_choice(
+        self, client: httpx.AsyncClient, worker: FakeWorker, outcome: Outcome
     ) -> None:
-        good, bad = await waiter(client), await waiter(client)
-        cancelled = await waiter(client, good, bad)
-        runs = await waiter(client, good, bad, when_failed="run")
-        await work.claim()
-        await work.end(bad, outcome)
+        good, bad = await create_waiter(client), await create_waiter(client)
+        cancelled = await create_waiter(client, good, bad)
+        runs = await create_waiter(client, good, bad, when_failed="run")
+        await worker.claim()
+        await worker.end(bad, outcome)
         status = "cancelled" if outcome is Outcome.CANCELLED else "failed"
         why = f"the task {bad}, which it needs, is {status}"
-        seen = await look(client, cancelled)
+        seen = await read_task(client, cancelled)
         assert (seen["status"], seen["error"], seen["waits_for"]) == ("cancelled", why, [])
         [run] = (await client.get(f"{TASKS}/{cancelled}/runs")).json()["items"]
         assert (run["outcome"], run["reason"], run["worker_id"]) == ("cancelled", why, None)
         history = (await client.get(f"{TASKS}/{cancelled}/history")).json()["items"]
         assert (history[-1]["new_status"], history[-1]["reason"]) == ("cancelled", why)
-        assert (await look(client, runs))["waits_for"] == [good]
-        assert await work.claim() == set()
-        await work.end(good)
-        assert await work.claim() == {runs}
+        assert (await read_task(client, runs))["waits_for"] == [good]
+        assert await worker.claim() == set()
+        await worker.end(good)
+        assert await worker.claim() == {runs}
 
-    async def test_those_who_wait_for_the_cancelled_are_cancelled_too(
-        self, client: httpx.AsyncClient, work: Work
+    async def test_cancellation_spreads_to_indirect_dependents(
+        self, client: httpx.AsyncClient, worker: FakeWorker
     ) -> None:
-        bad = await waiter(client)
+        bad = await create_waiter(client)
         chain = [bad]
         for _ in range(4):
-            chain.append(await waiter(client, chain[-1]))
-        runs = await waiter(client, chain[-1], when_failed="run")
-        await work.claim()
-        await work.end(bad, Outcome.FAILED)
+            chain.append(await create_waiter(client, chain[-1]))
+        runs = await create_waiter(client, chain[-1], when_failed="run")
+        await worker.claim()
+        await worker.end(bad, Outcome.FAILED)
         for before, task in pairwise(chain[1:]):
-            assert (await look(client, task))[
+            assert (await read_task(client, task))[
                 "error"
             ] == f"the task {before}, which it needs, is cancelled"
-        assert await work.claim() == {runs}
+        assert await worker.claim() == {runs}
 
-    async def test_a_need_that_has_failed_before_cancels_at_once(
+    async def test_task_that_needs_a_failed_task_is_cancelled_on_creation(
         self, client: httpx.AsyncClient
     ) -> None:
-        bad = (await create(client, status="failed"))["id"]
-        made = await create(client, handler="noop", needs=[bad])
+        bad = (await create_task(client, status="failed"))["id"]
+        made = await create_task(client, handler="noop", needs=[bad])
         assert (made["status"], made["error"]) == (
             "cancelled",
             f"the task {bad}, which it needs, is failed",
         )
-        assert (await create(client, handler="noop", needs=[bad], when_failed="run"))[
+        assert (await create_task(client, handler="noop", needs=[bad], when_failed="run"))[
             "status"
         ] == "pending"
 
     @pytest.mark.parametrize("way", ["cancel", "failed", "delete", "erase"])
     @pytest.mark.parametrize("handler", [None, "noop"])
-    async def test_what_people_end_is_found_by_the_next_sweep(
+    async def test_sweep_handles_ends_that_users_caused(
         self,
         client: httpx.AsyncClient,
         connection: asyncpg.Connection,
         way: str,
         handler: str | None,
     ) -> None:
-        need = (await create(client, handler=handler))["id"]
-        task = await waiter(client, need)
+        need = (await create_task(client, handler=handler))["id"]
+        task = await create_waiter(client, need)
         match way:
             case "cancel":
                 await client.post(f"{TASKS}/{need}:cancel")
@@ -265,123 +260,127 @@ class TestFailure:
                 await client.delete(f"{TASKS}/{need}", params={"hard": way == "erase"})
         await dependencies.sweep(connection, everything=False)
         words = {"failed": "failed", "erase": "deleted"}
-        assert (await look(client, task))[
+        assert (await read_task(client, task))[
             "error"
         ] == f"the task {need}, which it needs, is {words.get(way, 'cancelled')}"
 
-    async def test_one_that_was_cancelled_so_can_be_opened_again_and_waits_no_more(
-        self, client: httpx.AsyncClient, work: Work
+    async def test_retry_of_a_cancelled_dependent_waits_for_nothing(
+        self, client: httpx.AsyncClient, worker: FakeWorker
     ) -> None:
-        bad, goes_on = await waiter(client), await waiter(client)
-        task = await waiter(client, bad, goes_on)
-        await work.claim()
-        await work.end(bad, Outcome.FAILED)
+        bad, goes_on = await create_waiter(client), await create_waiter(client)
+        task = await create_waiter(client, bad, goes_on)
+        await worker.claim()
+        await worker.end(bad, Outcome.FAILED)
         assert (await client.post(f"{TASKS}/{task}:retry")).json()["status"] == "pending"
-        assert await work.claim() == {task}
-        await work.end(task)
-        assert (await look(client, task))["status"] == "completed"
+        assert await worker.claim() == {task}
+        await worker.end(task)
+        assert (await read_task(client, task))["status"] == "completed"
 
 
 class TestWaiters:
-    """What people do to a task that waits."""
+    """Requests on a task that waits."""
 
-    async def test_it_can_be_changed_and_waits_on(
-        self, client: httpx.AsyncClient, connection: asyncpg.Connection, work: Work
+    async def test_blocked_task_can_be_changed_and_stays_blocked(
+        self, client: httpx.AsyncClient, connection: asyncpg.Connection, worker: FakeWorker
     ) -> None:
-        need = await waiter(client)
-        task = await waiter(client, need)
+        need = await create_waiter(client)
+        task = await create_waiter(client, need)
         await client.patch(f"{TASKS}/{task}", json={"priority": "urgent"})
-        assert await state(connection, task) == "blocked"
-        await work.claim()
-        await work.end(need)
-        assert await work.claim() == {task}
+        assert await queue_state(connection, task) == "blocked"
+        await worker.claim()
+        await worker.end(need)
+        assert await worker.claim() == {task}
 
     @pytest.mark.parametrize("again", [False, True])
-    async def test_cancelled_by_a_person_it_waits_no_more(
-        self, client: httpx.AsyncClient, connection: asyncpg.Connection, work: Work, again: bool
+    async def test_blocked_task_that_is_cancelled_waits_for_nothing(
+        self,
+        client: httpx.AsyncClient,
+        connection: asyncpg.Connection,
+        worker: FakeWorker,
+        again: bool,
     ) -> None:
-        need = await waiter(client)
-        task = await waiter(client, need)
+        need = await create_waiter(client)
+        task = await create_waiter(client, need)
         await client.post(f"{TASKS}/{task}:cancel")
         if again:
             await client.post(f"{TASKS}/{task}:retry")
-        assert (await look(client, task))["waits_for"] == []
-        assert await work.claim() == ({need, task} if again else {need})
-        await work.end(need, Outcome.FAILED)
-        assert (await look(client, task))["status"] == ("processing" if again else "cancelled")
+        assert (await read_task(client, task))["waits_for"] == []
+        assert await worker.claim() == ({need, task} if again else {need})
+        await worker.end(need, Outcome.FAILED)
+        assert (await read_task(client, task))["status"] == ("processing" if again else "cancelled")
         assert await connection.fetchval("SELECT count(*) FROM dependencies") == 0
 
-    async def test_under_a_limit_it_is_admitted_only_when_its_needs_have_ended(
-        self, client: httpx.AsyncClient, connection: asyncpg.Connection, work: Work
+    async def test_limit_admits_a_task_only_after_its_dependencies_ended(
+        self, client: httpx.AsyncClient, connection: asyncpg.Connection, worker: FakeWorker
     ) -> None:
         assert (await client.put("/api/v1/limits/key/tenant", json={"concurrency": 1})).is_success
-        need = await waiter(client)
-        task = await waiter(client, need, limit_key="tenant")
+        need = await create_waiter(client)
+        task = await create_waiter(client, need, limit_key="tenant")
         assert await admit(connection) == Admission(0, None)
         assert (await client.patch(f"{TASKS}/{task}", json={"priority": "urgent"})).is_success
         assert await admit(connection) == Admission(0, None)
-        assert await state(connection, task) == "blocked"
-        await work.claim()
-        await work.end(need)
-        assert await state(connection, task) == "blocked"
+        assert await queue_state(connection, task) == "blocked"
+        await worker.claim()
+        await worker.end(need)
+        assert await queue_state(connection, task) == "blocked"
         assert await admit(connection) == Admission(1, None)
-        assert await work.claim() == {task}
-        await work.end(task)
+        assert await worker.claim() == {task}
+        await worker.end(task)
 
-    async def test_what_it_waited_for_is_forgotten_while_that_is_open(
+    async def test_dependencies_of_a_cancelled_task_are_removed(
         self, client: httpx.AsyncClient, connection: asyncpg.Connection
     ) -> None:
-        task = await waiter(client, await waiter(client))
+        task = await create_waiter(client, await create_waiter(client))
         await client.post(f"{TASKS}/{task}:cancel")
         await dependencies.sweep(connection, everything=True)
         assert await connection.fetchval("SELECT count(*) FROM dependencies") == 0
 
-    async def test_figures_tell_how_many_wait(self, client: httpx.AsyncClient) -> None:
-        need = await waiter(client)
+    async def test_queue_figures_count_blocked_tasks(self, client: httpx.AsyncClient) -> None:
+        need = await create_waiter(client)
         for _ in range(2):
-            await waiter(client, need)
+            await create_waiter(client, need)
         [queue] = (await client.get("/api/v1/queues")).json()["queues"]
         assert (queue["ready"], queue["blocked"]) == (1, 2)
 
 
 class TestRaces:
-    """Ends against creates, and against each other."""
+    """Races of ends with creates and with each other."""
 
     @pytest.mark.parametrize("commits", [True, False])
-    async def test_an_end_that_a_create_finds_under_way_is_waited_for(
+    async def test_create_waits_for_an_uncommitted_end(
         self,
         client: httpx.AsyncClient,
         connection: asyncpg.Connection,
         connect: Connect,
-        work: Work,
+        worker: FakeWorker,
         commits: bool,
     ) -> None:
-        need = await waiter(client)
-        await waiter(client, need)
-        await work.claim()
+        need = await create_waiter(client)
+        await create_waiter(client, need)
+        await worker.claim()
         other = await connect()
         transaction = other.transaction()
         await transaction.start()
-        held = work.held[need]
+        held = worker.held[need]
         assert not (
-            await end(other, work.worker, [Finished(held.task_id, held.fence, Outcome.COMPLETED)])
+            await end(other, worker.id, [Finished(held.task_id, held.fence, Outcome.COMPLETED)])
         ).lost
-        creates = asyncio.create_task(waiter(client, need))
-        await waiting(connection, 1)
+        creates = asyncio.create_task(create_waiter(client, need))
+        await wait_for_blocked_sessions(connection, 1)
         await (transaction.commit() if commits else transaction.rollback())
-        assert await state(connection, await creates) == ("ready" if commits else "blocked")
+        assert await queue_state(connection, await creates) == ("ready" if commits else "blocked")
         await settle(connection, [UUID(need)])
 
-    async def test_an_end_that_finds_a_create_under_way_sees_it(
+    async def test_end_waits_for_an_uncommitted_create_and_sees_it(
         self,
         client: httpx.AsyncClient,
         connection: asyncpg.Connection,
         connect: Connect,
-        work: Work,
+        worker: FakeWorker,
     ) -> None:
-        need, task = await waiter(client), await waiter(client)
-        await work.claim()
-        del work.held[task]
+        need, task = await create_waiter(client), await create_waiter(client)
+        await worker.claim()
+        del worker.held[task]
         other, ender = await connect(), await connect()
         await connection.execute(
             "UPDATE queue SET state = 'ready', worker_id = NULL, claimed_at = NULL, fence = 0 WHERE task_id = $1",
@@ -392,23 +391,23 @@ class TestRaces:
         assert not await dependencies.block(
             other, [dependencies.Need(UUID(task), UUID(need), cancels=True)]
         )
-        held = work.held[need]
+        held = worker.held[need]
         ends = asyncio.create_task(
-            end(ender, work.worker, [Finished(held.task_id, held.fence, Outcome.COMPLETED)])
+            end(ender, worker.id, [Finished(held.task_id, held.fence, Outcome.COMPLETED)])
         )
-        await waiting(connection, 1)
+        await wait_for_blocked_sessions(connection, 1)
         await transaction.commit()
         ended = await ends
         assert ended.awaited == [UUID(need)]
-        assert await state(connection, task) == "blocked"
+        assert await queue_state(connection, task) == "blocked"
         await settle(ender, ended.awaited)
-        assert await state(connection, task) == "ready"
+        assert await queue_state(connection, task) == "ready"
 
     @pytest.mark.parametrize("way", ["status", "erase"])
-    async def test_a_person_who_ends_it_waits_for_a_create_under_way(
+    async def test_user_request_that_ends_a_task_waits_for_an_uncommitted_create(
         self, client: httpx.AsyncClient, connection: asyncpg.Connection, connect: Connect, way: str
     ) -> None:
-        need, task = (await create(client))["id"], await waiter(client)
+        need, task = (await create_task(client))["id"], await create_waiter(client)
         other = await connect()
         transaction = other.transaction()
         await transaction.start()
@@ -421,22 +420,22 @@ class TestRaces:
             )
         else:
             ends = asyncio.create_task(client.delete(f"{TASKS}/{need}", params={"hard": True}))
-        await waiting(connection, 1)
+        await wait_for_blocked_sessions(connection, 1)
         await transaction.commit()
         assert (await ends).status_code < 300
         await dependencies.sweep(connection, everything=False)
-        assert await state(connection, task) == "ready"
+        assert await queue_state(connection, task) == "ready"
 
-    async def test_a_need_that_is_being_opened_again_is_waited_for(
+    async def test_create_waits_for_a_task_that_is_being_reopened(
         self,
         client: httpx.AsyncClient,
         connection: asyncpg.Connection,
         connect: Connect,
-        work: Work,
+        worker: FakeWorker,
     ) -> None:
-        need = await waiter(client)
-        await work.claim()
-        await work.end(need, Outcome.FAILED)
+        need = await create_waiter(client)
+        await worker.claim()
+        await worker.end(need, Outcome.FAILED)
         other = await connect()
         transaction = other.transaction()
         await transaction.start()
@@ -447,126 +446,126 @@ class TestRaces:
         entry = Entry(UUID(need), "default", 2, None, 5, None, "noop", fence=1)
         await enqueue(other, [entry], quiet_wakeups())
         await dependencies.keep_awaited(other, UUID(need))
-        creates = asyncio.create_task(waiter(client, need))
-        await waiting(connection, 1)
+        creates = asyncio.create_task(create_waiter(client, need))
+        await wait_for_blocked_sessions(connection, 1)
         await transaction.commit()
         task = await creates
-        assert await work.claim() == {need}
-        await work.end(need)
-        assert await state(connection, task) == "ready"
+        assert await worker.claim() == {need}
+        await worker.end(need)
+        assert await queue_state(connection, task) == "ready"
 
-    async def test_of_two_ends_at_once_the_second_lets_it_go(
+    async def test_second_of_two_concurrent_ends_releases_the_task(
         self,
         client: httpx.AsyncClient,
         connection: asyncpg.Connection,
         connect: Connect,
-        work: Work,
+        worker: FakeWorker,
     ) -> None:
-        needs = [await waiter(client), await waiter(client)]
-        task = await waiter(client, *needs)
-        await work.claim()
+        needs = [await create_waiter(client), await create_waiter(client)]
+        task = await create_waiter(client, *needs)
+        await worker.claim()
         other = await connect()
-        await work.end(needs[0], tells=False)
+        await worker.end(needs[0], settles=False)
         transaction = other.transaction()
         await transaction.start()
         await settle(other, [UUID(needs[0])])
-        await work.end(needs[1], tells=False)
+        await worker.end(needs[1], settles=False)
         second = asyncio.create_task(settle(connection, [UUID(needs[1])]))
         watch = await connect()
-        await waiting(watch, 1)
+        await wait_for_blocked_sessions(watch, 1)
         await transaction.commit()
         await second
-        assert await state(connection, task) == "ready"
+        assert await queue_state(connection, task) == "ready"
 
-    async def test_of_two_that_let_it_go_on_the_second_changes_nothing(
+    async def test_second_release_of_the_same_task_changes_nothing(
         self,
         client: httpx.AsyncClient,
         connection: asyncpg.Connection,
         connect: Connect,
-        work: Work,
+        worker: FakeWorker,
     ) -> None:
-        need = await waiter(client)
-        task = await waiter(client, need)
-        await work.claim()
-        await work.end(need, tells=False)
+        need = await create_waiter(client)
+        task = await create_waiter(client, need)
+        await worker.claim()
+        await worker.end(need, settles=False)
         other, watch = await connect(), await connect()
         transaction = other.transaction()
         await transaction.start()
         await settle(other, [UUID(need)])
         claimed = "UPDATE queue SET state = 'running', worker_id = $2, fence = 1, attempt = 1 WHERE task_id = $1"
-        await other.execute(claimed, task, work.worker)
+        await other.execute(claimed, task, worker.id)
         second = asyncio.create_task(settle(connection, [UUID(need)]))
-        await waiting(watch, 1)
+        await wait_for_blocked_sessions(watch, 1)
         await transaction.commit()
         await second
-        assert await state(connection, task) == "running"
+        assert await queue_state(connection, task) == "running"
 
-    async def test_many_ends_and_creates_at_once_leave_nobody_behind(
+    async def test_many_concurrent_ends_and_creates_leave_no_task_blocked(
         self,
         client: httpx.AsyncClient,
         connection: asyncpg.Connection,
         connect: Connect,
-        work: Work,
+        worker: FakeWorker,
     ) -> None:
-        needs = [await waiter(client) for _ in range(20)]
-        await work.claim()
+        needs = [await create_waiter(client) for _ in range(20)]
+        await worker.claim()
         connections = [await connect() for _ in range(4)]
-        held = [work.held[need] for need in needs]
+        held = [worker.held[need] for need in needs]
 
         async def ends(number: int) -> None:
             for claimed in held[number::4]:
                 finished = Finished(claimed.task_id, claimed.fence, Outcome.COMPLETED)
-                ended = await end(connections[number], work.worker, [finished])
+                ended = await end(connections[number], worker.id, [finished])
                 await settle(connections[number], ended.awaited)
 
-        creates = (waiter(client, *needs[n % 7 :: 3]) for n in range(30))
+        creates = (create_waiter(client, *needs[n % 7 :: 3]) for n in range(30))
         made, *_ = await asyncio.gather(asyncio.gather(*creates), *map(ends, range(4)))
-        assert {await state(connection, task) for task in made} == {"ready"}
+        assert {await queue_state(connection, task) for task in made} == {"ready"}
 
 
 class TestSweep:
-    """What a sweep finds that nobody was told of."""
+    """Dependents that only a sweep releases."""
 
-    async def test_an_end_whose_worker_died_before_it_told(
-        self, client: httpx.AsyncClient, connection: asyncpg.Connection, work: Work
+    async def test_sweep_settles_ends_of_workers_that_died_before_settling(
+        self, client: httpx.AsyncClient, connection: asyncpg.Connection, worker: FakeWorker
     ) -> None:
-        need = await waiter(client)
-        free, bad = await waiter(client, need), await waiter(client)
-        cancelled = await waiter(client, bad)
-        then = await waiter(client, cancelled)
-        await work.claim()
-        await work.end(need, tells=False)
-        await work.end(bad, Outcome.FAILED, tells=False)
+        need = await create_waiter(client)
+        free, bad = await create_waiter(client, need), await create_waiter(client)
+        cancelled = await create_waiter(client, bad)
+        then = await create_waiter(client, cancelled)
+        await worker.claim()
+        await worker.end(need, settles=False)
+        await worker.end(bad, Outcome.FAILED, settles=False)
         await dependencies.sweep(connection, everything=False)
-        assert await state(connection, free) == "blocked"
+        assert await queue_state(connection, free) == "blocked"
         await dependencies.sweep(connection, everything=True)
-        assert await state(connection, free) == "ready"
-        assert [(await look(client, t))["status"] for t in (cancelled, then)] == [
+        assert await queue_state(connection, free) == "ready"
+        assert [(await read_task(client, t))["status"] for t in (cancelled, then)] == [
             "cancelled",
             "cancelled",
         ]
 
-    async def test_an_open_need_is_left_alone(
+    async def test_sweep_leaves_open_dependencies_alone(
         self, client: httpx.AsyncClient, connection: asyncpg.Connection
     ) -> None:
         tasks = [
-            await waiter(client, (await create(client, handler=handler))["id"])
+            await create_waiter(client, (await create_task(client, handler=handler))["id"])
             for handler in (None, "noop")
         ]
         assert not await connection.fetch(statement("unresolved"), 10)
         await dependencies.sweep(connection, everything=True)
-        assert [await state(connection, task) for task in tasks] == ["blocked", "blocked"]
+        assert [await queue_state(connection, task) for task in tasks] == ["blocked", "blocked"]
 
 
 class TestInput:
-    """What is refused."""
+    """Invalid requests."""
 
-    async def test_a_need_that_is_not_there_or_deleted(
+    async def test_missing_or_deleted_dependency_is_rejected(
         self, client: httpx.AsyncClient, connection: asyncpg.Connection
     ) -> None:
-        gone = (await create(client))["id"]
+        gone = (await create_task(client))["id"]
         await client.delete(f"{TASKS}/{gone}")
-        there = await waiter(client)
+        there = await create_waiter(client)
         for missing in (str(new_id()), gone):
             form = {"title": "a", "handler": "noop", "needs": [there, missing]}
             error = {"field": "needs", "message": f"there is no task {missing}"}
@@ -588,7 +587,7 @@ class TestInput:
             {"needs": None},
         ],
     )
-    async def test_what_cannot_wait(
+    async def test_invalid_dependencies_are_rejected(
         self, client: httpx.AsyncClient, fields: dict[str, Any]
     ) -> None:
         form = {"title": "a", "handler": "noop", "needs": [str(new_id())]} | fields

@@ -1,4 +1,4 @@
-"""The OpenAPI document: complete, and true to what the service does."""
+"""The OpenAPI document: complete, and consistent with the service."""
 
 import re
 from typing import Any
@@ -19,7 +19,7 @@ def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]
     ]
 
 
-async def test_every_operation_has_a_description_a_tag_an_id_of_its_own_and_its_problems(
+async def test_every_operation_has_description_tag_unique_id_and_problems(
     client: httpx.AsyncClient,
 ) -> None:
     document = (await client.get("/openapi.json")).json()
@@ -32,17 +32,17 @@ async def test_every_operation_has_a_description_a_tag_an_id_of_its_own_and_its_
         assert what["description"], (path, method)
         assert set(what["tags"]) <= tags
         assert "503" in what["responses"], (path, method)
-        for status, answer in what["responses"].items():
+        for status, response in what["responses"].items():
             if int(status) >= 400:
                 kind = (
                     "application/json"
                     if "service D" in what["tags"]
                     else "application/problem+json"
                 )
-                assert list(answer["content"]) == [kind], (path, method, status)
+                assert list(response["content"]) == [kind], (path, method, status)
 
 
-async def test_every_reference_leads_somewhere_and_examples_obey_their_schemas(
+async def test_references_resolve_and_examples_match_their_schemas(
     client: httpx.AsyncClient,
 ) -> None:
     document = (await client.get("/openapi.json")).json()
@@ -67,7 +67,7 @@ async def test_every_reference_leads_somewhere_and_examples_obey_their_schemas(
     assert schemas["NewTask"]["additionalProperties"] is False
 
 
-async def test_the_documentation_pages_are_served(client: httpx.AsyncClient, app: FastAPI) -> None:
+async def test_documentation_pages_are_served(client: httpx.AsyncClient, app: FastAPI) -> None:
     for path in ("/docs", "/redoc"):
         page = await client.get(path)
         assert page.status_code == 200
@@ -77,20 +77,20 @@ async def test_the_documentation_pages_are_served(client: httpx.AsyncClient, app
 async def test_every_documented_path_exists(client: httpx.AsyncClient) -> None:
     for path, method, what in operations((await client.get("/openapi.json")).json()):
         if path.endswith("/events"):
-            continue  # a stream without an end has tests of its own
-        answer = await client.request(method, re.sub(r"{\w+}", "x", path))
-        assert str(answer.status_code) in what["responses"], (path, method, answer.status_code)
-        if answer.status_code == 404:
-            assert "There is nothing at" not in answer.text, path
+            continue  # endless streams have their own tests
+        response = await client.request(method, re.sub(r"{\w+}", "x", path))
+        assert str(response.status_code) in what["responses"], (path, method, response.status_code)
+        if response.status_code == 404:
+            assert "There is nothing at" not in response.text, path
 
 
-async def test_no_two_paths_differ_only_in_the_name_of_a_parameter(
+async def test_paths_differ_in_more_than_parameter_names(
     client: httpx.AsyncClient,
 ) -> None:
     paths = (await client.get("/openapi.json")).json()["paths"]
     assert len({re.sub(r"{\w+}", "{}", path) for path in paths}) == len(paths)
 
 
-async def test_the_root_leads_to_the_documentation(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/")
-    assert (answer.status_code, answer.headers["location"]) == (307, "/docs")
+async def test_root_redirects_to_the_documentation(client: httpx.AsyncClient) -> None:
+    response = await client.get("/")
+    assert (response.status_code, response.headers["location"]) == (307, "/docs")

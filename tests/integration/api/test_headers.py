@@ -1,4 +1,4 @@
-"""What every answer says to browsers, which pages of other origins may call, and what a fault shows."""
+"""Response headers for browsers, CORS, and the text of internal errors."""
 
 import json
 import re
@@ -16,35 +16,39 @@ from task_service.api.auth.first_admin import StartRefusedError, refuse_bad_star
 from task_service.api.http.edge import FAULT
 from task_service.api.http.headers import CLOSED
 from task_service.queue.wakeups import Wakeups
-from tests.integration.api.test_bad_input import check_problem
-from tests.support.people import KEY, People, bearer, log_in
+from tests.support.problems import check_problem
+from tests.support.secured_app import KEY, SecuredApp, bearer, log_in
 from tests.support.service_settings import settings_for
+from tests.support.task_api import TASKS
 
 pytestmark = pytest.mark.asyncio
-TASKS = "/api/v1/tasks"
+
+
 PAGE = "https://app.example.com"
-Make = Callable[..., People]
+Make = Callable[..., SecuredApp]
 
 
 @pytest_asyncio.fixture
 async def make(database: str, engine: AsyncEngine, wakeups: Wakeups) -> AsyncIterator[Make]:
-    """Makes applications with other settings."""
+    """Function that creates applications with other settings."""
     made: list[FastAPI] = []
 
-    def instance(**given: object) -> People:
-        settings = settings_for(database, **({"secret_key": KEY, "auth_mode": "required"} | given))
+    def instance(**overrides: object) -> SecuredApp:
+        settings = settings_for(
+            database, **({"secret_key": KEY, "auth_mode": "required"} | overrides)
+        )
         app = create_app(settings, engine, wakeups)
         made.append(app)
-        return People(app)
+        return SecuredApp(app)
 
     yield instance
     for app in made:
         await app.state.connections.stop()
 
 
-def check_headers(answer: httpx.Response, *, https_only: bool = False) -> None:
-    """The headers that every answer has, each once."""
-    found = answer.headers
+def check_headers(response: httpx.Response, *, https_only: bool = False) -> None:
+    """Assert that the headers of every response are present, each once."""
+    found = response.headers
     assert found.get_list("x-content-type-options") == ["nosniff"]
     assert found.get_list("x-frame-options") == ["DENY"]
     assert found.get_list("referrer-policy") == ["no-referrer"]
@@ -56,26 +60,26 @@ def check_headers(answer: httpx.Response, *, https_only: bool = False) -> None:
         ["max-age=31536000"] if https_only else []
     )
     assert "server" not in found
-    if "authorization" in answer.request.headers:
+    if "authorization" in response.request.headers:
         assert found["cache-control"] == "no-store"
 
 
-async def every_kind(
-    people: People, headers: dict[str, str] | None = None
+async def responses_of_every_kind(
+    secured: SecuredApp, headers: dict[str, str] | None = None
 ) -> dict[int, httpx.Response]:
-    """An answer of every kind that the application gives, by its status."""
+    """Return one response of each kind that the application sends, by status code."""
 
     async def fail() -> None:
-        raise RuntimeError("the pipe of postgresql://ada:horse@db burst")
+        raise RuntimeError("cannot reach postgresql://ada:horse@db")
 
-    people.app.add_api_route("/fault", fail)
-    ada = await people.register("ada")
-    token = bearer(people.token(ada)) | (headers or {})
-    async with people.speaking() as client:
+    secured.app.add_api_route("/fault", fail)
+    ada = await secured.register("ada")
+    token = bearer(secured.token(ada)) | (headers or {})
+    async with secured.client() as client:
         task = (await client.post(TASKS, json={"title": "Ring"}, headers=token)).json()
         url = f"{TASKS}/{task['id']}"
         big = {"content": b"x" * 2_000_000, "headers": token | {"content-type": "application/json"}}
-        answers = [
+        responses = [
             await client.get(url, headers=token),
             await client.post(TASKS, json={"title": "Ring"}, headers=token),
             await client.get("/", headers=headers),
@@ -92,33 +96,46 @@ async def every_kind(
             await client.get("/fault", headers=headers),
             await client.delete(url, headers=token),
         ]
-    return {answer.status_code: answer for answer in answers}
+    return {response.status_code: response for response in responses}
 
 
 @pytest.mark.parametrize("environment", ["development", "production"])
-async def test_every_kind_of_answer_has_the_headers_for_browsers(
+async def test_every_kind_of_response_has_the_security_headers(
     make: Make, environment: str
 ) -> None:
-    answers = await every_kind(make(environment=environment))
-    assert set(answers) >= {200, 201, 204, 307, 400, 401, 403, 404, 405, 412, 413, 415, 422, 500}, (
-        sorted(answers)
-    )
-    for answer in answers.values():
-        check_headers(answer, https_only=environment == "production")
+    responses = await responses_of_every_kind(make(environment=environment))
+    assert set(responses) >= {
+        200,
+        201,
+        204,
+        307,
+        400,
+        401,
+        403,
+        404,
+        405,
+        412,
+        413,
+        415,
+        422,
+        500,
+    }, sorted(responses)
+    for response in responses.values():
+        check_headers(response, https_only=environment == "production")
 
 
-async def test_a_limit_and_a_bad_log_in_answer_with_the_headers_too(make: Make) -> None:
-    people = make(rate_limit_login="1/hour")
-    async with people.speaking() as client:
+async def test_rate_limited_and_failed_logins_have_the_security_headers(make: Make) -> None:
+    secured = make(rate_limit_login="1/hour")
+    async with secured.client() as client:
         for status in (401, 429):
-            answer = await log_in(client, "ada")
-            assert answer.status_code == status
-            check_headers(answer)
+            response = await log_in(client, "ada")
+            assert response.status_code == status
+            check_headers(response)
 
 
-async def test_service_d_and_the_documentation_have_the_headers_too(make: Make) -> None:
-    people = make()
-    async with people.speaking() as client:
+async def test_service_d_and_documentation_have_the_security_headers(make: Make) -> None:
+    secured = make()
+    async with secured.client() as client:
         for path in (
             "/task",
             "/docs",
@@ -130,57 +147,57 @@ async def test_service_d_and_the_documentation_have_the_headers_too(make: Make) 
             check_headers(await client.get(path))
 
 
-async def test_a_page_of_an_allowed_origin_may_call_and_read_the_headers(make: Make) -> None:
-    people = make(cors_origins=f"{PAGE},http://localhost:3000/")
-    answers = await every_kind(people, {"origin": PAGE})
-    for status, answer in answers.items():
-        assert answer.headers["access-control-allow-origin"] == PAGE, (
+async def test_allowed_origin_may_call_and_read_the_headers(make: Make) -> None:
+    secured = make(cors_origins=f"{PAGE},http://localhost:3000/")
+    responses = await responses_of_every_kind(secured, {"origin": PAGE})
+    for status, response in responses.items():
+        assert response.headers["access-control-allow-origin"] == PAGE, (
             status
-        )  # else a page cannot tell 401 from 500
-        assert "Origin" in answer.headers["vary"]
-        assert "access-control-allow-credentials" not in answer.headers
-        exposed = answer.headers["access-control-expose-headers"]
+        )  # otherwise a page cannot distinguish 401 from 500
+        assert "Origin" in response.headers["vary"]
+        assert "access-control-allow-credentials" not in response.headers
+        exposed = response.headers["access-control-expose-headers"]
         assert {"ETag", "Location", "Retry-After", "RateLimit", "X-Request-Id"} <= set(
             exposed.split(", ")
         )
 
 
-async def test_a_page_of_another_origin_is_told_nothing(make: Make) -> None:
+async def test_other_origins_get_no_cors_headers(make: Make) -> None:
     for origins in (PAGE, ""):
-        people = make(cors_origins=origins)
-        async with people.speaking() as client:
+        secured = make(cors_origins=origins)
+        async with secured.client() as client:
             for origin in (
                 "https://evil.example.com",
                 "null",
                 f"{PAGE}.evil.com",
                 PAGE.replace("https", "http"),
             ):
-                answer = await client.get("/openapi.json", headers={"origin": origin})
-                assert answer.status_code == 200
-                assert "access-control-allow-origin" not in answer.headers
-                asked = {"origin": origin, "access-control-request-method": "PATCH"}
-                answer = await client.options(TASKS, headers=asked)
-                assert "access-control-allow-origin" not in answer.headers
-                assert answer.status_code in (400, 405)
+                response = await client.get("/openapi.json", headers={"origin": origin})
+                assert response.status_code == 200
+                assert "access-control-allow-origin" not in response.headers
+                preflight = {"origin": origin, "access-control-request-method": "PATCH"}
+                response = await client.options(TASKS, headers=preflight)
+                assert "access-control-allow-origin" not in response.headers
+                assert response.status_code in (400, 405)
 
 
-async def test_a_preflight_is_answered_without_a_token_and_says_what_may_be_sent(
+async def test_preflight_needs_no_token_and_lists_methods_and_headers(
     make: Make,
 ) -> None:
-    people = make(cors_origins=PAGE, rate_limit_write="1/hour", rate_limit_read="1/hour")
-    async with people.speaking() as client:
+    secured = make(cors_origins=PAGE, rate_limit_write="1/hour", rate_limit_read="1/hour")
+    async with secured.client() as client:
         for method in ("GET", "POST", "PATCH", "PUT", "DELETE"):
-            asked = {
+            preflight = {
                 "origin": PAGE, "access-control-request-method": method,
                 "access-control-request-headers": "authorization, content-type, if-match, idempotency-key, traceparent",
             }  # fmt: skip
-            answer = await client.options(TASKS, headers=asked)
-            assert answer.status_code == 200, answer.text  # and none is counted for a limit
-            assert answer.headers["access-control-allow-origin"] == PAGE
-            assert method in answer.headers["access-control-allow-methods"]
-            assert "authorization" in answer.headers["access-control-allow-headers"].lower()
-            assert answer.headers["access-control-max-age"] == "600"
-            assert "access-control-allow-credentials" not in answer.headers
+            response = await client.options(TASKS, headers=preflight)
+            assert response.status_code == 200, response.text  # and is not counted by a rate limit
+            assert response.headers["access-control-allow-origin"] == PAGE
+            assert method in response.headers["access-control-allow-methods"]
+            assert "authorization" in response.headers["access-control-allow-headers"].lower()
+            assert response.headers["access-control-max-age"] == "600"
+            assert "access-control-allow-credentials" not in response.headers
         bad = {
             "origin": PAGE,
             "access-control-request-method": "GET",
@@ -191,37 +208,37 @@ async def test_a_preflight_is_answered_without_a_token_and_says_what_may_be_sent
         assert (await client.options(TASKS, headers=bad)).status_code == 400
 
 
-async def test_every_origin_may_be_allowed_and_then_none_by_its_name(make: Make) -> None:
-    people = make(cors_origins="*")
-    async with people.speaking() as client:
-        answer = await client.get(
+async def test_wildcard_origin_is_allowed_without_credentials(make: Make) -> None:
+    secured = make(cors_origins="*")
+    async with secured.client() as client:
+        response = await client.get(
             "/openapi.json", headers={"origin": "https://anybody.example.com"}
         )
-    assert answer.headers["access-control-allow-origin"] == "*"
-    assert "access-control-allow-credentials" not in answer.headers
+    assert response.headers["access-control-allow-origin"] == "*"
+    assert "access-control-allow-credentials" not in response.headers
 
 
 @pytest.mark.parametrize(
-    ("given", "shown"),
+    ("overrides", "shown"),
     [
         ({}, FAULT),
-        ({"debug": True}, "RuntimeError: the pipe of postgresql://ada:horse@db burst"),
-        # Such settings do not start at all; were they to, they would show nothing.
+        ({"debug": True}, "RuntimeError: cannot reach postgresql://ada:horse@db"),
+        # The service refuses to start with these settings. Even if it did, the text stays hidden.
         (
             {"debug": True, "environment": "production"},
             "Something went wrong here; the log has it under the request id.",
         ),
     ],
-    ids=["as ever", "DEBUG", "DEBUG in production"],
+    ids=["default", "DEBUG", "DEBUG in production"],
 )
-async def test_a_fault_shows_its_text_only_while_debug_is_on(
-    make: Make, given: dict[str, Any], shown: str
+async def test_internal_error_shows_its_text_only_with_debug(
+    make: Make, overrides: dict[str, Any], shown: str
 ) -> None:
-    answers = await every_kind(make(**given))
-    assert check_problem(answers[500], 500, "internal")["detail"] == shown
+    responses = await responses_of_every_kind(make(**overrides))
+    assert check_problem(responses[500], 500, "internal")["detail"] == shown
 
 
-async def test_debug_in_production_does_not_start() -> None:
+async def test_debug_in_production_prevents_the_start() -> None:
     settings = settings_for(
         "postgresql://h/x",
         environment="production",
@@ -236,15 +253,15 @@ async def test_debug_in_production_does_not_start() -> None:
 
 
 def sources(policy: str) -> dict[str, list[str]]:
-    """The directives of a Content-Security-Policy."""
+    """Return the directives of a Content-Security-Policy."""
     return {name: rest for name, *rest in (part.split() for part in policy.split(";"))}
 
 
-async def test_the_documentation_takes_nothing_from_elsewhere_and_its_policy_lets_nothing_in(
+async def test_documentation_loads_nothing_from_other_origins(
     make: Make,
 ) -> None:
-    people = make()
-    async with people.speaking() as client:
+    secured = make()
+    async with secured.client() as client:
         for path in ("/docs", "/redoc"):
             page = await client.get(path)
             policy = sources(page.headers["content-security-policy"])
@@ -262,7 +279,7 @@ async def test_the_documentation_takes_nothing_from_elsewhere_and_its_policy_let
             assert len(wanted) >= 3
             assert not re.findall(
                 r"<script(?![^>]*\bsrc=)[^>]*>|\son\w+=", page.text
-            )  # none that script-src forbids
+            )  # nothing that script-src forbids
             for address in wanted:
                 assert address.startswith("/"), address
                 asset = await client.get(address)
@@ -273,16 +290,16 @@ async def test_the_documentation_takes_nothing_from_elsewhere_and_its_policy_let
                     assert asset.headers["cache-control"] == "public, max-age=86400"
 
 
-async def test_the_openapi_document_has_no_name_twice(make: Make) -> None:
-    async with make().speaking() as client:
+async def test_openapi_document_has_no_duplicate_keys(make: Make) -> None:
+    async with make().client() as client:
         text = (await client.get("/openapi.json")).text
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def check_unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         assert len(names) == len(set(names)), names
         return dict(pairs)
 
-    document = json.loads(text, object_pairs_hook=once)
+    document = json.loads(text, object_pairs_hook=check_unique)
     scheme = document["components"]["securitySchemes"]["log-in"]
     assert scheme["flows"]["password"]["tokenUrl"] == "/api/v1/auth/token"
     assert {} not in document["paths"]["/api/v1/tasks"]["get"]["security"]

@@ -1,4 +1,4 @@
-"""Idempotency-Key: the same request twice is done once, and answered twice."""
+"""`Idempotency-Key`: a repeated request runs once and gets the first response again."""
 
 import asyncio
 from collections import Counter
@@ -20,38 +20,38 @@ from task_service.services.context import Context
 from task_service.settings import Settings
 from task_service.store.database import create_engine
 from task_service.store.idempotency import prune_keys
-from tests.integration.api.test_bad_input import check_problem
-from tests.integration.api.test_sockets import listening
-from tests.integration.api.test_tasks import TASKS, create
-from tests.support.people import People
+from tests.support.http_servers import bare_server
+from tests.support.problems import check_problem
+from tests.support.secured_app import SecuredApp
+from tests.support.task_api import TASKS, create_task
 from tests.support.tasks import quiet_wakeups
 
 pytestmark = pytest.mark.asyncio
 KEYS = "SELECT count(*) FROM idempotency_keys"
-CHANGES = (
+WITHOUT_CREATION = (
     ":cancel", ":retry", ":redrive", ":pause", ":resume", ":release", ":drain", "daily-log:run",
     "/auth/token", "/auth/refresh", "/auth/logout", "/auth/password", "/compat/d/token", "/compat/d/login",
 )  # fmt: skip
-"""Ends of the POST paths that make nothing by which a second one would be told."""
-BY_NAME = "/users"
-"""Takes no key: there is one user of a name, and the second request answers 409."""
-MADE = "SELECT " + " + ".join(
+"""Suffixes of the POST paths that create nothing by which a second run would show."""
+UNIQUE_BY_NAME = "/users"
+"""Accepts no key: usernames are unique, so the second request returns 409."""
+COUNT_CREATED = "SELECT " + " + ".join(
     f"(SELECT count(*) FROM {table})"
     for table in ("tasks", "conversations", "settings", "schedules", "imports")
 )
 
 
 def key(name: str | None = None) -> dict[str, str]:
-    """The header, with a name of its own unless one is given."""
+    """Return the header with this key, or with a new one."""
     return {"Idempotency-Key": name or uuid4().hex}
 
 
-async def tasks_in(connection: asyncpg.Connection) -> int:
-    """How many tasks there are."""
+async def count_tasks(connection: asyncpg.Connection) -> int:
+    """Return the number of tasks."""
     return int(await connection.fetchval("SELECT count(*) FROM tasks"))
 
 
-async def test_the_same_request_again_gives_the_first_answer_again(
+async def test_repeated_request_gets_the_first_response(
     client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
     name = key()
@@ -63,10 +63,10 @@ async def test_the_same_request_again_gives_the_first_answer_again(
         assert again.headers[header] == first.headers[header]
     assert "idempotency-replayed" not in first.headers
     assert again.headers["idempotency-replayed"] == "true"
-    assert await tasks_in(connection) == 1
+    assert await count_tasks(connection) == 1
 
 
-async def test_the_first_answer_comes_again_also_after_the_task_has_changed(
+async def test_first_response_is_repeated_even_after_the_task_changed(
     client: httpx.AsyncClient,
 ) -> None:
     name = key()
@@ -79,19 +79,19 @@ async def test_the_first_answer_comes_again_also_after_the_task_has_changed(
 @pytest.mark.parametrize(
     ("path", "body"),
     [(TASKS, {"title": "b"}), (TASKS, {"title": "a", "tags": []})],
-    ids=["another title", "the same meaning in other words"],
+    ids=["another title", "the same meaning, written differently"],
 )
-async def test_another_request_with_the_same_key_answers_422(
+async def test_different_request_with_the_same_key_returns_422(
     client: httpx.AsyncClient, connection: asyncpg.Connection, path: str, body: dict[str, Any]
 ) -> None:
     name = key()
     await client.post(TASKS, json={"title": "a"}, headers=name)
     check_problem(await client.post(path, json=body, headers=name), 422, "idempotency_conflict")
-    assert await tasks_in(connection) == 1
+    assert await count_tasks(connection) == 1
 
 
-async def test_the_same_key_for_another_task_answers_422(client: httpx.AsyncClient) -> None:
-    name, one, other = key(), await create(client), await create(client)
+async def test_same_key_for_another_task_returns_422(client: httpx.AsyncClient) -> None:
+    name, one, other = key(), await create_task(client), await create_task(client)
     assert (await client.post(f"{TASKS}/{one['id']}:cancel", headers=name)).status_code == 200
     check_problem(
         await client.post(f"{TASKS}/{other['id']}:cancel", headers=name),
@@ -101,8 +101,8 @@ async def test_the_same_key_for_another_task_answers_422(client: httpx.AsyncClie
     assert (await client.get(f"{TASKS}/{other['id']}")).json()["status"] == "pending"
 
 
-async def test_a_key_belongs_to_its_route(client: httpx.AsyncClient) -> None:
-    name, task = key(), await create(client)
+async def test_key_belongs_to_its_route(client: httpx.AsyncClient) -> None:
+    name, task = key(), await create_task(client)
     assert (await client.post(TASKS, json={"title": "a"}, headers=name)).status_code == 201
     cancelled = await client.post(f"{TASKS}/{task['id']}:cancel", headers=name)
     retried = await client.post(f"{TASKS}/{task['id']}:retry", headers=name)
@@ -113,10 +113,10 @@ async def test_a_key_belongs_to_its_route(client: httpx.AsyncClient) -> None:
     assert (await client.get(f"{TASKS}/{task['id']}")).json()["status"] == "pending"
 
 
-async def test_a_failed_request_leaves_no_key(
+async def test_failed_request_stores_no_key(
     client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
-    name, task = key(), await create(client, status="completed")
+    name, task = key(), await create_task(client, status="completed")
     path = f"{TASKS}/{task['id']}:cancel"
     check_problem(await client.post(path, headers=name), 409, "invalid_transition")
     check_problem(await client.post(TASKS, json={"title": ""}, headers=name), 422, "invalid_field")
@@ -127,34 +127,34 @@ async def test_a_failed_request_leaves_no_key(
     assert (await client.post(path, headers=name)).json()["status"] == "cancelled"
 
 
-async def test_an_answer_that_is_a_refusal_leaves_no_key(
+async def test_error_response_stores_no_key(
     app: FastAPI, client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
     @app.post("/refusing")
     async def refuse(once: Posted) -> Response:
-        return await once.write(nothing, lambda _: Response(status_code=409))
+        return await once.write(change_nothing, lambda _: Response(status_code=409))
 
     assert (await client.post("/refusing", headers=key())).status_code == 409
     assert await connection.fetchval(KEYS) == 0
 
 
 @pytest.mark.parametrize("name", ["", "x" * 256, "two words", "tab\there", "é"])
-async def test_a_key_that_is_none_answers_422_and_names_the_header(
+async def test_invalid_key_returns_422_and_names_the_header(
     client: httpx.AsyncClient, name: str
 ) -> None:
     headers = [(b"idempotency-key", name.encode("latin-1"))]
-    answer = await client.post(TASKS, json={"title": "a"}, headers=headers)
-    problem = check_problem(answer, 422, "invalid_field")
+    response = await client.post(TASKS, json={"title": "a"}, headers=headers)
+    problem = check_problem(response, 422, "invalid_field")
     assert [error["field"] for error in problem["errors"]] == ["idempotency-key"]
 
 
 @pytest.mark.parametrize("name", ["x", "!~" * 127 + "~"])
-async def test_a_key_has_up_to_255_visible_characters(client: httpx.AsyncClient, name: str) -> None:
+async def test_key_has_up_to_255_visible_characters(client: httpx.AsyncClient, name: str) -> None:
     assert (await client.post(TASKS, json={"title": "a"}, headers=key(name))).status_code == 201
 
 
-def once_of(context: Context, caller: Principal, name: str) -> Once:
-    """A request of somebody, as the routes get it."""
+def idempotent_request(context: Context, caller: Principal, name: str) -> Once:
+    """Return the request of a caller as the routes receive it."""
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": b"the same"}
@@ -163,11 +163,11 @@ def once_of(context: Context, caller: Principal, name: str) -> Once:
     return Once(context, caller, Request(scope, receive), name)
 
 
-async def nothing(_: AsyncConnection) -> None:
-    """A change of nothing."""
+async def change_nothing(_: AsyncConnection) -> None:
+    """Change nothing."""
 
 
-async def test_a_key_belongs_to_its_caller(
+async def test_key_belongs_to_its_caller(
     settings: Settings, engine: AsyncEngine, wakeups: Wakeups
 ) -> None:
     context = Context(settings, engine, wakeups)
@@ -179,16 +179,16 @@ async def test_a_key_belongs_to_its_caller(
     foreign = Principal("ada", Role.EDITOR, "issuer")
     seen = []
     for caller in (ada, bob, foreign, ANONYMOUS, renamed, ANONYMOUS):
-        answer = await once_of(context, caller, "k").write(
-            nothing, lambda _, who=caller: Response(who.name)
+        response = await idempotent_request(context, caller, "k").write(
+            change_nothing, lambda _, caller=caller: Response(caller.name)
         )
-        seen.append((answer.body, "idempotency-replayed" in answer.headers))
+        seen.append((response.body, "idempotency-replayed" in response.headers))
     assert seen == [
         (b"ada", False), (b"bob", False), (b"ada", False), (b"anonymous", False), (b"ada", True), (b"anonymous", True)
     ]  # fmt: skip
 
 
-async def test_a_key_is_forgotten_after_its_hours_and_maintenance_removes_it(
+async def test_expired_key_is_ignored_and_pruned(
     client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
     name = key()
@@ -199,7 +199,7 @@ async def test_a_key_is_forgotten_after_its_hours_and_maintenance_removes_it(
     assert (await client.post(TASKS, json={"title": "a"}, headers=name)).json() == first.json()
     await connection.execute("UPDATE idempotency_keys SET created_at = now() - interval '24 h 1 s'")
     later = await client.post(TASKS, json={"title": "b"}, headers=name)
-    assert (later.status_code, await tasks_in(connection)) == (201, 2)
+    assert (later.status_code, await count_tasks(connection)) == (201, 2)
     old = (
         "SELECT 'a', 'b', n::text, 'd', now() - interval '25 h' FROM generate_series(1, 2500) AS n"
     )
@@ -210,7 +210,7 @@ async def test_a_key_is_forgotten_after_its_hours_and_maintenance_removes_it(
     assert await connection.fetchval(KEYS) == 1
 
 
-async def test_what_is_rolled_back_leaves_neither_task_nor_key(
+async def test_rollback_leaves_neither_task_nor_key(
     client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
     name = key()
@@ -223,7 +223,7 @@ async def test_what_is_rolled_back_leaves_neither_task_nor_key(
             await asyncio.sleep(0)
         await connection.execute("SELECT pg_terminate_backend($1)", victim)
         check_problem(await hanging, 503, "unavailable")
-    assert (await tasks_in(connection), await connection.fetchval(KEYS)) == (0, 0)
+    assert (await count_tasks(connection), await connection.fetchval(KEYS)) == (0, 0)
     again = await client.post(TASKS, json={"title": "a"}, headers=name)
     assert (again.status_code, "idempotency-replayed" in again.headers) == (201, False)
 
@@ -231,7 +231,7 @@ async def test_what_is_rolled_back_leaves_neither_task_nor_key(
 WAITING = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = 'task_history'::regclass"
 
 
-async def test_a_thousand_parallel_creates_with_one_key_in_two_processes_make_one_task(
+async def test_thousand_concurrent_creates_with_one_key_create_one_task(
     settings: Settings, connection: asyncpg.Connection
 ) -> None:
     patient = settings.model_copy(
@@ -242,31 +242,36 @@ async def test_a_thousand_parallel_creates_with_one_key_in_two_processes_make_on
     for engine in engines:
         async with engine.connect():  # before a thousand sockets keep the loop busy
             pass
-    async with listening(apps[0]) as one, listening(apps[1]) as other:
+    async with bare_server(apps[0]) as one, bare_server(apps[1]) as other:
         ports = [server.config.port for server in (one, other)]
-        answers = await asyncio.gather(*(send_create(ports[n % 2], "the-key") for n in range(1000)))
+        responses = await asyncio.gather(
+            *(send_create(ports[n % 2], "the-key") for n in range(1000))
+        )
     for engine in engines:
         await engine.dispose()
-    assert Counter(answer.status_code for answer in answers) == {201: 1000}
-    assert len({answer.content for answer in answers}) == 1
-    assert len({(answer.headers["location"], answer.headers["etag"]) for answer in answers}) == 1
-    assert sum("idempotency-replayed" not in answer.headers for answer in answers) == 1
-    assert (await tasks_in(connection), await connection.fetchval(KEYS)) == (1, 1)
+    assert Counter(response.status_code for response in responses) == {201: 1000}
+    assert len({response.content for response in responses}) == 1
+    assert (
+        len({(response.headers["location"], response.headers["etag"]) for response in responses})
+        == 1
+    )
+    assert sum("idempotency-replayed" not in response.headers for response in responses) == 1
+    assert (await count_tasks(connection), await connection.fetchval(KEYS)) == (1, 1)
 
 
 async def send_create(port: int, name: str) -> httpx.Response:
-    """One request over a connection of its own; httpx's client takes minutes to queue a thousand."""
+    """Send one request over a new connection; httpx takes minutes to queue a thousand."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = f"POST {TASKS} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nidempotency-key: {name}\r\n"
     writer.write(head.encode() + b'content-length: 13\r\n\r\n{"title":"a"}')
-    answer, body = (await reader.read()).split(b"\r\n\r\n", 1)
+    response, body = (await reader.read()).split(b"\r\n\r\n", 1)
     writer.close()
-    first, *lines = answer.decode().split("\r\n")
+    first, *lines = response.decode().split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines)
     return httpx.Response(int(first.split()[1]), headers=headers, content=body)
 
 
-async def test_those_who_wait_in_the_database_get_the_first_answer(
+async def test_requests_that_wait_in_the_database_get_the_first_response(
     settings: Settings, connection: asyncpg.Connection
 ) -> None:
     engines = [create_engine(settings) for _ in range(8)]
@@ -278,19 +283,20 @@ async def test_those_who_wait_in_the_database_get_the_first_answer(
         return uuid4().hex
 
     sent = [
-        asyncio.create_task(once_of(c, ANONYMOUS, "k").write(change, Response)) for c in contexts
+        asyncio.create_task(idempotent_request(c, ANONYMOUS, "k").write(change, Response))
+        for c in contexts
     ]
     waiting = "SELECT count(*) = 7 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     while not await connection.fetchval(waiting):
         await asyncio.sleep(0)
     release.set()
-    assert len({bytes(answer.body) for answer in await asyncio.gather(*sent)}) == 1
+    assert len({bytes(response.body) for response in await asyncio.gather(*sent)}) == 1
     for engine in engines:
         await engine.dispose()
 
 
-async def make_as(client: httpx.AsyncClient, path: str, name: str) -> httpx.Response:
-    """Ask the route of this path for one thing of its kind, under this key, which is part of what is asked for."""
+async def create_with_key(client: httpx.AsyncClient, path: str, name: str) -> httpx.Response:
+    """Request the creation of one object at this path; the key is also part of its content."""
     plain = path.rstrip("/")
     if plain.endswith(("upload-csv", ":import")):
         return await client.post(
@@ -305,23 +311,25 @@ async def make_as(client: httpx.AsyncClient, path: str, name: str) -> httpx.Resp
     return await client.post(path, json=body, headers=key(name))
 
 
-async def test_on_every_route_that_makes_something_the_same_key_makes_one_and_gives_the_first_answer(
-    people: People, connection: asyncpg.Connection
+async def test_every_creating_route_runs_once_per_key(
+    secured: SecuredApp, connection: asyncpg.Connection
 ) -> None:
     paths = [
-        r.path for router in people.app.state.routers for r in router.routes if "POST" in r.methods
+        r.path for router in secured.app.state.routers for r in router.routes if "POST" in r.methods
     ]
-    makers = [path for path in paths if not path.rstrip("/").endswith((*CHANGES, BY_NAME))]
-    assert len(makers) >= 30
-    async with people.speaking(people.token(await people.register("root", Role.ADMIN))) as client:
-        schedule = (await make_as(client, "/api/v1/schedules", "a-schedule")).json()["id"]
-        ids = {"task_id": (await create(client))["id"], "schedule_id": schedule}
-        for number, path in enumerate(makers):
-            before, answers, counts = await connection.fetchval(MADE), [], []
+    creating_paths = [
+        path for path in paths if not path.rstrip("/").endswith((*WITHOUT_CREATION, UNIQUE_BY_NAME))
+    ]
+    assert len(creating_paths) >= 30
+    async with secured.client(secured.token(await secured.register("root", Role.ADMIN))) as client:
+        schedule = (await create_with_key(client, "/api/v1/schedules", "a-schedule")).json()["id"]
+        ids = {"task_id": (await create_task(client))["id"], "schedule_id": schedule}
+        for number, path in enumerate(creating_paths):
+            before, responses, counts = await connection.fetchval(COUNT_CREATED), [], []
             for _ in range(2):
-                answers.append(await make_as(client, path.format(**ids), f"key-{number}"))
-                counts.append(await connection.fetchval(MADE))
-            first, again = answers
+                responses.append(await create_with_key(client, path.format(**ids), f"key-{number}"))
+                counts.append(await connection.fetchval(COUNT_CREATED))
+            first, again = responses
             assert first.is_success, (path, first.text)
             assert before < counts[0] == counts[1], path
             assert (again.status_code, again.content) == (first.status_code, first.content), path

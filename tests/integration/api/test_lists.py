@@ -1,4 +1,4 @@
-"""The list of tasks: filters, sorts, pages, and the indexes that serve them."""
+"""The list of tasks: filters, sorting and pages, and their query plans."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -15,71 +15,63 @@ from task_service.store.task_lists.filters import Sort, TaskFilter, is_served, o
 from task_service.store.task_lists.listing import statement_of
 from task_service.store.task_lists.plans import At, Step, steps_of
 from task_service.store.task_lists.text_search import query_of
-from tests.integration.api.test_tasks import TASKS, create
 from tests.support.sample_tasks import insert_sample_tasks
+from tests.support.task_api import TASKS, create_task, list_tasks
 
 pytestmark = pytest.mark.asyncio
 
 
-async def every_page(client: httpx.AsyncClient, **query: Any) -> list[dict[str, Any]]:
-    items: list[dict[str, Any]] = []
-    while True:
-        page = (await client.get(TASKS, params=query)).json()
-        items += page["items"]
-        if page["next_cursor"] is None:
-            return items
-        query["cursor"] = page["next_cursor"]
-
-
 @pytest_asyncio.fixture
-async def filled(client: httpx.AsyncClient, connection: asyncpg.Connection) -> list[dict[str, Any]]:
-    """Two hundred tasks in every state, as the list shows them."""
+async def sample_tasks(
+    client: httpx.AsyncClient, connection: asyncpg.Connection
+) -> list[dict[str, Any]]:
+    """Two hundred tasks in every state, as the list returns them."""
     await insert_sample_tasks(connection, 200)
-    return await every_page(client, limit=200)
+    return await list_tasks(client, limit=200)
 
 
-async def test_every_status_filter_finds_exactly_the_tasks_that_show_it(
-    client: httpx.AsyncClient, filled: list[dict[str, Any]]
+async def test_status_filter_finds_exactly_the_tasks_with_that_status(
+    client: httpx.AsyncClient, sample_tasks: list[dict[str, Any]]
 ) -> None:
-    assert {t["status"] for t in filled} == set(Status)
+    assert {t["status"] for t in sample_tasks} == set(Status)
     for status in Status:
-        found = await every_page(client, status=status.upper(), limit=7)
-        assert [t["id"] for t in found] == [t["id"] for t in filled if t["status"] == status], (
-            status
-        )
-    several = await every_page(
+        found = await list_tasks(client, status=status.upper(), limit=7)
+        assert [t["id"] for t in found] == [
+            t["id"] for t in sample_tasks if t["status"] == status
+        ], status
+    several = await list_tasks(
         client, status=["failed", "pending", "scheduled", "cancelled"], limit=7
     )
     wanted = {"failed", "pending", "scheduled", "cancelled"}
-    assert [t["id"] for t in several] == [t["id"] for t in filled if t["status"] in wanted]
+    assert [t["id"] for t in several] == [t["id"] for t in sample_tasks if t["status"] in wanted]
 
 
 @pytest.mark.parametrize("sort", ["created_at", "due_date", "priority", "updated_at"])
 @pytest.mark.parametrize("descending", [False, True])
 @pytest.mark.parametrize("status", [[], ["pending", "completed", "failed"]])
-async def test_pages_in_any_order_show_every_task_once(
+async def test_pages_in_any_order_contain_every_task_once(
     client: httpx.AsyncClient,
-    filled: list[dict[str, Any]],
+    sample_tasks: list[dict[str, Any]],
     sort: str,
     descending: bool,
     status: list[str],
 ) -> None:
-    found = await every_page(client, sort=f"{'-' * descending}{sort}", limit=9, status=status)
-    expected = [t for t in filled if not status or t["status"] in status]
+    found = await list_tasks(client, sort=f"{'-' * descending}{sort}", limit=9, status=status)
+    expected = [t for t in sample_tasks if not status or t["status"] in status]
     assert sorted(t["id"] for t in found) == sorted(t["id"] for t in expected)
     keys = [t[sort] for t in found if t[sort] is not None]
     rank = {"low": 0, "medium": 1, "high": 2, "urgent": 3}
     values = [rank[k] if sort == "priority" else datetime.fromisoformat(k) for k in keys]
     assert values == sorted(values, reverse=descending)
-    assert [t[sort] for t in found[: len(keys)]] == keys, "tasks without the key come last"
+    assert [t[sort] for t in found[: len(keys)]] == keys, "tasks without a value come last"
 
 
-async def test_each_filter_narrows_the_list_and_all_hold_together(
+async def test_filters_narrow_the_list_and_can_be_combined(
     client: httpx.AsyncClient,
 ) -> None:
     now = datetime.now(UTC)
     due = [(now + timedelta(days=d)).isoformat() for d in (1, 2, 3)]
-    await create(
+    await create_task(
         client,
         title="Ring Ada_100%",
         assigned_to="ada",
@@ -87,7 +79,7 @@ async def test_each_filter_narrows_the_list_and_all_hold_together(
         priority="high",
         due_date=due[0],
     )
-    await create(
+    await create_task(
         client,
         title="Write",
         description="to ADA",
@@ -95,7 +87,7 @@ async def test_each_filter_narrows_the_list_and_all_hold_together(
         tags=["home"],
         due_date=due[1],
     )
-    await create(client, title="Sum", handler="noop", queue="mail")
+    await create_task(client, title="Sum", handler="noop", queue="mail")
     for query, titles in (
         ({"assigned_to": "ada"}, ["Ring Ada_100%"]),
         ({"tag": "home"}, ["Write", "Ring Ada_100%"]),
@@ -124,26 +116,26 @@ async def test_each_filter_narrows_the_list_and_all_hold_together(
             ["Write"],
         ),
     ):
-        answer = await client.get(TASKS, params=query)
-        assert answer.status_code == 200, answer.text
-        assert [t["title"] for t in answer.json()["items"]] == titles, query
+        response = await client.get(TASKS, params=query)
+        assert response.status_code == 200, response.text
+        assert [t["title"] for t in response.json()["items"]] == titles, query
 
 
-async def test_pages_do_not_skip_or_repeat_while_tasks_come_and_go(
+async def test_pages_skip_and_repeat_nothing_while_tasks_change(
     client: httpx.AsyncClient,
 ) -> None:
-    ids = [(await create(client))["id"] for _ in range(6)]
+    ids = [(await create_task(client))["id"] for _ in range(6)]
     first = (await client.get(TASKS, params={"limit": 3, "sort": "created_at"})).json()
     await client.delete(f"{TASKS}/{ids[0]}")
-    new = (await create(client))["id"]
+    new = (await create_task(client))["id"]
     cursor = {"limit": 9, "sort": "created_at", "cursor": first["next_cursor"]}
     rest = (await client.get(TASKS, params=cursor)).json()
     assert [t["id"] for t in first["items"] + rest["items"]] == [*ids, new]
 
 
-async def test_a_cursor_holds_only_for_its_list(client: httpx.AsyncClient) -> None:
+async def test_cursor_is_valid_only_for_its_list(client: httpx.AsyncClient) -> None:
     for _ in range(2):
-        await create(client)
+        await create_task(client)
     cursor = (await client.get(TASKS, params={"limit": 1})).json()["next_cursor"]
     for query in (
         {"cursor": cursor, "sort": "priority"},
@@ -153,16 +145,18 @@ async def test_a_cursor_holds_only_for_its_list(client: httpx.AsyncClient) -> No
         {"cursor": ""},
         {"cursor": "W10"},
     ):
-        answer = await client.get(TASKS, params=query)
-        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "cursor"), query
+        response = await client.get(TASKS, params=query)
+        assert (response.status_code, response.json()["errors"][0]["field"]) == (422, "cursor"), (
+            query
+        )
 
 
-def names(plan: dict[str, Any]) -> set[str]:
-    """The indexes of a plan, and `Seq Scan TABLE` for tables that it reads from end to end."""
+def used_relations(plan: dict[str, Any]) -> set[str]:
+    """Return the indexes of a plan, and `Seq Scan TABLE` for every table that it scans."""
     found = {plan["Index Name"]} if "Index Name" in plan else set()
     if plan["Node Type"] == "Seq Scan":
         found.add(f"Seq Scan {plan['Relation Name']}")
-    return found.union(*(names(p) for p in plan.get("Plans", [])))
+    return found.union(*(used_relations(p) for p in plan.get("Plans", [])))
 
 
 SOON = datetime.now(UTC) + timedelta(hours=1)
@@ -178,11 +172,11 @@ INDEXES = (
 async def plan_of(
     connection: asyncpg.Connection, where: TaskFilter, sort: Sort, step: Step | None
 ) -> set[str]:
-    """What the statement of this step uses."""
+    """Return the indexes and scans of the statement of this step."""
     sql, parameters = statement_of(where.shape(), sort, At(0, begins=False), step)
     values = {"text": query_of(where.text or ""), "most": 51}
     arguments = [values[p] if p in values else getattr(where, p) for p in parameters]
-    return names(
+    return used_relations(
         json.loads(await connection.fetchval(f"EXPLAIN (FORMAT JSON) {sql}", *arguments))[0]["Plan"]
     )
 
@@ -206,11 +200,11 @@ async def plan_of(
         (TaskFilter(priorities=(Priority.URGENT,)), "-priority", "tasks_priority"),
     ],
 )
-async def test_what_one_index_serves_is_read_from_it_alone(
-    crowded: asyncpg.Connection, where: TaskFilter, sort: Sort, index: str
+async def test_filters_that_one_index_serves_use_only_that_index(
+    large_database: asyncpg.Connection, where: TaskFilter, sort: Sort, index: str
 ) -> None:
     assert is_served(where, order_of(sort))
-    used = await plan_of(crowded, where, sort, None)
+    used = await plan_of(large_database, where, sort, None)
     assert used & set(INDEXES) == {index}
     assert not {n for n in used if n.startswith("Seq Scan")}, used
 
@@ -230,12 +224,12 @@ async def test_what_one_index_serves_is_read_from_it_alone(
     ],
 )
 @pytest.mark.parametrize("sort", ["-created_at", "-priority", "due_date"])
-async def test_what_is_gathered_comes_from_the_indexes_of_its_filter(
-    crowded: asyncpg.Connection, where: TaskFilter, indexes: set[str], sort: Sort
+async def test_gathering_step_uses_the_indexes_of_its_filter(
+    large_database: asyncpg.Connection, where: TaskFilter, indexes: set[str], sort: Sort
 ) -> None:
-    """Bounded, which is what decides: the last step may read all, since then that is what matches."""
+    """Bounded steps use the indexes; the last step may read all tasks, since then all match."""
     for step in steps_of(where, order_of(sort)):
-        used = await plan_of(crowded, where, sort, step)
+        used = await plan_of(large_database, where, sort, step)
         if step.walks:
             within = (
                 "tasks_assigned_to"
@@ -274,32 +268,32 @@ async def test_what_is_gathered_comes_from_the_indexes_of_its_filter(
         (TaskFilter(due_before=SOON, statuses=(Status.FAILED,)), "due_date", "tasks_due_date"),
     ],
 )
-async def test_a_walk_is_within_what_the_index_has_of_the_filter(
-    crowded: asyncpg.Connection, where: TaskFilter, sort: Sort, index: str
+async def test_walking_step_uses_the_index_that_covers_its_filter(
+    large_database: asyncpg.Connection, where: TaskFilter, sort: Sort, index: str
 ) -> None:
     walks = [step for step in steps_of(where, order_of(sort)) if step.walks]
     assert walks
     for step in walks:
-        used = await plan_of(crowded, where, sort, step)
+        used = await plan_of(large_database, where, sort, step)
         assert used & set(INDEXES) == {index}, (step, used)
         assert not {n for n in used if n.startswith("Seq Scan")}, (step, used)
 
 
-async def test_words_of_what_runs_are_looked_for_among_what_runs(
-    crowded: asyncpg.Connection,
+async def test_text_search_of_running_tasks_reads_only_running_tasks(
+    large_database: asyncpg.Connection,
 ) -> None:
     where = TaskFilter(text="task", statuses=(Status.PROCESSING,))
     [step] = steps_of(where, order_of("-created_at"))
-    used = await plan_of(crowded, where, "-created_at", step)
+    used = await plan_of(large_database, where, "-created_at", step)
     assert "queue_running" in used
     assert "tasks_words" not in used
 
 
 @pytest.mark.parametrize("statistics", ["empty", "full"])
-async def test_a_walk_follows_its_index_whatever_the_statistics(
+async def test_walking_step_uses_its_index_whatever_the_statistics(
     connection: asyncpg.Connection, statistics: str
 ) -> None:
-    """Taken while the tables were empty, or of full ones: the statement's shape decides."""
+    """Statistics of empty tables change nothing, because the shape of the statement decides."""
     for table in ("tasks", "queue", "runs"):
         await connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
         await connection.execute(f"VACUUM ANALYZE {table}")

@@ -1,4 +1,4 @@
-"""The management port: probes, metrics, and what the operator calls."""
+"""The management port: probes, metrics and the endpoints of the operator."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,9 +17,9 @@ from task_service.embedded import EmbeddedPostgres
 from task_service.migrations import NEEDS, code_revision
 from task_service.queue.claims import Bounds, claim
 from task_service.store.database import create_engine
-from tests.integration.api.test_bad_input import check_problem
-from tests.integration.api.test_tasks import create
+from tests.support.problems import check_problem
 from tests.support.service_settings import settings_for
+from tests.support.task_api import create_task
 from tests.support.tasks import add_tasks, add_worker, statuses
 from tests.support.tokens import TokenIssuer, write_trust
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.asyncio
 ISSUER = TokenIssuer()
 
 
-def speak_to(app: FastAPI) -> httpx.AsyncClient:
+def client_of(app: FastAPI) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://management")
 
 
@@ -35,15 +35,15 @@ def speak_to(app: FastAPI) -> httpx.AsyncClient:
 async def management(
     database: str, engine: AsyncEngine, tmp_path: Path
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """The management port as the operator calls it."""
+    """Client of the management port with the token of the operator."""
     trust = write_trust(tmp_path / "issuers.json", ISSUER.entry())
     app = create_management_app(settings_for(database, trusted_issuers_file=trust), engine)
-    async with speak_to(app) as client:
+    async with client_of(app) as client:
         client.headers["authorization"] = f"Bearer {ISSUER.token()}"
         yield client
 
 
-async def test_queue_and_workers_have_the_agreed_shape(
+async def test_queue_and_workers_have_the_documented_fields(
     management: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
     worker = await add_worker(connection)
@@ -63,7 +63,7 @@ async def test_queue_and_workers_have_the_agreed_shape(
     } <= set(row)  # fmt: skip
 
 
-async def test_a_released_worker_gives_its_tasks_back_and_a_second_release_does_nothing(
+async def test_release_requeues_tasks_and_a_second_release_does_nothing(
     management: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
     worker = await add_worker(connection)
@@ -90,18 +90,18 @@ async def test_a_released_worker_gives_its_tasks_back_and_a_second_release_does_
     }
 
 
-async def test_a_worker_is_asked_to_drain(
+async def test_drain_marks_the_worker_as_draining(
     management: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
     worker = await add_worker(connection)
-    for answer in (
+    for response in (
         await management.post(f"/internal/workers/{worker}/drain"),
         await management.post(f"/internal/workers/{worker}/drain", json={"reason": "scale_down"}),
     ):
-        assert answer.json() == {"worker_id": str(worker), "state": "draining"}
+        assert response.json() == {"worker_id": str(worker), "state": "draining"}
 
 
-async def test_bad_calls_of_the_operator_are_refused(management: httpx.AsyncClient) -> None:
+async def test_invalid_requests_are_rejected(management: httpx.AsyncClient) -> None:
     for key in (str(new_id()), "x"):
         check_problem(
             await management.post(f"/internal/workers/{key}/release", json={"reason": "crash"}),
@@ -123,18 +123,18 @@ async def test_bad_calls_of_the_operator_are_refused(management: httpx.AsyncClie
         "body_too_large",
     )
     check_problem(await management.get("/nothing"), 404, "not_found")
-    answer = await management.put("/internal/queue")
-    check_problem(answer, 405, "method_not_allowed")
-    assert answer.headers["allow"] == "GET"
+    response = await management.put("/internal/queue")
+    check_problem(response, 405, "method_not_allowed")
+    assert response.headers["allow"] == "GET"
 
 
-async def test_internal_routes_let_in_nobody_but_the_operator(
+async def test_internal_routes_accept_only_the_operator(
     management: httpx.AsyncClient, database: str, engine: AsyncEngine
 ) -> None:
     worker = new_id()
     paths = [("GET", p) for p in ("queue", "workers", "version")]
     paths += [("POST", f"workers/{worker}/release"), ("POST", f"workers/{worker}/drain")]
-    closed = speak_to(create_management_app(settings_for(database), engine))
+    closed = client_of(create_management_app(settings_for(database), engine))
     other = {"authorization": f"Bearer {ISSUER.token(sub='system:serviceaccount:a:b')}"}
     for method, path in paths:
         body = {"reason": "crash"} if method == "POST" else None
@@ -154,7 +154,7 @@ async def test_internal_routes_let_in_nobody_but_the_operator(
     await closed.aclose()
 
 
-async def test_version_tells_code_and_schema(
+async def test_version_shows_code_and_schema_revisions(
     management: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
     revision = await connection.fetchval("SELECT revision FROM schema_state")
@@ -166,17 +166,17 @@ async def test_version_tells_code_and_schema(
 async def test_metrics_count_requests_by_route_and_created_tasks(
     client: httpx.AsyncClient, management: httpx.AsyncClient
 ) -> None:
-    await create(client, handler="noop", queue="counted")
+    await create_task(client, handler="noop", queue="counted")
     await client.get("/api/v1/tasks/nothing")
-    answer = await management.get("/metrics")
-    assert answer.headers["content-type"].startswith("text/plain; version=")
-    lines = answer.text.splitlines()
+    response = await management.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain; version=")
+    lines = response.text.splitlines()
     assert 'task_service_tasks_created_total{handler="noop",queue="counted"} 1.0' in lines
     route = 'task_service_http_request_seconds_count{method="GET",route="/api/v1/tasks/{task_id}",status="404"}'
     assert any(line.startswith(route) for line in lines)
 
 
-async def test_metrics_show_the_queue_and_the_workers_and_go_on_without_the_database(
+async def test_metrics_show_queue_and_workers_and_work_without_a_database(
     management: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
     worker = await add_worker(connection)
@@ -190,22 +190,24 @@ async def test_metrics_show_the_queue_and_the_workers_and_go_on_without_the_data
     )
     assert 'task_service_workers{state="active"} 1.0' in lines
     nowhere = create_engine(settings_for("postgresql://postgres@127.0.0.1:1/none"))
-    async with speak_to(create_management_app(settings_for("postgresql://h/x"), nowhere)) as client:
-        answer = await client.get("/metrics")
-    assert answer.status_code == 200
-    assert 'task_service_queue_tasks{queue="deep"' not in answer.text
+    async with client_of(
+        create_management_app(settings_for("postgresql://h/x"), nowhere)
+    ) as client:
+        response = await client.get("/metrics")
+    assert response.status_code == 200
+    assert 'task_service_queue_tasks{queue="deep"' not in response.text
 
 
-async def test_a_process_is_ready_once_it_has_seen_a_compatible_schema_and_until_it_drains(
+async def test_process_is_ready_from_a_compatible_schema_until_it_drains(
     database: str, engine: AsyncEngine, connection: asyncpg.Connection
 ) -> None:
     app = create_management_app(settings_for(database), engine)
-    async with speak_to(app) as client:
+    async with client_of(app) as client:
         await connection.execute("UPDATE schema_state SET oldest_code = 99")
         for path in ("/readyz", "/startupz"):
-            answer = await client.get(path)
-            assert answer.status_code == 503
-            assert "needs version 99 or newer" in answer.json()["reason"]
+            response = await client.get(path)
+            assert response.status_code == 503
+            assert "needs version 99 or newer" in response.json()["reason"]
         assert (await client.get("/livez")).json() == {"status": "ok"}
         await connection.execute("UPDATE schema_state SET oldest_code = 1")
         assert [(await client.get(p)).status_code for p in ("/startupz", "/readyz", "/livez")] == [
@@ -216,17 +218,17 @@ async def test_a_process_is_ready_once_it_has_seen_a_compatible_schema_and_until
             200
         ] * 3
         app.state.draining = True
-        answer = await client.get("/readyz")
-        assert (answer.status_code, answer.json()) == (
+        response = await client.get("/readyz")
+        assert (response.status_code, response.json()) == (
             503,
             {"status": "unavailable", "reason": "draining"},
         )
-        assert answer.headers["connection"] == "close"
+        assert response.headers["connection"] == "close"
         assert [(await client.get(p)).status_code for p in ("/startupz", "/livez")] == [200] * 2
         await connection.execute("UPDATE schema_state SET oldest_code = 1")
 
 
-async def test_an_empty_or_unreachable_database_is_not_ready_and_says_why(
+async def test_probe_names_the_reason_for_an_empty_or_unreachable_database(
     postgres: EmbeddedPostgres,
 ) -> None:
     for url, why in (
@@ -236,16 +238,20 @@ async def test_an_empty_or_unreachable_database_is_not_ready_and_says_why(
     ):
         settings = settings_for(url)
         engine = create_engine(settings)
-        async with speak_to(create_management_app(settings, engine)) as client:
-            answer = await client.get("/startupz")
-            assert (answer.status_code, why in answer.json()["reason"]) == (503, True), answer.text
+        async with client_of(create_management_app(settings, engine)) as client:
+            response = await client.get("/startupz")
+            assert (response.status_code, why in response.json()["reason"]) == (503, True), (
+                response.text
+            )
         await engine.dispose()
 
 
-async def test_a_worker_can_fail_its_liveness(database: str, engine: AsyncEngine) -> None:
+async def test_liveness_probe_fails_when_the_worker_is_stuck(
+    database: str, engine: AsyncEngine
+) -> None:
     app = create_management_app(
         settings_for(database), engine, why_not_alive=lambda: "the loop has stopped"
     )
-    async with speak_to(app) as client:
-        answer = await client.get("/livez")
-        assert (answer.status_code, answer.json()["reason"]) == (503, "the loop has stopped")
+    async with client_of(app) as client:
+        response = await client.get("/livez")
+        assert (response.status_code, response.json()["reason"]) == (503, "the loop has stopped")

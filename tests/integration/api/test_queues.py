@@ -1,4 +1,4 @@
-"""Queues and workers over the API: figures, pausing, releasing and draining."""
+"""Queues and workers over the API: figures, pause, release and drain."""
 
 import asyncio
 from uuid import UUID
@@ -11,8 +11,7 @@ import pytest_asyncio
 from task_service.queue import workers
 from task_service.queue.claims import Bounds, claim, claim_alone
 from task_service.store import queues as store
-from tests.integration.api.test_bad_input import check_problem
-from tests.support.problems import check_field
+from tests.support.problems import check_field_error, check_problem
 from tests.support.tasks import add_tasks, add_worker, statuses
 
 pytestmark = pytest.mark.asyncio
@@ -20,21 +19,21 @@ pytestmark = pytest.mark.asyncio
 
 @pytest_asyncio.fixture
 async def worker(connection: asyncpg.Connection) -> UUID:
-    """A worker that is only a row."""
+    """Worker that is only a row."""
     return await add_worker(connection)
 
 
-async def claimed(
+async def claim_queues(
     connection: asyncpg.Connection, worker: UUID, queues: list[str] | None = None
 ) -> list[str]:
-    """The queues of the tasks that the worker can claim now."""
+    """Claim all tasks for the worker and return their queues."""
     found = await claim(
         connection, worker, Bounds(queues or ["default", "mail"]), 100, start_at_once=True
     )
     return [c.queue for c in found]
 
 
-async def test_workers_claim_nothing_from_a_paused_queue_until_it_is_resumed(
+async def test_paused_queue_is_not_claimed_until_it_is_resumed(
     client: httpx.AsyncClient, connection: asyncpg.Connection, worker: UUID
 ) -> None:
     await add_tasks(connection, 2)
@@ -47,15 +46,15 @@ async def test_workers_claim_nothing_from_a_paused_queue_until_it_is_resumed(
         "database upgrade",
         "anonymous",
     )
-    assert await claimed(connection, worker) == ["mail"]
-    await add_tasks(connection, 1)  # tasks can still be made
+    assert await claim_queues(connection, worker) == ["mail"]
+    await add_tasks(connection, 1)  # tasks can still be created
     assert (await client.get("/api/v1/queues/default")).json()["ready"] == 3
     resumed = await client.post("/api/v1/queues/default:resume")
     assert (resumed.json()["paused"], resumed.json()["paused_at"]) == (False, None)
-    assert await claimed(connection, worker) == ["default"] * 3
+    assert await claim_queues(connection, worker) == ["default"] * 3
 
 
-async def test_a_task_that_must_run_alone_waits_while_its_queue_is_paused(
+async def test_task_that_must_run_alone_waits_in_a_paused_queue(
     client: httpx.AsyncClient, connection: asyncpg.Connection, worker: UUID
 ) -> None:
     await add_tasks(connection, 1)
@@ -66,7 +65,7 @@ async def test_a_task_that_must_run_alone_waits_while_its_queue_is_paused(
     assert await claim_alone(connection, worker, ["default"], 0) is not None
 
 
-async def test_pausing_and_resuming_are_idempotent(client: httpx.AsyncClient) -> None:
+async def test_pause_and_resume_are_idempotent(client: httpx.AsyncClient) -> None:
     first = (await client.post("/api/v1/queues/mail:pause", json={"reason": "a"})).json()
     again = (await client.post("/api/v1/queues/mail:pause")).json()
     assert (again["paused_at"], again["paused_reason"]) == (first["paused_at"], "a")
@@ -76,26 +75,28 @@ async def test_pausing_and_resuming_are_idempotent(client: httpx.AsyncClient) ->
     assert {a.status_code for a in parallel} == {200}
 
 
-async def test_a_resume_wakes_the_queues_workers(
+async def test_resume_notifies_the_workers_of_the_queue(
     client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
-    woken: asyncio.Queue[object] = asyncio.Queue()
-    await connection.add_listener("task_service_queue", lambda *args: woken.put_nowait(args[-1]))
+    notifications: asyncio.Queue[object] = asyncio.Queue()
+    await connection.add_listener(
+        "task_service_queue", lambda *args: notifications.put_nowait(args[-1])
+    )
     await client.post("/api/v1/queues/mail:pause")
     await client.post("/api/v1/queues/mail:resume")
-    assert await asyncio.wait_for(woken.get(), 10) == "mail"
+    assert await asyncio.wait_for(notifications.get(), 10) == "mail"
 
 
-async def test_what_runs_in_a_paused_queue_goes_on(
+async def test_running_tasks_of_a_paused_queue_continue(
     client: httpx.AsyncClient, connection: asyncpg.Connection, worker: UUID
 ) -> None:
     await add_tasks(connection, 1)
-    assert await claimed(connection, worker) == ["default"]
+    assert await claim_queues(connection, worker) == ["default"]
     body = (await client.post("/api/v1/queues/default:pause")).json()
     assert (body["running"], body["ready"]) == (1, 0)
 
 
-async def test_the_list_shows_paused_queues_also_without_tasks(
+async def test_list_includes_paused_queues_without_tasks(
     client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
     await add_tasks(connection, 2)
@@ -108,7 +109,7 @@ async def test_the_list_shows_paused_queues_also_without_tasks(
     assert body["ready"] == 2
 
 
-async def test_the_rates_are_those_of_the_last_minute(
+async def test_rates_are_averages_over_the_last_minute(
     client: httpx.AsyncClient, connection: asyncpg.Connection, worker: UUID
 ) -> None:
     await add_tasks(connection, 30)
@@ -132,23 +133,25 @@ async def test_the_rates_are_those_of_the_last_minute(
     )
 
 
-async def test_the_rates_are_read_by_index(crowded: asyncpg.Connection) -> None:
-    plan = await crowded.fetch(f"EXPLAIN {store.RATES}", "default", 60.0, 100)
+async def test_rates_are_read_by_index(large_database: asyncpg.Connection) -> None:
+    plan = await large_database.fetch(f"EXPLAIN {store.RATES}", "default", 60.0, 100)
     text = "\n".join(row[0] for row in plan)
     assert "Seq Scan" not in text and "tasks_created_at" in text and "runs_finished_at" in text, (
         text
     )
 
 
-async def test_bad_names_and_reasons_are_refused(client: httpx.AsyncClient) -> None:
+async def test_invalid_names_and_reasons_are_rejected(client: httpx.AsyncClient) -> None:
     for name in ("a b", "%00", "\u00e4", "x" * 101, "-a"):
-        check_field(await client.post(f"/api/v1/queues/{name}:pause"), "name")
-        check_field(await client.get(f"/api/v1/queues/{name}"), "name")
-    check_field(await client.post("/api/v1/queues/a:pause", json={"reason": "x" * 501}), "reason")
-    check_field(await client.post("/api/v1/queues/a:pause", json={"why": "x"}), "why")
+        check_field_error(await client.post(f"/api/v1/queues/{name}:pause"), "name")
+        check_field_error(await client.get(f"/api/v1/queues/{name}"), "name")
+    check_field_error(
+        await client.post("/api/v1/queues/a:pause", json={"reason": "x" * 501}), "reason"
+    )
+    check_field_error(await client.post("/api/v1/queues/a:pause", json={"why": "x"}), "why")
 
 
-async def test_one_worker_is_shown(client: httpx.AsyncClient, worker: UUID) -> None:
+async def test_worker_is_read_by_id(client: httpx.AsyncClient, worker: UUID) -> None:
     body = (await client.get(f"/api/v1/workers/{worker}")).json()
     assert (body["id"], body["state"], body["expired"], body["running"]) == (
         str(worker),
@@ -162,11 +165,11 @@ async def test_one_worker_is_shown(client: httpx.AsyncClient, worker: UUID) -> N
         check_problem(await client.post(f"/api/v1/workers/{key}:drain"), 404, "not_found")
 
 
-async def test_only_a_dead_worker_is_released_unless_by_force(
+async def test_live_worker_is_released_only_with_force(
     client: httpx.AsyncClient, connection: asyncpg.Connection, worker: UUID
 ) -> None:
     tasks = await add_tasks(connection, 2)
-    await claimed(connection, worker)
+    await claim_queues(connection, worker)
     refused = check_problem(await client.post(f"/api/v1/workers/{worker}:release"), 409, "conflict")
     assert "force=true" in refused["detail"]
     assert await statuses(connection, tasks) == ["processing"] * 2
@@ -189,28 +192,28 @@ async def test_only_a_dead_worker_is_released_unless_by_force(
         "explained": 0,
         "already_dead": True,
     }
-    check_field(
+    check_field_error(
         await client.post(f"/api/v1/workers/{worker}:release", json={"reason": "boredom"}), "reason"
     )
 
 
-async def test_a_worker_whose_lease_is_over_is_released(
+async def test_worker_with_an_expired_lease_is_released(
     client: httpx.AsyncClient, connection: asyncpg.Connection, worker: UUID
 ) -> None:
     [task] = await add_tasks(connection)
-    await claimed(connection, worker)
+    await claim_queues(connection, worker)
     await connection.execute("UPDATE workers SET heartbeat_at = now() - interval '1 minute'")
     assert (await client.get(f"/api/v1/workers/{worker}")).json()["expired"] is True
     assert (await client.post(f"/api/v1/workers/{worker}:release")).json()["released"] == 1
     assert await statuses(connection, [task]) == ["pending"]
 
 
-async def test_a_drained_worker_claims_no_more(
+async def test_draining_worker_claims_nothing(
     client: httpx.AsyncClient, connection: asyncpg.Connection, worker: UUID
 ) -> None:
     await add_tasks(connection)
     drained = await client.post(f"/api/v1/workers/{worker}:drain")
     assert drained.json() == {"worker_id": str(worker), "state": "draining"}
-    assert await claimed(connection, worker) == []
+    assert await claim_queues(connection, worker) == []
     lease = await workers.heartbeat(connection, worker)
     assert lease is not None and lease.draining

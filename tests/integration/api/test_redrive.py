@@ -1,4 +1,4 @@
-"""Dead letters: what failed is run again, many at a time, and nothing else is."""
+"""Redrive: failed tasks run again, many at a time, and no others."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -13,17 +13,17 @@ from task_service.domain.outcomes import Outcome
 from task_service.queue import results
 from task_service.queue.claims import Bounds, claim
 from task_service.queue.results import Finished
-from tests.support.problems import check_field
+from tests.support.problems import check_field_error
 from tests.support.tasks import add_tasks, add_worker, statuses
 
 pytestmark = pytest.mark.asyncio
 REDRIVE = "/api/v1/tasks:redrive"
 
 
-async def ended(
+async def create_finished(
     connection: asyncpg.Connection, count: int, outcome: Outcome, **entry: Any
 ) -> list[UUID]:
-    """Tasks that a worker has ended so, in the order of their ids."""
+    """Create tasks that a worker finished with this outcome, and return their ids in order."""
     tasks = sorted(await add_tasks(connection, count, **entry))
     worker = await add_worker(connection)
     claims = await claim(
@@ -36,19 +36,19 @@ async def ended(
     return tasks
 
 
-async def redrive(client: httpx.AsyncClient, **wanted: Any) -> dict[str, Any]:
-    answer = await client.post(REDRIVE, json=wanted)
-    assert answer.status_code == 200, answer.text
-    return dict(answer.json())
+async def redrive(client: httpx.AsyncClient, **filters: Any) -> dict[str, Any]:
+    response = await client.post(REDRIVE, json=filters)
+    assert response.status_code == 200, response.text
+    return dict(response.json())
 
 
 @pytest.mark.parametrize(
     "outcome", [Outcome.FAILED, Outcome.TIMED_OUT, Outcome.DISCARDED, Outcome.LOST]
 )
-async def test_a_failed_task_runs_again_with_all_its_attempts_under_a_newer_fence(
+async def test_redriven_task_has_all_its_attempts_and_a_higher_fence(
     client: httpx.AsyncClient, connection: asyncpg.Connection, outcome: Outcome
 ) -> None:
-    [task] = await ended(connection, 1, outcome, max_attempts=1)
+    [task] = await create_finished(connection, 1, outcome, max_attempts=1)
     before = (await client.get(f"/api/v1/tasks/{task}")).headers["etag"]
     assert await redrive(client, reason="the printer is back") == {"redriven": 1, "more": False}
     shown = await client.get(f"/api/v1/tasks/{task}")
@@ -70,32 +70,32 @@ async def test_a_failed_task_runs_again_with_all_its_attempts_under_a_newer_fenc
     )
 
 
-async def test_what_did_not_fail_or_is_nobodys_stays_as_it_is(
+async def test_redrive_changes_only_tasks_that_a_worker_failed(
     client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
-    kept = [
-        *await ended(connection, 2, Outcome.COMPLETED),
-        *await ended(connection, 1, Outcome.CANCELLED),
-        *(deleted := await ended(connection, 1, Outcome.FAILED)),
+    others = [
+        *await create_finished(connection, 2, Outcome.COMPLETED),
+        *await create_finished(connection, 1, Outcome.CANCELLED),
+        *(deleted := await create_finished(connection, 1, Outcome.FAILED)),
         *await add_tasks(connection, 1),
     ]
     assert (await client.delete(f"/api/v1/tasks/{deleted[0]}")).status_code == 204
-    for handler in (None, "noop"):  # a person says that it failed
+    for handler in (None, "noop"):  # set to failed by a user
         made = await client.post(
             "/api/v1/tasks", json={"title": "a task", "status": "failed", "handler": handler}
         )
         assert made.status_code == 201, made.text
     before = await connection.fetch("SELECT * FROM tasks ORDER BY id")
-    assert len(before) == len(kept) + 2
+    assert len(before) == len(others) + 2
     assert await redrive(client) == {"redriven": 0, "more": False}
     assert await connection.fetch("SELECT * FROM tasks ORDER BY id") == before
 
 
-async def test_filters_and_the_oldest_first(
+async def test_redrive_filters_tasks_and_starts_with_the_oldest(
     client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
-    mail = await ended(connection, 3, Outcome.FAILED, queue="mail", handler="send")
-    other = await ended(connection, 1, Outcome.FAILED, handler="print")
+    mail = await create_finished(connection, 3, Outcome.FAILED, queue="mail", handler="send")
+    other = await create_finished(connection, 1, Outcome.FAILED, handler="print")
     await connection.execute(
         "UPDATE runs SET finished_at = now() - interval '3 days' WHERE task_id = $1", mail[2]
     )
@@ -115,23 +115,23 @@ async def test_filters_and_the_oldest_first(
     assert await statuses(connection, other) == ["failed"]
 
 
-async def test_the_statistics_agree_with_a_count(
+async def test_statistics_are_correct_after_a_redrive(
     client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
-    await ended(connection, 5, Outcome.FAILED)
+    await create_finished(connection, 5, Outcome.FAILED)
     await redrive(client, limit=3)
     counted = (await client.get("/api/v1/tasks/stats/summary")).json()["by_status"]
     assert (counted["failed"], counted["pending"]) == (2, 3)
 
 
-async def test_two_at_once_open_each_task_once(
+async def test_concurrent_redrives_reopen_each_task_once(
     client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
-    tasks = await ended(connection, 200, Outcome.FAILED)
+    tasks = await create_finished(connection, 200, Outcome.FAILED)
     retries = [client.post(f"/api/v1/tasks/{task}:retry") for task in tasks[:20]]
-    answers = await asyncio.gather(*(redrive(client) for _ in range(4)), *retries)
-    assert all(a.status_code == 200 for a in answers[4:])
-    assert sum(a["redriven"] for a in answers[:4]) <= 200
+    responses = await asyncio.gather(*(redrive(client) for _ in range(4)), *retries)
+    assert all(a.status_code == 200 for a in responses[4:])
+    assert sum(a["redriven"] for a in responses[:4]) <= 200
     assert set(await statuses(connection, tasks)) <= {"pending", "failed"}
     while (await redrive(client))["redriven"]:
         pass
@@ -142,10 +142,10 @@ async def test_two_at_once_open_each_task_once(
     assert [line[0] for line in lines] == [1] * 200
 
 
-async def test_a_repeated_request_gives_its_first_answer(
+async def test_repeated_request_gets_the_first_response(
     client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
-    await ended(connection, 3, Outcome.FAILED)
+    await create_finished(connection, 3, Outcome.FAILED)
     first, second = [
         await client.post(REDRIVE, json={"limit": 2}, headers={"Idempotency-Key": "again"})
         for _ in range(2)
@@ -164,5 +164,5 @@ async def test_a_repeated_request_gives_its_first_answer(
         ("colour", 1),
     ],
 )
-async def test_a_bad_value_is_named(client: httpx.AsyncClient, field: str, value: Any) -> None:
-    check_field(await client.post(REDRIVE, json={field: value}), field)
+async def test_invalid_value_is_named(client: httpx.AsyncClient, field: str, value: Any) -> None:
+    check_field_error(await client.post(REDRIVE, json={field: value}), field)

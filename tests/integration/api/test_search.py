@@ -1,4 +1,4 @@
-"""Text search: which words are found, in every script, beside other filters, in pages; and how it finds them."""
+"""Text search: words in every script, with other filters and in pages."""
 
 from typing import Any
 
@@ -7,36 +7,35 @@ import httpx
 import pytest
 
 from task_service.store.task_lists.text_search import SEPARATORS
-from tests.integration.api.test_lists import every_page
-from tests.integration.api.test_tasks import TASKS, create
 from tests.support.sample_tasks import insert_sample_tasks
+from tests.support.task_api import TASKS, create_task, list_tasks
 
 pytestmark = pytest.mark.asyncio
 
 
 async def titles(client: httpx.AsyncClient, text: str, **more: Any) -> list[str]:
-    answer = await client.get(TASKS, params={"text": text, "sort": "created_at", **more})
-    assert answer.status_code == 200, answer.text
-    return [task["title"] for task in answer.json()["items"]]
+    response = await client.get(TASKS, params={"text": text, "sort": "created_at", **more})
+    assert response.status_code == 200, response.text
+    return [task["title"] for task in response.json()["items"]]
 
 
-async def test_all_words_must_occur_in_title_or_description_whatever_their_case_and_order(
+async def test_all_words_must_occur_regardless_of_case_and_order(
     client: httpx.AsyncClient,
 ) -> None:
-    await create(client, title="Ring Ada", description="about the BRIDGE")
-    await create(client, title="Paint the bridge")
+    await create_task(client, title="Ring Ada", description="about the BRIDGE")
+    await create_task(client, title="Paint the bridge")
     assert await titles(client, "bridge") == ["Ring Ada", "Paint the bridge"]
     assert await titles(client, "Bridge ADA") == ["Ring Ada"]
     assert await titles(client, "  the\tbridge ") == ["Ring Ada", "Paint the bridge"], (
-        "no word is too common"
+        "there are no stop words"
     )
     assert await titles(client, "bridge tunnel") == []
 
 
-async def test_a_word_is_found_as_a_whole_and_its_beginning_with_a_star(
+async def test_whole_words_match_and_prefixes_match_with_a_star(
     client: httpx.AsyncClient,
 ) -> None:
-    await create(client, title="Telephone bill")
+    await create_task(client, title="Telephone bill")
     assert await titles(client, "tele") == []
     assert await titles(client, "TELE*") == ["Telephone bill"]
     assert await titles(client, "phone*") == []
@@ -63,53 +62,53 @@ async def test_a_word_is_found_as_a_whole_and_its_beginning_with_a_star(
         ("C:\\temp\\new & 'old' | x:y !z", "temp & old | !z <-> x:y"),
     ],
 )
-async def test_words_of_every_script_and_with_any_punctuation_are_found(
+async def test_words_in_every_script_and_with_any_punctuation_are_found(
     client: httpx.AsyncClient, title: str, text: str
 ) -> None:
-    await create(client, title=title)
-    await create(client, title="another")
+    await create_task(client, title=title)
+    await create_task(client, title="another")
     assert await titles(client, text) == [title]
 
 
 @pytest.mark.parametrize("text", ["%", "--", "* ' \\ :*", "“”…", "&|!"])
-async def test_a_text_without_words_finds_nothing(client: httpx.AsyncClient, text: str) -> None:
-    await create(client, title="party 100% -- '")
+async def test_text_without_words_finds_nothing(client: httpx.AsyncClient, text: str) -> None:
+    await create_task(client, title="party 100% -- '")
     assert await titles(client, text) == []
 
 
-async def test_words_beside_other_filters_and_in_every_order(client: httpx.AsyncClient) -> None:
+async def test_text_search_combines_with_filters_and_every_order(client: httpx.AsyncClient) -> None:
     for number in range(4):
-        await create(
+        await create_task(
             client,
             title=f"tea {number}",
             assigned_to="ada" if number % 2 else None,
             priority="high",
         )
-    await create(client, title="milk", assigned_to="ada", priority="high")
+    await create_task(client, title="milk", assigned_to="ada", priority="high")
     assert await titles(client, "tea", assigned_to="ada") == ["tea 1", "tea 3"]
     assert await titles(client, "tea", status="pending", priority="high") == [
         f"tea {n}" for n in range(4)
     ]
     assert await titles(client, "tea", status="completed") == []
     for sort in ("-created_at", "due_date", "-priority", "updated_at"):
-        found = [t["title"] for t in await every_page(client, text="tea", sort=sort, limit=1)]
+        found = [t["title"] for t in await list_tasks(client, text="tea", sort=sort, limit=1)]
         assert sorted(found) == [f"tea {n}" for n in range(4)], sort
 
 
-async def test_a_changed_or_deleted_task_is_found_by_its_words_of_now(
+async def test_search_follows_changes_and_deletions(
     client: httpx.AsyncClient,
 ) -> None:
-    task = await create(client, title="before")
+    task = await create_task(client, title="before")
     await client.patch(f"{TASKS}/{task['id']}", json={"title": "after", "description": "and more"})
     assert (await titles(client, "before"), await titles(client, "after more")) == ([], ["after"])
     await client.delete(f"{TASKS}/{task['id']}")
     assert await titles(client, "after") == []
 
 
-async def test_each_way_to_find_words_finds_the_same(
+async def test_every_query_plan_finds_the_same_tasks(
     client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
-    """Frequent, rare and absent words, with other filters: what pages show is what a look at every task finds."""
+    """Pages with frequent, rare and absent words contain what a scan of every task finds."""
     await insert_sample_tasks(connection, 3000)
     others: list[tuple[dict[str, Any], str]] = [
         ({}, "true"),
@@ -128,11 +127,11 @@ async def test_each_way_to_find_words_finds_the_same(
                 f"SELECT id FROM task_view WHERE title ~ $1 AND {condition} ORDER BY created_at DESC, id DESC",
                 pattern,
             )
-            found = await every_page(client, text=text, limit=200, **query)
+            found = await list_tasks(client, text=text, limit=200, **query)
             assert [t["id"] for t in found] == [str(row["id"]) for row in rows], (text, query)
 
 
-async def test_the_index_and_the_query_cut_words_at_the_same_places(
+async def test_index_and_query_split_words_at_the_same_separators(
     connection: asyncpg.Connection,
 ) -> None:
     for separator in SEPARATORS:

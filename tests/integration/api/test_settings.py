@@ -6,8 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.api.test_bad_input import check_problem
-from tests.support.problems import check_field
+from tests.support.problems import check_field_error, check_problem
 
 pytestmark = pytest.mark.asyncio
 PATH = "/api/v1/settings"
@@ -17,14 +16,14 @@ async def put(client: httpx.AsyncClient, key: str, value: Any = 1, **more: Any) 
     return await client.put(f"{PATH}/{key}", json={"value": value}, **more)
 
 
-async def test_a_setting_is_made_replaced_read_and_deleted(client: httpx.AsyncClient) -> None:
+async def test_setting_is_created_replaced_read_and_deleted(client: httpx.AsyncClient) -> None:
     made = await client.put(
-        f"{PATH}/theme", json={"value": {"colour": "green"}, "description": "Ours"}
+        f"{PATH}/theme", json={"value": {"colour": "green"}, "description": "Of the app"}
     )
     assert made.status_code == 201
     assert made.headers["location"] == f"{PATH}/theme"
     assert {k: made.json()[k] for k in ("key", "value", "description", "version", "updated_by")} == {
-        "key": "theme", "value": {"colour": "green"}, "description": "Ours", "version": 1, "updated_by": "anonymous",
+        "key": "theme", "value": {"colour": "green"}, "description": "Of the app", "version": 1, "updated_by": "anonymous",
     }  # fmt: skip
     again = await put(client, "theme", [1, None, "x"])
     assert (again.status_code, again.json()["version"]) == (200, 2)
@@ -36,23 +35,23 @@ async def test_a_setting_is_made_replaced_read_and_deleted(client: httpx.AsyncCl
     check_problem(await client.delete(f"{PATH}/theme"), 404, "not_found")
 
 
-async def test_every_json_value_comes_back_as_it_was(client: httpx.AsyncClient) -> None:
+async def test_every_json_value_is_returned_unchanged(client: httpx.AsyncClient) -> None:
     for value in (None, False, 0, "", "\u00e4\u6f22\U0001f600", 2.5, 10**30, [], {}, {"a": [{}]}):
         assert (await put(client, "a.b:c-d_1", value)).is_success
         assert (await client.get(f"{PATH}/a.b:c-d_1")).json()["value"] == value
 
 
-async def test_pages_are_in_the_order_of_the_keys(client: httpx.AsyncClient) -> None:
+async def test_pages_are_sorted_by_key(client: httpx.AsyncClient) -> None:
     for number in range(5):
         await put(client, f"key{number}")
     first = (await client.get(PATH, params={"limit": 3})).json()
     rest = (await client.get(PATH, params={"limit": 3, "cursor": first["next_cursor"]})).json()
     assert [s["key"] for s in first["items"] + rest["items"]] == [f"key{n}" for n in range(5)]
     assert rest["next_cursor"] is None
-    check_field(await client.get(PATH, params={"cursor": "nonsense"}), "cursor")
+    check_field_error(await client.get(PATH, params={"cursor": "nonsense"}), "cursor")
 
 
-async def test_if_match_guards_a_change(client: httpx.AsyncClient) -> None:
+async def test_if_match_protects_change_and_deletion(client: httpx.AsyncClient) -> None:
     old = (await put(client, "k", 1)).headers["etag"]
     new = (await put(client, "k", 2, headers={"If-Match": old})).headers["etag"]
     check_problem(await put(client, "k", 3, headers={"If-Match": old}), 412, "stale_version")
@@ -60,19 +59,21 @@ async def test_if_match_guards_a_change(client: httpx.AsyncClient) -> None:
     assert (await client.get(f"{PATH}/k", headers={"If-None-Match": new})).status_code == 304
     check_problem(await put(client, "other", headers={"If-Match": "*"}), 412, "stale_version")
     assert (await client.delete(f"{PATH}/k", headers={"If-Match": new})).status_code == 204
-    anew = await put(client, "k", 1)
-    assert anew.headers["etag"] != old, "one that was removed and made anew is another one"
+    recreated = await put(client, "k", 1)
+    assert recreated.headers["etag"] != old, "a recreated setting has another version"
 
 
-async def test_if_none_match_makes_a_setting_only_once(client: httpx.AsyncClient) -> None:
+async def test_if_none_match_creates_a_setting_once(client: httpx.AsyncClient) -> None:
     only_new = {"If-None-Match": "*"}
-    answers = await asyncio.gather(*(put(client, "leader", n, headers=only_new) for n in range(8)))
-    assert sorted(a.status_code for a in answers) == [201] + [412] * 7
-    winner = next(n for n, a in enumerate(answers) if a.status_code == 201)
+    responses = await asyncio.gather(
+        *(put(client, "leader", n, headers=only_new) for n in range(8))
+    )
+    assert sorted(a.status_code for a in responses) == [201] + [412] * 7
+    winner = next(n for n, a in enumerate(responses) if a.status_code == 201)
     assert (await client.get(f"{PATH}/leader")).json()["value"] == winner
 
 
-async def test_parallel_changes_with_if_match_lose_none(client: httpx.AsyncClient) -> None:
+async def test_concurrent_changes_with_if_match_are_not_lost(client: httpx.AsyncClient) -> None:
     await put(client, "counter", 0)
 
     async def add() -> None:
@@ -91,16 +92,16 @@ async def test_parallel_changes_with_if_match_lose_none(client: httpx.AsyncClien
     assert (await client.get(f"{PATH}/counter")).json()["value"] == 8
 
 
-async def test_a_key_that_cannot_be_is_refused(client: httpx.AsyncClient) -> None:
+async def test_invalid_key_is_rejected(client: httpx.AsyncClient) -> None:
     for key in ("a b", "\u00e4", "x" * 101, "a%0Ab", "%00", "a%2Fb%3F", "a$"):
         for method in ("GET", "PUT", "DELETE"):
-            answer = await client.request(
+            response = await client.request(
                 method, f"{PATH}/{key}", json={"value": 1} if method == "PUT" else None
             )
-            assert answer.status_code in (404, 422), (method, key, answer.text)
+            assert response.status_code in (404, 422), (method, key, response.text)
 
 
-BAD: list[tuple[bytes, str]] = [
+INVALID: list[tuple[bytes, str]] = [
     (b"{}", "value"),
     (b'{"value": 1, "other": 2}', "other"),
     (b'{"value": "%s"}' % (b"x" * 65_537), "value"),
@@ -112,9 +113,9 @@ BAD: list[tuple[bytes, str]] = [
 ]
 
 
-async def test_a_bad_value_is_named(client: httpx.AsyncClient) -> None:
+async def test_invalid_value_is_named(client: httpx.AsyncClient) -> None:
     headers = {"content-type": "application/json"}
-    for body, field in BAD:
-        check_field(await client.put(f"{PATH}/k", content=body, headers=headers), field)
+    for body, field in INVALID:
+        check_field_error(await client.put(f"{PATH}/k", content=body, headers=headers), field)
     deep = b'{"value": %s}' % (b"[" * 100_000 + b"]" * 100_000)
     assert (await client.put(f"{PATH}/k", content=deep, headers=headers)).status_code in (400, 422)

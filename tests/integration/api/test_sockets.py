@@ -1,62 +1,41 @@
-"""The application behind a real server and real sockets: bodies in pieces, kept connections, draining, outages."""
+"""The application behind a real server: chunked bodies, keep-alive, draining and outages."""
 
 import asyncio
-import contextlib
-import shutil
 import signal
 import socket
-import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import asyncpg
 import httpx
 import pytest
 import pytest_asyncio
-import uvicorn
 from fastapi import FastAPI
 
 from task_service.api.app import create_app
 from task_service.api.management import create_management_app
-from task_service.embedded import EmbeddedPostgres, free_port
 from task_service.migrations.upgrade import migrate
-from task_service.server import Listening
 from task_service.store.database import create_engine
-from tests.integration.api.test_bad_input import check_problem
-from tests.integration.api.test_tasks import TASKS, create
 from tests.support.full_disk import SET_FULL_TABLES, SIMULATE_FULL_DISK
+from tests.support.http_servers import bare_server
+from tests.support.problems import check_problem
 from tests.support.service_settings import settings_for
+from tests.support.stoppable_database import StoppableDatabase
+from tests.support.task_api import TASKS, create_task
 from tests.support.tasks import quiet_wakeups
 
 pytestmark = pytest.mark.asyncio
 POST = b"POST /api/v1/tasks HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
 
 
-@contextlib.asynccontextmanager
-async def listening(app: FastAPI) -> AsyncIterator[Listening]:
-    """Serve an application on a free port."""
-    config = uvicorn.Config(
-        app, host="127.0.0.1", port=free_port(), lifespan="off", log_config=None, access_log=False
-    )
-    server = Listening(config)
-    task = asyncio.create_task(server.serve())
-    await asyncio.wait_for(server.listening.wait(), 10)
-    try:
-        yield server
-    finally:
-        server.should_exit = True
-        await task
-
-
 @pytest_asyncio.fixture
 async def port(app: FastAPI) -> AsyncIterator[int]:
-    async with listening(app) as server:
+    async with bare_server(app) as server:
         yield server.config.port
 
 
-def read_answer(client: socket.socket) -> bytes:
-    """One whole answer; its head."""
+def read_head(client: socket.socket) -> bytes:
+    """Read one complete response and return its head."""
     stream = client.makefile("rb")
     head = b"".join(iter(stream.readline, b"\r\n"))
     stream.read(int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
@@ -64,7 +43,7 @@ def read_answer(client: socket.socket) -> bytes:
 
 
 async def exchange(port: int, *pieces: bytes) -> tuple[bytes, bool]:
-    """Send pieces on a fresh connection; the first answer, and whether the server closed the connection after it."""
+    """Send pieces on a new connection; return the first response and whether the server closed."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for piece in pieces:
         writer.write(piece)
@@ -79,23 +58,25 @@ async def exchange(port: int, *pieces: bytes) -> tuple[bytes, bool]:
     return head + body, closed
 
 
-async def test_a_chunked_body_over_the_limit_is_refused_before_it_is_all_sent(port: int) -> None:
+async def test_chunked_body_over_the_limit_is_rejected_before_its_end(port: int) -> None:
     start = POST + b"transfer-encoding: chunked\r\n\r\n"
     chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
-    answer, closed = await exchange(port, start, *[chunk] * 17)  # 17 * 64 KiB; the end never comes
-    assert answer.startswith(b"HTTP/1.1 413")
-    assert b"body_too_large" in answer
+    response, closed = await exchange(
+        port, start, *[chunk] * 17
+    )  # 17 * 64 KiB; the end never comes
+    assert response.startswith(b"HTTP/1.1 413")
+    assert b"body_too_large" in response
     assert closed
 
 
-async def test_an_announced_body_over_the_limit_is_refused_before_it_is_sent(port: int) -> None:
+async def test_content_length_over_the_limit_is_rejected_before_the_body(port: int) -> None:
     start = b"POST /api/v1/tasks HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 2000000\r\n\r\n"
-    answer, closed = await exchange(port, start)
-    assert answer.startswith(b"HTTP/1.1 413")
+    response, closed = await exchange(port, start)
+    assert response.startswith(b"HTTP/1.1 413")
     assert closed
 
 
-async def test_connections_are_kept_until_the_server_drains(app: FastAPI, port: int) -> None:
+async def test_connections_stay_open_until_the_server_drains(app: FastAPI, port: int) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for draining in (False, False, True):
         app.state.draining = draining
@@ -109,49 +90,38 @@ async def test_connections_are_kept_until_the_server_drains(app: FastAPI, port: 
     assert (await exchange(port, b"GET /api/v1/tasks HTTP/1.1\r\nhost: x\r\n\r\n"))[1]
 
 
-async def test_a_request_that_arrives_while_the_server_stops_is_answered(app: FastAPI) -> None:
-    """It lies in the kernel, unread, when the server closes its kept connections: the client must not be reset."""
+async def test_request_that_arrives_during_shutdown_is_handled(app: FastAPI) -> None:
+    """The request is unread in the kernel when the server closes; the client must not be reset."""
     request = b"GET /api/v1/tasks HTTP/1.1\r\nhost: x\r\n\r\n"
-    async with listening(app) as server:
+    async with bare_server(app) as server:
         client = socket.create_connection(("127.0.0.1", server.config.port))
         client.sendall(request)
-        assert (await asyncio.to_thread(read_answer, client)).startswith(b"HTTP/1.1 200")
+        assert (await asyncio.to_thread(read_head, client)).startswith(b"HTTP/1.1 200")
         app.state.draining = True
-        client.sendall(request)  # nothing is awaited from here on: the server cannot have read it
+        client.sendall(request)  # the server cannot read it before the next await
         await server.shutdown()
-        head = await asyncio.to_thread(read_answer, client)
+        head = await asyncio.to_thread(read_head, client)
         assert head.startswith(b"HTTP/1.1 200")
         assert b"connection: close" in head
         client.close()
 
 
-async def test_a_large_list_of_service_c_arrives_in_chunks(
+async def test_large_list_of_service_c_is_sent_in_chunks(
     port: int, connection: asyncpg.Connection
 ) -> None:
     many = "SELECT gen_random_uuid(), 'a', 'pending' FROM generate_series(1, 1200)"
     await connection.execute(f"INSERT INTO tasks (id, title, status) {many}")
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
-        answer = await client.get("/tasks/")
-    assert answer.headers["transfer-encoding"] == "chunked"
-    assert len(answer.json()) == 1200
-
-
-@pytest.fixture
-def own_postgres() -> Iterator[EmbeddedPostgres]:
-    """A server that a test may stop."""
-    folder = Path(tempfile.mkdtemp(prefix="task-service-test-", dir="/var/tmp"))
-    server = EmbeddedPostgres(folder, options={"fsync": "off"})
-    server.start()
-    yield server
-    server.stop()
-    shutil.rmtree(folder, ignore_errors=True)
+        response = await client.get("/tasks/")
+    assert response.headers["transfer-encoding"] == "chunked"
+    assert len(response.json()) == 1200
 
 
 @pytest.mark.parametrize("mode", [signal.SIGINT, signal.SIGQUIT], ids=["shut down", "crashed"])
-async def test_while_the_database_is_down_requests_answer_503_and_afterwards_they_work(
-    own_postgres: EmbeddedPostgres, mode: signal.Signals
+async def test_requests_return_503_while_the_database_is_down(
+    stoppable_database: StoppableDatabase, mode: signal.Signals
 ) -> None:
-    settings = settings_for(own_postgres.url(), db_pool_timeout_seconds=1)
+    settings = settings_for(stoppable_database.url, db_pool_timeout_seconds=1)
     engine = create_engine(settings)
     await migrate(engine)
     app, management = (
@@ -159,50 +129,50 @@ async def test_while_the_database_is_down_requests_answer_503_and_afterwards_the
         create_management_app(settings, engine),
     )
     async with (
-        listening(app) as server_of_api,
+        bare_server(app) as server_of_api,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{server_of_api.config.port}") as client,
         httpx.AsyncClient(
             transport=httpx.ASGITransport(management), base_url="http://management"
         ) as probes,
     ):
-        task = await create(client, handler="noop")
+        task = await create_task(client, handler="noop")
         assert (await probes.get("/readyz")).status_code == 200
-        await asyncio.to_thread(own_postgres.stop, mode)
+        await asyncio.to_thread(stoppable_database.stop, mode)
         for method, path, body in (
             ("GET", TASKS, None), ("GET", f"{TASKS}/{task['id']}", None), ("POST", TASKS, {"title": "a"}),
             ("PATCH", f"{TASKS}/{task['id']}", {"title": "b"}), ("GET", "/tasks/", None), ("GET", "/health", None),
             ("DELETE", f"{TASKS}/{task['id']}", None),
         ):  # fmt: skip
             begun = time.monotonic()
-            answer = await client.request(method, path, json=body)
-            problem = check_problem(answer, 503, "unavailable")
-            assert answer.headers["retry-after"] == "1"
+            response = await client.request(method, path, json=body)
+            problem = check_problem(response, 503, "unavailable")
+            assert response.headers["retry-after"] == "1"
             assert "127.0.0.1" not in problem["detail"]
             assert time.monotonic() - begun < 2.5
         assert [(await probes.get(p)).status_code for p in ("/readyz", "/livez", "/startupz")] == [
             200
         ] * 3
-        await asyncio.to_thread(own_postgres.start)
+        await asyncio.to_thread(stoppable_database.start)
         assert (await client.get(f"{TASKS}/{task['id']}")).json() == task
         assert (await client.patch(f"{TASKS}/{task['id']}", json={"title": "b"})).status_code == 200
     await engine.dispose()
 
 
-async def test_a_database_that_was_never_migrated_answers_503(
-    own_postgres: EmbeddedPostgres,
+async def test_database_that_was_never_migrated_returns_503(
+    stoppable_database: StoppableDatabase,
 ) -> None:
-    settings = settings_for(own_postgres.url())
+    settings = settings_for(stoppable_database.url)
     engine = create_engine(settings)
     app = create_app(settings, engine, quiet_wakeups())
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://service"
     ) as client:
-        for answer in (await client.get(TASKS), await client.post(TASKS, json={"title": "a"})):
-            assert "task-service migrate" in check_problem(answer, 503, "unavailable")["detail"]
+        for response in (await client.get(TASKS), await client.post(TASKS, json={"title": "a"})):
+            assert "task-service migrate" in check_problem(response, 503, "unavailable")["detail"]
     await engine.dispose()
 
 
-async def test_a_database_without_space_answers_503(
+async def test_database_without_disk_space_returns_503(
     database: str, connection: asyncpg.Connection
 ) -> None:
     engine = create_engine(settings_for(database))
@@ -211,19 +181,19 @@ async def test_a_database_without_space_answers_503(
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://service"
     ) as client:
-        task = await create(client)
+        task = await create_task(client)
         await connection.execute(SET_FULL_TABLES, ["tasks"])
-        for answer in (
+        for response in (
             await client.post(TASKS, json={"title": "a"}),
             await client.delete(f"{TASKS}/{task['id']}"),
         ):
-            assert "room" in check_problem(answer, 503, "unavailable")["detail"]
-            assert answer.headers["retry-after"] == "1"
+            assert "room" in check_problem(response, 503, "unavailable")["detail"]
+            assert response.headers["retry-after"] == "1"
         assert (await client.get(f"{TASKS}/{task['id']}")).json() == task
     await engine.dispose()
 
 
-async def test_when_all_connections_are_taken_requests_answer_503_after_the_wait(
+async def test_exhausted_connection_pool_returns_503_after_the_timeout(
     database: str,
 ) -> None:
     settings = settings_for(
@@ -241,19 +211,17 @@ async def test_when_all_connections_are_taken_requests_answer_503_after_the_wait
     await engine.dispose()
 
 
-async def test_a_statement_that_takes_too_long_answers_503(
-    database: str, connection: asyncpg.Connection
-) -> None:
+async def test_statement_timeout_returns_503(database: str, connection: asyncpg.Connection) -> None:
     settings = settings_for(database, db_statement_timeout_seconds=0.3)
     engine = create_engine(settings)
     app = create_app(settings, engine, quiet_wakeups())
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://service"
     ) as client:
-        task = await create(client)
+        task = await create_task(client)
         async with connection.transaction():
             await connection.execute("SELECT FROM tasks FOR UPDATE")
-            answer = await client.patch(f"{TASKS}/{task['id']}", json={"title": "b"})
-        assert "too long" in check_problem(answer, 503, "unavailable")["detail"]
+            response = await client.patch(f"{TASKS}/{task['id']}", json={"title": "b"})
+        assert "too long" in check_problem(response, 503, "unavailable")["detail"]
         assert (await client.patch(f"{TASKS}/{task['id']}", json={"title": "b"})).status_code == 200
     await engine.dispose()

@@ -1,4 +1,4 @@
-"""Statistics: at any moment when nothing is under way they are what a count would say."""
+"""Statistics: they equal a count whenever no transaction is open."""
 
 import asyncio
 import json
@@ -24,22 +24,24 @@ from task_service.queue.counters import fold
 from task_service.queue.figures import queue_figures
 from task_service.queue.results import Finished, GivenBack, finish, give_back
 from task_service.queue.statements import statement
-from tests.integration.api.test_tasks import TASKS, create
+from tests.support.task_api import TASKS, create_task
 from tests.support.tasks import add_tasks, add_worker
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio
 SUMMARY = f"{TASKS}/stats/summary"
 QUEUES = ("default", "mail")
-COUNTED = """
+COUNT_QUEUE = """
     SELECT queue, state, run_at > statement_timestamp() AS later, count(*) FROM queue GROUP BY 1, 2, 3
 """
 
 
-async def check(client: httpx.AsyncClient, connection: asyncpg.Connection, what: str) -> None:
-    """The summary and the queue's figures say what a count says."""
-    answer = await client.get(SUMMARY)
-    assert answer.status_code == 200, answer.text
+async def check_statistics(
+    client: httpx.AsyncClient, connection: asyncpg.Connection, what: str
+) -> None:
+    """Assert that the summary and the figures of the queue equal a count."""
+    response = await client.get(SUMMARY)
+    assert response.status_code == 200, response.text
     rows = await connection.fetch(
         "SELECT status, priority, count(*) FROM task_view WHERE deleted_at IS NULL GROUP BY 1, 2"
     )
@@ -47,15 +49,15 @@ async def check(client: httpx.AsyncClient, connection: asyncpg.Connection, what:
     for status, rank, number in rows:
         statuses[status] += number
         priorities[list(Priority)[rank]] += number
-    shown = answer.json()
+    shown = response.json()
     assert shown["by_status"] == {s: statuses[s] for s in Status}, what
     assert shown["by_priority"] == {p: priorities[p] for p in Priority}, what
     assert shown["total"] == statuses.total(), what
     counted: dict[str, Counter[str]] = {}
-    for name, state, later, number in await connection.fetch(COUNTED):
+    for name, state, later, number in await connection.fetch(COUNT_QUEUE):
         kind = "running" if state == "running" else "scheduled" if later else state
         counted.setdefault(name, Counter())[kind] += number
-    for bound in (1, 2, 20_000):  # small ones force the other side, and the full count
+    for bound in (1, 2, 20_000):  # small limits force the other branch, and the full count
         found = await connection.fetch(statement("figures"), bound)
         figures = {
             f["name"]: +Counter({k: f[k] for k in ("ready", "scheduled", "running", "blocked")})
@@ -64,8 +66,8 @@ async def check(client: httpx.AsyncClient, connection: asyncpg.Connection, what:
         assert figures == counted, f"{what}, at most {bound} counted"
 
 
-class Hand:
-    """Does one thing at random, with the API or as a worker."""
+class RandomActor:
+    """Performs random actions, through the API or as a worker."""
 
     def __init__(
         self, client: httpx.AsyncClient, connection: asyncpg.Connection, seed: int
@@ -73,22 +75,22 @@ class Hand:
         self.client, self.connection, self.random = client, connection, random.Random(seed)
         self.ids: list[str] = []
 
-    async def act(self) -> str:
-        """Do it and say what."""
-        doing = self.random.choice([
+    async def run_one(self) -> str:
+        """Perform one random action and return its name."""
+        action = self.random.choice([
             self.create, self.create, self.create_many, self.change, self.change, self.cancel, self.retry,
             self.delete, self.delete, self.claim, self.claim, self.claim, self.finish, self.finish, self.give_back,
-            self.lose, self.fold, self.create_limited, self.admit, self.admit,
+            self.lose_worker, self.fold, self.create_limited, self.admit, self.admit,
         ])  # fmt: skip
-        await doing()
-        return doing.__name__
+        await action()
+        return action.__name__
 
     def any_id(self) -> str:
-        """The id of some task, also of deleted ones."""
+        """Return the id of any task, including deleted ones."""
         return self.random.choice(self.ids) if self.ids else "0195d6a2-8c4f-7a3e-9a51-3f6f2d1c0b4a"
 
     def run_at(self) -> str | None:
-        """Now, or far enough in the future to stay there."""
+        """Return no time, or one far enough in the future that the test does not reach it."""
         return (
             (datetime.now(UTC) + timedelta(days=1)).isoformat()
             if self.random.random() < 0.3
@@ -109,7 +111,7 @@ class Hand:
             "queue": self.random.choice(QUEUES),
             "run_at": self.run_at(),
         }
-        self.ids.append((await create(self.client, handler=handler, **given))["id"])
+        self.ids.append((await create_task(self.client, handler=handler, **given))["id"])
 
     async def create_limited(self) -> None:
         given = {
@@ -117,7 +119,7 @@ class Hand:
             "queue": self.random.choice(QUEUES),
             "run_at": self.run_at(),
         }
-        self.ids.append((await create(self.client, handler="noop", **given))["id"])
+        self.ids.append((await create_task(self.client, handler="noop", **given))["id"])
 
     async def admit(self) -> None:
         await limits.admit(self.connection)
@@ -167,7 +169,7 @@ class Hand:
             back = GivenBack(held[0], held[1], Outcome.FAILED, error="no", delay_seconds=delay)
             await give_back(self.connection, worker, [back])
 
-    async def lose(self) -> None:
+    async def lose_worker(self) -> None:
         for _, worker in await self._held(1):
             reason = self.random.choice([Reason.CRASH, Reason.DRAIN])
             await workers.declare_dead(self.connection, worker, reason)
@@ -185,18 +187,18 @@ class Hand:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_whatever_happens_the_statistics_are_what_a_count_says(
+async def test_statistics_equal_a_count_after_any_sequence_of_actions(
     client: httpx.AsyncClient, connection: asyncpg.Connection, seed: int
 ) -> None:
-    hand, done = Hand(client, connection, seed), Counter[str]()
+    actor, done = RandomActor(client, connection, seed), Counter[str]()
     for _ in range(150):
-        what = await hand.act()
+        what = await actor.run_one()
         done[what] += 1
-        await check(client, connection, f"after {what}, seed {seed}")
+        await check_statistics(client, connection, f"after {what}, seed {seed}")
     assert len(done) == 13, done
 
 
-async def test_parallel_changes_and_folding_lose_no_count(
+async def test_concurrent_changes_and_folding_lose_no_count(
     client: httpx.AsyncClient, connection: asyncpg.Connection, database: str
 ) -> None:
     async def folding(folder: asyncpg.Connection) -> None:
@@ -206,8 +208,8 @@ async def test_parallel_changes_and_folding_lose_no_count(
     folders = [await asyncpg.connect(database) for _ in range(3)]
     loops = [asyncio.create_task(folding(f)) for f in folders]
     made: list[dict[str, Any]] = []
-    for _ in range(6):  # more at once would wait for connections longer than a test allows
-        batch = await asyncio.gather(*(create(client, priority="urgent") for _ in range(10)))
+    for _ in range(6):  # more at once would exceed the pool timeout of the test
+        batch = await asyncio.gather(*(create_task(client, priority="urgent") for _ in range(10)))
         await asyncio.gather(*(client.post(f"{TASKS}/{t['id']}:cancel") for t in batch[:5]))
         made += batch
     assert len(made) == 60
@@ -216,11 +218,11 @@ async def test_parallel_changes_and_folding_lose_no_count(
     await asyncio.gather(*loops, return_exceptions=True)
     for folder in folders:
         folder.terminate()
-    await check(client, connection, "afterwards")
+    await check_statistics(client, connection, "afterwards")
     assert (await client.get(SUMMARY)).json()["by_status"]["cancelled"] == 30
 
 
-async def test_an_api_process_folds_by_itself(
+async def test_api_process_folds_in_the_background(
     engine: AsyncEngine, connection: asyncpg.Connection
 ) -> None:
     folding = Folding(engine, 0.01)
@@ -237,8 +239,8 @@ async def test_an_api_process_folds_by_itself(
     await folding.stop()
 
 
-async def test_the_migration_counts_what_is_there_already(connection: asyncpg.Connection) -> None:
-    """The count of the migration, run again on a database with tasks in it, finds what the triggers have counted."""
+async def test_migration_counts_the_existing_tasks(connection: asyncpg.Connection) -> None:
+    """The counting statement of the migration gives the same result as the triggers."""
     [deleted, *_] = await add_tasks(connection, 5)
     await connection.execute("UPDATE tasks SET deleted_at = now() WHERE id = $1", deleted)
     await connection.execute("UPDATE queue SET hidden = true WHERE task_id = $1", deleted)
@@ -254,13 +256,13 @@ async def test_the_migration_counts_what_is_there_already(connection: asyncpg.Co
     )
 
 
-async def test_figures_do_not_read_the_queue(crowded: asyncpg.Connection) -> None:
-    """Few rows of many, by index alone; the full count is there, but nothing executes it."""
-    await fold(crowded)
-    plan = await crowded.fetchval(
+async def test_queue_figures_do_not_scan_the_queue(large_database: asyncpg.Connection) -> None:
+    """The query reads few rows by index; the plan contains the full count but does not execute it."""
+    await fold(large_database)
+    plan = await large_database.fetchval(
         f"EXPLAIN (ANALYZE, FORMAT JSON) {statement('figures').replace('$1', '20000')}"
     )
-    used = executed(json.loads(plan)[0]["Plan"])
+    used = executed_scans(json.loads(plan)[0]["Plan"])
     assert used == {
         "queue_ready",
         "queue_alone",
@@ -268,11 +270,11 @@ async def test_figures_do_not_read_the_queue(crowded: asyncpg.Connection) -> Non
         "queue_blocked",
         "queue_waits",
     }, plan
-    assert (await queue_figures(crowded))["ready"] > 0
+    assert (await queue_figures(large_database))["ready"] > 0
 
 
-def executed(plan: dict[str, Any]) -> set[str]:
-    """The indexes of the queue that a plan has read, and `Seq Scan` when it has read the queue from end to end."""
+def executed_scans(plan: dict[str, Any]) -> set[str]:
+    """Return the indexes of the queue that a plan used, and `Seq Scan` if it scanned the queue."""
     found = {name for name in (plan.get("Index Name", ""),) if name.startswith("queue_")}
     if (
         plan.get("Relation Name") == "queue"
@@ -281,4 +283,4 @@ def executed(plan: dict[str, Any]) -> set[str]:
     ):
         found.add("Seq Scan")
     here = found if plan["Actual Loops"] else set[str]()
-    return here.union(*(executed(p) for p in plan.get("Plans", [])))
+    return here.union(*(executed_scans(p) for p in plan.get("Plans", [])))

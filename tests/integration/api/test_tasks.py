@@ -1,6 +1,5 @@
-"""Creating, reading and deleting tasks."""
+"""Creation, reads and deletion of tasks."""
 
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,22 +10,14 @@ import pytest
 from task_service.api.routes.queues import Queues, Workers
 from task_service.domain.outcomes import Outcome
 from task_service.domain.progress import Progress
-from task_service.queue.claims import Claim
 from task_service.queue.results import Finished, Told, finish, note_progress
 from task_service.schemas.responses import Conversation, HistoryEvent, Page, Run, Task, TaskItem
+from tests.support.task_api import TASKS, ClaimTask, create_task
 
 pytestmark = pytest.mark.asyncio
-TASKS = "/api/v1/tasks"
-Hold = Callable[[str], Awaitable[Claim]]
 
 
-async def create(client: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
-    answer = await client.post(TASKS, json={"title": "a task"} | fields)
-    assert answer.status_code == 201, answer.text
-    return dict(answer.json())
-
-
-async def test_a_created_task_is_answered_with_its_place_and_etag_and_can_be_read_there(
+async def test_create_returns_location_and_etag_of_the_task(
     client: httpx.AsyncClient,
 ) -> None:
     due = datetime.now(UTC) + timedelta(days=1)
@@ -55,10 +46,10 @@ async def test_a_created_task_is_answered_with_its_place_and_etag_and_can_be_rea
     assert str(task["id"])[14] == "7"
 
 
-async def test_a_task_with_a_handler_enters_the_queue_with_its_conversations(
+async def test_task_with_a_handler_is_queued_with_its_conversations(
     client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
-    task = await create(
+    task = await create_task(
         client,
         handler="noop",
         priority="urgent",
@@ -75,37 +66,37 @@ async def test_a_task_with_a_handler_enters_the_queue_with_its_conversations(
     assert [c["body"] for c in listed] == ["one", {"n": 2}]
 
 
-async def test_a_task_of_a_person_is_not_queued(
+async def test_manual_task_is_not_queued(
     client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
-    task = await create(client, status="In-Progress", handler="noop")
+    task = await create_task(client, status="In-Progress", handler="noop")
     assert task["status"] == "in_progress"
-    await create(client)
+    await create_task(client)
     assert await connection.fetchval("SELECT count(*) FROM queue") == 0
 
 
-async def test_a_task_that_is_created_ended_did_not_end_before_its_creation(
+async def test_task_created_as_completed_has_consistent_times(
     client: httpx.AsyncClient,
 ) -> None:
-    task = await create(client, status="completed")
+    task = await create_task(client, status="completed")
     assert datetime.fromisoformat(task["created_at"]) <= datetime.fromisoformat(
         task["processed_at"]
     )
 
 
 @pytest.mark.parametrize("handler", ["noop", None])
-async def test_a_task_with_a_later_run_at_is_scheduled(
+async def test_task_with_a_future_run_at_is_scheduled(
     client: httpx.AsyncClient, handler: str | None
 ) -> None:
     later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
-    task = await create(client, handler=handler, run_at=later)
+    task = await create_task(client, handler=handler, run_at=later)
     assert task["status"] == "scheduled"
     history = (await client.get(f"{TASKS}/{task['id']}/history")).json()["items"]
     assert [e["new_status"] for e in history] == ["scheduled"]
 
 
-async def test_an_unchanged_task_is_not_sent_again(client: httpx.AsyncClient) -> None:
-    task = await create(client)
+async def test_if_none_match_returns_304_for_an_unchanged_task(client: httpx.AsyncClient) -> None:
+    task = await create_task(client)
     url = f"{TASKS}/{task['id']}"
     etag = (await client.get(url)).headers["etag"]
     unchanged = await client.get(url, headers={"If-None-Match": f'"other", W/{etag}'})
@@ -116,10 +107,10 @@ async def test_an_unchanged_task_is_not_sent_again(client: httpx.AsyncClient) ->
     ] == 1
 
 
-async def test_a_deleted_task_is_cancelled_and_hidden_everywhere(
+async def test_deleted_task_is_cancelled_and_hidden_everywhere(
     client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
-    task = await create(client, handler="noop", conversations=[{"body": 1}])
+    task = await create_task(client, handler="noop", conversations=[{"body": 1}])
     url = f"{TASKS}/{task['id']}"
     conversation = (await client.get(f"{url}/conversations")).json()["items"][0]["id"]
     assert (await client.delete(url)).status_code == 204
@@ -138,7 +129,7 @@ async def test_a_deleted_task_is_cancelled_and_hidden_everywhere(
         await client.put(f"/api/v1/conversations/{conversation}", json={"body": 2}),
         await client.delete(f"/api/v1/conversations/{conversation}"),
     ]
-    assert [answer.status_code for answer in refused] == [404] * 5
+    assert [response.status_code for response in refused] == [404] * 5
     assert (await client.get(TASKS)).json()["items"] == []
     assert await connection.fetchval("SELECT count(*) FROM queue") == 0
     assert await connection.fetchval("SELECT status FROM task_view") == "cancelled"
@@ -148,11 +139,11 @@ async def test_a_deleted_task_is_cancelled_and_hidden_everywhere(
     )
 
 
-async def test_deleting_a_held_task_asks_its_worker_and_its_run_is_still_recorded(
-    client: httpx.AsyncClient, connection: asyncpg.Connection, held: Hold
+async def test_delete_of_a_claimed_task_requests_cancel_and_records_its_run(
+    client: httpx.AsyncClient, connection: asyncpg.Connection, claim_task: ClaimTask
 ) -> None:
-    task = await create(client, handler="noop")
-    claimed = await held(task["id"])
+    task = await create_task(client, handler="noop")
+    claimed = await claim_task(task["id"])
     assert (await client.delete(f"{TASKS}/{task['id']}")).status_code == 204
     assert await connection.fetchval("SELECT cancel_requested_at IS NOT NULL FROM queue")
     worker = await connection.fetchval("SELECT worker_id FROM queue")
@@ -161,11 +152,11 @@ async def test_deleting_a_held_task_asks_its_worker_and_its_run_is_still_recorde
     )
 
 
-async def test_a_hard_delete_leaves_only_the_history(
+async def test_hard_delete_leaves_only_the_history(
     client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
-    task = await create(client, handler="noop", conversations=[{"body": 1}])
-    gone = await create(client)
+    task = await create_task(client, handler="noop", conversations=[{"body": 1}])
+    gone = await create_task(client)
     await client.delete(f"{TASKS}/{gone['id']}")
     for key in (task["id"], gone["id"]):
         assert (await client.delete(f"{TASKS}/{key}?hard=true")).status_code == 204
@@ -177,11 +168,11 @@ async def test_a_hard_delete_leaves_only_the_history(
     assert await connection.fetchval("SELECT count(*) FROM task_history") == 5
 
 
-async def test_a_held_task_that_is_deleted_for_good_is_a_lost_claim_for_its_worker(
-    client: httpx.AsyncClient, connection: asyncpg.Connection, held: Hold
+async def test_hard_delete_of_a_claimed_task_invalidates_the_claim(
+    client: httpx.AsyncClient, connection: asyncpg.Connection, claim_task: ClaimTask
 ) -> None:
-    task = await create(client, handler="noop")
-    claimed = await held(task["id"])
+    task = await create_task(client, handler="noop")
+    claimed = await claim_task(task["id"])
     worker = await connection.fetchval("SELECT worker_id FROM queue")
     assert (await client.delete(f"{TASKS}/{task['id']}?hard=true")).status_code == 204
     assert not await finish(
@@ -190,12 +181,12 @@ async def test_a_held_task_that_is_deleted_for_good_is_a_lost_claim_for_its_work
     assert await connection.fetchval("SELECT count(*) FROM runs") == 0
 
 
-async def test_runs_and_history_tell_what_workers_and_people_did(
-    client: httpx.AsyncClient, connection: asyncpg.Connection, held: Hold
+async def test_runs_and_history_show_the_work_of_workers_and_users(
+    client: httpx.AsyncClient, connection: asyncpg.Connection, claim_task: ClaimTask
 ) -> None:
-    task = await create(client, handler="noop")
+    task = await create_task(client, handler="noop")
     url = f"{TASKS}/{task['id']}"
-    claimed = await held(task["id"])
+    claimed = await claim_task(task["id"])
     shown = (await client.get(url)).json()
     worker = await connection.fetchval("SELECT worker_id FROM queue")
     assert (shown["status"], shown["attempt"], shown["processing_instance_id"]) == (
@@ -218,7 +209,7 @@ async def test_runs_and_history_tell_what_workers_and_people_did(
         True,
         str(worker),
     )
-    await client.post(f"{url}:retry", json={"reason": "once more"})
+    await client.post(f"{url}:retry", json={"reason": "try again"})
     first = (await client.get(f"{url}/history?limit=2")).json()
     rest = (await client.get(f"{url}/history", params={"cursor": first["next_cursor"]})).json()
     events = [
@@ -228,16 +219,16 @@ async def test_runs_and_history_tell_what_workers_and_people_did(
     assert events == [
         ("change", None, "pending", "anonymous", None),
         ("run", "processing", "completed", str(worker), "completed"),
-        ("change", "completed", "pending", "anonymous", "once more"),
+        ("change", "completed", "pending", "anonymous", "try again"),
     ]
 
 
-async def test_answers_have_exactly_the_documented_fields(
-    client: httpx.AsyncClient, connection: asyncpg.Connection, held: Hold
+async def test_responses_have_exactly_the_documented_fields(
+    client: httpx.AsyncClient, connection: asyncpg.Connection, claim_task: ClaimTask
 ) -> None:
-    task = await create(client, handler="noop", conversations=[{"body": 1}])
+    task = await create_task(client, handler="noop", conversations=[{"body": 1}])
     url = f"{TASKS}/{task['id']}"
-    claimed = await held(task["id"])
+    claimed = await claim_task(task["id"])
     workers = (await client.get("/api/v1/workers")).json()
     worker = await connection.fetchval("SELECT worker_id FROM queue")
     queues = (await client.get("/api/v1/queues")).json()
@@ -265,13 +256,13 @@ async def test_answers_have_exactly_the_documented_fields(
     Page[TaskItem].model_validate((await client.get(TASKS)).json())
 
 
-async def test_a_task_that_runs_shows_its_progress_which_leaves_a_guard_good(
-    client: httpx.AsyncClient, connection: asyncpg.Connection, held: Hold
+async def test_progress_changes_the_etag_but_if_match_still_accepts_the_old_one(
+    client: httpx.AsyncClient, connection: asyncpg.Connection, claim_task: ClaimTask
 ) -> None:
-    task = await create(client, handler="noop")
+    task = await create_task(client, handler="noop")
     one = f"{TASKS}/{task['id']}"
     assert task["progress"] is None
-    claim = await held(task["id"])
+    claim = await claim_task(task["id"])
     before = await client.get(one)
     assert before.json()["progress"] is None
     worker = await connection.fetchval("SELECT worker_id FROM queue")

@@ -1,7 +1,6 @@
-"""Unique tasks: while a key is held there is one task of it, whoever creates."""
+"""Unique tasks: while a key is held, only one task with it exists."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
@@ -20,22 +19,21 @@ from task_service.queue.claims import Claim
 from task_service.queue.results import Finished, GivenBack, finish, give_back
 from task_service.services.csv import importer
 from task_service.store.unique import KeyClaim, claim_keys, prune_unique_keys
-from tests.integration.api.test_bad_input import check_problem
-from tests.integration.api.test_batch import post as post_batch
-from tests.integration.api.test_csv import report_of
-from tests.integration.api.test_tasks import TASKS
+from tests.support.locks import wait_for_blocked_sessions
+from tests.support.problems import check_problem
 from tests.support.service_settings import settings_for
+from tests.support.task_api import TASKS, ClaimTask, import_csv, post_batch
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio
-Hold = Callable[[str], Awaitable[Claim]]
-WAITERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
 DAY = 86_400
 
 
 @pytest_asyncio.fixture
 async def other(database: str) -> Any:
-    """A connection of somebody else, in a transaction."""
+    """Connection of another process."""
     connection = await asyncpg.connect(database)
     yield connection
     await connection.close()
@@ -47,34 +45,25 @@ async def post(client: httpx.AsyncClient, key: str = "k", **fields: Any) -> http
     )
 
 
-async def made(client: httpx.AsyncClient, key: str = "k", **fields: Any) -> str:
-    """The id of a new task."""
-    answer = await post(client, key, **fields)
-    assert answer.status_code == 201, answer.text
-    return str(answer.json()["id"])
+async def create_new(client: httpx.AsyncClient, key: str = "k", **fields: Any) -> str:
+    """Create a new task and return its id."""
+    response = await post(client, key, **fields)
+    assert response.status_code == 201, response.text
+    return str(response.json()["id"])
 
 
-async def present(client: httpx.AsyncClient, key: str = "k", **fields: Any) -> str:
-    """The id of the task that was there already."""
-    answer = await post(client, key, **fields)
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()["id"])
+async def get_existing(client: httpx.AsyncClient, key: str = "k", **fields: Any) -> str:
+    """Request a task whose key is held; return the id of the existing task."""
+    response = await post(client, key, **fields)
+    assert response.status_code == 200, response.text
+    return str(response.json()["id"])
 
 
-async def tasks_in(connection: asyncpg.Connection) -> int:
+async def count_tasks(connection: asyncpg.Connection) -> int:
     return int(await connection.fetchval("SELECT count(*) FROM tasks"))
 
 
-async def waiting(connection: asyncpg.Connection, number: int) -> None:
-    """Wait until so many transactions wait for a lock."""
-
-    async def probe() -> bool:
-        return bool(await connection.fetchval(WAITERS) == number)
-
-    await eventually(f"{number} waiting for a lock", probe)
-
-
-async def end(
+async def finish_claim(
     connection: asyncpg.Connection, claim: Claim, outcome: Outcome = Outcome.COMPLETED
 ) -> None:
     worker = await connection.fetchval(
@@ -84,9 +73,9 @@ async def end(
 
 
 class TestWhileOpen:
-    """A key without a period."""
+    """Keys without `unique_seconds`."""
 
-    async def test_a_second_create_is_answered_with_the_present_task_as_it_is(
+    async def test_second_create_returns_the_existing_task_unchanged(
         self, client: httpx.AsyncClient, connection: asyncpg.Connection
     ) -> None:
         first = await post(client, title="the first", tags=["a"])
@@ -106,140 +95,144 @@ class TestWhileOpen:
             for table in ("tasks", "queue", "task_history", "conversations")
         ] == [1, 1, 1, 0]
 
-    async def test_other_keys_and_none_are_free(self, client: httpx.AsyncClient) -> None:
-        ids = [await made(client), await made(client, "K"), await made(client, "k2")]
+    async def test_other_keys_and_no_key_create_new_tasks(self, client: httpx.AsyncClient) -> None:
+        ids = [
+            await create_new(client),
+            await create_new(client, "K"),
+            await create_new(client, "k2"),
+        ]
         ids += [(await client.post(TASKS, json={"title": "a"})).json()["id"] for _ in range(2)]
         assert len(set(ids)) == 5
 
-    @pytest.mark.parametrize("before", ["nothing", "an ended task"])
-    async def test_of_twenty_creators_at_once_one_makes_it(
+    @pytest.mark.parametrize("before", ["nothing", "a finished task"])
+    async def test_one_of_twenty_concurrent_creates_creates_the_task(
         self, client: httpx.AsyncClient, connection: asyncpg.Connection, before: str
     ) -> None:
-        if before == "an ended task":
-            await made(client, status="completed")
-        answers = await asyncio.gather(*(post(client, title=f"task {n}") for n in range(20)))
-        assert sorted(a.status_code for a in answers) == [200] * 19 + [201]
-        assert len({a.json()["id"] for a in answers}) == 1
-        assert await tasks_in(connection) == (1 if before == "nothing" else 2)
+        if before == "a finished task":
+            await create_new(client, status="completed")
+        responses = await asyncio.gather(*(post(client, title=f"task {n}") for n in range(20)))
+        assert sorted(a.status_code for a in responses) == [200] * 19 + [201]
+        assert len({a.json()["id"] for a in responses}) == 1
+        assert await count_tasks(connection) == (1 if before == "nothing" else 2)
 
-    async def test_held_by_a_worker_or_tried_again_it_is_open(
-        self, client: httpx.AsyncClient, connection: asyncpg.Connection, held: Hold
+    async def test_key_is_held_while_the_task_is_claimed_or_in_backoff(
+        self, client: httpx.AsyncClient, connection: asyncpg.Connection, claim_task: ClaimTask
     ) -> None:
-        task = await made(client)
-        claim = await held(task)
-        assert await present(client) == task
+        task = await create_new(client)
+        claim = await claim_task(task)
+        assert await get_existing(client) == task
         worker = await connection.fetchval("SELECT worker_id FROM queue")
         assert await give_back(
             connection,
             worker,
             [GivenBack(claim.task_id, claim.fence, Outcome.FAILED, delay_seconds=3600)],
         )
-        assert await present(client) == task
+        assert await get_existing(client) == task
 
     @pytest.mark.parametrize("status", ["pending", "in_progress"])
-    async def test_a_persons_task_is_open_until_they_are_done(
+    async def test_manual_task_holds_its_key_until_it_is_completed(
         self, client: httpx.AsyncClient, status: str
     ) -> None:
-        task = await made(client, handler=None, status=status)
-        assert await present(client) == task
+        task = await create_new(client, handler=None, status=status)
+        assert await get_existing(client) == task
         await client.patch(f"{TASKS}/{task}", json={"status": "completed"})
-        assert await made(client) != task
+        assert await create_new(client) != task
 
     @pytest.mark.parametrize(
         "outcome", [Outcome.COMPLETED, Outcome.FAILED, Outcome.CANCELLED, Outcome.DISCARDED]
     )
-    async def test_what_a_worker_has_ended_lets_go(
+    async def test_finished_task_releases_its_key(
         self,
         client: httpx.AsyncClient,
         connection: asyncpg.Connection,
-        held: Hold,
+        claim_task: ClaimTask,
         outcome: Outcome,
     ) -> None:
-        task = await made(client)
-        await end(connection, await held(task), outcome)
-        second = await made(client)
+        task = await create_new(client)
+        await finish_claim(connection, await claim_task(task), outcome)
+        second = await create_new(client)
         assert second != task
-        assert await present(client) == second
+        assert await get_existing(client) == second
 
-    async def test_cancelled_and_retried_it_holds_its_key_again_unless_another_has_it(
+    async def test_retried_task_holds_its_key_again_unless_another_task_does(
         self, client: httpx.AsyncClient
     ) -> None:
-        task = await made(client)
+        task = await create_new(client)
         await client.post(f"{TASKS}/{task}:cancel")
         await client.post(f"{TASKS}/{task}:retry")
-        assert await present(client) == task
+        assert await get_existing(client) == task
         await client.post(f"{TASKS}/{task}:cancel")
-        second = await made(client)
+        second = await create_new(client)
         assert (await client.post(f"{TASKS}/{task}:retry")).status_code == 200
-        assert await present(client) == second
+        assert await get_existing(client) == second
 
     @pytest.mark.parametrize("hard", [False, True])
     @pytest.mark.parametrize("is_held", [False, True])
-    async def test_a_deleted_one_lets_go(
-        self, client: httpx.AsyncClient, held: Hold, hard: bool, is_held: bool
+    async def test_deleted_task_releases_its_key(
+        self, client: httpx.AsyncClient, claim_task: ClaimTask, hard: bool, is_held: bool
     ) -> None:
-        task = await made(client, unique_seconds=3600)
+        task = await create_new(client, unique_seconds=3600)
         if is_held:
-            await held(task)
+            await claim_task(task)
         assert (await client.delete(f"{TASKS}/{task}", params={"hard": hard})).status_code == 204
-        assert await made(client) != task
+        assert await create_new(client) != task
 
 
 class TestRaces:
-    """Two transactions at one key, step by step."""
+    """Two transactions with one key, step by step."""
 
-    async def test_who_waited_for_a_creator_gets_that_ones_task(
+    async def test_create_that_waits_for_another_returns_its_task(
         self, client: httpx.AsyncClient, connection: asyncpg.Connection, other: asyncpg.Connection
     ) -> None:
-        await made(client, status="completed")
+        await create_new(client, status="completed")
         transaction = other.transaction()
         await transaction.start()
         task = await enqueue_async(other, "noop", unique_key="k")
-        waits = asyncio.create_task(post(client))
-        await waiting(connection, 1)
+        waiting = asyncio.create_task(post(client))
+        await wait_for_blocked_sessions(connection, 1)
         await transaction.commit()
-        answer = await waits
-        assert (answer.status_code, answer.json()["id"]) == (200, str(task))
+        response = await waiting
+        assert (response.status_code, response.json()["id"]) == (200, str(task))
 
-    @pytest.mark.parametrize("before", ["nothing", "an ended task"])
-    async def test_who_waited_for_a_creator_that_gave_up_makes_it(
+    @pytest.mark.parametrize("before", ["nothing", "a finished task"])
+    async def test_create_that_waits_for_a_rolled_back_one_creates_the_task(
         self,
         client: httpx.AsyncClient,
         connection: asyncpg.Connection,
         other: asyncpg.Connection,
         before: str,
     ) -> None:
-        if before == "an ended task":
-            await made(client, status="completed")
+        if before == "a finished task":
+            await create_new(client, status="completed")
         transaction = other.transaction()
         await transaction.start()
         await enqueue_async(other, "noop", unique_key="k")
-        waits = asyncio.create_task(post(client))
-        await waiting(connection, 1)
+        waiting = asyncio.create_task(post(client))
+        await wait_for_blocked_sessions(connection, 1)
         await transaction.rollback()
-        assert (await waits).status_code == 201
+        assert (await waiting).status_code == 201
 
-    async def test_a_completion_while_a_creator_waits_is_seen(
+    async def test_waiting_create_sees_that_the_task_completed(
         self,
         client: httpx.AsyncClient,
         connection: asyncpg.Connection,
         other: asyncpg.Connection,
-        held: Hold,
+        claim_task: ClaimTask,
     ) -> None:
-        task = await made(client)
-        claim = await held(task)
+        task = await create_new(client)
+        claim = await claim_task(task)
         transaction = other.transaction()
         await transaction.start()
         assert await enqueue_async(other, "noop", unique_key="k") == UUID(task)
-        waits = asyncio.create_task(post(client))
-        await waiting(connection, 1)
-        await end(connection, claim)
+        waiting = asyncio.create_task(post(client))
+        await wait_for_blocked_sessions(connection, 1)
+        await finish_claim(connection, claim)
         await transaction.commit()
-        answer = await waits
-        assert answer.status_code == 201
-        assert answer.json()["id"] != task
+        response = await waiting
+        assert response.status_code == 201
+        assert response.json()["id"] != task
 
-    async def test_batches_with_keys_in_opposite_order_do_not_wait_for_each_other(
+    async def test_batches_with_keys_in_opposite_order_do_not_deadlock(
         self, connection: asyncpg.Connection, database: str
     ) -> None:
         first, one, two = [await asyncpg.connect(database) for _ in range(3)]
@@ -254,7 +247,7 @@ class TestRaces:
         claims = []
         for number, (of, keys) in enumerate(((one, "amz"), (two, "zma")), 1):
             claims.append(asyncio.create_task(claim(of, keys)))
-            await waiting(connection, number)
+            await wait_for_blocked_sessions(connection, number)
         await blocks.rollback()
         await asyncio.gather(*claims)
         assert await connection.fetchval("SELECT count(*) FROM unique_keys") == 3
@@ -263,48 +256,48 @@ class TestRaces:
 
 
 class TestPeriod:
-    """A key with `unique_seconds`."""
+    """Keys with `unique_seconds`."""
 
-    async def test_it_holds_for_its_period_whatever_becomes_of_the_task(
+    async def test_key_is_held_for_its_period_even_if_the_task_ends(
         self, client: httpx.AsyncClient, connection: asyncpg.Connection
     ) -> None:
-        task = await made(client, unique_seconds=3600)
+        task = await create_new(client, unique_seconds=3600)
         await client.post(f"{TASKS}/{task}:cancel")
-        assert await present(client) == task
-        assert await present(client, unique_seconds=1) == task
+        assert await get_existing(client) == task
+        assert await get_existing(client, unique_seconds=1) == task
         left = "SELECT extract(epoch FROM expires_at - created_at) FROM unique_keys"
         assert await connection.fetchval(left) == 3600
         await connection.execute("UPDATE unique_keys SET expires_at = now()")
-        second = await made(client)
+        second = await create_new(client)
         assert second != task
         assert await connection.fetchval("SELECT expires_at FROM unique_keys") is None
 
-    async def test_it_holds_after_its_period_while_the_task_is_open(
+    async def test_key_is_held_after_its_period_while_the_task_is_open(
         self, client: httpx.AsyncClient, connection: asyncpg.Connection
     ) -> None:
-        task = await made(client, unique_seconds=3600)
+        task = await create_new(client, unique_seconds=3600)
         await connection.execute("UPDATE unique_keys SET expires_at = now()")
-        assert await present(client) == task
+        assert await get_existing(client) == task
 
 
 class TestMany:
-    """Batches and files."""
+    """Keys in batches and CSV files."""
 
-    async def test_a_batch_tells_which_were_there_also_twice_in_itself(
+    async def test_batch_reports_existing_tasks_and_duplicate_keys(
         self, client: httpx.AsyncClient, connection: asyncpg.Connection
     ) -> None:
-        there = await made(client, "there")
+        there = await create_new(client, "there")
         rows: list[dict[str, Any]] = [{"title": f"row {n}", "handler": "noop"} for n in range(5)]
         for row, key in zip(rows, ("new", None, "there", "new", "other"), strict=True):
             row["unique_key"] = key
-        answer = await post_batch(client, rows)
-        assert answer.status_code == 201, answer.text
-        told = Created.model_validate_json(answer.content)
-        assert (told.created, told.present) == (3, [2, 3])
-        assert [t.title for t in told.items] == ["row 0", "row 1", "a task", "row 0", "row 4"]
-        assert str(told.items[2].id) == there
+        response = await post_batch(client, rows)
+        assert response.status_code == 201, response.text
+        created = Created.model_validate_json(response.content)
+        assert (created.created, created.present) == (3, [2, 3])
+        assert [t.title for t in created.items] == ["row 0", "row 1", "a task", "row 0", "row 4"]
+        assert str(created.items[2].id) == there
         assert (
-            await tasks_in(connection)
+            await count_tasks(connection)
             == await connection.fetchval("SELECT count(*) FROM queue")
             == 4
         )
@@ -315,25 +308,25 @@ class TestMany:
             [0, 1],
         )
 
-    async def test_a_row_that_is_made_ended_holds_nothing_for_the_next(
+    async def test_row_created_as_completed_does_not_hold_its_key(
         self, client: httpx.AsyncClient
     ) -> None:
         row = {"title": "a", "unique_key": "k"}
-        told = (await post_batch(client, [row | {"status": "completed"}, row, row])).json()
-        assert (told["created"], told["present"]) == (2, [2])
-        assert await present(client) == told["items"][1]["id"]
+        created = (await post_batch(client, [row | {"status": "completed"}, row, row])).json()
+        assert (created["created"], created["present"]) == (2, [2])
+        assert await get_existing(client) == created["items"][1]["id"]
         ended = {"title": "a", "unique_key": "p", "status": "completed", "unique_seconds": 60}
-        told = (await post_batch(client, [ended, {"title": "b", "unique_key": "p"}])).json()
-        assert (told["created"], told["present"]) == (1, [1])
+        created = (await post_batch(client, [ended, {"title": "b", "unique_key": "p"}])).json()
+        assert (created["created"], created["present"]) == (1, [1])
 
-    async def test_a_file_tells_the_lines_of_those_that_were_there(
+    async def test_import_reports_the_lines_of_existing_tasks(
         self,
         client: httpx.AsyncClient,
         connection: asyncpg.Connection,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setattr(importer, "CHUNK", 2)
-        await made(client, "there")
+        await create_new(client, "there")
         lines = [
             "title,unique_key,unique_seconds",
             "a,k,60",
@@ -344,10 +337,10 @@ class TestMany:
             "e,k,",
             "f,new,",
         ]
-        report: ImportReport = await report_of(client, "\r\n".join(lines))
+        report: ImportReport = await import_csv(client, "\r\n".join(lines))
         assert (report.rows, report.created, report.skipped) == (7, 3, 1)
         assert (report.present, report.present_lines) == (3, [3, 4, 7])
-        assert await tasks_in(connection) == 4
+        assert await count_tasks(connection) == 4
         assert (
             await connection.fetchval("SELECT count(*) FROM unique_keys WHERE expires_at > now()")
             == 1
@@ -365,7 +358,7 @@ class TestMany:
         ({"unique_seconds": 60}, "unique_seconds"),
     ],
 )
-async def test_a_bad_key_or_period_is_refused(
+async def test_invalid_key_or_period_is_rejected(
     client: httpx.AsyncClient, fields: dict[str, Any], field: str
 ) -> None:
     problem = check_problem(
@@ -374,10 +367,10 @@ async def test_a_bad_key_or_period_is_refused(
     assert [error["field"] for error in problem["errors"]] == [field]
 
 
-async def test_the_same_request_again_is_answered_as_it_was_the_first_time(
+async def test_repeated_request_gets_the_first_response(
     client: httpx.AsyncClient,
 ) -> None:
-    task = await made(client)
+    task = await create_new(client)
     headers = {"Idempotency-Key": "once"}
     body = {"title": "b", "unique_key": "k"}
     assert (await client.post(TASKS, json=body, headers=headers)).status_code == 200
@@ -387,10 +380,10 @@ async def test_the_same_request_again_is_answered_as_it_was_the_first_time(
     assert again.headers["location"] == f"{TASKS}/{task}"
 
 
-async def test_the_maintenance_forgets_keys(
+async def test_maintenance_removes_keys(
     client: httpx.AsyncClient, connection: asyncpg.Connection, database: str
 ) -> None:
-    await made(client, status="completed")
+    await create_new(client, status="completed")
     await connection.execute("UPDATE unique_keys SET created_at = now() - interval '2 days'")
 
     pool = await asyncpg.create_pool(database, min_size=1, max_size=1)
@@ -398,23 +391,23 @@ async def test_the_maintenance_forgets_keys(
         Maintenance(settings_for(database, use_optional_servers=False), pool.acquire).run()
     )
 
-    async def gone() -> bool:
+    async def is_removed() -> bool:
         return not await connection.fetchval("SELECT count(*) FROM unique_keys")
 
-    await eventually("the key is gone", gone)
+    await eventually("removal of the key", is_removed)
     sweeps.cancel()
     await asyncio.gather(sweeps, return_exceptions=True)
     await pool.close()
 
 
-async def test_only_old_keys_that_hold_nothing_are_forgotten(
+async def test_only_old_keys_that_are_not_held_are_removed(
     client: httpx.AsyncClient, connection: asyncpg.Connection, other: asyncpg.Connection
 ) -> None:
     for key, fields in {
         "open": {}, "ended": {"status": "completed"}, "new": {"status": "completed"},
         "period": {"status": "completed", "unique_seconds": 10 * DAY}, "taken": {"status": "completed"},
     }.items():  # fmt: skip
-        await made(client, key, **fields)
+        await create_new(client, key, **fields)
     await connection.execute(
         "UPDATE unique_keys SET created_at = now() - interval '2 days' WHERE key <> 'new'"
     )
@@ -423,7 +416,7 @@ async def test_only_old_keys_that_hold_nothing_are_forgotten(
     await enqueue_async(other, "noop", unique_key="taken")
     assert await prune_unique_keys(connection, DAY) == 1
     await transaction.commit()
-    await client.post(f"{TASKS}/{await present(client, 'taken')}:cancel")
+    await client.post(f"{TASKS}/{await get_existing(client, 'taken')}:cancel")
     assert await prune_unique_keys(connection, DAY) == 0
     left = {row[0] for row in await connection.fetch("SELECT key FROM unique_keys")}
     assert left == {"open", "new", "period", "taken"}

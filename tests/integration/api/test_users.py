@@ -1,4 +1,4 @@
-"""Users: registered, listed, changed, disabled; and what that does to their tokens."""
+"""Users: registration, lists, changes, and the effect of changes on their tokens."""
 
 import asyncio
 
@@ -10,24 +10,23 @@ from task_service.api.auth.first_admin import FirstAdmin
 from task_service.domain.ids import new_id
 from task_service.domain.permissions import Role
 from task_service.services.context import Context
-from tests.integration.api.test_auth import ME, check_refused
-from tests.integration.api.test_bad_input import check_problem
-from tests.support.people import KEY, PASSWORD, People, bearer, log_in
+from tests.support.problems import check_invalid_token, check_problem
+from tests.support.secured_app import KEY, ME, PASSWORD, SecuredApp, bearer, log_in
 from tests.support.service_settings import settings_for
 
 pytestmark = pytest.mark.asyncio
 USERS = "/api/v1/users"
 
 
-async def test_an_administrator_registers_a_user_who_logs_in(people: People) -> None:
-    root = await people.register("root", "admin")
-    async with people.speaking(people.token(root)) as admin:
-        answer = await admin.post(
+async def test_registered_user_can_log_in(secured: SecuredApp) -> None:
+    root = await secured.register("root", "admin")
+    async with secured.client(secured.token(root)) as admin:
+        response = await admin.post(
             USERS, json={"username": "Ada.L", "password": PASSWORD, "role": "operator"}
         )
-        assert answer.status_code == 201, answer.text
-        made = answer.json()
-        assert answer.headers["location"] == f"{USERS}/{made['id']}"
+        assert response.status_code == 201, response.text
+        made = response.json()
+        assert response.headers["location"] == f"{USERS}/{made['id']}"
         assert set(made) == {
             "id", "username", "role", "disabled", "disabled_at", "created_by", "created_at", "updated_at",
             "last_login_at",
@@ -35,7 +34,7 @@ async def test_an_administrator_registers_a_user_who_logs_in(people: People) -> 
         assert (made["username"], made["role"], made["disabled"], made["created_by"]) == (
             "Ada.L", "operator", False, "root",
         )  # fmt: skip
-        assert (await admin.get(answer.headers["location"])).json() == made
+        assert (await admin.get(response.headers["location"])).json() == made
         assert (await log_in(admin, "ada.l")).status_code == 200
         check_problem(
             await admin.post(USERS, json={"username": "ADA.L", "password": PASSWORD}),
@@ -69,22 +68,22 @@ async def test_an_administrator_registers_a_user_who_logs_in(people: People) -> 
     ],
     ids=str,
 )
-async def test_bad_users_are_refused_by_field_and_their_passwords_not_repeated(
-    people: People, body: dict[str, object], field: str
+async def test_invalid_users_are_rejected_by_field_without_the_password(
+    secured: SecuredApp, body: dict[str, object], field: str
 ) -> None:
-    root = await people.register("root", "admin")
-    async with people.speaking(people.token(root)) as admin:
-        answer = await admin.post(USERS, json=body)
-    check_problem(answer, 422, "invalid_field")
-    assert [e["field"] for e in answer.json()["errors"]] == [field]
+    root = await secured.register("root", "admin")
+    async with secured.client(secured.token(root)) as admin:
+        response = await admin.post(USERS, json=body)
+    check_problem(response, 422, "invalid_field")
+    assert [e["field"] for e in response.json()["errors"]] == [field]
     if body.get("password"):
-        assert str(body["password"]) not in answer.text
+        assert str(body["password"]) not in response.text
 
 
-async def test_users_are_listed_in_pages(people: People) -> None:
+async def test_users_are_listed_in_pages(secured: SecuredApp) -> None:
     names = ["root", "b", "a", "c"]
-    users = [await people.register(name, Role.ADMIN) for name in names]
-    async with people.speaking(people.token(users[0])) as admin:
+    users = [await secured.register(name, Role.ADMIN) for name in names]
+    async with secured.client(secured.token(users[0])) as admin:
         first = (await admin.get(USERS, params={"limit": 3})).json()
         rest = (await admin.get(USERS, params={"limit": 3, "cursor": first["next_cursor"]})).json()
         assert [u["username"] for u in first["items"] + rest["items"]] == names
@@ -101,17 +100,17 @@ async def test_users_are_listed_in_pages(people: People) -> None:
 @pytest.mark.parametrize(
     "change", [{"role": "viewer"}, {"disabled": True}, {"password": "another horse battery"}]
 )
-async def test_what_an_administrator_changes_ends_the_users_log_ins_at_once(
-    people: People, change: dict[str, object]
+async def test_changes_of_a_user_end_their_sessions_at_once(
+    secured: SecuredApp, change: dict[str, object]
 ) -> None:
-    root, ada = await people.register("root", "admin"), await people.register("ada", "editor")
-    async with people.speaking(people.token(root)) as admin, people.speaking() as client:
+    root, ada = await secured.register("root", "admin"), await secured.register("ada", "editor")
+    async with secured.client(secured.token(root)) as admin, secured.client() as client:
         tokens = (await log_in(client, "ada")).json()
         assert (await client.get(ME, headers=bearer(tokens["access_token"]))).status_code == 200
-        answer = await admin.patch(f"{USERS}/{ada.id}", json=change)
-        assert answer.status_code == 200, answer.text
-        check_refused(await client.get(ME, headers=bearer(tokens["access_token"])))
-        check_refused(
+        response = await admin.patch(f"{USERS}/{ada.id}", json=change)
+        assert response.status_code == 200, response.text
+        check_invalid_token(await client.get(ME, headers=bearer(tokens["access_token"])))
+        check_invalid_token(
             await client.post(
                 "/api/v1/auth/refresh", json={"refresh_token": tokens["refresh_token"]}
             )
@@ -124,11 +123,11 @@ async def test_what_an_administrator_changes_ends_the_users_log_ins_at_once(
             ] == "viewer"
 
 
-async def test_a_user_who_is_let_in_again_needs_a_new_log_in_and_no_change_ends_nothing(
-    people: People,
+async def test_reenabled_user_must_log_in_again(
+    secured: SecuredApp,
 ) -> None:
-    root, ada = await people.register("root", "admin"), await people.register("ada")
-    async with people.speaking(people.token(root)) as admin, people.speaking() as client:
+    root, ada = await secured.register("root", "admin"), await secured.register("ada")
+    async with secured.client(secured.token(root)) as admin, secured.client() as client:
         tokens = (await log_in(client, "ada")).json()
         same = await admin.patch(f"{USERS}/{ada.id}", json={"role": "editor", "disabled": False})
         assert same.status_code == 200
@@ -136,15 +135,17 @@ async def test_a_user_who_is_let_in_again_needs_a_new_log_in_and_no_change_ends_
         await admin.patch(f"{USERS}/{ada.id}", json={"disabled": True})
         shown = (await admin.patch(f"{USERS}/{ada.id}", json={"disabled": False})).json()
         assert (shown["disabled"], shown["disabled_at"]) == (False, None)
-        check_refused(await client.get(ME, headers=bearer(tokens["access_token"])))
+        check_invalid_token(await client.get(ME, headers=bearer(tokens["access_token"])))
         assert (await log_in(client, "ada")).status_code == 200
         for body in ({"disabled": "yes"}, {"disabled": None}, {"role": None}, {"username": "x"}):
             check_problem(await admin.patch(f"{USERS}/{ada.id}", json=body), 422, "invalid_field")
 
 
-async def test_the_last_administrator_can_be_neither_disabled_nor_demoted(people: People) -> None:
-    root = await people.register("root", "admin")
-    async with people.speaking(people.token(root)) as admin:
+async def test_last_administrator_can_be_neither_disabled_nor_demoted(
+    secured: SecuredApp,
+) -> None:
+    root = await secured.register("root", "admin")
+    async with secured.client(secured.token(root)) as admin:
         for change in ({"disabled": True}, {"role": "operator"}):
             check_problem(await admin.patch(f"{USERS}/{root.id}", json=change), 409, "conflict")
         other = (
@@ -160,40 +161,40 @@ async def test_the_last_administrator_can_be_neither_disabled_nor_demoted(people
         assert changed.status_code == 200
 
 
-async def test_administrators_who_demote_each_other_at_once_leave_one(
-    people: People, connection: asyncpg.Connection
+async def test_one_administrator_remains_after_concurrent_demotions(
+    secured: SecuredApp, connection: asyncpg.Connection
 ) -> None:
     for round_ in range(5):
         await connection.execute("DELETE FROM users")
         a, b = (
-            await people.register(f"a{round_}", "admin"),
-            await people.register(f"b{round_}", "admin"),
+            await secured.register(f"a{round_}", "admin"),
+            await secured.register(f"b{round_}", "admin"),
         )
-        async with people.speaking(people.token(a)) as one, people.speaking(people.token(b)) as two:
-            answers = await asyncio.gather(
+        async with secured.client(secured.token(a)) as one, secured.client(secured.token(b)) as two:
+            responses = await asyncio.gather(
                 one.patch(f"{USERS}/{b.id}", json={"role": "viewer"}),
                 two.patch(f"{USERS}/{a.id}", json={"disabled": True}),
             )
-        assert 200 in [answer.status_code for answer in answers]
+        assert 200 in [response.status_code for response in responses]
         active = "SELECT count(*) FROM users WHERE role = 'admin' AND disabled_at IS NULL"
         assert await connection.fetchval(active) == 1
 
 
-async def test_the_first_administrator_is_made_once_by_many_instances_and_only_while_there_is_none(
-    people: People, database: str, connection: asyncpg.Connection
+async def test_concurrent_instances_create_one_first_administrator(
+    secured: SecuredApp, database: str, connection: asyncpg.Connection
 ) -> None:
-    given = {
+    settings = {
         "admin_username": "Root",
         "admin_password": PASSWORD,
         "secret_key": KEY,
         "auth_mode": "required",
     }
-    shared: Context = people.app.state.context
-    credentials = people.app.state.authenticator.credentials
+    shared: Context = secured.app.state.context
+    credentials = secured.app.state.authenticator.credentials
 
     def instance(**more: object) -> FirstAdmin:
         context = Context(
-            settings_for(database, **{**given, **more}), shared.engine, shared.wakeups
+            settings_for(database, **{**settings, **more}), shared.engine, shared.wakeups
         )
         return FirstAdmin(context, credentials)
 
@@ -206,7 +207,7 @@ async def test_the_first_administrator_is_made_once_by_many_instances_and_only_w
     await later.start()
     await later.done()
     assert await connection.fetchval("SELECT count(*) FROM users") == 1
-    async with people.speaking() as client:
+    async with secured.client() as client:
         assert (await log_in(client, made["username"])).status_code == 200
     none = instance(admin_username=None, admin_password=None)
     await none.start()
@@ -215,13 +216,15 @@ async def test_the_first_administrator_is_made_once_by_many_instances_and_only_w
         await one.stop()
 
 
-async def test_the_look_up_goes_by_the_present_role_not_by_the_tokens(
-    people: People, connection: asyncpg.Connection
+async def test_current_role_decides_and_not_the_role_in_the_token(
+    secured: SecuredApp, connection: asyncpg.Connection
 ) -> None:
-    ada = await people.register("ada", "admin")
-    token = people.token(ada)
-    await connection.execute("UPDATE users SET role = 'viewer'")  # as if by hand: the version stays
-    async with people.speaking(token) as client:
-        answer: httpx.Response = await client.get(USERS)
-    check_problem(answer, 403, "forbidden")
-    assert (answer.json()["needs"], answer.json()["role"]) == ("admin", "viewer")
+    ada = await secured.register("ada", "admin")
+    token = secured.token(ada)
+    await connection.execute(
+        "UPDATE users SET role = 'viewer'"
+    )  # as in a manual update, which keeps the version
+    async with secured.client(token) as client:
+        response: httpx.Response = await client.get(USERS)
+    check_problem(response, 403, "forbidden")
+    assert (response.json()["needs"], response.json()["role"]) == ("admin", "viewer")

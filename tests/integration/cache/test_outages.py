@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
@@ -13,20 +12,13 @@ from redis.asyncio import Redis
 from task_service.embedded import free_port
 from task_service.store.cache.cache import Missing
 from task_service.store.tasks import read_task as read_row
-from tests.integration.cache.conftest import Instance, Start
+from tests.support.cache_instances import Instance, StartInstance
 from tests.support.redis import RedisServer, redis_server
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio
 WAITING = "SELECT count(*) FROM cache_outbox"
 TIMEOUT_SECONDS = 0.25
-
-
-@pytest.fixture
-def dumping(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis that loads its dump when it starts."""
-    with redis_server(tmp_path) as server:
-        yield server
 
 
 async def delivered(connection: asyncpg.Connection) -> None:
@@ -49,45 +41,53 @@ async def kept_again(instance: Instance, task: UUID, url: str) -> None:
         await eventually("a fill", kept)
 
 
-async def test_a_value_in_an_old_dump_is_not_believed(start: Start, dumping: RedisServer) -> None:
-    writer, reader = await start(redis_url=dumping.url), await start(redis_url=dumping.url)
+async def test_a_value_in_an_old_dump_is_not_believed(
+    start: StartInstance, dumping_redis: RedisServer
+) -> None:
+    writer, reader = (
+        await start(redis_url=dumping_redis.url),
+        await start(redis_url=dumping_redis.url),
+    )
     task = await writer.create()
     assert await reader.title(task) == "0"
-    async with Redis.from_url(dumping.url, protocol=2) as client:
+    async with Redis.from_url(dumping_redis.url, protocol=2) as client:
         await client.save()
     await writer.update(task, title="new")
-    dumping.kill()
-    dumping.start()
-    async with Redis.from_url(dumping.url, protocol=2) as client:
+    dumping_redis.kill()
+    dumping_redis.start()
+    async with Redis.from_url(dumping_redis.url, protocol=2) as client:
         assert b'"title":"0"' in await client.get(f"tasks::{task}")
-        for instance in (reader, writer, await start(redis_url=dumping.url)):
-            await instance.trusted()
+        for instance in (reader, writer, await start(redis_url=dumping_redis.url)):
+            await instance.wait_until_trusted()
             assert await instance.title(task) == "new"
         assert b'"title":"new"' in await client.get(f"tasks::{task}")
 
 
 async def test_a_fill_that_began_before_a_restart_is_not_kept_after_it(
-    start: Start, dumping: RedisServer
+    start: StartInstance, dumping_redis: RedisServer
 ) -> None:
-    writer, slow = await start(redis_url=dumping.url), await start(redis_url=dumping.url)
+    writer, slow = (
+        await start(redis_url=dumping_redis.url),
+        await start(redis_url=dumping_redis.url),
+    )
     task = await writer.create()
     found = await slow.cache.read(task)
     old = await writer.read(task)
-    async with Redis.from_url(dumping.url, protocol=2) as client:
+    async with Redis.from_url(dumping_redis.url, protocol=2) as client:
         await client.delete(f"tasks::{task}")
         await client.save()  # with the mark that the slow reader has found
     await writer.update(task, title="new")
-    dumping.kill()
-    dumping.start()
+    dumping_redis.kill()
+    dumping_redis.start()
     assert found is not None
     assert old is not None
     await slow.cache.fill(found, task, old)  # type: ignore[arg-type]
-    await slow.trusted()
+    await slow.wait_until_trusted()
     assert await slow.title(task) == "new"
 
 
 async def test_while_redis_is_dead_reads_and_updates_go_on_and_it_is_used_when_it_is_back(
-    start: Start, redis: RedisServer, connection: asyncpg.Connection
+    start: StartInstance, redis: RedisServer, connection: asyncpg.Connection
 ) -> None:
     writer, reader = await start(), await start()
     task = await writer.create()
@@ -106,7 +106,7 @@ async def test_while_redis_is_dead_reads_and_updates_go_on_and_it_is_used_when_i
 
 
 async def test_a_redis_that_hangs_slows_only_the_first_reads_and_what_it_holds_is_not_old_when_it_goes_on(
-    start: Start, redis: RedisServer, connection: asyncpg.Connection
+    start: StartInstance, redis: RedisServer, connection: asyncpg.Connection
 ) -> None:
     writer, reader = await start(), await start()
     task = await writer.create()
@@ -130,7 +130,7 @@ async def test_a_redis_that_hangs_slows_only_the_first_reads_and_what_it_holds_i
 
 
 async def test_a_thousand_reads_at_once_of_a_hanging_redis_wait_for_it_once(
-    start: Start, redis: RedisServer
+    start: StartInstance, redis: RedisServer
 ) -> None:
     reader = await start()
     task = await reader.create()
@@ -151,7 +151,7 @@ async def test_a_thousand_reads_at_once_of_a_hanging_redis_wait_for_it_once(
 
 
 async def test_a_writer_alone_that_cannot_reach_redis_makes_reads_old_for_five_seconds_at_most(
-    start: Start, redis: RedisServer, connection: asyncpg.Connection
+    start: StartInstance, redis: RedisServer, connection: asyncpg.Connection
 ) -> None:
     writer, reader = (
         await start(redis_url=f"redis://127.0.0.1:{free_port()}/0", trusted=False),
@@ -160,7 +160,7 @@ async def test_a_writer_alone_that_cannot_reach_redis_makes_reads_old_for_five_s
     task = await writer.create()
     longest = 0.0
     for n in range(1, 4):
-        await reader.trusted()
+        await reader.wait_until_trusted()
         await kept_again(reader, task, redis.url)
         await writer.update(task, title=str(n))
         acknowledged = time.monotonic()
@@ -175,7 +175,7 @@ async def test_a_writer_alone_that_cannot_reach_redis_makes_reads_old_for_five_s
 
 
 async def test_a_reader_that_cannot_look_into_the_outbox_passes_the_cache_by(
-    start: Start, redis: RedisServer, connection: asyncpg.Connection
+    start: StartInstance, redis: RedisServer, connection: asyncpg.Connection
 ) -> None:
     writer, reader = (
         await start(redis_url=f"redis://127.0.0.1:{free_port()}/0", trusted=False),
@@ -195,7 +195,7 @@ async def test_a_reader_that_cannot_look_into_the_outbox_passes_the_cache_by(
 
 
 async def test_redis_that_goes_between_a_change_and_its_commit_is_told_by_the_outbox(
-    start: Start, redis: RedisServer, connection: asyncpg.Connection
+    start: StartInstance, redis: RedisServer, connection: asyncpg.Connection
 ) -> None:
     from task_service.domain.principals import ANONYMOUS
     from task_service.schemas.tasks import TaskChange
@@ -216,7 +216,7 @@ async def test_redis_that_goes_between_a_change_and_its_commit_is_told_by_the_ou
 
 
 async def test_a_redis_that_refuses_to_write_turns_the_cache_off_and_breaks_nothing(
-    start: Start, redis: RedisServer, connection: asyncpg.Connection
+    start: StartInstance, redis: RedisServer, connection: asyncpg.Connection
 ) -> None:
     writer, reader = await start(), await start()
     task = await writer.create()
@@ -236,7 +236,7 @@ async def test_a_redis_that_refuses_to_write_turns_the_cache_off_and_breaks_noth
 
 
 async def test_a_full_redis_keeps_nothing_more_but_forgets(
-    start: Start, redis: RedisServer, connection: asyncpg.Connection
+    start: StartInstance, redis: RedisServer, connection: asyncpg.Connection
 ) -> None:
     writer, reader = await start(), await start()
     task, other = await writer.create(), await writer.create()
@@ -252,7 +252,7 @@ async def test_a_full_redis_keeps_nothing_more_but_forgets(
 
 
 async def test_what_was_told_to_a_server_that_was_already_replaced_is_told_to_the_next_one(
-    start: Start, redis: RedisServer, tmp_path: Path
+    start: StartInstance, redis: RedisServer, tmp_path: Path
 ) -> None:
     file = tmp_path / "redis_url"
     file.write_text(redis.url)
@@ -276,7 +276,7 @@ async def test_what_was_told_to_a_server_that_was_already_replaced_is_told_to_th
 
 
 async def test_a_replica_is_not_used(
-    start: Start, redis: RedisServer, connection: asyncpg.Connection
+    start: StartInstance, redis: RedisServer, connection: asyncpg.Connection
 ) -> None:
     with redis_server() as other:
         async with Redis.from_url(other.url, protocol=2) as client:

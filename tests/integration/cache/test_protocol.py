@@ -25,7 +25,7 @@ from task_service.settings import Settings
 from task_service.store import tasks as store
 from task_service.store.cache.cache import Cache, Missing, NoCache
 from task_service.store.database import create_engine
-from tests.integration.cache.conftest import Instance, Start
+from tests.support.cache_instances import Instance, StartInstance
 from tests.support.redis import RedisServer
 from tests.support.service_settings import settings_for
 from tests.support.tasks import add_worker, quiet_wakeups
@@ -49,7 +49,7 @@ async def from_database(instance: Instance, task_id: UUID) -> store.TaskRow:
 
 
 async def test_the_first_read_fills_the_key_for_its_time_and_later_reads_need_no_database(
-    start: Start, keys: Redis, connection: asyncpg.Connection
+    start: StartInstance, keys: Redis, connection: asyncpg.Connection
 ) -> None:
     instance = await start()
     due = datetime.now(UTC) + timedelta(days=1)
@@ -65,7 +65,7 @@ async def test_the_first_read_fills_the_key_for_its_time_and_later_reads_need_no
 
 
 async def test_update_and_delete_remove_the_key_and_are_seen_at_once_by_every_process(
-    start: Start, keys: Redis
+    start: StartInstance, keys: Redis
 ) -> None:
     one, other = await start(), await start()
     task = await one.create()
@@ -74,16 +74,16 @@ async def test_update_and_delete_remove_the_key_and_are_seen_at_once_by_every_pr
         await one.update(task, title=change)
         assert not await keys.exists(f"tasks::{task}")
         assert await other.title(task) == change
-    await one.remove(task)
+    await one.delete(task)
     assert await other.read(task) is None
     erased = await one.create()
     await other.title(erased)
-    await one.remove(erased, hard=True)
+    await one.delete(erased, hard=True)
     assert await other.read(erased) is None
     assert not await keys.exists(f"tasks::{task}", f"tasks::{erased}")
 
 
-async def test_the_number_of_conversations_is_never_old(start: Start) -> None:
+async def test_the_number_of_conversations_is_never_old(start: StartInstance) -> None:
     one, other = await start(), await start()
     task = await one.create()
     before = await other.read(task)
@@ -98,7 +98,7 @@ async def test_the_number_of_conversations_is_never_old(start: Start) -> None:
 
 
 async def test_what_a_worker_or_time_alone_changes_is_not_kept(
-    start: Start, keys: Redis, connection: asyncpg.Connection
+    start: StartInstance, keys: Redis, connection: asyncpg.Connection
 ) -> None:
     instance = await start()
     worker = await add_worker(connection)
@@ -115,7 +115,9 @@ async def test_what_a_worker_or_time_alone_changes_is_not_kept(
     assert held.status == "processing"
 
 
-async def test_a_task_that_comes_back_to_a_person_is_kept_again(start: Start, keys: Redis) -> None:
+async def test_a_task_that_comes_back_to_a_person_is_kept_again(
+    start: StartInstance, keys: Redis
+) -> None:
     instance = await start()
     task = await instance.create(handler="noop")
     await instance.read(task)
@@ -127,7 +129,7 @@ async def test_a_task_that_comes_back_to_a_person_is_kept_again(start: Start, ke
 
 @pytest.mark.parametrize("evicted", [[], ["tasks::{}::stamp"], ["tasks::{}", "tasks::{}::stamp"]])
 async def test_a_slow_reader_does_not_bring_back_what_it_read_before_an_update(
-    start: Start, keys: Redis, evicted: list[str]
+    start: StartInstance, keys: Redis, evicted: list[str]
 ) -> None:
     slow, writer = await start(), await start()
     task = await slow.create()
@@ -142,7 +144,7 @@ async def test_a_slow_reader_does_not_bring_back_what_it_read_before_an_update(
 
 
 async def test_a_reader_that_is_slower_than_its_mark_fills_nothing(
-    start: Start, keys: Redis
+    start: StartInstance, keys: Redis
 ) -> None:
     slow = await start()
     task = await slow.create()
@@ -154,7 +156,7 @@ async def test_a_reader_that_is_slower_than_its_mark_fills_nothing(
 
 
 async def test_between_tombstone_and_commit_the_old_version_is_read_but_not_kept(
-    start: Start, keys: Redis
+    start: StartInstance, keys: Redis
 ) -> None:
     writer, reader = await start(), await start()
     task = await writer.create()
@@ -176,7 +178,7 @@ async def changed(context: Context, connection: AsyncConnection, task_id: UUID) 
 
 @pytest.mark.parametrize("fills", ["before the commit", "after the commit"])
 async def test_a_tombstone_that_is_evicted_before_the_commit_lets_nothing_old_stay(
-    start: Start, keys: Redis, fills: str
+    start: StartInstance, keys: Redis, fills: str
 ) -> None:
     writer, reader = await start(), await start()
     task = await writer.create()
@@ -202,7 +204,9 @@ def _filling(
     return seen[0], task, seen[1]
 
 
-async def test_a_writer_that_dies_right_after_its_commit_leaves_nothing_old(start: Start) -> None:
+async def test_a_writer_that_dies_right_after_its_commit_leaves_nothing_old(
+    start: StartInstance,
+) -> None:
     writer, reader = await start(), await start()
     task = await writer.create()
     assert await reader.title(task) == "0"
@@ -213,7 +217,9 @@ async def test_a_writer_that_dies_right_after_its_commit_leaves_nothing_old(star
     assert await reader.title(task) == "new"
 
 
-async def test_a_change_that_is_rolled_back_leaves_the_old_version_to_be_read(start: Start) -> None:
+async def test_a_change_that_is_rolled_back_leaves_the_old_version_to_be_read(
+    start: StartInstance,
+) -> None:
     writer, reader = await start(), await start()
     task = await writer.create()
     await reader.title(task)
@@ -229,7 +235,7 @@ async def test_a_change_that_is_rolled_back_leaves_the_old_version_to_be_read(st
     assert await reader.title(task) == "1"
 
 
-async def test_a_tombstone_never_goes_down(start: Start, keys: Redis) -> None:
+async def test_a_tombstone_never_goes_down(start: StartInstance, keys: Redis) -> None:
     instance = await start()
     task = await instance.create()
     for stamp in (9, 5):
@@ -242,7 +248,7 @@ async def test_a_tombstone_never_goes_down(start: Start, keys: Redis) -> None:
 
 
 async def test_a_day_of_the_log_is_kept_until_the_log_changes(
-    start: Start, connection: asyncpg.Connection
+    start: StartInstance, connection: asyncpg.Connection
 ) -> None:
     one, other = await start(), await start()
     task = await one.create()
@@ -265,11 +271,11 @@ async def test_a_day_of_the_log_is_kept_until_the_log_changes(
         ]
 
     assert (await read(), reads) == ([b"1"] * 3, 1)
-    await other.remove(task, hard=True)
+    await other.delete(task, hard=True)
     assert (await read(), reads) == ([b"0"] * 3, 2)
 
 
-async def test_a_day_that_was_read_before_a_load_is_not_kept_after_it(start: Start) -> None:
+async def test_a_day_that_was_read_before_a_load_is_not_kept_after_it(start: StartInstance) -> None:
     loader, reader = await start(), await start()
 
     async def load(connection: AsyncConnection) -> None:
@@ -308,13 +314,13 @@ FILL_DAY = """
 
 async def titles_of(client: httpx.AsyncClient, day: date) -> list[str]:
     """What service D lists of a day."""
-    answer = await client.get("/compat/d/tasks", params={"date": str(day)})
-    assert answer.status_code == 200, answer.text
-    return [entry["title"] for entry in answer.json()]
+    response = await client.get("/compat/d/tasks", params={"date": str(day)})
+    assert response.status_code == 200, response.text
+    return [entry["title"] for entry in response.json()]
 
 
 async def test_a_day_that_service_d_has_listed_is_read_from_the_cache(
-    start: Start, connection: asyncpg.Connection
+    start: StartInstance, connection: asyncpg.Connection
 ) -> None:
     day, other = date(2026, 1, 1), date(2026, 1, 2)
     async with client_of(await start()) as one, client_of(await start()) as two:
@@ -329,7 +335,7 @@ async def test_a_day_that_service_d_has_listed_is_read_from_the_cache(
 
 @pytest.mark.parametrize("count", [0, 3, 4, 5, 9])
 async def test_a_day_is_listed_whole_also_when_it_is_too_long_to_be_kept(
-    start: Start,
+    start: StartInstance,
     keys: Redis,
     connection: asyncpg.Connection,
     monkeypatch: pytest.MonkeyPatch,
@@ -348,7 +354,7 @@ async def test_a_day_is_listed_whole_also_when_it_is_too_long_to_be_kept(
 
 
 async def test_host_and_port_alone_are_a_redis_to_cache_limits_and_status(
-    start: Start, redis: RedisServer, keys: Redis
+    start: StartInstance, redis: RedisServer, keys: Redis
 ) -> None:
     where = {"redis_url": None, "redis_host": "127.0.0.1", "redis_port": redis.port}
     instance = await start(rate_limit_read="100/hour", **where)
@@ -361,7 +367,7 @@ async def test_host_and_port_alone_are_a_redis_to_cache_limits_and_status(
 
 
 async def test_credentials_are_read_again_when_the_server_asks_for_others(
-    start: Start, redis: RedisServer, keys: Redis, tmp_path: Path
+    start: StartInstance, redis: RedisServer, keys: Redis, tmp_path: Path
 ) -> None:
     file = tmp_path / "redis_url"
     file.write_text(redis.url)
@@ -371,7 +377,7 @@ async def test_credentials_are_read_again_when_the_server_asks_for_others(
     file.write_text(redis.url.replace("//", "//:secret@"))
     await keys.execute_command("AUTH", "secret")
     await keys.client_kill_filter(_type="normal", skipme=True)
-    await instance.trusted()
+    await instance.wait_until_trusted()
     await instance.title(task)
     assert await keys.exists(f"tasks::{task}")
 

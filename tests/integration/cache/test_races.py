@@ -7,19 +7,17 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from uuid import UUID
 
 import pytest
-import pytest_asyncio
 from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 
 from task_service.services import cached_reads
 from task_service.store import tasks as store
 from task_service.store.cache.cache import Missing
-from tests.integration.cache.conftest import Instance, Start
-from tests.support.redis import RedisServer, redis_server
+from tests.support.cache_instances import Instance, StartInstance
+from tests.support.redis import RedisServer
 
 pytestmark = pytest.mark.asyncio
 UPDATES_PER_TASK = 100
@@ -123,7 +121,7 @@ def reads_so_far() -> Counter[str]:
 
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_readers_updaters_and_evictions_race_and_no_read_is_old(
-    start: Start, keys: Redis, seed: int
+    start: StartInstance, keys: Redis, seed: int
 ) -> None:
     instances = [await start(redis_timeout_seconds=1.0) for _ in range(3)]
     race = Race(instances, [await instances[0].create() for _ in range(3)], seed)
@@ -143,32 +141,27 @@ async def test_readers_updaters_and_evictions_race_and_no_read_is_old(
     assert counted["miss"] > 100, counted
 
 
-@pytest_asyncio.fixture
-async def dumping(tmp_path: Path) -> RedisServer:
-    """A Redis that loads its dump when it starts."""
-    with redis_server(tmp_path) as server:
-        yield server
-
-
 async def test_a_redis_that_dies_and_comes_back_with_an_old_dump_makes_no_read_older_than_promised(
-    start: Start, dumping: RedisServer
+    start: StartInstance, dumping_redis: RedisServer
 ) -> None:
-    instances = [await start(redis_url=dumping.url, redis_timeout_seconds=1.0) for _ in range(3)]
+    instances = [
+        await start(redis_url=dumping_redis.url, redis_timeout_seconds=1.0) for _ in range(3)
+    ]
     race = Race(instances, [await instances[0].create() for _ in range(2)], seed=3)
     lives = 0
 
     async def die() -> None:
         nonlocal lives
-        async with Redis.from_url(dumping.url, protocol=2) as client:
+        async with Redis.from_url(dumping_redis.url, protocol=2) as client:
             for task in race.tasks:
                 await race.instances[0].read(task)
             await client.save()
         await asyncio.sleep(race.random.uniform(0.05, 0.2))
-        dumping.kill()
-        await asyncio.to_thread(dumping.start)
+        dumping_redis.kill()
+        await asyncio.to_thread(dumping_redis.start)
         lives += 1
         for instance in instances:
-            await instance.trusted()
+            await instance.wait_until_trusted()
         await asyncio.sleep(race.random.uniform(0.05, 0.2))
 
     await race.run(die)

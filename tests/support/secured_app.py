@@ -1,4 +1,4 @@
-"""Users of a secured application for tests: registered as the service does it, logged in or handed a token."""
+"""An application that requires authentication, with helpers to register users and log in."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,33 +18,34 @@ from task_service.store.users import UserRow
 
 KEY = "f2b1c4e89a7d63508e1f2a3b4c5d6e7f-test-only"
 PASSWORD = "correct horse battery"
+ME = "/api/v1/auth/me"
 
 
 @dataclass(frozen=True)
-class People:
-    """The people of one application."""
+class SecuredApp:
+    """An application with AUTH_MODE=required."""
 
     app: FastAPI
 
     async def register(
         self, name: str, role: Role | str = Role.EDITOR, password: str = PASSWORD
     ) -> UserRow:
-        """Make a user as an administrator would."""
+        """Create a user, as an administrator does."""
         context: Context = self.app.state.context
         new = NewUser.model_validate({"username": name, "role": role, "password": password})
         return await users.register(context, self.app.state.authenticator.credentials, new, SYSTEM)
 
     def token(self, user: UserRow) -> str:
-        """An access token of theirs, without a log-in."""
+        """Return an access token of the user, without a login."""
         bearer = Bearer(user.id, user.role, user.token_version, new_id())
         token: str = self.app.state.authenticator.credentials.tokens.access(bearer)
         return token
 
     @asynccontextmanager
-    async def speaking(
+    async def client(
         self, token: str | None = None, address: str = "127.0.0.1"
     ) -> AsyncIterator[httpx.AsyncClient]:
-        """A client of the application that sends this token, from this address."""
+        """Open a client with this token and this IP address."""
         headers = {"authorization": f"Bearer {token}"} if token else {}
         transport = httpx.ASGITransport(self.app, client=(address, 40_000))
         async with httpx.AsyncClient(
@@ -54,10 +55,10 @@ class People:
 
 
 async def log_in(client: httpx.AsyncClient, name: str, password: str = PASSWORD) -> httpx.Response:
-    """Ask for tokens."""
+    """Request tokens for a username and password."""
     return await client.post("/api/v1/auth/token", data={"username": name, "password": password})
 
 
 def bearer(token: str) -> dict[str, str]:
-    """The header that brings a token."""
+    """Return the header that carries a token."""
     return {"authorization": f"Bearer {token}"}

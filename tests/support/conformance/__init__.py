@@ -1,0 +1,1 @@
+"""Deployments of the service, and checks of their responses, for the conformance suites."""
