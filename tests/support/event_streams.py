@@ -22,7 +22,7 @@ IDS_IN_ORDER = """
 """
 
 
-def default_lease_settings(url: str, **more: object) -> Settings:
+def default_lease_settings(url: str, **more: Any) -> Settings:
     """Return settings with the default leases, so that slow transactions are not ended."""
     return settings_for(
         url, heartbeat_seconds=3, lease_seconds=15, db_pool_timeout_seconds=1, **more

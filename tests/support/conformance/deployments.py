@@ -14,7 +14,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import httpx
-import psycopg2  # type: ignore[import-untyped]
+import psycopg2
 
 from task_service.embedded import EmbeddedPostgres, free_port
 from tests.support.pooler import transaction_pooler
