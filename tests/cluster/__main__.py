@@ -45,10 +45,10 @@ def parser() -> argparse.ArgumentParser:
         "exec", help="run a command on node-1's network (the control plane's without nodes)"
     )
     run.add_argument("argv", nargs=argparse.REMAINDER)
-    commands.add_parser("cut", help="cut a node off the network; its processes go on").add_argument(
-        "node", type=int
-    )
-    commands.add_parser("mend", help="connect it again").add_argument("node", type=int)
+    commands.add_parser(
+        "disconnect", help="disconnect a node; its processes keep running"
+    ).add_argument("node", type=int)
+    commands.add_parser("reconnect", help="connect a node again").add_argument("node", type=int)
     pid = commands.add_parser(
         "pid", help="print the process id of a pod's container, to send it a signal"
     )
@@ -102,8 +102,8 @@ def main() -> None:
             cluster.load(*args.archives)
         case "exec":
             execute(cluster, args.argv)
-        case "cut" | "mend":
-            cluster.node(args.node).plug(connected=args.command == "mend")
+        case "disconnect" | "reconnect":
+            cluster.node(args.node).plug(connected=args.command == "reconnect")
         case "pid":
             pid(cluster, args)
 
