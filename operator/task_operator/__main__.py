@@ -1,4 +1,4 @@
-"""python -m task_operator run"""
+"""`python -m task_operator`: the same as the command `task-operator`."""
 
 import sys
 

@@ -1,7 +1,7 @@
-"""The console script: hears SIGTERM from its first line on.
+"""Console script that installs a SIGTERM handler before the slow imports.
 
-As process 1 of a container a program drops every SIGTERM for which it has no handler, and lives on until the kubelet
-kills it at the end of the grace period. The imports take a second, so the handler comes before them.
+Process 1 of a container ignores SIGTERM as long as it has no handler, so the kubelet would have to
+kill it at the end of the grace period. The imports take a second.
 """
 
 import os
@@ -9,8 +9,8 @@ import signal
 
 
 def main() -> int:
-    """Import the commands and run one; returns the exit code. Until the operator runs, SIGTERM ends it at once."""
+    """Run the command; return the exit code. SIGTERM exits immediately until the operator runs."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
-    from task_operator.process.cli import main as run  # noqa: PLC0415 - the point of this module
+    from task_operator.process.cli import main as run  # noqa: PLC0415 - see the docstring of this module
 
     return run()

@@ -1,7 +1,7 @@
-"""The gate before a rollout: the new image's migration Job must have succeeded. Pure decision, then action.
+"""The migration gate: a rollout waits until the migration Job of the new image has succeeded.
 
-The Job's name carries a hash of image and settings, so the Job of an image that has migrated once stays the proof:
-setting the old image back finds it and opens the gate at once.
+The Job's name contains a hash of the image and the settings. The Job of an image that has already
+migrated is still there, so a return to the old image passes the gate immediately.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Migrated:
 
 @dataclass(frozen=True)
 class Start:
-    """Create the Job; `failed` is the one to take away first."""
+    """Create the Job, after deleting `failed`."""
 
     attempt: int
     failed: Manifest | None = None
@@ -42,15 +42,15 @@ class Start:
 
 @dataclass(frozen=True)
 class Running:
-    """Wait; `trouble` is what the last failed pod of this Job said."""
+    """Wait; `last_error` is the message of the Job's last failed pod."""
 
     attempt: int
-    trouble: str = ""
+    last_error: str = ""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """Say why and wait `retry_seconds` until the next attempt."""
+    """Report the message and wait `retry_seconds` before the next attempt."""
 
     attempt: int
     message: str
@@ -63,7 +63,7 @@ Step = Migrated | Start | Running | Failed
 def decide(
     live: Manifest | None, pods: Iterable[Manifest], now: datetime, first_retry_seconds: float
 ) -> Step:
-    """What to do about the migration, from the live Job of the wanted image and the Job's pods."""
+    """Return the next step, given the Job of the desired image and that Job's pods."""
     if live is None:
         return Start(attempt=1)
     attempt = attempt_of(live)
@@ -87,7 +87,7 @@ def decide(
 
 
 def retry_seconds(attempt: int, reason: str, first: float) -> float:
-    """Pause before the next attempt; a Job that ran into its deadline has waited long enough.
+    """Return the pause before the next attempt; shorter after an exceeded deadline.
 
     >>> [retry_seconds(n, "BackoffLimitExceeded", 10) for n in (1, 2, 3, 9)]
     [10.0, 20.0, 40.0, 300.0]
@@ -100,28 +100,28 @@ def retry_seconds(attempt: int, reason: str, first: float) -> float:
 
 
 def attempt_of(job: Manifest) -> int:
-    """Which attempt a Job is, from 1."""
+    """Return the number of the attempt that a Job makes, starting at 1."""
     text = annotation(job, ATTEMPT_ANNOTATION)
     return int(text) if text.isdecimal() else 1
 
 
 def termination_message(pods: Iterable[Manifest]) -> str:
-    """What the Job's last failed container wrote to its termination log, or how it ended."""
-    endings: list[Manifest] = []
+    """Return the termination message of the last failed container, or its reason and exit code."""
+    failures: list[Manifest] = []
     for pod in pods:
         for status in container_statuses(pod):
             states = (dig(status, "state", "terminated"), dig(status, "lastState", "terminated"))
-            endings += [state for state in states if state and state.get("exitCode")]
-    if not endings:
+            failures += [state for state in states if state and state.get("exitCode")]
+    if not failures:
         return ""
-    last = max(endings, key=lambda ending: str(ending.get("finishedAt", "")))
+    last = max(failures, key=lambda failure: str(failure.get("finishedAt", "")))
     return str(
         last.get("message") or f"{last.get('reason', 'Error')}: exit code {last['exitCode']}"
     ).strip()
 
 
 async def start(cluster: Cluster, job: Manifest, step: Start, owner_uid: str) -> None:
-    """Create the migration Job, after the deletion of the failed one of the same name."""
+    """Create the migration Job, after deleting the failed Job with the same name."""
     if step.failed is not None:
         await cluster.delete(step.failed, owner_uid)
     metadata = job["metadata"] | {
@@ -132,5 +132,5 @@ async def start(cluster: Cluster, job: Manifest, step: Start, owner_uid: str) ->
 
 
 def is_active(job: Manifest) -> bool:
-    """Whether a Job still runs or may start pods."""
+    """Return True if a Job is running or may still start pods."""
     return not (condition_is_true(job, "Complete") or condition_is_true(job, "Failed"))

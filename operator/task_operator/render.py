@@ -1,4 +1,4 @@
-"""A TaskService's spec to manifests: the chart, rendered by helm, and what the operator adds to it."""
+"""Render the manifests of a TaskService: helm renders the chart, the operator adds metadata."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ from task_operator.kube.kinds import (
     kind_of,
 )
 from task_operator.kube.objects import component, name_of, namespace_of, uid_of
-from task_operator.process.settings import Settings
 from task_operator.spec import chart_values
 
 CACHED_RENDERS = 1024
@@ -36,24 +35,24 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class RenderError(Exception):
-    """The chart cannot be rendered with this spec, or renders what the operator refuses to apply."""
+    """Helm cannot render the chart with this spec, or the result contains a forbidden object."""
 
 
 @dataclass(frozen=True)
 class Desired:
-    """What should exist for one TaskService."""
+    """The desired objects of one TaskService."""
 
     children: tuple[Manifest, ...]
-    """In the order of KINDS, without the migration Job, Deployments without replicas."""
+    """In the order of KINDS, without the migration Job. The Deployments have no replicas field."""
     migration: Manifest | None
     replicas: Mapping[str, int] = field(default_factory=dict)
-    """Size by Deployment; a Deployment that an autoscaler owns is absent."""
+    """Number of replicas by Deployment, without the Deployments that an autoscaler controls."""
 
 
 def operator_values(
     spec: Mapping[str, Any], trusted_issuers: list[Manifest], namespace: str
 ) -> dict[str, Any]:
-    """The spec as chart values, with what only the operator knows: whom to trust, and where it runs itself."""
+    """Return the spec as chart values, with the trusted issuers and the operator's namespace."""
     return chart_values(spec) | {
         "trustedIssuers": trusted_issuers,
         "operator": {"namespace": namespace},
@@ -61,7 +60,7 @@ def operator_values(
 
 
 def digest(value: Any) -> str:
-    """A short hash of a JSON value.
+    """Return a short hash of a JSON value.
 
     >>> digest({"b": 1, "a": 2}) == digest({"a": 2, "b": 1})
     True
@@ -72,7 +71,7 @@ def digest(value: Any) -> str:
 
 
 def folder_digest(folder: Path) -> str:
-    """A hash of a folder's files, so that a new chart renders anew."""
+    """Return a hash of the files in a folder, so that a new chart invalidates cached renders."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return digest(
         [
@@ -83,14 +82,15 @@ def folder_digest(folder: Path) -> str:
 
 
 def parse(text: str) -> list[Manifest]:
-    """The objects in helm's output."""
+    """Parse the objects in helm's output."""
     return [document for document in yaml.load_all(text, Loader=_LOADER) if document]
 
 
-def refuse(manifests: list[Manifest], namespace: str) -> None:
-    """Raise RenderError for anything but the known kinds in the TaskService's own namespace."""
+def check_allowed(manifests: list[Manifest], namespace: str) -> None:
+    """Raise RenderError unless all objects have a known kind and the TaskService's namespace."""
     for manifest in manifests:
-        title = f"{manifest.get('apiVersion')} {manifest.get('kind')} {manifest.get('metadata', {}).get('name')}"
+        name = manifest.get("metadata", {}).get("name")
+        title = f"{manifest.get('apiVersion')} {manifest.get('kind')} {name}"
         if kind_of(manifest) not in KINDS:
             raise RenderError(
                 f"the chart renders {title}, which is not a kind that the operator applies"
@@ -99,9 +99,9 @@ def refuse(manifests: list[Manifest], namespace: str) -> None:
             raise RenderError(f"the chart renders {title} into another namespace than {namespace}")
 
 
-def desire(manifests: list[Manifest], task_service: Manifest) -> Desired:
-    """Make rendered manifests the TaskService's children; raises RenderError for what must not be applied."""
-    refuse(manifests, namespace_of(task_service))
+def desired_objects(manifests: list[Manifest], task_service: Manifest) -> Desired:
+    """Turn rendered manifests into children of the TaskService; raise RenderError if forbidden."""
+    check_allowed(manifests, namespace_of(task_service))
     order = {kind: place for place, kind in enumerate(KINDS)}
     children, migration, replicas = [], None, {}
     for manifest in sorted(
@@ -113,7 +113,7 @@ def desire(manifests: list[Manifest], task_service: Manifest) -> Desired:
         if kind_of(manifest) == JOB and component(manifest) == "migration":
             if migration:
                 raise RenderError("the chart renders two migration Jobs")
-            # A finished Job is the proof that its image has migrated: it must not vanish by itself.
+            # A finished Job proves that its image has migrated, so it must not expire.
             child["spec"].pop("ttlSecondsAfterFinished", None)
             migration = child
         else:
@@ -122,7 +122,7 @@ def desire(manifests: list[Manifest], task_service: Manifest) -> Desired:
 
 
 def adopt(manifest: Manifest, task_service: Manifest) -> Manifest:
-    """A manifest with owner reference, our label and the hash of what was rendered."""
+    """Return the manifest with owner reference, managed-by label and the hash of its content."""
     metadata = dict(manifest["metadata"])
     metadata["namespace"] = namespace_of(task_service)
     metadata["labels"] = dict(metadata.get("labels") or {}) | {MANAGED_BY_LABEL: MANAGER}
@@ -143,7 +143,7 @@ def adopt(manifest: Manifest, task_service: Manifest) -> Manifest:
 
 
 def without_empty(value: Any) -> Any:
-    """A copy without nulls, which mean "not mine" to server-side apply and would never look applied."""
+    """Return a copy without nulls: server-side apply does not record them as owned fields."""
     if isinstance(value, dict):
         return {name: without_empty(item) for name, item in value.items() if item is not None}
     if isinstance(value, list):
@@ -152,19 +152,22 @@ def without_empty(value: Any) -> Any:
 
 
 class Renderer:
-    """Runs helm; equal inputs are rendered once."""
+    """Runs helm and caches the results by input."""
 
-    def __init__(self, settings: Settings, kube_version: str) -> None:
-        self._helm = settings.helm
-        self._chart = settings.chart
-        self._namespace = settings.pod_namespace
+    def __init__(
+        self, helm: str, chart: Path, namespace: str, kube_version: str, renders_at_once: int
+    ) -> None:
+        """`namespace` is the operator's own, `kube_version` the version of the API server."""
+        self._helm = helm
+        self._chart = chart
+        self._namespace = namespace
         self._kube_version = kube_version
-        self._chart_digest = folder_digest(settings.chart)
-        self._limit = asyncio.Semaphore(settings.renders_at_once)
+        self._chart_digest = folder_digest(chart)
+        self._limit = asyncio.Semaphore(renders_at_once)
         self._cache: OrderedDict[str, str] = OrderedDict()
 
     async def render(self, task_service: Manifest, trusted_issuers: list[Manifest]) -> Desired:
-        """Everything that should exist for a TaskService; raises RenderError with helm's own words."""
+        """Return the desired objects of a TaskService; raise RenderError with helm's message."""
         name, namespace = name_of(task_service), namespace_of(task_service)
         values = operator_values(task_service.get("spec") or {}, trusted_issuers, self._namespace)
         key = digest([self._chart_digest, name, namespace, values])
@@ -178,19 +181,11 @@ class Renderer:
             if len(self._cache) > CACHED_RENDERS:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(key)
-        return desire(json.loads(text), task_service)
+        return desired_objects(json.loads(text), task_service)
 
     async def _template(self, name: str, namespace: str, values: Mapping[str, Any]) -> str:
-        command = [
-            self._helm,
-            "template",
-            name,
-            str(self._chart),
-            "--namespace",
-            namespace,
-            "--values",
-            "-",
-        ]
+        command = [self._helm, "template", name, str(self._chart)]
+        command += ["--namespace", namespace, "--values", "-"]
         command += ["--no-hooks", "--skip-tests", "--kube-version", self._kube_version]
         for version in API_VERSIONS:
             command += ["--api-versions", version]
@@ -212,6 +207,6 @@ class Renderer:
 
 
 def _helm_environment() -> dict[str, str]:
-    """Helm gets no credentials: it must not talk to the cluster, and its caches go where one can write."""
+    """Return helm's environment: no credentials for the cluster, and a writable cache folder."""
     folders = ("HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME", "HOME")
     return {"PATH": os.environ.get("PATH", "")} | dict.fromkeys(folders, tempfile.gettempdir())

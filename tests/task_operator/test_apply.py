@@ -162,7 +162,7 @@ def test_an_object_of_somebody_else_is_refused_and_left_alone(
     message = condition(kube.get("taskservice", "demo"), "Ready")["message"]
     assert (
         message
-        == "ServiceAccount demo exists and was not made by the operator: delete it, or choose another name"
+        == "ServiceAccount demo exists and was not created by the operator: delete it, or choose another name"
     )
     assert "labels" not in kube.get("serviceaccount", "demo")["metadata"]
 

@@ -5,18 +5,19 @@ from typing import Any
 
 import pytest
 
+from task_operator.kube.objects import rolled_out
 from task_operator.management.service_client import Instance, addresses
 from task_operator.migration import Failed, Migrated, Running, Start
 from task_operator.scaling.decide import (
-    ScaleDown,
     choose_retired,
     deletion_costs,
     may_lower,
     running_by_pod,
     stranded,
 )
-from task_operator.status.build import Situation, build, changes, is_paused, rolled_out
-from task_operator.status.diagnosis import Problem, find, is_stuck
+from task_operator.state import ScaleDown
+from task_operator.status.build import Observed, build, changes, is_paused
+from task_operator.status.diagnosis import Problem, diagnose, is_stuck
 from tests.task_operator.objects import deployment, pod, task_service
 
 Object = dict[str, Any]
@@ -130,7 +131,7 @@ class TestTroubles:
         ],
     )  # fmt: skip
     def test_a_config_error_names_the_secret_and_its_key(self, message: str, said: str) -> None:
-        assert find([waiting("CreateContainerConfigError", message)], {}, SPEC) == Problem(
+        assert diagnose([waiting("CreateContainerConfigError", message)], {}, SPEC) == Problem(
             "SecretNotFound", said
         )
 
@@ -151,7 +152,7 @@ class TestTroubles:
         stuck = pod(phase="Pending", spec=VOLUMES | {"nodeName": "n"})
         assert is_stuck(stuck)
         events = {"demo-worker-1": [{"reason": "FailedMount", "message": message}]}
-        assert find([stuck], events, SPEC) == Problem("SecretNotFound", said)
+        assert diagnose([stuck], events, SPEC) == Problem("SecretNotFound", said)
 
     @pytest.mark.parametrize(
         ("seen", "reason"),
@@ -163,29 +164,29 @@ class TestTroubles:
         ],
     )
     def test_other_reasons_are_told_too(self, seen: Object, reason: str) -> None:
-        problem = find([seen], {}, SPEC)
+        problem = diagnose([seen], {}, SPEC)
         assert problem is not None
         assert problem.reason == reason
 
     def test_starting_is_no_trouble_and_neither_is_a_pod_that_goes(self) -> None:
         going = waiting("ImagePullBackOff")
         going["metadata"] |= DELETING
-        assert find([waiting("ContainerCreating"), going], {}, SPEC) is None
+        assert diagnose([waiting("ContainerCreating"), going], {}, SPEC) is None
 
     def test_a_missing_secret_is_told_before_its_consequences(self) -> None:
         pods = [
             waiting("CrashLoopBackOff"),
             waiting("CreateContainerConfigError", 'secret "db" not found'),
         ]
-        problem = find(pods, {}, SPEC)
+        problem = diagnose(pods, {}, SPEC)
         assert problem is not None
         assert problem.reason == "SecretNotFound"
 
 
-def situation(**more: Any) -> Situation:
+def observed(**more: Any) -> Observed:
     given: Object = {"task_service": task_service(), "paused": False, "step": Migrated(), "api": deployment(),
                      "worker": deployment("demo-worker")}  # fmt: skip
-    return Situation(**(given | more))
+    return Observed(**(given | more))
 
 
 def states(status: Object) -> dict[str, tuple[str, str]]:
@@ -194,7 +195,7 @@ def states(status: Object) -> dict[str, tuple[str, str]]:
 
 class TestStatus:
     def test_all_is_well(self) -> None:
-        status = build(situation(), NOW)
+        status = build(observed(), NOW)
         assert states(status) == {
             "Ready": ("True", "Ready"), "Progressing": ("False", "Settled"), "Degraded": ("False", "AsExpected"),
             "Migrated": ("True", "MigrationSucceeded"), "Paused": ("False", "NotPaused"),
@@ -211,38 +212,38 @@ class TestStatus:
             ({"step": Running(1, "why")}, "MigrationFailed", "False", "True"),
             ({"api": deployment(availableReplicas=1)}, "RollingOut", "True", "False"),
             ({"worker": None}, "RollingOut", "True", "False"),
-            ({"trouble": Problem("SecretNotFound", "which")}, "SecretNotFound", "False", "True"),
+            ({"diagnosis": Problem("SecretNotFound", "which")}, "SecretNotFound", "False", "True"),
             ({"problem": Problem("RenderFailed", "why")}, "RenderFailed", "False", "True"),
         ],
     )
     def test_ready_says_what_it_waits_for(
         self, found: Object, ready: str, progressing: str, degraded: str
     ) -> None:
-        told = states(build(situation(**found), NOW))
+        told = states(build(observed(**found), NOW))
         assert told["Ready"] == ("False", ready)
         assert (told["Progressing"][0], told["Degraded"][0]) == (progressing, degraded)
 
     def test_a_failed_migration_names_the_version_that_serves(self) -> None:
-        told = build(situation(step=Failed(2, "no such table", 9)), NOW)["conditions"][0]["message"]
+        told = build(observed(step=Failed(2, "no such table", 9)), NOW)["conditions"][0]["message"]
         assert (
             told
-            == "registry/service:1 goes on serving; the migration failed (attempt 2): no such table"
+            == "registry/service:1 is still serving; the migration failed (attempt 2): no such table"
         )
 
     def test_a_failure_is_told_until_an_attempt_succeeds(self) -> None:
-        failed = build(situation(step=Failed(1, "why", 9)), NOW)
-        again = situation(task_service=task_service(status=failed), step=Running(2))
+        failed = build(observed(step=Failed(1, "why", 9)), NOW)
+        again = observed(task_service=task_service(status=failed), step=Running(2))
         assert build(again, NOW)["conditions"] == failed["conditions"]
 
     def test_while_pods_are_replaced_the_old_image_is_the_one_that_serves(self) -> None:
-        assert "image" not in build(situation(api=deployment(updatedReplicas=1)), NOW)
+        assert "image" not in build(observed(api=deployment(updatedReplicas=1)), NOW)
 
     def test_a_condition_keeps_its_time_while_its_status_stays(self) -> None:
-        before = build(situation(), NOW)
-        later = build(situation(task_service=task_service(status=before)), NOW.replace(hour=13))
+        before = build(observed(), NOW)
+        later = build(observed(task_service=task_service(status=before)), NOW.replace(hour=13))
         assert changes(before, later) is None
         broken = build(
-            situation(task_service=task_service(status=before), trouble=Problem("CrashLoop", "")),
+            observed(task_service=task_service(status=before), diagnosis=Problem("CrashLoop", "")),
             NOW.replace(hour=13),
         )
         times = {item["type"]: item["lastTransitionTime"] for item in broken["conditions"]}

@@ -109,7 +109,7 @@ async def test_of_two_candidates_that_see_a_free_lease_one_gets_it(
         return stale
 
     real, server.find = server.find, stale_answer  # type: ignore[method-assign]
-    assert not await third._attempt()
+    assert not await third.try_acquire()
     assert server.holder == "second"
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from task_operator.kube.informer import Store
 from task_operator.kube.kinds import CONFIG_MAP, POD, TASK_SERVICE
+from task_operator.kube.object_cache import ObjectCache
 from task_operator.management.trust import SigningKeys, Tokens
 from task_operator.process.settings import Settings
 from tests.task_operator.objects import pod, task_service
@@ -31,7 +31,7 @@ def config_map(version: int, *, uid: str = "u", owner: str = "owner") -> Object:
 
 class TestStore:
     def test_an_older_state_of_an_object_does_not_replace_a_newer_one(self) -> None:
-        store = Store()
+        store = ObjectCache()
         assert store.put(CONFIG_MAP, config_map(10))
         assert not store.put(CONFIG_MAP, config_map(9))
         assert store.get(CONFIG_MAP, "team", "x") == config_map(10)
@@ -39,36 +39,38 @@ class TestStore:
     def test_another_object_of_the_same_name_replaces_it_and_a_late_deletion_does_not_take_it(
         self,
     ) -> None:
-        store = Store()
+        store = ObjectCache()
         store.put(CONFIG_MAP, config_map(10))
         store.put(CONFIG_MAP, config_map(5, uid="other"))
         store.remove(CONFIG_MAP, config_map(10))
         assert store.of_instance(CONFIG_MAP, KEY) == [config_map(5, uid="other")]
 
     def test_children_are_those_with_the_controllers_uid(self) -> None:
-        store = Store()
+        store = ObjectCache()
         store.put(CONFIG_MAP, config_map(1))
         assert store.owned(KEY, "owner") == [config_map(1)]
         assert store.owned(KEY, "a former TaskService of that name") == []
 
     def test_a_listing_takes_away_what_is_gone_but_not_what_is_younger(self) -> None:
-        store = Store()
+        store = ObjectCache()
         store.put(CONFIG_MAP, config_map(10))
-        assert store.replace(CONFIG_MAP, None, [], version=9) == set()
-        assert store.replace(CONFIG_MAP, "elsewhere", [], version=11) == set()
-        assert store.replace(CONFIG_MAP, None, [], version=11) == {KEY}
+        store.replace(CONFIG_MAP, None, [], version=9)
+        store.replace(CONFIG_MAP, "elsewhere", [], version=11)
+        assert store.get(CONFIG_MAP, "team", "x") == config_map(10)
+        store.replace(CONFIG_MAP, None, [], version=11)
         assert store.get(CONFIG_MAP, "team", "x") is None
 
     def test_a_listing_tells_of_task_services_that_are_gone(self) -> None:
-        store = Store()
+        store = ObjectCache()
         store.put(TASK_SERVICE, task_service())
-        assert store.replace(TASK_SERVICE, None, [], version=1) == {KEY}
+        store.replace(TASK_SERVICE, None, [], version=1)
+        assert store.task_service(KEY) is None
 
     def test_the_last_state_of_a_deleted_pod_is_kept(self) -> None:
-        store = Store()
+        store = ObjectCache()
         store.put(POD, pod(phase="Running"))
         store.remove(POD, pod(phase="Failed"))
-        departed = store.departed("uid-1")
+        departed = store.deleted_pod("uid-1")
         assert departed is not None
         assert departed["status"]["phase"] == "Failed"
 
@@ -93,7 +95,7 @@ class Clock:
 async def test_a_token_is_kept_for_four_fifths_of_its_time() -> None:
     clock = Clock()
     issuer = FakeIssuer(clock)
-    tokens = Tokens(issuer, "ops", "operator", clock=lambda: clock.now)  # type: ignore[arg-type]
+    tokens = Tokens(issuer, "ops", "operator", clock=lambda: clock.now)
     first = await tokens.token(KEY)
     assert first == "operator@ops for task-service/team/demo #1"
     clock.now += timedelta(minutes=47)

@@ -9,8 +9,14 @@ import pytest
 import yaml
 
 from task_operator.kube.kinds import KINDS
-from task_operator.process.settings import Settings
-from task_operator.render import Desired, Renderer, RenderError, adopt, desire, operator_values
+from task_operator.render import (
+    Desired,
+    Renderer,
+    RenderError,
+    adopt,
+    desired_objects,
+    operator_values,
+)
 from tests.cluster.binaries import bin_dir
 from tests.support.skipping import skip_or_fail
 from tests.task_operator.objects import deployment, task_service
@@ -51,8 +57,7 @@ def helm() -> str:
 
 @pytest.fixture
 def renderer() -> Renderer:
-    settings = Settings(pod_name="test", helm=helm(), chart=ROOT / "charts/task-service")
-    return Renderer(settings, "v1.36.0")
+    return Renderer(helm(), ROOT / "charts/task-service", "ops", "v1.36.0", renders_at_once=2)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +74,7 @@ def renderer() -> Renderer:
 )
 def test_a_kind_that_is_not_in_the_list_is_refused(manifest: Object) -> None:
     with pytest.raises(RenderError, match="is not a kind that the operator applies"):
-        desire([manifest | {"metadata": {"name": "x"}}], task_service())
+        desired_objects([manifest | {"metadata": {"name": "x"}}], task_service())
 
 
 def test_another_namespace_is_refused() -> None:
@@ -79,7 +84,7 @@ def test_another_namespace_is_refused() -> None:
         "metadata": {"name": "x", "namespace": "kube-system"},
     }
     with pytest.raises(RenderError, match="into another namespace than team"):
-        desire([foreign], task_service())
+        desired_objects([foreign], task_service())
 
 
 def test_children_get_owner_namespace_label_and_the_hash_of_what_was_rendered() -> None:
@@ -103,7 +108,7 @@ def test_replicas_and_the_migration_are_taken_out() -> None:
     del scaled["spec"]["replicas"]
     for item in (fixed, scaled):
         del item["status"]
-    desired = desire(copy.deepcopy([fixed, JOB, scaled]), task_service())
+    desired = desired_objects(copy.deepcopy([fixed, JOB, scaled]), task_service())
     assert desired.replicas == {"demo-api": 2}
     assert all("replicas" not in child["spec"] for child in desired.children)
     assert desired.migration is not None
@@ -117,7 +122,7 @@ def test_nulls_are_left_out_since_they_can_never_look_applied() -> None:
         "metadata": {"name": "x", "labels": None},
         "data": {"a": None},
     }
-    (child,) = desire([manifest], task_service()).children
+    (child,) = desired_objects([manifest], task_service()).children
     assert child["data"] == {}
 
 

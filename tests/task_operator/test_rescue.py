@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from task_operator.management.service_client import Instance
-from task_operator.rescue.judge import Retirement, judge, newest_template, tells_of_an_end
+from task_operator.rescue.judge import Retirement, judge, may_have_died, newest_template
 from tests.task_operator.objects import POD_UID, pod, running, terminated
 
 STARTED = datetime(2026, 1, 1, 12, 0, 10, 900_000, UTC)
@@ -212,4 +212,4 @@ def test_the_template_of_the_youngest_pod_is_the_newest() -> None:
     ],
 )
 def test_only_pods_in_which_something_ended_wake_the_rescue(seen: Object, telling: bool) -> None:
-    assert tells_of_an_end(seen) is telling
+    assert may_have_died(seen) is telling

@@ -34,7 +34,7 @@ def stand_in() -> Iterator[FakeManagementPort]:
 
 @pytest.fixture
 async def client(stand_in: FakeManagementPort) -> AsyncIterator[ServiceClient]:
-    client = ServiceClient(KEY, Tokens(), stand_in.port)  # type: ignore[arg-type]
+    client = ServiceClient(KEY, Tokens(), stand_in.port)
     yield client
     await client.close()
 
@@ -85,7 +85,7 @@ async def test_when_nobody_answers_the_error_says_what_each_pod_did() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    client = ServiceClient(KEY, Tokens(), port)  # type: ignore[arg-type]
+    client = ServiceClient(KEY, Tokens(), port)
     with pytest.raises(ServiceUnreachableError, match=r"127\.0\.0\.1: .*failed"):
         await client.workers([api_pod("127.0.0.1")])
     with pytest.raises(ServiceUnreachableError, match="no pod of the service is running"):

@@ -1,4 +1,4 @@
-"""Plain requests to the API server; credentials come from kubernetes.aio, in a pod or from KUBECONFIG."""
+"""Requests to the API server through the public ApiClient of `kubernetes.aio`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import json
 import os
 import ssl
 from typing import Any
-from urllib.parse import urlencode
 
 import aiohttp
 import kopf
-from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
+from kubernetes.aio.client import ApiClient, Configuration
 
-from task_operator.kube.kinds import Manifest
+from task_operator.kube.kinds import MANAGER, Manifest
 
 REQUEST_TIMEOUT_SECONDS = 30.0
 APPLY = "application/apply-patch+yaml"
@@ -22,7 +21,7 @@ JSON = "application/json"
 
 
 class ApiError(Exception):
-    """The API server's answer, when it is not a success; status 0 stands for no answer at all."""
+    """An error response of the API server; status 0 if there was no response."""
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(f"{reason} ({status}): {message}")
@@ -32,13 +31,13 @@ class ApiError(Exception):
 
 
 class Login(kopf.ConnectionInfo):
-    """Credentials for kopf's watches, checked like those of our own requests."""
+    """Credentials for kopf's watches, with the same certificate checks as our own requests."""
 
     def as_ssl_context(self) -> ssl.SSLContext:
-        """The chain, the name and the dates are checked, the letter of RFC 5280 is not.
+        """Return a context that checks chain, host name and dates, but not strictly RFC 5280.
 
-        Since Python 3.13 the default refuses authorities without a key usage extension. Kubernetes has never asked for
-        one, and many clusters' authorities lack it.
+        Since Python 3.13 the default rejects certificate authorities without a key usage
+        extension. Kubernetes does not require that extension, and many clusters lack it.
         """
         context = super().as_ssl_context()
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
@@ -46,40 +45,36 @@ class Login(kopf.ConnectionInfo):
 
 
 class KubeApi:
-    """One session with the API server."""
+    """Requests to the API server, by path."""
 
-    def __init__(self, configuration: Any) -> None:
-        self._configuration = configuration
-        self._rest = kubernetes_client.rest.RESTClientObject(configuration)
-        self._session = self._rest._create_pool_manager()
+    def __init__(self, client: ApiClient) -> None:
+        self._client = client
 
     @classmethod
     async def connect(cls) -> KubeApi:
-        """Take the credentials of the pod, or those of KUBECONFIG outside of a cluster.
+        """Load the credentials of the pod, or those of KUBECONFIG outside a cluster.
 
-        Raises kubernetes.aio.config.ConfigException when there are neither.
+        Raise kubernetes.aio.config.ConfigException if there are neither.
         """
-        configuration = kubernetes_client.Configuration()
+        configuration = Configuration()
         configuration.disable_strict_ssl_verification = True  # see Login
         if os.environ.get("KUBECONFIG") or not os.environ.get("KUBERNETES_SERVICE_HOST"):
             await kubernetes_config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         else:
             kubernetes_config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-        return cls(configuration)
+        client = ApiClient(configuration)
+        client.user_agent = MANAGER
+        return cls(client)
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._session.close()
-
-    async def authorization(self) -> str:
-        """The Authorization header of this moment; empty with client certificates."""
-        settings = await self._configuration.auth_settings()
-        return str((settings.get("BearerToken") or {}).get("value") or "")
+        await self._client.close()  # type: ignore[no-untyped-call]
 
     async def login(self) -> kopf.ConnectionInfo:
-        """The same credentials for kopf's watches."""
-        scheme, _, token = (await self.authorization()).partition(" ")
-        configuration = self._configuration
+        """Return the same credentials for kopf's watches."""
+        configuration = self._client.configuration
+        bearer = (await configuration.auth_settings()).get("BearerToken") or {}
+        scheme, _, token = str(bearer.get("value") or "").partition(" ")
         return Login(
             server=configuration.host,
             ca_path=configuration.ssl_ca_cert,
@@ -99,30 +94,30 @@ class KubeApi:
         body: Any = None,
         content_type: str = JSON,
     ) -> Manifest:
-        """One request; the answer's JSON. Raises ApiError, also when there is no answer."""
-        headers = {
-            "Accept": "application/json, */*;q=0.5",
-            "Content-Type": content_type,
-            "User-Agent": "task-operator",
-        }
-        if authorization := await self.authorization():
-            headers["Authorization"] = authorization
-        url = self._configuration.host + path + (f"?{urlencode(query)}" if query else "")
-        data = None if body is None else json.dumps(body)
+        """Send a request and return the response as JSON.
+
+        Raise ApiError for an error response, and if there is no response.
+        """
+        call = await self._client.param_serialize(
+            method,
+            path,
+            query_params=query,
+            header_params={"Accept": "application/json, */*;q=0.5", "Content-Type": content_type},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_SECONDS)
         try:
-            timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_SECONDS)
-            async with self._session.request(
-                method, url, data=data, headers=headers, timeout=timeout
-            ) as response:
-                text = await response.text()
+            response = await self._client.call_api(*call, _request_timeout=timeout)
+            content: bytes = await response.read()  # type: ignore[no-untyped-call]
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ApiError(
                 0, "Unreachable", f"{method} {path}: {str(error) or type(error).__name__}"
             ) from error
-        return _answer(response.status, text)
+        return _parse(response.status, content.decode(errors="replace"))
 
     async def find(self, path: str) -> Manifest | None:
-        """GET one object; None when it does not exist."""
+        """Return one object, or None if it does not exist."""
         try:
             return await self.request("GET", path)
         except ApiError as error:
@@ -131,7 +126,7 @@ class KubeApi:
             raise
 
 
-def _answer(status: int, text: str) -> Manifest:
+def _parse(status: int, text: str) -> Manifest:
     try:
         document = json.loads(text) if text else {}
     except ValueError:

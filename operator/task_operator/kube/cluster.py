@@ -1,4 +1,4 @@
-"""All that the operator reads from and writes to Kubernetes, apart from the watches."""
+"""Reads and writes of Kubernetes objects, except for the watches."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from task_operator.kube.api_client import APPLY, MERGE, ApiError, KubeApi
-from task_operator.kube.informer import Store
 from task_operator.kube.kinds import (
     CHILD_SELECTOR,
     DEPLOYMENT,
@@ -22,6 +21,7 @@ from task_operator.kube.kinds import (
     Manifest,
     kind_of,
 )
+from task_operator.kube.object_cache import ObjectCache
 from task_operator.kube.objects import controller, name_of, namespace_of, uid_of
 
 TOKEN_SECONDS = 7200
@@ -30,22 +30,22 @@ DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 
 
 class RefusedError(Exception):
-    """The operator must not or cannot touch this object; the text says what to do."""
+    """The operator must not or cannot change this object; the message contains the remedy."""
 
 
 class Cluster:
-    """Every write goes through here, and what the API server answers is remembered at once."""
+    """Reads and writes; the response to a write updates the cache immediately."""
 
-    def __init__(self, api: KubeApi, store: Store) -> None:
+    def __init__(self, api: KubeApi, cache: ObjectCache) -> None:
         self._api = api
-        self._store = store
+        self._cache = cache
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
-        """Read one object from the API server itself."""
+        """Read one object from the API server, not from the cache."""
         return await self._api.find(kind.path(namespace, name))
 
-    async def refresh(self, kind: Kind, namespace: str | None) -> set[tuple[str, str]]:
-        """List a kind page by page into the store; returns the TaskServices that lost an object unnoticed."""
+    async def refresh(self, kind: Kind, namespace: str | None) -> None:
+        """List a kind, page by page, and replace its objects in the cache."""
         selector = {TASK_SERVICE: "", POD: POD_SELECTOR}.get(kind, CHILD_SELECTOR)
         items: list[Manifest] = []
         query = {"limit": str(PAGE)} | ({"labelSelector": selector} if selector else {})
@@ -57,15 +57,16 @@ class Cluster:
             ]
             metadata = page["metadata"]
             if not metadata.get("continue"):
-                return self._store.replace(kind, namespace, items, int(metadata["resourceVersion"]))
+                self._cache.replace(kind, namespace, items, int(metadata["resourceVersion"]))
+                return
             query["continue"] = metadata["continue"]
 
     async def apply(self, manifest: Manifest) -> Manifest:
-        """Apply a child server-side, as its owner; raises ApiError."""
+        """Apply a child with server-side apply; raise ApiError."""
         return await self._apply(manifest, MANAGER)
 
     async def apply_replicas(self, deployment: Manifest, replicas: int) -> Manifest:
-        """Set a Deployment's size as a field manager of its own, which owns nothing else."""
+        """Set a Deployment's replicas under a separate field manager that owns only this field."""
         return await self._apply(
             {
                 "apiVersion": DEPLOYMENT.api_version,
@@ -87,11 +88,14 @@ class Cluster:
             body=manifest,
             content_type=APPLY,
         )
-        self._store.put(kind, live)
+        self._cache.put(kind, live)
         return live
 
     async def delete(self, obj: Manifest, owner_uid: str) -> bool:
-        """Delete a child of ours, and only the very object that was seen; False when it was not there any more."""
+        """Delete a child of the TaskService, but no other object with the same name.
+
+        Return False if the child no longer exists.
+        """
         kind = kind_of(obj)
         if kind not in KINDS or (controller(obj) or {}).get("uid") != owner_uid:
             raise RefusedError(
@@ -101,7 +105,7 @@ class Cluster:
         return await self._delete(kind, obj, options)
 
     async def delete_pod(self, pod: Manifest) -> bool:
-        """Have a pod replaced by its controller."""
+        """Delete a pod, so that its controller replaces it."""
         return await self._delete(POD, pod, {"preconditions": {"uid": uid_of(pod)}})
 
     async def _delete(self, kind: Kind, obj: Manifest, options: Manifest) -> bool:
@@ -110,13 +114,16 @@ class Cluster:
                 "DELETE", kind.path(namespace_of(obj), name_of(obj)), body=options
             )
         except ApiError as error:
-            if error.status in (404, 409):  # gone, or another object of that name
+            if error.status in (404, 409):  # deleted, or replaced by an object with the same name
                 return False
             raise
         return True
 
     async def patch_status(self, task_service: Manifest, status: Manifest) -> None:
-        """Write a status; null removes a field. An object that is gone meanwhile is no error."""
+        """Merge a patch into the status; null removes a field.
+
+        A TaskService that has been deleted in the meantime is not an error.
+        """
         path = TASK_SERVICE.path(namespace_of(task_service), name_of(task_service)) + "/status"
         body = {"metadata": {"uid": uid_of(task_service)}, "status": status}
         try:
@@ -127,10 +134,10 @@ class Cluster:
             if error.status in (404, 409):
                 return
             raise
-        self._store.put(TASK_SERVICE, live)
+        self._cache.put(TASK_SERVICE, live)
 
     async def set_deletion_cost(self, pod: Manifest, cost: int) -> None:
-        """Tell the ReplicaSet controller how dear a pod is when it has to choose one to delete."""
+        """Set the pod's deletion cost; the ReplicaSet controller deletes cheap pods first."""
         await self._api.request(
             "PATCH",
             POD.path(namespace_of(pod), name_of(pod)),
@@ -140,7 +147,7 @@ class Cluster:
         )
 
     async def events_about(self, obj: Manifest) -> list[Manifest]:
-        """Events of one object, such as a pod's failed mounts."""
+        """Return the events of one object, such as a pod's failed mounts."""
         query = {"fieldSelector": f"involvedObject.uid={uid_of(obj)}", "limit": "100"}
         answer = await self._api.request("GET", EVENT.path(namespace_of(obj)), query=query)
         return list(answer.get("items") or ())
@@ -148,7 +155,7 @@ class Cluster:
     async def record_event(
         self, task_service: Manifest, kind: str, reason: str, message: str
     ) -> None:
-        """Write an event about a TaskService (kind: Normal or Warning)."""
+        """Create an event about a TaskService (kind: Normal or Warning)."""
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         namespace, name = namespace_of(task_service), name_of(task_service)
         reference = {
@@ -175,7 +182,10 @@ class Cluster:
         await self._api.request("POST", EVENT.path(namespace), body=event)
 
     async def request_token(self, namespace: str, account: str, audience: str) -> tuple[str, str]:
-        """A token of the operator's own account for one audience; the token and when it ends (RFC 3339)."""
+        """Request a token of the operator's ServiceAccount for one audience.
+
+        Return the token and its expiration time (RFC 3339).
+        """
         answer = await self._api.request(
             "POST",
             SERVICE_ACCOUNT.path(namespace, account) + "/token",
@@ -188,16 +198,16 @@ class Cluster:
         return str(answer["status"]["token"]), str(answer["status"]["expirationTimestamp"])
 
     async def signing_keys(self) -> tuple[str, Manifest]:
-        """The issuer of the cluster's ServiceAccount tokens and its keys (JWKS)."""
+        """Return the issuer of the cluster's ServiceAccount tokens, and its public keys (JWKS)."""
         discovery = await self._api.request("GET", "/.well-known/openid-configuration")
         return str(discovery["issuer"]), await self._api.request("GET", "/openid/v1/jwks")
 
     async def version(self) -> str:
-        """Version of the API server, as Helm takes it."""
+        """Return the version of the API server, in the form that Helm accepts."""
         return str((await self._api.request("GET", "/version"))["gitVersion"])
 
-    async def serves_task_services(self) -> bool:
-        """Whether the CRD is installed."""
+    async def has_task_service_crd(self) -> bool:
+        """Return True if the CRD is installed."""
         answer = await self._api.find(f"/apis/{TASK_SERVICE.api_version}")
         return any(
             item["name"] == TASK_SERVICE.plural for item in (answer or {}).get("resources") or ()

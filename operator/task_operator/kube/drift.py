@@ -1,8 +1,9 @@
-"""Whether an object still holds what was applied: pure, from the managedFields that every watch event carries.
+"""Drift detection: pure functions that compare an object with the manifest that was applied.
 
-A field that we applied stays in our entry of managedFields until somebody else sets it to another value or removes it.
-So "every field of the manifest is in our entry" means that nobody changed what is ours, whatever defaults the API
-server added and whatever foreign fields there are, and it costs no request.
+They read managedFields, which every watch event contains. A field that we applied stays in our
+entry of managedFields until another client changes its value or removes it. If every field of the
+manifest is in our entry, nobody has changed our fields. Defaults of the API server and fields of
+other managers do not matter, and the comparison needs no request.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from typing import Any
 
 from task_operator.kube.kinds import MANAGER, Manifest
 
-# Identity of an object, never listed in managedFields.
+# Fields that identify an object. managedFields never lists them.
 IDENTITY = frozenset({"apiVersion", "kind"})
 METADATA_IDENTITY = frozenset({"name", "namespace"})
 
 
 def owned_fields(live: Manifest, manager: str = MANAGER) -> dict[str, Any]:
-    """The fieldsV1 tree of what the manager applied; empty when it applied nothing."""
+    """Return the fieldsV1 tree of what the manager applied; empty if it applied nothing."""
     for entry in live["metadata"].get("managedFields") or ():
         if (
             entry.get("manager") == manager
@@ -31,7 +32,7 @@ def owned_fields(live: Manifest, manager: str = MANAGER) -> dict[str, Any]:
 
 
 def lost_fields(manifest: Manifest, live: Manifest) -> frozenset[str]:
-    """Paths of the manifest that are not ours in the live object."""
+    """Return the paths of the manifest that the operator does not own in the live object."""
     body = {name: value for name, value in manifest.items() if name not in IDENTITY}
     body["metadata"] = {
         name: value for name, value in manifest["metadata"].items() if name not in METADATA_IDENTITY
@@ -40,7 +41,7 @@ def lost_fields(manifest: Manifest, live: Manifest) -> frozenset[str]:
 
 
 def _lost(node: Any, fields: dict[str, Any], path: str) -> Iterator[str]:
-    """Walk a manifest along fieldsV1; an empty tree below a field means that it is owned whole."""
+    """Compare a manifest with fieldsV1; an empty tree means that we own the whole field."""
     if isinstance(node, dict):
         for name, value in node.items():
             below = fields.get(f"f:{name}")
@@ -58,16 +59,11 @@ def _lost_items(items: list[Any], fields: dict[str, Any], path: str) -> Iterator
     ]
     if keyed:
         for item in items:
-            # A key that the manifest leaves out has the API server's default (a port's protocol).
-            found = [
-                b
-                for keys, b in keyed
-                if all(item.get(key, value) == value for key, value in keys.items())
-            ]
-            if found:
-                yield from _lost(item, found[0], f"{path}[{_title(item)}]")
-            else:
+            below = _fields_of_item(item, keyed)
+            if below is None:
                 yield f"{path}[{_title(item)}]"
+            else:
+                yield from _lost(item, below, f"{path}[{_title(item)}]")
         return
     values = {name[2:] for name in fields if name.startswith("v:")}
     if values:
@@ -79,8 +75,18 @@ def _lost_items(items: list[Any], fields: dict[str, Any], path: str) -> Iterator
         yield path
 
 
+def _fields_of_item(
+    item: Manifest, keyed: list[tuple[Manifest, dict[str, Any]]]
+) -> dict[str, Any] | None:
+    """Find the fields of a list item; a key that it omits has the API server's default."""
+    for keys, below in keyed:
+        if all(item.get(key, value) == value for key, value in keys.items()):
+            return below
+    return None
+
+
 def _leaves(value: Any, path: str) -> Iterator[str]:
-    """A missing field counts once; an empty value says nothing and is never missing."""
+    """Yield the path of a missing field once; an empty value is never missing."""
     if value not in ({}, [], None):
         yield path
 

@@ -1,4 +1,7 @@
-"""The one list of what the operator may create, change and delete; RBAC and tests follow it."""
+"""The kinds that the operator may create, change and delete, and the names it uses.
+
+The RBAC rules of the chart must match `KINDS`; a test compares them.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ POD_SELECTOR = f"{NAME_LABEL}={APPLICATION}"
 
 @dataclass(frozen=True)
 class Kind:
-    """A namespaced kind and how its address is built."""
+    """A namespaced kind, and the paths of its objects in the API."""
 
     api_version: str
     kind: str
@@ -37,7 +40,7 @@ class Kind:
 
     @property
     def group(self) -> str:
-        """API group; empty for the core group.
+        """The API group; empty for the core group.
 
         >>> Kind("apps/v1", "Deployment", "deployments").group
         'apps'
@@ -45,7 +48,7 @@ class Kind:
         return self.api_version.rpartition("/")[0]
 
     def path(self, namespace: str | None, name: str = "") -> str:
-        """URL path of one object, or of the collection when no name is given.
+        """The URL path of one object, or of the collection if `name` is empty.
 
         >>> Kind("v1", "Pod", "pods").path("one", "two")
         '/api/v1/namespaces/one/pods/two'
@@ -68,7 +71,7 @@ KINDS = (
     Kind("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers"),
     Kind("networking.k8s.io/v1", "Ingress", "ingresses"),
 )
-"""In the order in which they are applied: what pods need comes before the pods."""
+"""In the order in which they are applied: dependencies of pods come before the pods."""
 
 TASK_SERVICE = Kind(f"{GROUP}/v1alpha1", "TaskService", "taskservices")
 POD = Kind("v1", "Pod", "pods")
@@ -81,7 +84,7 @@ DEPLOYMENT = KINDS[6]
 
 
 def known_kind(manifest: Manifest) -> Kind:
-    """The kind of a manifest that `kind_of` knows; raises LookupError for others."""
+    """Return the kind of a manifest; raise LookupError if it is not a known kind."""
     kind = kind_of(manifest)
     if kind is None:
         raise LookupError(f"{manifest.get('kind')} is not a kind that the operator applies")
@@ -89,7 +92,7 @@ def known_kind(manifest: Manifest) -> Kind:
 
 
 def kind_of(manifest: Manifest) -> Kind | None:
-    """The kind of a manifest, or None when the operator must not touch such an object."""
+    """Return the kind of a manifest, or None if the operator must not touch such an object."""
     for kind in (*KINDS, TASK_SERVICE, POD):
         if (kind.api_version, kind.kind) == (manifest.get("apiVersion"), manifest.get("kind")):
             return kind

@@ -1,30 +1,42 @@
-"""Client of the service's management port: instances, releases, drains, figures."""
+"""Client of the service's management port: worker instances, releases, drains and figures."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
-import httpx
+import aiohttp
 
 from task_operator.kube.kinds import Key, Manifest
 from task_operator.kube.objects import component, is_deleting, is_ready_pod, parse_time
-from task_operator.management.trust import Tokens
 
-TIMEOUT = httpx.Timeout(5.0, connect=1.0)
-LIMITS = httpx.Limits(max_keepalive_connections=4, keepalive_expiry=60.0)
+TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=1.0, sock_read=5.0)
+KEEPALIVE_SECONDS = 60.0
 POD_ATTEMPTS = 3
 
 
-class ServiceUnreachableError(Exception):
-    """No pod of the service answered; the text says what each one did instead."""
+class ServiceError(Exception):
+    """A request to the service failed."""
+
+
+class ServiceUnreachableError(ServiceError):
+    """No pod of the service gave a usable response; the message lists the result for each pod."""
+
+
+class ServiceResponseError(ServiceError):
+    """The service rejected a request."""
+
+    def __init__(self, method: str, path: str, status: int, text: str) -> None:
+        super().__init__(f"{method} {path}: {status} {text[:200]}")
+        self.status = status
 
 
 @dataclass(frozen=True)
 class Instance:
-    """A registered worker process, as the service knows it."""
+    """A worker process that is registered with the service."""
 
     id: str
     state: str
@@ -36,7 +48,7 @@ class Instance:
 
     @classmethod
     def from_json(cls, item: Manifest) -> Instance | None:
-        """None for a process that runs in no pod."""
+        """Parse an instance; return None for a process outside Kubernetes."""
         if not item.get("pod_uid") or not item.get("pod_name"):
             return None
         return cls(
@@ -51,9 +63,10 @@ class Instance:
 
 
 def addresses(pods: Iterable[Manifest]) -> list[str]:
-    """IPs of the pods to ask: Ready API pods, then Ready workers, then any pod with an address; IPv6 in brackets.
+    """Return the IPs of the running pods in the order in which to try them; IPv6 in brackets.
 
-    Pods that are being deleted still answer and come last.
+    Ready API pods come first, then Ready workers, then the other pods. Pods that are being deleted
+    still respond, but come last.
     """
     ranked = []
     for pod in pods:
@@ -67,45 +80,57 @@ def addresses(pods: Iterable[Manifest]) -> list[str]:
     return [ip for _, ip in sorted(ranked)]
 
 
-class ServiceClient:
-    """Kept-alive connections to the pods of one TaskService."""
+class TokenSource(Protocol):
+    """Tokens for the management port; `Tokens` implements it."""
 
-    def __init__(self, key: Key, tokens: Tokens, port: int) -> None:
+    async def token(self, key: Key) -> str:
+        """Return a valid token."""
+
+    def forget(self, key: Key) -> None:
+        """Drop a token that was rejected."""
+
+
+class ServiceClient:
+    """Persistent connections to the pods of one TaskService."""
+
+    def __init__(self, key: Key, tokens: TokenSource, port: int) -> None:
         self._key = key
         self._tokens = tokens
         self._port = port
-        self._http = httpx.AsyncClient(timeout=TIMEOUT, limits=LIMITS, trust_env=False)
-        self._last = ""
+        # One release per dead worker may run at the same time: the connections have no limit.
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=TIMEOUT)
+        self._last_ip = ""
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        await self._session.close()
 
     async def workers(self, pods: Iterable[Manifest]) -> list[Instance]:
-        """Registered instances in pods: active and draining ones, and dead ones of the last hour."""
+        """Return the instances in pods: active, draining, and those that died in the last hour."""
         answer = await self._call("GET", "/internal/workers", pods)
-        found = (Instance.from_json(item) for item in answer["workers"])
-        return [instance for instance in found if instance]
+        instances = (Instance.from_json(item) for item in answer["workers"])
+        return [instance for instance in instances if instance]
 
     async def release(
         self, pods: Iterable[Manifest], worker_id: str, reason: str, detail: str
     ) -> Manifest | None:
-        """Declare an instance dead and give its tasks back; None when the service does not know it."""
+        """Declare an instance dead and release its tasks; None if the service does not know it."""
         path = f"/internal/workers/{worker_id}/release"
         return await self._call_known(
             "POST", path, pods, {"reason": reason, "detail": detail[:500]}
         )
 
     async def drain(self, pods: Iterable[Manifest], worker_id: str) -> Manifest | None:
-        """Let an instance claim nothing more; None when the service does not know it."""
+        """Stop an instance from claiming tasks; return None if the service does not know it."""
         return await self._call_known("POST", f"/internal/workers/{worker_id}/drain", pods, None)
 
     async def queue(self, pods: Iterable[Manifest]) -> Manifest:
-        """Figures of the queue."""
+        """Return the figures of the queue."""
         return await self._call("GET", "/internal/queue", pods)
 
     async def version(self, pods: Iterable[Manifest]) -> Manifest:
-        """Version and schema revision."""
+        """Return the version and the schema revision."""
         return await self._call("GET", "/internal/version", pods)
 
     async def _call_known(
@@ -113,40 +138,46 @@ class ServiceClient:
     ) -> Manifest | None:
         try:
             return await self._call(method, path, pods, body)
-        except httpx.HTTPStatusError as error:
-            if error.response.status_code == 404:
+        except ServiceResponseError as error:
+            if error.status == 404:
                 return None
             raise
 
     async def _call(
         self, method: str, path: str, pods: Iterable[Manifest], body: Any = None
     ) -> Manifest:
-        """Ask one pod after the other; an answer of 4xx is an answer, anything else asks the next pod."""
-        order = sorted(addresses(pods), key=lambda ip: ip != self._last)[:POD_ATTEMPTS]
-        troubles = []
-        for ip in order:
+        """Try one pod after the other until one gives a definite response.
+
+        A 5xx response, 401 and 403 are not definite, and neither is a connection error.
+        """
+        ips = sorted(addresses(pods), key=lambda ip: ip != self._last_ip)[:POD_ATTEMPTS]
+        failures = []
+        for ip in ips:
             try:
                 response = await self._send(method, f"http://{ip}:{self._port}{path}", body)
-            except httpx.TransportError as error:
-                troubles.append(f"{ip}: {str(error) or type(error).__name__}")
+                text = (await response.read()).decode(errors="replace")
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                failures.append(f"{ip}: {str(error) or type(error).__name__}")
                 continue
-            if response.status_code >= 500 or response.status_code in (401, 403):
-                troubles.append(f"{ip}: {response.status_code} {response.text[:200]}")
+            if response.status >= 500 or response.status in (401, 403):
+                failures.append(f"{ip}: {response.status} {text[:200]}")
                 continue
-            response.raise_for_status()
-            self._last = ip
-            return dict(response.json())
-        raise ServiceUnreachableError("; ".join(troubles) or "no pod of the service is running")
+            if response.status >= 300:
+                raise ServiceResponseError(method, path, response.status, text)
+            self._last_ip = ip
+            return dict(json.loads(text))
+        raise ServiceUnreachableError("; ".join(failures) or "no pod of the service is running")
 
-    async def _send(self, method: str, url: str, body: Any) -> httpx.Response:
+    async def _send(self, method: str, url: str, body: Any) -> aiohttp.ClientResponse:
         response = await self._authorized(method, url, body)
-        if (
-            response.status_code == 401
-        ):  # the keys or the account changed: one try with a fresh token
+        if response.status == 401:  # the keys or the account changed: retry with a new token
+            response.release()
             self._tokens.forget(self._key)
             response = await self._authorized(method, url, body)
         return response
 
-    async def _authorized(self, method: str, url: str, body: Any) -> httpx.Response:
+    async def _authorized(self, method: str, url: str, body: Any) -> aiohttp.ClientResponse:
         headers = {"Authorization": f"Bearer {await self._tokens.token(self._key)}"}
-        return await self._http.request(method, url, json=body, headers=headers)
+        return await self._session.request(
+            method, url, json=body, headers=headers, allow_redirects=False
+        )

@@ -1,4 +1,4 @@
-"""Whom the services trust: the cluster's signing keys out to them, and the operator's own tokens to show to them."""
+"""Trust between the operator and the services: signing keys for them, tokens for the operator."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
-from task_operator.kube.cluster import Cluster
 from task_operator.kube.kinds import Key, Manifest
 from task_operator.kube.objects import parse_time
 
-RENEW_AT = 0.8
+RENEW_AFTER = 0.8
+"""Share of its lifetime after which a token is replaced."""
 
 
 def audience(key: Key) -> str:
-    """Audience of tokens for one TaskService, so that no tenant can replay a token to another.
+    """Return the audience of tokens for one TaskService: no tenant can replay a token to another.
 
     >>> audience(("team", "orders"))
     'task-service/team/orders'
@@ -25,13 +26,13 @@ def audience(key: Key) -> str:
 
 @dataclass(frozen=True)
 class SigningKeys:
-    """The cluster as an issuer of tokens."""
+    """The cluster as an issuer of tokens, and its public keys."""
 
     issuer: str
     jwks: Manifest
 
     def trusted_issuers(self, key: Key, subject: str) -> list[Manifest]:
-        """What the chart mounts into the pods of one TaskService."""
+        """Return the trusted issuers that the chart mounts into the pods of one TaskService."""
         return [
             {
                 "issuer": self.issuer,
@@ -47,37 +48,47 @@ class SigningKeys:
         ]
 
 
+class TokenIssuer(Protocol):
+    """The TokenRequest API; `Cluster` implements it."""
+
+    async def request_token(self, namespace: str, account: str, audience: str) -> tuple[str, str]:
+        """Return a token and its expiration time (RFC 3339)."""
+
+
 class Tokens:
-    """Tokens of the operator's account, one per TaskService, kept until four fifths of their time are over."""
+    """Tokens of the operator's ServiceAccount, one per TaskService.
+
+    Each is reused until four fifths of its lifetime have passed.
+    """
 
     def __init__(
         self,
-        cluster: Cluster,
+        issuer: TokenIssuer,
         namespace: str,
         account: str,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._cluster = cluster
+        self._issuer = issuer
         self._namespace = namespace
         self._account = account
         self._clock = clock
-        self._known: dict[Key, tuple[str, datetime]] = {}
+        self._tokens: dict[Key, tuple[str, datetime]] = {}
         self._locks: dict[Key, asyncio.Lock] = {}
 
     async def token(self, key: Key) -> str:
-        """A token that the TaskService's pods accept; raises ApiError."""
+        """Return a token that the TaskService's pods accept; raise ApiError."""
         async with self._locks.setdefault(key, asyncio.Lock()):
-            known = self._known.get(key)
+            known = self._tokens.get(key)
             if known and self._clock() < known[1]:
                 return known[0]
-            asked = self._clock()
-            token, ends = await self._cluster.request_token(
+            requested_at = self._clock()
+            token, expires_at = await self._issuer.request_token(
                 self._namespace, self._account, audience(key)
             )
-            lifetime: timedelta = parse_time(ends) - asked
-            self._known[key] = (token, asked + lifetime * RENEW_AT)
+            lifetime: timedelta = parse_time(expires_at) - requested_at
+            self._tokens[key] = (token, requested_at + lifetime * RENEW_AFTER)
             return token
 
     def forget(self, key: Key) -> None:
-        """Drop a token: its TaskService is gone, or refused it."""
-        self._known.pop(key, None)
+        """Drop the token of a TaskService that was deleted or that rejected the token."""
+        self._tokens.pop(key, None)

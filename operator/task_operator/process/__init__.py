@@ -1,0 +1,1 @@
+"""The operator process: command line, leader election, watches, work queues and settings."""

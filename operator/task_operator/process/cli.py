@@ -1,4 +1,4 @@
-"""task-operator run"""
+"""The command `task-operator`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from task_operator.process.settings import Settings
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+    """Run the command; return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="task-operator", description="The operator of task services on Kubernetes."
+        prog="task-operator", description="Kubernetes operator for task services."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("run", help="run the operator; settings are environment variables")
+    commands.add_parser("run", help="run the operator; environment variables configure it")
     commands.add_parser(
-        "settings", help="print the environment variables that it reads, with their defaults"
+        "settings", help="print the environment variables of the operator, with their defaults"
     )
     chosen = parser.parse_args(arguments)
     if chosen.command == "settings":
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def describe() -> str:
-    """Every setting as a commented environment file."""
+    """Return all settings as an environment file in which every line is a comment."""
     lines = []
     for name, field in Settings.model_fields.items():
         default = "" if field.is_required() else field.default

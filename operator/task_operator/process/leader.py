@@ -1,18 +1,18 @@
-"""What the holder of the Lease does: two keyed queues (reconcile, rescue) and three slow timers."""
+"""Work of the leader: two keyed queues (reconcile and rescue) and three periodic timers."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import httpx
 import structlog
 
+from task_operator.children import Children
 from task_operator.kube.api_client import ApiError, KubeApi
 from task_operator.kube.cluster import Cluster
-from task_operator.kube.informer import Store
 from task_operator.kube.kinds import KINDS, POD, TASK_SERVICE, Key
-from task_operator.management.service_client import ServiceClient, ServiceUnreachableError
+from task_operator.kube.object_cache import ObjectCache
+from task_operator.management.service_client import ServiceClient, ServiceError
 from task_operator.management.trust import SigningKeys, Tokens
 from task_operator.metrics import (
     RECONCILE_ERRORS,
@@ -22,13 +22,13 @@ from task_operator.metrics import (
     TASK_SERVICES,
 )
 from task_operator.process.settings import Settings
-from task_operator.process.watches import Wakers
+from task_operator.process.watches import Callbacks
 from task_operator.process.workqueue import KeyedQueue, backoff_seconds
-from task_operator.reconcile import Parts, Reconciler
+from task_operator.reconcile import Reconciler
 from task_operator.render import Renderer
 from task_operator.rescue.rescuer import Rescuer
 from task_operator.scaling.replicas import Replicas
-from task_operator.state import Notebook
+from task_operator.state import StateStore
 from task_operator.status.reporter import Reporter
 
 log = structlog.get_logger(__name__)
@@ -37,138 +37,153 @@ RESCUE_RETRY_SECONDS = 0.1
 RESCUE_RETRY_CEILING_SECONDS = 15.0
 
 
-class Leader:
-    """Everything that runs only in the leader."""
+def _rescue_backoff(failures: int) -> float:
+    return backoff_seconds(failures, RESCUE_RETRY_SECONDS, RESCUE_RETRY_CEILING_SECONDS)
 
-    def __init__(self, api: KubeApi, settings: Settings, renderer_version: str) -> None:
-        self.store = Store()
-        self._api = api
+
+class Leader:
+    """Builds and runs everything that only the leader runs."""
+
+    def __init__(self, api: KubeApi, settings: Settings, kube_version: str) -> None:
+        """`kube_version` is the version of the API server, for helm."""
+        self.cache = ObjectCache()
         self._settings = settings
-        self._cluster = Cluster(api, self.store)
-        tokens = Tokens(self._cluster, settings.pod_namespace, settings.service_account)
-        self._notebook = Notebook(lambda key: ServiceClient(key, tokens, settings.management_port))
+        self._login = api.login
+        self._cluster = Cluster(api, self.cache)
         self._signing_keys: SigningKeys | None = None
+        tokens = Tokens(self._cluster, settings.pod_namespace, settings.service_account)
+        self._states = StateStore(lambda key: ServiceClient(key, tokens, settings.management_port))
         reporter = Reporter(self._cluster)
-        self._reconciler = Reconciler(
-            Parts(
-                cluster=self._cluster,
-                store=self.store,
-                renderer=Renderer(settings, renderer_version),
-                notebook=self._notebook,
-                reporter=reporter,
-                replicas=Replicas(self._cluster, self.store, settings),
-                settings=settings,
-                signing_keys=lambda: self._signing_keys,
-            )
-        )
+        self._reconciler = self._build_reconciler(reporter, kube_version)
         self._passes = KeyedQueue(
             self._reconcile, self._reconcile_failed, at_once=settings.passes_at_once
         )
         self._rescuer = Rescuer(
-            self._cluster, self.store, self._notebook, reporter, settings, self._passes.add
+            self._cluster,
+            self.cache,
+            self._states,
+            reporter,
+            settings.figures_seconds,
+            self._passes.add,
         )
         self._rescues = KeyedQueue(
-            self._survey,
-            self._survey_failed,
+            self._rescuer.check,
+            self._check_failed,
             at_once=settings.passes_at_once,
-            backoff=lambda failures: backoff_seconds(
-                failures, RESCUE_RETRY_SECONDS, RESCUE_RETRY_CEILING_SECONDS
-            ),
+            backoff=_rescue_backoff,
         )
         self._timers: list[asyncio.Task[None]] = []
 
+    def _build_reconciler(self, reporter: Reporter, kube_version: str) -> Reconciler:
+        settings = self._settings
+        renderer = Renderer(
+            settings.helm,
+            settings.chart,
+            settings.pod_namespace,
+            kube_version,
+            settings.renders_at_once,
+        )
+        return Reconciler(
+            cluster=self._cluster,
+            cache=self.cache,
+            states=self._states,
+            children=Children(self._cluster, self.cache, reporter),
+            renderer=renderer,
+            replicas=Replicas(self._cluster, self.cache, settings.drain_seconds),
+            reporter=reporter,
+            signing_keys=lambda: self._signing_keys,
+            subject=settings.subject,
+            migration_retry_seconds=settings.migration_retry_seconds,
+        )
+
     @classmethod
     async def create(cls, api: KubeApi, settings: Settings) -> Leader:
-        """Read the cluster once; raises ApiError."""
-        leader = cls(api, settings, await Cluster(api, Store()).version())
+        """Read all objects and the signing keys once; raise ApiError."""
+        leader = cls(api, settings, await Cluster(api, ObjectCache()).version())
         await leader._list_everything()
         await leader._read_signing_keys()
         return leader
 
     def start(self) -> None:
-        """Begin with a pass over everything."""
+        """Start the timers, and one pass and one check for every TaskService."""
         self._timers = [
             self._every(self._settings.resync_seconds, self._resync),
-            self._every(self._settings.survey_seconds, self._survey_all),
+            self._every(self._settings.survey_seconds, self._check_all),
             self._every(self._settings.trust_seconds, self._read_signing_keys),
         ]
-        for key in self.store.task_services():
+        for key in self.cache.task_services():
             self._passes.add(key)
             self._rescues.add(key)
 
     async def wait(self) -> None:
-        """Return only when a timer has ended, which none does without a bug: the process then ends."""
+        """Wait for the end of a timer, which is a bug: the process then exits."""
         done, _ = await asyncio.wait(self._timers, return_when=asyncio.FIRST_COMPLETED)
         for timer in done:
             if not timer.cancelled() and (error := timer.exception()):
                 log.error("timer_failed", timer=timer.get_name(), error=repr(error))
 
     async def close(self) -> None:
-        """Stop passes and timers, and wait for their end."""
+        """Cancel timers, passes and checks, and wait until they have ended."""
         for timer in self._timers:
             timer.cancel()
         await asyncio.gather(*self._timers, return_exceptions=True)
         await self._passes.close()
         await self._rescues.close()
-        await self._notebook.close()
+        await self._states.close()
 
-    def wakers(self) -> Wakers:
-        """Where the watch events lead."""
-        return Wakers(
+    def callbacks(self) -> Callbacks:
+        """Return the functions that the watch handlers call."""
+        return Callbacks(
             reconcile=lambda key, urgent: self._passes.add(key, urgent=urgent),
             rescue=self._rescue_now,
-            login=self._api.login,
+            login=self._login,
         )
 
     def _rescue_now(self, key: Key) -> None:
-        notes = self._notebook.of(key)
-        if notes.pod_event_at is None:
-            notes.pod_event_at = asyncio.get_running_loop().time()
+        state = self._states.get(key)
+        if state.pod_event_at is None:
+            state.pod_event_at = asyncio.get_running_loop().time()
         self._rescues.add(key, urgent=True)
 
     async def _reconcile(self, key: Key) -> float | None:
-        TASK_SERVICES.set(len(self.store.task_services()))
+        TASK_SERVICES.set(len(self.cache.task_services()))
         with RECONCILE_SECONDS.time():
             again = await self._reconciler.reconcile(key)
         RECONCILE_TOTAL.labels("done").inc()
         return again
 
     def _reconcile_failed(self, key: Key, error: Exception, pause: float) -> None:
+        is_expected = isinstance(error, ApiError)
+        reason = error.reason if isinstance(error, ApiError) else type(error).__name__
         RECONCILE_TOTAL.labels("failed").inc()
-        RECONCILE_ERRORS.labels(
-            error.reason if isinstance(error, ApiError) else type(error).__name__
-        ).inc()
-        expected = isinstance(error, ApiError)
+        RECONCILE_ERRORS.labels(reason).inc()
         log.warning(
             "pass_failed",
             taskservice=key,
             error=str(error),
             retry_seconds=pause,
-            exc_info=None if expected else error,
+            exc_info=None if is_expected else error,
         )
 
-    async def _survey(self, key: Key) -> float | None:
-        return await self._rescuer.survey(key)
-
-    def _survey_failed(self, key: Key, error: Exception, pause: float) -> None:
+    def _check_failed(self, key: Key, error: Exception, pause: float) -> None:
+        is_expected = isinstance(error, ApiError | ServiceError)
         RESCUE_ERRORS.labels(type(error).__name__).inc()
-        expected = isinstance(error, ApiError | ServiceUnreachableError | httpx.HTTPError)
         log.warning(
-            "survey_failed",
+            "rescue_check_failed",
             taskservice=key,
             error=str(error),
             retry_seconds=pause,
-            exc_info=None if expected else error,
+            exc_info=None if is_expected else error,
         )
 
-    async def _survey_all(self) -> None:
-        for key in self.store.task_services():
+    async def _check_all(self) -> None:
+        for key in self.cache.task_services():
             self._rescues.add(key)
 
     async def _resync(self) -> None:
-        """List and look at everything: a watch that had to begin anew does not tell what was deleted meanwhile."""
+        """List and reconcile everything: a restarted watch does not report earlier deletions."""
         await self._list_everything()
-        for key in self.store.task_services():
+        for key in self.cache.task_services():
             self._passes.add(key)
 
     async def _list_everything(self) -> None:
@@ -178,12 +193,12 @@ class Leader:
 
     async def _read_signing_keys(self) -> None:
         issuer, jwks = await self._cluster.signing_keys()
-        found = SigningKeys(issuer, jwks)
-        if found != self._signing_keys:
-            self._signing_keys = found
+        keys = SigningKeys(issuer, jwks)
+        if keys != self._signing_keys:
+            self._signing_keys = keys
             log.info("signing_keys", issuer=issuer, keys=len(jwks.get("keys") or ()))
             if self._timers:
-                for key in self.store.task_services():
+                for key in self.cache.task_services():
                     self._passes.add(key)
 
     def _every(self, seconds: float, action: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:

@@ -1,7 +1,7 @@
-"""Leader election by a Lease, small on purpose: released on exit, and the process ends when it loses.
+"""Leader election with a Lease, which is released on exit; a leader that loses it exits.
 
-`kubernetes.aio.leaderelection` never releases the Lease, and its `run()` ends without stopping the leader's task when
-the API server refuses a connection.
+`kubernetes.aio.leaderelection` never releases the Lease, and if the API server refuses a
+connection, its `run()` returns without stopping the leader's task.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from task_operator.process.settings import Settings
 log = structlog.get_logger(__name__)
 
 
-class Requests(Protocol):
-    """What the election needs of the API server."""
+class LeaseApi(Protocol):
+    """The requests to the API server that the election needs; `KubeApi` implements them."""
 
     async def find(self, path: str) -> Manifest | None:
-        """GET, or None."""
+        """Return the Lease at a path, or None if it does not exist."""
 
     async def request(self, method: str, path: str, *, body: Manifest) -> Manifest:
-        """Any other request."""
+        """Create or update the Lease."""
 
 
 class Election:
-    """One candidate.
+    """One candidate of the leader election.
 
-    The holder's clock is never compared with ours: a Lease is over when it has not changed for as long as it says,
-    measured here.
+    It never compares the clocks of two machines. A Lease has expired if this process has not seen
+    it change for the duration that the Lease specifies.
     """
 
     def __init__(
         self,
-        api: Requests,
+        api: LeaseApi,
         settings: Settings,
         *,
         monotonic: Callable[[], float] | None = None,
@@ -59,18 +59,18 @@ class Election:
         return LEASE.path(self._settings.pod_namespace, self._settings.lease_name)
 
     async def acquire(self) -> None:
-        """Return when this process holds the Lease; errors are logged and retried."""
-        while not await self._attempt():
+        """Wait until this process holds the Lease; errors are logged and retried."""
+        while not await self.try_acquire():
             await self._pause(self._settings.retry_seconds)
         log.info("leader", identity=self._settings.pod_name)
 
     async def hold(self) -> None:
-        """Renew until that has failed for `renew_seconds`, or somebody else holds the Lease; then return."""
+        """Renew the Lease; return after `renew_seconds` of failures or if another process has it."""
         while True:
             await self._pause(self._settings.retry_seconds)
             try:
                 left = self._renewed_at + self._settings.renew_seconds - self._monotonic()
-                if await asyncio.wait_for(self._attempt(), max(left, 0.1)):
+                if await asyncio.wait_for(self.try_acquire(), max(left, 0.1)):
                     continue
             except TimeoutError:
                 log.warning("lease_renewal_timed_out")
@@ -80,7 +80,7 @@ class Election:
                 return
 
     async def release(self) -> None:
-        """Give the Lease up, so that a standby need not wait for its end."""
+        """Release the Lease, so that a standby can take over without waiting for it to expire."""
         lease = self._lease
         if lease is None or _holder(lease) != self._settings.pod_name:
             return
@@ -96,11 +96,11 @@ class Election:
             log.warning("lease_not_released", error=str(error))
         self._lease = None
 
-    async def _attempt(self) -> bool:
-        """Take or renew the Lease once."""
+    async def try_acquire(self) -> bool:
+        """Try once to acquire or renew the Lease; return True if this process holds it."""
         started = self._monotonic()
         try:
-            held = await self._take()
+            held = await self._acquire_or_renew()
         except ApiError as error:
             log.warning("lease_attempt_failed", error=str(error))
             return False
@@ -108,29 +108,29 @@ class Election:
             self._renewed_at = started
         return held
 
-    async def _take(self) -> bool:
+    async def _acquire_or_renew(self) -> bool:
         lease = await self._api.find(self._path)
         if lease is None:
             self._lease = await self._api.request(
                 "POST", LEASE.path(self._settings.pod_namespace), body=self._new()
             )
             return True
-        mine = _holder(lease) == self._settings.pod_name
-        if not mine and not self._is_over(lease):
+        is_holder = _holder(lease) == self._settings.pod_name
+        if not is_holder and not self._has_expired(lease):
             self._lease = lease
             return False
         spec = lease.setdefault("spec", {})
-        if not mine:
+        if not is_holder:
             spec["leaseTransitions"] = int(spec.get("leaseTransitions") or 0) + 1
             spec["acquireTime"] = _now()
         spec["holderIdentity"] = self._settings.pod_name
         spec["leaseDurationSeconds"] = int(self._settings.lease_seconds)
         spec["renewTime"] = _now()
-        # The resourceVersion in the body makes this a compare-and-swap: of two candidates one gets 409.
+        # The resourceVersion makes this a compare-and-swap: one of two candidates gets 409.
         self._lease = await self._api.request("PUT", self._path, body=lease)
         return True
 
-    def _is_over(self, lease: Manifest) -> bool:
+    def _has_expired(self, lease: Manifest) -> bool:
         version = str(lease["metadata"].get("resourceVersion"))
         if version != self._seen:
             self._seen, self._seen_at = version, self._monotonic()

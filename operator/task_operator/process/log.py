@@ -1,4 +1,4 @@
-"""Log lines: one per state change, JSON or for a person at a terminal."""
+"""Logging setup: JSON, or readable lines for a terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from task_operator.process.settings import Settings
 
 
 def configure(settings: Settings) -> None:
-    """Send the lines of structlog and of the standard library (kopf) the same way, to stderr."""
+    """Write the events of structlog and of the standard library (kopf) to stderr."""
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -40,6 +40,5 @@ def configure(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)
-    # kopf logs every watch event's handler at INFO, and every object's at DEBUG.
+    # kopf logs every handler call at INFO, and every object at DEBUG.
     logging.getLogger("kopf").setLevel(max(logging.WARNING, root.level))
-    logging.getLogger("httpx").setLevel(max(logging.WARNING, root.level))

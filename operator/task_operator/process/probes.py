@@ -1,4 +1,4 @@
-"""The operator's own port: probes and metrics, for the leader and for standbys."""
+"""HTTP server for probes and metrics, on the leader and on standbys."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class Probes:
     """Serves /livez, /readyz and /metrics."""
 
     def __init__(self, host: str, port: int, problem: Callable[[], str]) -> None:
-        """`problem` says why the process is not alive any more; empty while it is."""
+        """`problem` returns the reason why the process is unhealthy; empty if it is healthy."""
         self._host = host
         self._port = port
         self._problem = problem
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> int:
-        """Listen; returns the port."""
+        """Listen; return the port."""
         app = web.Application()
         app.router.add_get("/livez", self._probe)
         app.router.add_get("/readyz", self._probe)

@@ -1,4 +1,4 @@
-"""The process: probes, election, and while it leads the watches, the queues and the timers."""
+"""The process: probes and leader election; as the leader also watches, queues and timers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import structlog
 
 from task_operator.kube.api_client import ApiError, KubeApi
 from task_operator.kube.cluster import Cluster
-from task_operator.kube.informer import Store
+from task_operator.kube.object_cache import ObjectCache
 from task_operator.metrics import LEADER
 from task_operator.process import watches
 from task_operator.process.leader import Leader
@@ -23,13 +23,13 @@ from task_operator.process.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-LOST = 1
-DONE = 0
+EXIT_STOPPED = 0
+EXIT_LEASE_LOST = 1
 CRD_PAUSE_SECONDS = 2.0
 
 
 async def run(settings: Settings) -> int:
-    """Run until a signal (0) or until the Lease is lost (1)."""
+    """Run until a signal; return 1 if the process lost its Lease or failed, otherwise 0."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     _stop_on_signals(loop, stop)
@@ -40,16 +40,16 @@ async def run(settings: Settings) -> int:
     election = Election(api, settings)
     try:
         if await _first(election.acquire(), stop.wait()) != 0:
-            return DONE
-        # Created before kopf, which ends every task that began after it.
+            return EXIT_STOPPED
+        # Started before kopf, because kopf cancels the tasks that start after it.
         holding = asyncio.create_task(election.hold(), name="hold the lease")
         LEADER.set(1)
         try:
-            lost = await _lead(api, settings, stop, holding)
+            failed = await _lead(api, settings, stop, holding)
         finally:
             LEADER.set(0)
             await _cancel(holding)
-        return LOST if lost else DONE
+        return EXIT_LEASE_LOST if failed else EXIT_STOPPED
     finally:
         await election.release()
         await api.close()
@@ -59,7 +59,7 @@ async def run(settings: Settings) -> int:
 async def _lead(
     api: KubeApi, settings: Settings, stop: asyncio.Event, holding: asyncio.Task[None]
 ) -> bool:
-    """Do the work until told to stop; True when that ended by itself, as by the loss of the Lease."""
+    """Work until a signal; return True if the work ended without one, as on a lost Lease."""
     leader: Leader | None = None
     setting_up = asyncio.create_task(_set_up(api, settings), name="set up")
     stopping = asyncio.create_task(stop.wait(), name="wait for a signal")
@@ -71,7 +71,7 @@ async def _lead(
         leader = setting_up.result()
         stop_watching = asyncio.Event()
         tasks = await kopf.spawn_tasks(**_watch_options(leader, settings, stop_watching))
-        _stop_on_signals(asyncio.get_running_loop(), stop)  # kopf has put its own handlers there
+        _stop_on_signals(asyncio.get_running_loop(), stop)  # replaces the handlers of kopf
         ignored = {task for task in asyncio.all_tasks() if task not in tasks}
         watching = asyncio.create_task(kopf.run_tasks(tasks, ignored=ignored), name="watch")
         leader.start()
@@ -96,29 +96,27 @@ async def _lead(
 
 
 async def _set_up(api: KubeApi, settings: Settings) -> Leader:
-    """Wait for the API server and the CRD, then read everything once; errors are logged and retried."""
+    """Wait for the API server and the CRD, then list everything; errors are logged and retried."""
     while True:
         try:
-            if await _serves(api):
+            if await Cluster(api, ObjectCache()).has_task_service_crd():
                 return await Leader.create(api, settings)
-            log.warning("crd_missing", what="the CRD taskservices.taskservice.dev is not installed")
+            log.warning(
+                "crd_missing", message="the CRD taskservices.taskservice.dev is not installed"
+            )
         except ApiError as error:
-            log.warning("not_set_up", error=str(error))
+            log.warning("setup_failed", error=str(error))
         await asyncio.sleep(CRD_PAUSE_SECONDS)
-
-
-async def _serves(api: KubeApi) -> bool:
-    return await Cluster(api, Store()).serves_task_services()
 
 
 def _watch_options(leader: Leader, settings: Settings, stop: asyncio.Event) -> dict[str, Any]:
     registry = kopf.OperatorRegistry()
-    watches.register(registry, leader.store, leader.wakers())
+    watches.register(registry, leader.cache, leader.callbacks())
     options: dict[str, Any] = {
         "registry": registry,
-        "settings": watches.settings(bool(settings.watch_namespaces)),
+        "settings": watches.kopf_settings(bool(settings.watch_namespaces)),
         "standalone": True,
-        "identity": settings.pod_name,  # kopf would ask for the user's name, which an image need not know
+        "identity": settings.pod_name,  # the default needs a user name, which an image may lack
         "stop_flag": stop,
     }
     if settings.watch_namespaces:
@@ -132,13 +130,13 @@ def _stop_on_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> No
 
 
 async def _first(*coroutines: Coroutine[Any, Any, Any]) -> int:
-    """Which coroutine ended first, by place; the others are cancelled."""
+    """Return the index of the coroutine that ends first; cancel the others."""
     tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        place = next(place for place, task in enumerate(tasks) if task.done())
-        tasks[place].result()
-        return place
+        index = next(index for index, task in enumerate(tasks) if task.done())
+        tasks[index].result()
+        return index
     finally:
         for task in tasks:
             await _cancel(task)

@@ -1,4 +1,4 @@
-"""What the operator is told from outside: the only reader of the environment."""
+"""Settings of the operator; no other module reads the environment."""
 
 from __future__ import annotations
 
@@ -15,56 +15,59 @@ NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 def _names(value: Any) -> Any:
-    """Split a comma list, as environment variables carry it."""
+    """Split a comma-separated list."""
     if isinstance(value, str):
         return tuple(name.strip() for name in value.split(",") if name.strip())
     return value
 
 
 class Settings(BaseModel):
-    """Every setting of the operator; the environment variable is the field's name in capitals."""
+    """Settings of the operator; the environment variable is the field name in upper case."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     pod_namespace: str = Field(
         default="task-operator",
-        description="Namespace of the operator, its Lease and its ServiceAccount.",
+        description="Namespace of the operator, of its Lease and of its ServiceAccount.",
     )
     pod_name: str = Field(description="Identity of this replica in the Lease.")
     service_account: str = Field(
-        default="task-operator", description="ServiceAccount whose tokens the services trust."
+        default="task-operator",
+        description="ServiceAccount of the operator. Services trust its tokens.",
     )
     lease_name: str = Field(
-        default="task-operator", description="Name of the Lease that the replicas compete for."
+        default="task-operator", description="Name of the Lease for the leader election."
     )
     lease_seconds: float = Field(
-        default=10, gt=0, description="How long a Lease holds without renewal."
+        default=10, gt=0, description="Seconds after which a Lease expires without a renewal."
     )
     renew_seconds: float = Field(
-        default=6, gt=0, description="How long renewals may fail before the leader ends itself."
+        default=6, gt=0, description="Seconds of failed renewals after which the leader exits."
     )
     retry_seconds: float = Field(
-        default=2, gt=0, description="Pause between two attempts at the Lease."
+        default=2, gt=0, description="Seconds between two attempts to acquire or renew the Lease."
     )
     watch_namespaces: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
-        default=(), description="Comma list of namespaces to serve; empty serves the whole cluster."
+        default=(), description="Comma-separated namespaces to watch; empty: the whole cluster."
     )
-    helm: str = Field(default="helm", description="The helm program.")
+    helm: str = Field(default="helm", description="Path or name of the helm program.")
     chart: Path = Field(
-        default=Path("/app/charts/task-service"), description="Folder of the workload's chart."
+        default=Path("/app/charts/task-service"), description="Folder of the chart task-service."
     )
     renders_at_once: int = Field(
-        default=2, ge=1, description="How many helm processes run at the same time."
+        default=2, ge=1, description="Maximum number of concurrent helm processes."
     )
     passes_at_once: int = Field(
-        default=16, ge=1, description="How many TaskServices are worked on at the same time."
+        default=16,
+        ge=1,
+        description="Maximum number of TaskServices that are reconciled concurrently.",
     )
-    host: str = Field(default="0.0.0.0", description="Address of the probes and metrics.")  # noqa: S104
+    host: str = Field(default="0.0.0.0", description="Listen address of the probes and metrics.")  # noqa: S104
     port: int = Field(
         default=8082,
         ge=0,
         le=65535,
-        description="Port of the probes and metrics; 0 takes a free one.",
+        description="Port of the probes and metrics; 0: a free port.",
     )
     management_port: int = Field(
         default=8081, ge=1, le=65535, description="Management port of the service's pods."
@@ -72,41 +75,50 @@ class Settings(BaseModel):
     resync_seconds: float = Field(
         default=300,
         gt=0,
-        description="Pause between two full listings, which find what a watch lost.",
+        description="Seconds between two full listings, which find changes that a watch missed.",
     )
     survey_seconds: float = Field(
-        default=15, gt=0, description="Pause between two looks at the instances without any event."
+        default=15,
+        gt=0,
+        description="Seconds between two checks of the worker instances without a pod event.",
     )
     figures_seconds: float = Field(
-        default=30, gt=0, description="Shortest time between two writes of the queue's figures."
+        default=30,
+        gt=0,
+        description="Minimum seconds between two updates of the queue figures in the status.",
     )
     trust_seconds: float = Field(
-        default=300, gt=0, description="Pause between two readings of the cluster's signing keys."
+        default=300, gt=0, description="Seconds between two reads of the cluster's signing keys."
     )
     drain_seconds: float = Field(
-        default=5, ge=0, description="Longest wait for retired workers before replicas are lowered."
+        default=5,
+        ge=0,
+        description="Maximum seconds to wait for drained workers before replicas are reduced.",
     )
     migration_retry_seconds: float = Field(
-        default=10, gt=0, description="Pause before a failed migration's first retry; it doubles."
+        default=10,
+        gt=0,
+        description="Seconds before the first retry of a failed migration; doubles each time.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        default="INFO", description="Least severe log line shown."
+        default="INFO", description="Minimum severity of log events."
     )
     log_format: Literal["json", "console"] = Field(
-        default="json", description="Form of the log lines."
+        default="json", description="Format of log events."
     )
 
     @model_validator(mode="after")
     def _check_order(self) -> Settings:
         if not self.retry_seconds < self.renew_seconds < self.lease_seconds:
             raise ValueError(
-                "RETRY_SECONDS must be below RENEW_SECONDS, and that below LEASE_SECONDS"
+                "RETRY_SECONDS must be less than RENEW_SECONDS, "
+                "and RENEW_SECONDS less than LEASE_SECONDS"
             )
         return self
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
-        """Read the settings; raises pydantic's ValidationError naming the variable that is wrong."""
+        """Read the settings; raise pydantic's ValidationError, which names the invalid variable."""
         source = os.environ if environment is None else environment
         given = {
             name: source[name.upper()]
@@ -122,5 +134,5 @@ class Settings(BaseModel):
 
     @property
     def subject(self) -> str:
-        """The operator's user name, as the API server and the tokens spell it."""
+        """The operator's user name in the API server and in the claim sub of its tokens."""
         return f"system:serviceaccount:{self.pod_namespace}:{self.service_account}"

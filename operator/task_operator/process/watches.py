@@ -1,6 +1,7 @@
-"""Thin: watch events to the store and to keys on the work queues.
+"""kopf handlers that put watch events into the cache and keys onto the work queues.
 
-Only `on.event` handlers: they persist nothing, so kopf adds no annotation, no finalizer and no timer of its own.
+All of them are `on.event` handlers. These persist nothing, so kopf adds no annotation, finalizer
+or timer to the objects.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from typing import Any
 
 import kopf
 
-from task_operator.kube.informer import Store
 from task_operator.kube.kinds import (
     CHILD_SELECTOR,
     KINDS,
@@ -23,6 +23,7 @@ from task_operator.kube.kinds import (
     Kind,
     Manifest,
 )
+from task_operator.kube.object_cache import ObjectCache
 from task_operator.kube.objects import (
     component,
     controller,
@@ -32,22 +33,23 @@ from task_operator.kube.objects import (
     name_of,
     namespace_of,
 )
-from task_operator.rescue.judge import tells_of_an_end
+from task_operator.rescue.judge import may_have_died
 
 
-@dataclass
-class Wakers:
-    """Where events lead."""
+@dataclass(frozen=True)
+class Callbacks:
+    """Functions that the handlers call."""
 
     reconcile: Callable[[Key, bool], None]
-    """Ask for a pass; True when a person changed the TaskService."""
+    """Request a reconcile pass; True if the TaskService itself was changed."""
     rescue: Callable[[Key], None]
-    """Ask for a look at the instances at once."""
+    """Request an immediate check of the worker instances."""
     login: Callable[[], Awaitable[kopf.ConnectionInfo]]
+    """Return the credentials of the watches."""
 
 
-def settings(namespaces: bool) -> kopf.OperatorSettings:
-    """Settings of kopf: no peering, no scanning, no events of its own, and only objects that concern us."""
+def kopf_settings(namespaces: bool) -> kopf.OperatorSettings:
+    """Configure kopf: no peering, no scanning, no events, and only the objects we need."""
     configured = kopf.OperatorSettings()
     configured.scanning.disabled = True
     configured.posting.enabled = False
@@ -59,17 +61,17 @@ def settings(namespaces: bool) -> kopf.OperatorSettings:
     return configured
 
 
-def register(registry: kopf.OperatorRegistry, store: Store, wakers: Wakers) -> None:
+def register(registry: kopf.OperatorRegistry, cache: ObjectCache, callbacks: Callbacks) -> None:
     """Register one handler per watched kind."""
 
     @kopf.on.login(registry=registry, id="login")
     async def login(**_: Any) -> kopf.ConnectionInfo:
-        return await wakers.login()
+        return await callbacks.login()
 
-    _watch(registry, TASK_SERVICE, partial(on_task_service, store, wakers))
-    _watch(registry, POD, partial(on_pod, store, wakers))
+    _watch(registry, TASK_SERVICE, partial(on_task_service, cache, callbacks))
+    _watch(registry, POD, partial(on_pod, cache, callbacks))
     for kind in KINDS:
-        _watch(registry, kind, partial(on_child, store, wakers, kind))
+        _watch(registry, kind, partial(on_child, cache, callbacks, kind))
 
 
 def _watch(
@@ -83,49 +85,51 @@ def _watch(
         handle(event["type"] == "DELETED", obj)
 
 
-def on_task_service(store: Store, wakers: Wakers, gone: bool, obj: Manifest) -> None:
-    """A TaskService changed; its own status does not count as urgent."""
+def on_task_service(cache: ObjectCache, callbacks: Callbacks, deleted: bool, obj: Manifest) -> None:
+    """Handle a changed TaskService; a change of its status alone needs no pass."""
     key = (namespace_of(obj), name_of(obj))
-    known = store.task_service(key)
-    if gone:
-        store.remove(TASK_SERVICE, obj)
-    elif not store.put(TASK_SERVICE, obj):
+    known = cache.task_service(key)
+    if deleted:
+        cache.remove(TASK_SERVICE, obj)
+    elif not cache.put(TASK_SERVICE, obj):
         return
-    urgent = known is None or _wish(known) != _wish(obj)
-    if gone or urgent:
-        wakers.reconcile(key, urgent)
+    urgent = known is None or _desired_state(known) != _desired_state(obj)
+    if deleted or urgent:
+        callbacks.reconcile(key, urgent)
 
 
-def on_pod(store: Store, wakers: Wakers, gone: bool, pod: Manifest) -> None:
-    """A pod changed: rescue first, as its tasks wait; then the status."""
-    known = store.get(POD, namespace_of(pod), name_of(pod))
-    if gone:
-        store.remove(POD, pod)
-    elif not store.put(POD, pod):
+def on_pod(cache: ObjectCache, callbacks: Callbacks, deleted: bool, pod: Manifest) -> None:
+    """Handle a changed pod: first the rescue, because tasks are waiting, then the status."""
+    known = cache.get(POD, namespace_of(pod), name_of(pod))
+    if deleted:
+        cache.remove(POD, pod)
+    elif not cache.put(POD, pod):
         return
     key = instance_key(pod)
-    if store.task_service(key) is None:
+    if cache.task_service(key) is None:
         return
     became_ready = is_ready_pod(pod) and not (known and is_ready_pod(known))
-    if component(pod) in ("worker", "api") and (gone or tells_of_an_end(pod) or became_ready):
-        wakers.rescue(key)
-    wakers.reconcile(key, False)
+    if component(pod) in ("worker", "api") and (deleted or may_have_died(pod) or became_ready):
+        callbacks.rescue(key)
+    callbacks.reconcile(key, False)
 
 
-def on_child(store: Store, wakers: Wakers, kind: Kind, gone: bool, obj: Manifest) -> None:
-    """A child changed, maybe by somebody's hand: the pass finds out."""
-    if gone:
-        store.remove(kind, obj)
-    elif not store.put(kind, obj):
+def on_child(
+    cache: ObjectCache, callbacks: Callbacks, kind: Kind, deleted: bool, obj: Manifest
+) -> None:
+    """Handle a changed child; the pass determines whether it has drifted."""
+    if deleted:
+        cache.remove(kind, obj)
+    elif not cache.put(kind, obj):
         return
     owner = controller(obj)
     if owner and owner.get("kind") == TASK_SERVICE.kind:
-        wakers.reconcile((namespace_of(obj), str(owner["name"])), False)
-    elif store.task_service(instance_key(obj)) is not None:
-        wakers.reconcile(instance_key(obj), False)
+        callbacks.reconcile((namespace_of(obj), str(owner["name"])), False)
+    elif cache.task_service(instance_key(obj)) is not None:
+        callbacks.reconcile(instance_key(obj), False)
 
 
-def _wish(task_service: Manifest) -> Any:
+def _desired_state(task_service: Manifest) -> Any:
     metadata = task_service["metadata"]
     return (
         metadata.get("uid"),

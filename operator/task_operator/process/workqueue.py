@@ -1,4 +1,4 @@
-"""A keyed work queue: events only say that a key needs a look; one pass per key runs at a time."""
+"""Work queue of keys: an event only requests a pass, and one pass per key runs at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from task_operator.kube.kinds import Key
 
 @dataclass
 class _Slot:
-    """What is known of one key."""
+    """The state of one key."""
 
     running: bool = False
     dirty: bool = False
@@ -20,7 +20,7 @@ class _Slot:
 
 
 def backoff_seconds(failures: int, first: float = 0.5, ceiling: float = 60.0) -> float:
-    """Pause after so many failures in a row.
+    """Return the pause after this many consecutive failures.
 
     >>> [backoff_seconds(n) for n in (1, 2, 3, 20)]
     [0.5, 1.0, 2.0, 60.0]
@@ -29,10 +29,10 @@ def backoff_seconds(failures: int, first: float = 0.5, ceiling: float = 60.0) ->
 
 
 class KeyedQueue:
-    """Runs `process(key)` for every key that was added, merging what is added while a pass runs.
+    """Runs `process(key)` for every added key; additions during a pass cause one more pass.
 
-    `process` returns after how many seconds it wants to be called again, or None. An exception is given to `failed` and
-    retried with a backoff that belongs to the key; `urgent` additions (a changed spec) end that backoff.
+    `process` returns the seconds until the next pass, or None. An exception is passed to `failed`
+    and retried with a backoff per key. An `urgent` addition (a changed spec) ends the backoff.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class KeyedQueue:
         self._closed = False
 
     def add(self, key: Key, *, after: float = 0.0, urgent: bool = False) -> None:
-        """Ask for a pass; merged with one that waits, unless that one would come later."""
+        """Request a pass; it is merged with a pending one unless that one is due later."""
         if self._closed:
             return
         slot = self._slots.setdefault(key, _Slot())
@@ -62,11 +62,11 @@ class KeyedQueue:
             slot.dirty = slot.dirty or after == 0.0
             return
         if slot.failures and slot.timer:
-            return  # the key's backoff decides
+            return  # the key's backoff determines the next pass
         self._schedule(key, slot, after)
 
     async def close(self) -> None:
-        """Cancel everything and wait for the end of it."""
+        """Cancel all passes and wait until they have ended."""
         self._closed = True
         for slot in self._slots.values():
             if slot.timer:
@@ -100,7 +100,7 @@ class KeyedQueue:
                 slot.dirty = False
                 again = await self._process(key)
             slot.failures = 0
-        except Exception as error:  # noqa: BLE001 - whatever it is goes to `failed` (log, metric) and is tried again
+        except Exception as error:  # noqa: BLE001 - `failed` logs and counts it; retried
             slot.failures += 1
             again = self._backoff(slot.failures)
             self._failed(key, error, again)

@@ -1,0 +1,1 @@
+"""Rescue of the tasks of dead worker processes."""

@@ -1,8 +1,9 @@
-"""Which worker processes are gone, and why: pure decisions over an instance and its pod.
+"""Decide which worker processes are dead, and why: pure functions of an instance and its pod.
 
-The instance says when its process started (the node's clock, microseconds); the pod says when its container started
-(the same clock, cut to whole seconds). A container that started in a later second than the process is therefore another
-one. Within the same second nothing can be told; the successor's own release or the lease does it then.
+The instance has the start time of its process in microseconds. The pod has the start time of its
+container, from the same clock, truncated to seconds. If the container started in a later second
+than the process, it is a different container. Within the same second the two cannot be
+distinguished; then the release by the successor or the expired lease frees the tasks.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ DISRUPTIONS = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """The instance is gone: why (one of the service's reasons), and what was seen."""
+    """A dead instance: the reason, one of those that the service knows, and what was observed."""
 
     reason: str
     detail: str
@@ -53,13 +54,13 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Retirement:
-    """What the operator itself is doing to the pods, which explains deletions."""
+    """Changes that the operator makes to the pods; they explain deletions."""
 
     newest_template: str = ""
     scaled_down: frozenset[str] = field(default_factory=frozenset)
 
     def reason(self, pod: Manifest) -> str:
-        """Why somebody deleted a pod."""
+        """Return the reason why a pod was deleted."""
         if uid_of(pod) in self.scaled_down:
             return "scale_down"
         template = label(pod, TEMPLATE_LABEL)
@@ -71,21 +72,21 @@ class Retirement:
 
 
 def newest_template(pods: Iterable[Manifest]) -> str:
-    """Template hash of the pod created last: older ones go because of a rollout."""
+    """Return the template hash of the newest pod; a rollout deletes pods with an older one."""
     last = newest(pods)
     return label(last, TEMPLATE_LABEL) if last else ""
 
 
 def judge(
-    instance: Instance, pod: Manifest | None, departed: Manifest | None, retirement: Retirement
+    instance: Instance, pod: Manifest | None, deleted: Manifest | None, retirement: Retirement
 ) -> Verdict | None:
-    """Whether an instance is gone; None while it may still live.
+    """Return a verdict if the instance is dead, or None while it may be alive.
 
-    `pod` is what the API server has under the instance's pod name (None: nothing); `departed` is the last state that
-    was seen of the instance's own pod.
+    `pod` is the pod with the instance's pod name, if there is one. It may be a different pod with
+    the same name. `deleted` is the last known state of the instance's own pod, if it was deleted.
     """
     if pod is None or uid_of(pod) != instance.pod_uid:
-        return _pod_gone(instance, departed, retirement)
+        return _pod_deleted(instance, deleted, retirement)
     phase = dig(pod, "status", "phase")
     if phase in ("Succeeded", "Failed"):
         return _pod_finished(instance, pod, retirement)
@@ -103,15 +104,15 @@ def judge(
     return None
 
 
-def _pod_gone(instance: Instance, departed: Manifest | None, retirement: Retirement) -> Verdict:
-    detail = f"pod {instance.pod_name} ({instance.pod_uid}) is gone"
-    if departed is None:
+def _pod_deleted(instance: Instance, deleted: Manifest | None, retirement: Retirement) -> Verdict:
+    detail = f"pod {instance.pod_name} ({instance.pod_uid}) no longer exists"
+    if deleted is None:
         return Verdict("deleted", detail)
-    reason = _disruption(departed)
-    ended = dig(_container(departed, instance.container), "state", "terminated")
-    if reason is None and ended and ended.get("reason") == "OOMKilled":
+    reason = _disruption(deleted)
+    terminated = dig(_container(deleted, instance.container), "state", "terminated")
+    if reason is None and terminated and terminated.get("reason") == "OOMKilled":
         reason = "oom"
-    return Verdict(reason or retirement.reason(departed), detail)
+    return Verdict(reason or retirement.reason(deleted), detail)
 
 
 def _pod_finished(instance: Instance, pod: Manifest, retirement: Retirement) -> Verdict:
@@ -131,12 +132,15 @@ def _pod_finished(instance: Instance, pod: Manifest, retirement: Retirement) -> 
 def _container_ended(
     instance: Instance, pod: Manifest, terminated: Manifest | None, retirement: Retirement
 ) -> Verdict:
-    """Name the end of a container; only crash and oom count against a task, so they need evidence."""
+    """Return the reason why a container ended.
+
+    Only crash and oom count as failed attempts of the tasks, so these two need evidence.
+    """
     where = f"container {instance.container} of pod {instance.pod_name}"
     if not terminated:
-        return Verdict(_disruption(pod) or "unknown", f"{where} is not running any more")
+        return Verdict(_disruption(pod) or "unknown", f"{where} is not running")
     code, reason = int(terminated.get("exitCode") or 0), str(terminated.get("reason") or "")
-    detail = f"{where} ended: {reason or 'no reason given'}, exit code {code}"
+    detail = f"{where} terminated: {reason or 'no reason given'}, exit code {code}"
     if reason == "OOMKilled":
         return Verdict("oom", detail)
     if is_deleting(pod):
@@ -152,20 +156,18 @@ def _disruption(pod: Manifest) -> str | None:
         return "eviction"
     if status.get("reason") in NODE_REASONS:
         return "node"
-    found = condition(pod, "DisruptionTarget")
-    return (
-        DISRUPTIONS.get(str(found.get("reason")))
-        if found and found.get("status") == "True"
-        else None
-    )
+    target = condition(pod, "DisruptionTarget")
+    if target is None or target.get("status") != "True":
+        return None
+    return DISRUPTIONS.get(str(target.get("reason")))
 
 
 def _container(pod: Manifest, name: str) -> Manifest | None:
     return next((status for status in container_statuses(pod) if status.get("name") == name), None)
 
 
-def tells_of_an_end(pod: Manifest) -> bool:
-    """Whether a pod's state alone makes a look at the instances worth it."""
+def may_have_died(pod: Manifest) -> bool:
+    """Return True if the pod's state suggests that one of its processes has ended."""
     if is_deleting(pod) or dig(pod, "status", "phase") in ("Succeeded", "Failed"):
         return True
     return any(

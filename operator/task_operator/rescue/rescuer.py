@@ -1,4 +1,8 @@
-"""Gives the tasks of dead worker processes back: level-based, on every telling pod event and on a slow timer."""
+"""Release the tasks of dead worker processes.
+
+A check is level-based: it compares all registered instances with their pods. It runs after every
+pod event that may concern an instance, and periodically.
+"""
 
 from __future__ import annotations
 
@@ -6,156 +10,151 @@ import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-import httpx
 import structlog
 
 from task_operator.kube.cluster import Cluster
-from task_operator.kube.informer import Store
 from task_operator.kube.kinds import DEPLOYMENT, POD, Key, Manifest
-from task_operator.kube.objects import component, is_deleting, name_of, uid_of
-from task_operator.management.service_client import Instance, ServiceUnreachableError, addresses
+from task_operator.kube.object_cache import ObjectCache
+from task_operator.kube.objects import component, is_deleting, name_of, rolled_out, uid_of
+from task_operator.management.service_client import Instance, ServiceError, addresses
 from task_operator.metrics import RESCUE_SECONDS, RESCUED_TASKS, RESCUES
-from task_operator.process.settings import Settings
 from task_operator.rescue.judge import Retirement, Verdict, judge, newest_template
 from task_operator.scaling.decide import stranded
-from task_operator.state import Notebook, Notes
-from task_operator.status.build import rolled_out
+from task_operator.state import ResourceState, StateStore
 from task_operator.status.reporter import Reporter
 
 log = structlog.get_logger(__name__)
 
 
 class Rescuer:
-    """Looks at the registered instances of a TaskService and releases those whose pod or container is gone."""
+    """Checks the registered instances of a TaskService and releases those that are dead."""
 
     def __init__(
         self,
         cluster: Cluster,
-        store: Store,
-        notebook: Notebook,
+        cache: ObjectCache,
+        states: StateStore,
         reporter: Reporter,
-        settings: Settings,
+        figures_seconds: float,
         wake: Callable[[Key], None],
     ) -> None:
-        """`wake` asks for a reconcile pass, which writes what was found into the status."""
+        """`wake` requests a reconcile pass, which writes the results into the status."""
         self._cluster = cluster
-        self._store = store
-        self._notebook = notebook
+        self._cache = cache
+        self._states = states
         self._reporter = reporter
-        self._settings = settings
+        self._figures_seconds = figures_seconds
         self._wake = wake
 
-    async def survey(self, key: Key) -> float | None:
-        """One look; raises what went wrong, so that the key's backoff repeats it."""
-        task_service = self._store.task_service(key)
-        if task_service is None:
-            return None
-        notes = self._notebook.of(key)
-        pods = self._store.of_instance(POD, key)
-        if not addresses(pods):
-            return None  # nobody to ask: a pod that becomes Ready brings the next event
-        instances = await notes.service.workers(pods)
-        workers = [pod for pod in pods if component(pod) == "worker"]
-        retirement = Retirement(newest_template(workers), frozenset(notes.retired))
-        await asyncio.gather(
-            *(self._look_at(key, instance, retirement, notes) for instance in instances)
-        )
-        notes.pod_event_at = None
-        await self._replace_stranded(key, workers, instances, notes)
-        await self._read_figures(key, retirement.newest_template, notes)
-        return None
-
-    async def _look_at(
-        self, key: Key, instance: Instance, retirement: Retirement, notes: Notes
-    ) -> None:
-        """Release one instance, if the API server itself says that it is gone."""
-        if instance.state == "dead" and instance.id in notes.explained:
+    async def check(self, key: Key) -> None:
+        """Check all instances once; an error propagates, so that the key's backoff retries it."""
+        if self._cache.task_service(key) is None:
             return
-        departed = self._store.departed(instance.pod_uid)
-        if (
-            judge(instance, self._store.get(POD, key[0], instance.pod_name), departed, retirement)
-            is None
-        ):
+        state = self._states.get(key)
+        pods = self._cache.of_instance(POD, key)
+        if not addresses(pods):
+            return  # no pod can be queried; the next pod that becomes Ready triggers a check
+        instances = await state.service.workers(pods)
+        workers = [pod for pod in pods if component(pod) == "worker"]
+        retirement = Retirement(newest_template(workers), frozenset(state.retired))
+        await asyncio.gather(
+            *(self._check_instance(key, instance, retirement, state) for instance in instances)
+        )
+        state.pod_event_at = None
+        await self._replace_stranded(key, workers, instances, state)
+        await self._read_figures(key, retirement.newest_template, state)
+
+    async def _check_instance(
+        self, key: Key, instance: Instance, retirement: Retirement, state: ResourceState
+    ) -> None:
+        """Release one instance if it is dead according to the cache and to the API server."""
+        if instance.state == "dead" and instance.id in state.explained:
+            return
+        deleted = self._cache.deleted_pod(instance.pod_uid)
+        cached = self._cache.get(POD, key[0], instance.pod_name)
+        if judge(instance, cached, deleted, retirement) is None:
             return
         pod = await self._cluster.get(POD, key[0], instance.pod_name)
-        verdict = judge(instance, pod, departed, retirement)
+        verdict = judge(instance, pod, deleted, retirement)
         if verdict is None:
             return
         if instance.state == "dead" and verdict.reason == "unknown":
-            notes.explain(instance.id)  # nothing to add to what the service knows
+            state.explain(instance.id)  # the service already knows as much
             return
-        pods = self._store.of_instance(POD, key)
-        answer = await notes.service.release(pods, instance.id, verdict.reason, verdict.detail)
-        notes.explain(instance.id)
+        pods = self._cache.of_instance(POD, key)
+        answer = await state.service.release(pods, instance.id, verdict.reason, verdict.detail)
+        state.explain(instance.id)
         if answer is not None:
-            await self._record(key, instance, verdict, answer, notes)
+            await self._report(key, instance, verdict, answer, state)
 
-    async def _record(
-        self, key: Key, instance: Instance, verdict: Verdict, answer: Manifest, notes: Notes
+    async def _report(
+        self, key: Key, instance: Instance, verdict: Verdict, answer: Manifest, state: ResourceState
     ) -> None:
-        """Tell what was released, or, when successor or lease came first, of which tasks nobody knew why."""
+        """Report a release in metrics, log, status and an event.
+
+        The successor or an expired lease may have released the tasks earlier. Then this release
+        only adds the reason, and is reported only if there were tasks without a reason.
+        """
         released = int(answer.get("released") or 0) + int(answer.get("failed") or 0)
         tasks = released + int(answer.get("explained") or 0)
-        others_were_first = bool(answer.get("already_dead"))
-        if others_were_first and not tasks:
+        already_dead = bool(answer.get("already_dead"))
+        if already_dead and not tasks:
             return
-        if not others_were_first:
+        if not already_dead:
             RESCUES.labels(verdict.reason).inc()
-            if notes.pod_event_at is not None:
-                RESCUE_SECONDS.observe(asyncio.get_running_loop().time() - notes.pod_event_at)
+            if state.pod_event_at is not None:
+                RESCUE_SECONDS.observe(asyncio.get_running_loop().time() - state.pod_event_at)
         RESCUED_TASKS.labels(verdict.reason).inc(released)
-        notes.last_rescue = {
+        state.last_rescue = {
             "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "workerId": instance.id,
             "pod": instance.pod_name,
             "reason": verdict.reason,
             "tasks": tasks,
         }
-        log.info(
-            "rescued", taskservice=key, worker=instance.id, pod=instance.pod_name, reason=verdict.reason, tasks=tasks,
-            detail=verdict.detail,
-        )  # fmt: skip
+        fields = {"pod": instance.pod_name, "reason": verdict.reason, "tasks": tasks}
+        log.info("rescued", taskservice=key, worker=instance.id, detail=verdict.detail, **fields)
         self._wake(key)
-        task_service = self._store.task_service(key)
+        task_service = self._cache.task_service(key)
         if task_service is not None:
-            text = f"{tasks} tasks of {instance.pod_name} released ({verdict.reason}): {verdict.detail}"
-            await self._reporter.tell(
-                task_service, "Warning" if tasks else "Normal", "TasksReleased", text
-            )
+            kind = "Warning" if tasks else "Normal"
+            text = f"{tasks} tasks of {instance.pod_name} released ({verdict.reason})"
+            message = f"{text}: {verdict.detail}"
+            await self._reporter.emit_event(task_service, kind, "TasksReleased", message)
 
     async def _replace_stranded(
-        self, key: Key, workers: list[Manifest], instances: list[Instance], notes: Notes
+        self, key: Key, workers: list[Manifest], instances: list[Instance], state: ResourceState
     ) -> None:
-        """Replace pods that were drained for a scale-down which then took another pod, or was taken back.
+        """Replace pods that were drained for a scale-down, but not removed by it.
 
-        Only pods found so in two looks running, while nothing else moves: a pod that ends by itself is none of them.
+        The scale-down removed another pod instead, or was reverted. A pod is replaced only if two
+        consecutive checks find it stranded and no rollout or scale-down is in progress, because a
+        drained pod may also be about to end.
         """
         deployment = next(
-            (d for d in self._store.of_instance(DEPLOYMENT, key) if component(d) == "worker"), None
+            (d for d in self._cache.of_instance(DEPLOYMENT, key) if component(d) == "worker"), None
         )
-        if notes.scale_down is not None or not rolled_out(deployment):
-            notes.stranded = set()
+        if state.scale_down is not None or not rolled_out(deployment):
+            state.stranded = set()
             return
-        found = stranded(workers, instances)
-        for pod in found:
-            if uid_of(pod) in notes.stranded and not is_deleting(pod):
+        pods = stranded(workers, instances)
+        for pod in pods:
+            if uid_of(pod) in state.stranded and not is_deleting(pod):
                 log.info("drained_pod_replaced", taskservice=key, pod=name_of(pod))
                 await self._cluster.delete_pod(pod)
-        notes.stranded = {uid_of(pod) for pod in found}
+        state.stranded = {uid_of(pod) for pod in pods}
 
-    async def _read_figures(self, key: Key, template: str, notes: Notes) -> None:
-        """Take the queue's figures for the status, not more often than they may be written, and after a rollout."""
+    async def _read_figures(self, key: Key, template: str, state: ResourceState) -> None:
+        """Read the queue's figures for the status, every `figures_seconds` and after a rollout."""
         now = asyncio.get_running_loop().time()
-        if (
-            now - notes.figures_at < self._settings.figures_seconds
-            and template == notes.figures_template
-        ):
+        is_recent = now - state.figures_read_at < self._figures_seconds
+        if is_recent and template == state.figures_template:
             return
-        notes.figures_at, notes.figures_template = now, template
-        pods = self._store.of_instance(POD, key)
+        state.figures_read_at, state.figures_template = now, template
+        pods = self._cache.of_instance(POD, key)
         try:
-            queue, version = await notes.service.queue(pods), await notes.service.version(pods)
-        except (ServiceUnreachableError, httpx.HTTPError) as error:
+            queue, version = await state.service.queue(pods), await state.service.version(pods)
+        except ServiceError as error:
             log.warning("figures_unknown", taskservice=key, error=str(error))
             return
         figures = {
@@ -166,6 +165,6 @@ class Rescuer:
             "oldestAgeSeconds": round(float(queue.get("oldest_age_seconds") or 0)),
         }
         revision = int(version["revision"]) if version.get("revision") is not None else None
-        if (figures, revision) != (notes.figures, notes.schema_revision):
-            notes.figures, notes.schema_revision = figures, revision
+        if (figures, revision) != (state.figures, state.schema_revision):
+            state.figures, state.schema_revision = figures, revision
             self._wake(key)

@@ -1,0 +1,1 @@
+"""Replica counts, and draining workers before a scale-down."""

@@ -1,4 +1,4 @@
-"""A TaskService's status: pure, from what one pass found."""
+"""Build the status of a TaskService from the result of one pass: pure functions."""
 
 from __future__ import annotations
 
@@ -8,23 +8,30 @@ from datetime import UTC, datetime
 from typing import Any
 
 from task_operator.kube.kinds import PAUSED_ANNOTATION, VERSION_LABEL, Manifest
-from task_operator.kube.objects import annotation, condition, container_image, dig, label
+from task_operator.kube.objects import (
+    annotation,
+    condition,
+    container_image,
+    dig,
+    label,
+    rolled_out,
+)
 from task_operator.migration import Failed, Migrated, Running, Start, Step
 from task_operator.status.diagnosis import Problem
 
 
 @dataclass
-class Situation:
-    """What one pass found."""
+class Observed:
+    """The result of one pass: what was observed, and what the operator could not do."""
 
     task_service: Manifest
     paused: bool
     step: Step | None = None
-    """None when the pass did not come to the migration."""
+    """None if the pass did not reach the migration."""
     problem: Problem | None = None
     """What the operator itself could not do."""
-    trouble: Problem | None = None
-    """What keeps pods from running."""
+    diagnosis: Problem | None = None
+    """What prevents pods from running."""
     api: Manifest | None = None
     worker: Manifest | None = None
     last_rescue: Manifest | None = None
@@ -32,16 +39,20 @@ class Situation:
     schema_revision: int | None = None
 
     @property
-    def failure(self) -> Problem | None:
-        """Why the migration failed; while it is tried again, what was said of the attempt before.
+    def migration_failure(self) -> Problem | None:
+        """Why the migration failed; during a retry, the error of the previous attempt.
 
-        A Job tries several pods before it gives up: the first that failed is told, not only the last.
+        A Job starts several pods before it gives up. The first failed pod is reported, without
+        waiting for the last.
         """
-        said = self.step.message if isinstance(self.step, Failed) else ""
-        said = self.step.trouble if isinstance(self.step, Running) else said
-        if isinstance(self.step, Failed | Running) and said:
+        error = ""
+        if isinstance(self.step, Failed):
+            error = self.step.message
+        elif isinstance(self.step, Running):
+            error = self.step.last_error
+        if isinstance(self.step, Failed | Running) and error:
             return Problem(
-                "MigrationFailed", f"the migration failed (attempt {self.step.attempt}): {said}"
+                "MigrationFailed", f"the migration failed (attempt {self.step.attempt}): {error}"
             )
         if isinstance(self.step, Start | Running) and self.step.attempt > 1:
             known = condition(self.task_service, "Migrated")
@@ -51,7 +62,7 @@ class Situation:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Condition:
     """A condition without its times."""
 
     type: str
@@ -61,132 +72,106 @@ class Finding:
 
 
 def is_paused(task_service: Manifest) -> bool:
-    """Whether spec or annotation pauses the TaskService."""
+    """Return True if the spec or the annotation pauses the TaskService."""
     return (
         bool(dig(task_service, "spec", "paused"))
         or annotation(task_service, PAUSED_ANNOTATION).lower() == "true"
     )
 
 
-def rolled_out(deployment: Manifest | None) -> bool:
-    """Whether every pod of a Deployment is new, available and wanted."""
-    if deployment is None:
-        return False
-    wanted, status = deployment["spec"].get("replicas", 1), deployment.get("status") or {}
-    updated = int(status.get("updatedReplicas", 0))
-    seen = int(status.get("observedGeneration", 0)) >= int(
-        deployment["metadata"].get("generation", 0)
-    )
-    all_new = updated == int(wanted) and int(status.get("replicas", 0)) == updated
-    return seen and all_new and int(status.get("availableReplicas", 0)) >= int(wanted)
-
-
-def build(situation: Situation, now: datetime) -> Manifest:
-    """The whole status; a condition keeps its time while its status stays."""
-    task_service = situation.task_service
+def build(observed: Observed, now: datetime) -> Manifest:
+    """Return the whole status; a condition keeps its time as long as its status does not change."""
+    task_service = observed.task_service
     status: Manifest = {
         "observedGeneration": task_service["metadata"].get("generation", 0),
-        "conditions": [_dated(finding, task_service, now) for finding in findings(situation)],
-        "api": _replicas(situation.api),
-        "worker": _replicas(situation.worker) | {"selector": _selector(situation.worker)},
+        "conditions": [_dated(item, task_service, now) for item in conditions(observed)],
+        "api": _replicas(observed.api),
+        "worker": _replicas(observed.worker) | {"selector": _selector(observed.worker)},
     }
-    if situation.api is not None and rolled_out(
-        situation.api
-    ):  # until then it is the old one that serves
-        status["image"] = container_image(situation.api, "api")
-        status["version"] = label(situation.api, VERSION_LABEL)
+    if observed.api is not None and rolled_out(observed.api):
+        # Until the rollout is complete, the old image serves.
+        status["image"] = container_image(observed.api, "api")
+        status["version"] = label(observed.api, VERSION_LABEL)
     for name, value in (
-        ("schemaRevision", situation.schema_revision),
-        ("queue", situation.queue),
-        ("lastRescue", situation.last_rescue),
+        ("schemaRevision", observed.schema_revision),
+        ("queue", observed.queue),
+        ("lastRescue", observed.last_rescue),
     ):
         if value is not None:
             status[name] = value
     return status
 
 
-def changes(observed: Manifest, wanted: Manifest) -> Manifest | None:
-    """The merge patch from one status to the other, None without a difference.
+def changes(current: Manifest, desired: Manifest) -> Manifest | None:
+    """Return the merge patch from one status to another, or None if nothing changes.
 
-    Fields that this pass knows nothing of (figures after a restart of the operator) stay.
+    Fields that this pass does not know stay, such as the figures after a restart of the operator.
 
     >>> changes({"a": 1, "b": 2}, {"a": 1, "b": 3})
     {'b': 3}
     """
-    patch = {name: value for name, value in wanted.items() if observed.get(name) != value}
+    patch = {name: value for name, value in desired.items() if current.get(name) != value}
     return patch or None
 
 
-def findings(situation: Situation) -> Iterator[Finding]:
-    """The conditions, Ready first."""
-    yield _ready(situation)
-    yield _progressing(situation)
-    yield _degraded(situation)
-    yield _migrated(situation)
-    if situation.paused:
-        yield Finding(
-            "Paused",
-            "True",
-            "Paused",
-            "spec.paused or the annotation stops migration, rollout and repair",
-        )
+def conditions(observed: Observed) -> Iterator[Condition]:
+    """Yield the conditions, Ready first."""
+    yield _ready(observed)
+    yield _progressing(observed)
+    yield _degraded(observed)
+    yield _migrated(observed)
+    if observed.paused:
+        message = "migration, rollout and repair are paused by spec.paused or by the annotation"
+        yield Condition("Paused", "True", "Paused", message)
     else:
-        yield Finding("Paused", "False", "NotPaused", "the operator is at work")
-    autoscaling = dig(situation.task_service, "spec", "worker", "autoscaling") or {}
+        yield Condition("Paused", "False", "NotPaused", "the operator reconciles this TaskService")
+    autoscaling = dig(observed.task_service, "spec", "worker", "autoscaling") or {}
     if autoscaling.get("enabled"):
-        yield Finding(
-            "ScaleIgnored", "True", "Autoscaled",
-            f"spec.worker.replicas ({dig(situation.task_service, 'spec', 'worker', 'replicas')}) is ignored: the "
-            f"autoscaler sets {autoscaling.get('minReplicas', 1)} to {autoscaling.get('maxReplicas')} workers",
-        )  # fmt: skip
-
-
-def _ready(situation: Situation) -> Finding:
-    blocker = situation.problem or situation.trouble
-    if blocker is None and situation.failure:
-        return Finding(
-            "Ready",
-            "False",
-            situation.failure.reason,
-            _still_serving(situation) + situation.failure.message,
+        replicas = dig(observed.task_service, "spec", "worker", "replicas")
+        bounds = f"{autoscaling.get('minReplicas', 1)} to {autoscaling.get('maxReplicas')}"
+        message = (
+            f"spec.worker.replicas ({replicas}) is ignored: the autoscaler sets {bounds} workers"
         )
+        yield Condition("ScaleIgnored", "True", "Autoscaled", message)
+
+
+def _ready(observed: Observed) -> Condition:
+    blocker = observed.problem or observed.diagnosis
     if blocker:
-        return Finding("Ready", "False", blocker.reason, blocker.message)
-    if isinstance(situation.step, Start | Running):
-        return Finding(
-            "Ready", "False", "Migrating", _still_serving(situation) + "the migration runs"
-        )
-    waiting = list(_unfinished(situation))
+        return Condition("Ready", "False", blocker.reason, blocker.message)
+    failure = observed.migration_failure
+    if failure:
+        message = _still_serving(observed) + failure.message
+        return Condition("Ready", "False", failure.reason, message)
+    if isinstance(observed.step, Start | Running):
+        message = _still_serving(observed) + "the migration is running"
+        return Condition("Ready", "False", "Migrating", message)
+    waiting = list(_unfinished(observed))
     if waiting:
-        return Finding("Ready", "False", "RollingOut", "; ".join(waiting))
-    return Finding("Ready", "True", "Ready", "API and workers are up to date and ready")
+        return Condition("Ready", "False", "RollingOut", "; ".join(waiting))
+    return Condition("Ready", "True", "Ready", "API and workers are up to date and ready")
 
 
-def _progressing(situation: Situation) -> Finding:
-    if situation.paused:
-        return Finding("Progressing", "False", "Paused", "nothing is changed while paused")
-    if situation.problem:
-        return Finding("Progressing", "False", situation.problem.reason, situation.problem.message)
-    if situation.failure:
-        return Finding(
-            "Progressing",
-            "False",
-            "MigrationFailed",
-            "the migration is tried again with a growing pause",
-        )
-    if isinstance(situation.step, Start | Running):
-        return Finding(
-            "Progressing", "True", "Migrating", "the migration of the new image or settings runs"
-        )
-    waiting = list(_unfinished(situation))
+def _progressing(observed: Observed) -> Condition:
+    if observed.paused:
+        return Condition("Progressing", "False", "Paused", "the operator changes nothing")
+    if observed.problem:
+        return Condition("Progressing", "False", observed.problem.reason, observed.problem.message)
+    if observed.migration_failure:
+        message = "the migration is retried with increasing pauses"
+        return Condition("Progressing", "False", "MigrationFailed", message)
+    if isinstance(observed.step, Start | Running):
+        message = "the migration for the new image or settings is running"
+        return Condition("Progressing", "True", "Migrating", message)
+    waiting = list(_unfinished(observed))
     if waiting:
-        return Finding("Progressing", "True", "RollingOut", "; ".join(waiting))
-    return Finding("Progressing", "False", "Settled", "what is wanted is what runs")
+        return Condition("Progressing", "True", "RollingOut", "; ".join(waiting))
+    return Condition("Progressing", "False", "Settled", "the current state is the desired state")
 
 
-def _degraded(situation: Situation) -> Finding:
-    problem = situation.problem or situation.trouble or situation.failure
-    for deployment in (situation.api, situation.worker):
+def _degraded(observed: Observed) -> Condition:
+    problem = observed.problem or observed.diagnosis or observed.migration_failure
+    for deployment in (observed.api, observed.worker):
         stalled = condition(deployment, "Progressing") if deployment else None
         refused = condition(deployment, "ReplicaFailure") if deployment else None
         if problem is None and refused and refused.get("status") == "True":
@@ -194,59 +179,54 @@ def _degraded(situation: Situation) -> Finding:
         if problem is None and stalled and stalled.get("reason") == "ProgressDeadlineExceeded":
             problem = Problem("RolloutStalled", str(stalled.get("message", "")))
     if problem:
-        return Finding("Degraded", "True", problem.reason, problem.message)
-    return Finding("Degraded", "False", "AsExpected", "nothing needs a person")
+        return Condition("Degraded", "True", problem.reason, problem.message)
+    return Condition("Degraded", "False", "AsExpected", "no intervention is needed")
 
 
-def _migrated(situation: Situation) -> Finding:
-    if situation.failure:
-        return Finding("Migrated", "False", situation.failure.reason, situation.failure.message)
-    match situation.step:
+def _migrated(observed: Observed) -> Condition:
+    failure = observed.migration_failure
+    if failure:
+        return Condition("Migrated", "False", failure.reason, failure.message)
+    match observed.step:
         case Migrated():
-            return Finding(
-                "Migrated",
-                "True",
-                "MigrationSucceeded",
-                "the database has the schema of this image",
-            )
+            message = "the database schema matches this image"
+            return Condition("Migrated", "True", "MigrationSucceeded", message)
         case Start() | Running() | Failed():
-            return Finding("Migrated", "False", "MigrationRunning", "the migration Job runs")
+            message = "the migration Job is running"
+            return Condition("Migrated", "False", "MigrationRunning", message)
         case None:
-            known = condition(situation.task_service, "Migrated")
+            known = condition(observed.task_service, "Migrated")
             if known:
-                return Finding("Migrated", known["status"], known["reason"], known["message"])
-            return Finding(
-                "Migrated", "Unknown", "NotYetKnown", "the migration has not been looked at"
-            )
+                return Condition("Migrated", known["status"], known["reason"], known["message"])
+            message = "the migration has not been checked yet"
+            return Condition("Migrated", "Unknown", "NotYetKnown", message)
 
 
-def _still_serving(situation: Situation) -> str:
-    return f"{container_image(situation.api, 'api')} goes on serving; " if situation.api else ""
+def _still_serving(observed: Observed) -> str:
+    return f"{container_image(observed.api, 'api')} is still serving; " if observed.api else ""
 
 
-def _unfinished(situation: Situation) -> Iterator[str]:
-    for title, deployment in (("API", situation.api), ("workers", situation.worker)):
+def _unfinished(observed: Observed) -> Iterator[str]:
+    for title, deployment in (("API", observed.api), ("workers", observed.worker)):
         if deployment is None:
-            yield f"{title}: not there yet"
+            yield f"{title}: not created yet"
         elif not rolled_out(deployment):
-            status, wanted = deployment.get("status") or {}, deployment["spec"].get("replicas", 1)
-            updated, available = (
-                status.get("updatedReplicas", 0),
-                status.get("availableReplicas", 0),
-            )
-            yield f"{title}: {updated} of {wanted} updated, {available} available"
+            status, desired = deployment.get("status") or {}, deployment["spec"].get("replicas", 1)
+            updated = status.get("updatedReplicas", 0)
+            available = status.get("availableReplicas", 0)
+            yield f"{title}: {updated} of {desired} updated, {available} available"
 
 
-def _dated(finding: Finding, task_service: Manifest, now: datetime) -> Manifest:
-    known = condition(task_service, finding.type)
+def _dated(item: Condition, task_service: Manifest, now: datetime) -> Manifest:
+    known = condition(task_service, item.type)
     since = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    if known and known.get("status") == finding.status:
+    if known and known.get("status") == item.status:
         since = known["lastTransitionTime"]
     return {
-        "type": finding.type,
-        "status": finding.status,
-        "reason": finding.reason,
-        "message": finding.message[:2000],
+        "type": item.type,
+        "status": item.status,
+        "reason": item.reason,
+        "message": item.message[:2000],
         "lastTransitionTime": since,
         "observedGeneration": task_service["metadata"].get("generation", 0),
     }

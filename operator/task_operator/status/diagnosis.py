@@ -1,4 +1,7 @@
-"""What keeps pods from running, said so that a person can act on it: pure, from pod states and their events."""
+"""Diagnose why pods do not run, with a message that names the remedy.
+
+Pure functions of the states of pods and of their events.
+"""
 
 from __future__ import annotations
 
@@ -18,30 +21,34 @@ MISSING_KEY = re.compile(
     r"couldn't find key (?P<key>\S+) in (?P<kind>Secret|ConfigMap) (?:[^/\s]+/)?(?P<name>\S+)"
 )
 MOUNT_KEY = re.compile(
-    r'for volume "(?P<volume>[^"]+)"\s*: references non-existent (?P<kind>secret|config) key: (?P<key>\S+)'
+    r'for volume "(?P<volume>[^"]+)"\s*: '
+    r"references non-existent (?P<kind>secret|config) key: (?P<key>\S+)"
 )
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A condition's reason and message."""
+    """The reason and the message of a condition."""
 
     reason: str
     message: str
 
 
-def find(
+def diagnose(
     pods: Iterable[Manifest], events: Mapping[str, list[Manifest]], spec: Manifest
 ) -> Problem | None:
-    """The first problem that a person has to solve; `events` holds those of stuck pods, by pod name."""
-    found = [
+    """Return the most urgent problem that needs an intervention.
+
+    `events` contains the events of stuck pods, by pod name.
+    """
+    problems = [
         problem for pod in pods if not is_deleting(pod) for problem in _of_pod(pod, events, spec)
     ]
-    return min(found, key=_urgency, default=None)
+    return min(problems, key=_urgency, default=None)
 
 
 def is_stuck(pod: Manifest) -> bool:
-    """Whether a pod has a node and no container yet, so that its events may tell why."""
+    """Return True if a pod has a node, but no container yet: its events may contain the cause."""
     if (
         is_deleting(pod)
         or dig(pod, "status", "phase") != "Pending"
@@ -84,9 +91,9 @@ def _of_pod(
             )
         elif reason == "CrashLoopBackOff":
             last = dig(status, "lastState", "terminated") or {}
-            said = str(last.get("message") or last.get("reason") or "no message").strip()
+            error = str(last.get("message") or last.get("reason") or "no message").strip()
             yield Problem(
-                "CrashLoop", f"{where} keeps ending with exit code {last.get('exitCode')}: {said}"
+                "CrashLoop", f"{where} keeps exiting with code {last.get('exitCode')}: {error}"
             )
     scheduled = condition(pod, "PodScheduled")
     if (
@@ -103,30 +110,34 @@ def _of_pod(
 
 
 def _missing(message: str, pod: Manifest, spec: Manifest) -> Problem | None:
-    """A Secret or ConfigMap that is not there, or lacks a key."""
+    """Return the problem of a missing Secret, ConfigMap or key that a message reports."""
     if match := MISSING_KEY.search(message):
-        return _say(match["kind"], match["name"], match["key"], spec, key_only=True)
+        return _not_found(match["kind"], match["name"], match["key"], spec, key_only=True)
     if match := MOUNT_KEY.search(message):
         kind = "Secret" if match["kind"] == "secret" else "ConfigMap"
-        return _say(kind, _volume_source(pod, match["volume"]), match["key"], spec, key_only=True)
+        source = _volume_source(pod, match["volume"])
+        return _not_found(kind, source, match["key"], spec, key_only=True)
     if match := MISSING.search(message):
-        return _say(match[1], match["name"], "", spec, key_only=False)
+        return _not_found(match[1], match["name"], "", spec, key_only=False)
     return None
 
 
-def _say(kind: str, name: str, key: str, spec: Manifest, *, key_only: bool) -> Problem:
+def _not_found(kind: str, name: str, key: str, spec: Manifest, *, key_only: bool) -> Problem:
     title = "Secret" if kind.lower() == "secret" else "ConfigMap"
-    path, wanted = next(references(spec, name), ("", ""))
-    key = key or wanted
-    asked = f", named in spec.{path}," if path else ""
+    path, expected_key = next(references(spec, name), ("", ""))
+    key = key or expected_key
+    source = f", named in spec.{path}," if path else ""
     if key_only:
-        return Problem(f"{title}NotFound", f"{title} {name}{asked} has no key {key}: add it")
+        return Problem(f"{title}NotFound", f"{title} {name}{source} has no key {key}: add it")
     with_key = f" with the key {key}" if key else ""
-    return Problem(f"{title}NotFound", f"{title} {name}{asked} does not exist: create it{with_key}")
+    message = f"{title} {name}{source} does not exist: create it{with_key}"
+    return Problem(f"{title}NotFound", message)
 
 
 def references(node: Any, name: str, path: str = "") -> Iterator[tuple[str, str]]:
-    """Where a spec names a Secret or ConfigMap: path and key, which has a usual name where a secretRef says nothing.
+    """Yield the path and the key of every reference to a Secret or ConfigMap in a spec.
+
+    A secretRef without a key means the default key.
 
     >>> list(references({"database": {"secretRef": {"name": "db"}}}, "db"))
     [('database.secretRef', 'url')]
@@ -135,10 +146,10 @@ def references(node: Any, name: str, path: str = "") -> Iterator[tuple[str, str]
     """
     if isinstance(node, dict):
         if node.get("name") == name and ("key" in node or path.endswith("secretRef")):
-            usual = dig(node, "keys", "secretKey") or (
+            default_key = dig(node, "keys", "secretKey") or (
                 "secret-key" if path == "auth.secretRef" else "url"
             )
-            yield path, str(node.get("key", usual))
+            yield path, str(node.get("key", default_key))
         for field, value in node.items():
             yield from references(value, name, f"{path}.{field}" if path else field)
     elif isinstance(node, list):
@@ -152,6 +163,6 @@ def _volume_source(pod: Manifest, volume: str) -> str:
             sources = [item, *(dig(item, "projected", "sources") or ())]
             for source in sources:
                 secret, config = dig(source, "secret") or {}, dig(source, "configMap") or {}
-                if found := secret.get("secretName") or secret.get("name") or config.get("name"):
-                    return str(found)
+                if name := secret.get("secretName") or secret.get("name") or config.get("name"):
+                    return str(name)
     return volume

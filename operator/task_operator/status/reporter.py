@@ -1,4 +1,4 @@
-"""Status and events of a TaskService, written only when they changed."""
+"""Write the status and the events of a TaskService, but only when they change."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from task_operator.kube.api_client import ApiError
 from task_operator.kube.cluster import Cluster
 from task_operator.kube.kinds import Manifest
 from task_operator.kube.objects import condition, name_of, namespace_of
-from task_operator.state import Notes
-from task_operator.status.build import Situation, build, changes
+from task_operator.state import ResourceState
+from task_operator.status.build import Observed, build, changes
 
 log = structlog.get_logger(__name__)
 
 WARNINGS = {("Degraded", "True")}
 SILENT = {"Progressing"}
-"""Progressing says what Ready and Migrated say in other words."""
+"""Condition types without an event: Progressing repeats what Ready and Migrated report."""
 
 
 class Reporter:
-    """Writes what a pass found."""
+    """Writes the results of a pass to the API server."""
 
     def __init__(
         self, cluster: Cluster, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -30,37 +30,43 @@ class Reporter:
         self._cluster = cluster
         self._clock = clock
 
-    async def report(self, situation: Situation, notes: Notes) -> None:
-        """Write status and events, if they differ from what is known."""
-        task_service = situation.task_service
-        wanted = build(situation, self._clock())
-        observed = task_service.get("status") or {}
-        patch = changes(observed, wanted)
+    async def report(self, observed: Observed, state: ResourceState) -> None:
+        """Write the status if it differs from the cached one, and an event for each new reason."""
+        task_service = observed.task_service
+        desired = build(observed, self._clock())
+        patch = changes(task_service.get("status") or {}, desired)
         if patch is None:
             return
         await self._cluster.patch_status(task_service, patch)
-        for item in wanted["conditions"]:
-            before = condition(task_service, item["type"])
-            told = (item["status"], item["reason"])
-            if (before and (before["status"], before["reason"]) == told) or notes.told.get(
-                item["type"]
-            ) == told:
-                continue
-            notes.told[item["type"]] = told
-            if item["type"] in SILENT or (
-                before is None and item["type"] != "Ready" and item["status"] != "True"
-            ):
-                continue
-            log.info(
-                "condition", taskservice=(namespace_of(task_service), name_of(task_service)),
-                type=item["type"], status=item["status"], reason=item["reason"], message=item["message"],
-            )  # fmt: skip
-            kind = "Warning" if (item["type"], item["status"]) in WARNINGS else "Normal"
-            text = f"{item['type']}={item['status']}: {item['message']}"
-            await self.tell(task_service, kind, item["reason"], text)
+        for item in desired["conditions"]:
+            if self._needs_event(item, task_service, state):
+                await self._report_condition(item, task_service)
 
-    async def tell(self, task_service: Manifest, kind: str, reason: str, message: str) -> None:
-        """Write an event; one that cannot be written is logged and lost, as nothing depends on it."""
+    def _needs_event(self, item: Manifest, task_service: Manifest, state: ResourceState) -> bool:
+        """Return True if a condition changed and is worth an event; remember it as reported."""
+        before = condition(task_service, item["type"])
+        current = (item["status"], item["reason"])
+        if before and (before["status"], before["reason"]) == current:
+            return False
+        if state.reported.get(item["type"]) == current:
+            return False
+        state.reported[item["type"]] = current
+        if item["type"] in SILENT:
+            return False
+        return before is not None or item["type"] == "Ready" or item["status"] == "True"
+
+    async def _report_condition(self, item: Manifest, task_service: Manifest) -> None:
+        fields = {name: item[name] for name in ("type", "status", "reason", "message")}
+        key = (namespace_of(task_service), name_of(task_service))
+        log.info("condition", taskservice=key, **fields)
+        kind = "Warning" if (item["type"], item["status"]) in WARNINGS else "Normal"
+        message = f"{item['type']}={item['status']}: {item['message']}"
+        await self.emit_event(task_service, kind, item["reason"], message)
+
+    async def emit_event(
+        self, task_service: Manifest, kind: str, reason: str, message: str
+    ) -> None:
+        """Emit an event; a failure is only logged, because nothing depends on events."""
         try:
             await self._cluster.record_event(task_service, kind, reason, message)
         except ApiError as error:

@@ -1,4 +1,4 @@
-"""What the watches have told: the operator's memory of the cluster, never its truth."""
+"""Cache of the watched objects; it may lag behind the API server."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from collections.abc import Iterable
 from task_operator.kube.kinds import KINDS, POD, TASK_SERVICE, Key, Kind, Manifest
 from task_operator.kube.objects import controller, instance_key, name_of, namespace_of, uid_of
 
-REMEMBERED_PODS = 2000
+MAX_DELETED_PODS = 2000
 
 
-class Store:
-    """Objects by kind, namespace and name; fed by watch events, by our own writes and by full listings."""
+class ObjectCache:
+    """Objects by kind, namespace and name.
+
+    Its sources are watch events, full listings and the responses to the operator's own writes.
+    """
 
     def __init__(self) -> None:
         self._objects: dict[Kind, dict[Key, Manifest]] = {
@@ -21,10 +24,10 @@ class Store:
         self._by_instance: dict[Kind, dict[Key, dict[str, Manifest]]] = {
             kind: defaultdict(dict) for kind in (*KINDS, POD)
         }
-        self._departed: OrderedDict[str, Manifest] = OrderedDict()
+        self._deleted_pods: OrderedDict[str, Manifest] = OrderedDict()
 
     def put(self, kind: Kind, obj: Manifest) -> bool:
-        """Remember an object; False when something newer of the same object is known already."""
+        """Store an object; return False if the cache has a newer version of it."""
         key = (namespace_of(obj), name_of(obj))
         known = self._objects[kind].get(key)
         if known and uid_of(known) == uid_of(obj) and _version(known) > _version(obj):
@@ -37,56 +40,53 @@ class Store:
         return True
 
     def remove(self, kind: Kind, obj: Manifest) -> None:
-        """Forget an object; a deleted pod's last state is kept for a while, because it tells why it went."""
+        """Remove a deleted object.
+
+        The last state of a pod is kept for a while, because it shows why the pod was deleted.
+        """
         known = self._objects[kind].get((namespace_of(obj), name_of(obj)))
         if kind is POD:
-            self._departed[uid_of(obj)] = obj
-            if len(self._departed) > REMEMBERED_PODS:
-                self._departed.popitem(last=False)
+            self._deleted_pods[uid_of(obj)] = obj
+            if len(self._deleted_pods) > MAX_DELETED_PODS:
+                self._deleted_pods.popitem(last=False)
         if known and uid_of(known) == uid_of(obj):
             self._drop(kind, known)
 
     def replace(
         self, kind: Kind, namespace: str | None, objects: Iterable[Manifest], version: int
-    ) -> set[Key]:
-        """Take a full listing of a kind (of one namespace, or of all) as it was at a resource version.
-
-        Returns the TaskServices that lost an object which no watch event had taken away.
-        """
+    ) -> None:
+        """Replace a kind by a full listing at a resource version, in one namespace or in all."""
         listed = {(namespace_of(obj), name_of(obj)): obj for obj in objects}
-        lost = [
+        missing = [
             obj
             for key, obj in list(self._objects[kind].items())
             if (namespace is None or key[0] == namespace)
             and key not in listed
             and _version(obj) <= version
         ]
-        for obj in lost:
+        for obj in missing:
             self.remove(kind, obj)
         for obj in listed.values():
             self.put(kind, obj)
-        if kind is TASK_SERVICE:
-            return {(namespace_of(obj), name_of(obj)) for obj in lost}
-        return {instance_key(obj) for obj in lost}
 
     def get(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
-        """One object, if known."""
+        """Return one object, if it is cached."""
         return self._objects[kind].get((namespace, name))
 
     def task_service(self, key: Key) -> Manifest | None:
-        """The TaskService, if known."""
+        """Return one TaskService, if it is cached."""
         return self._objects[TASK_SERVICE].get(key)
 
     def task_services(self) -> list[Key]:
-        """Every TaskService."""
+        """Return the keys of all TaskServices."""
         return list(self._objects[TASK_SERVICE])
 
     def of_instance(self, kind: Kind, key: Key) -> list[Manifest]:
-        """Objects of one kind whose labels name the TaskService."""
+        """Return the objects of one kind whose labels name the TaskService."""
         return list(self._by_instance[kind].get(key, {}).values())
 
     def owned(self, key: Key, uid: str) -> list[Manifest]:
-        """Children of every kind whose controller is the TaskService with that UID."""
+        """Return the children of all kinds whose controller is the TaskService with that UID."""
         return [
             obj
             for kind in KINDS
@@ -94,9 +94,9 @@ class Store:
             if (controller(obj) or {}).get("uid") == uid
         ]
 
-    def departed(self, uid: str) -> Manifest | None:
-        """The last state of a pod that is gone."""
-        return self._departed.get(uid)
+    def deleted_pod(self, uid: str) -> Manifest | None:
+        """Return the last state of a deleted pod, if it is still kept."""
+        return self._deleted_pods.get(uid)
 
     def _drop(self, kind: Kind, obj: Manifest) -> None:
         self._objects[kind].pop((namespace_of(obj), name_of(obj)), None)
@@ -108,6 +108,6 @@ class Store:
 
 
 def _version(obj: Manifest) -> int:
-    """Resource versions are decimal and comparable (guaranteed since Kubernetes 1.35)."""
+    """Return the resource version; they are decimal and comparable since Kubernetes 1.35."""
     text = str(obj["metadata"].get("resourceVersion", "0"))
     return int(text) if text.isdecimal() else 0
