@@ -1,8 +1,8 @@
 """Check the language of the repository: listed phrases, docstrings and test names.
 
 Usage: `python scripts/check_writing.py [--count] [PATH ...]`. Without a path it checks every tracked
-file. It prints one line per finding and exits with 1 if there are any. `--count` prints the number of
-listed phrases per thousand words instead.
+file. It prints one line per violation and exits with 1 if there is one. `--count` prints the number
+of listed phrases per thousand words instead.
 """
 
 import ast
@@ -25,7 +25,7 @@ SKIPPED = (
     "tests/cluster/kube/go.", "tests/conformance/seeds/", "bench/rivals/requirements/",
 )  # fmt: skip
 TEST_NAME_MAX = 80
-RIDDLE = re.compile(r"(What|Who|Whoever|Whose|Whether|Which|Where|When|If|Twice|Of|Nothing)\b")
+RIDDLE = re.compile(r"(What|Who|Whose|Whether|Which|Where|When|If|Twice|Of|Nothing)\b")
 
 
 class Rule(NamedTuple):
@@ -35,7 +35,7 @@ class Rule(NamedTuple):
     instead: str
 
 
-class Finding(NamedTuple):
+class Violation(NamedTuple):
     """One place that breaks a rule."""
 
     path: str
@@ -67,15 +67,15 @@ def tracked_files(paths: list[str]) -> Iterator[str]:
             yield path
 
 
-def check_phrases(path: str, text: str, rules: list[Rule]) -> Iterator[Finding]:
-    """Find listed phrases; a phrase may continue on the next line of the same paragraph."""
+def check_phrases(path: str, text: str, rules: list[Rule]) -> Iterator[Violation]:
+    """Report listed phrases, line by line."""
     for number, line in enumerate(text.splitlines(), start=1):
         for rule in rules:
             if match := rule.pattern.search(line):
-                yield Finding(path, number, f"'{match.group()}': write {rule.instead}")
+                yield Violation(path, number, f"'{match.group()}': write {rule.instead}")
 
 
-def check_python(path: str, text: str) -> Iterator[Finding]:
+def check_python(path: str, text: str) -> Iterator[Violation]:
     """Check docstring summaries and test names."""
     for node in ast.walk(ast.parse(text)):
         if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -84,34 +84,35 @@ def check_python(path: str, text: str) -> Iterator[Finding]:
         docstring = ast.get_docstring(node)
         if docstring and (match := RIDDLE.match(docstring)):
             message = f"a docstring starts with '{match.group()}': use a noun phrase or a verb"
-            yield Finding(path, line, message)
+            yield Violation(path, line, message)
         name = getattr(node, "name", "")
         if name.startswith("test_") and len(name) > TEST_NAME_MAX:
-            yield Finding(path, line, f"a test name has at most {TEST_NAME_MAX} characters: {name}")
+            yield Violation(
+                path, line, f"a test name has at most {TEST_NAME_MAX} characters: {name}"
+            )
 
 
 def main(arguments: list[str]) -> int:
-    """Run every check and print the findings."""
+    """Run every check and print the violations."""
     rules = load_rules()
     counting = "--count" in arguments
-    findings: list[Finding] = []
+    violations: list[Violation] = []
     words = phrases = 0
     for path in tracked_files([a for a in arguments if a != "--count"]):
         text = (ROOT / path).read_text(encoding="utf-8")
         words += len(re.findall(r"[A-Za-z]+", text))
         found = list(check_phrases(path, text, rules))
         phrases += len(found)
-        findings += found
+        violations += found
         if path.endswith(".py"):
-            findings += check_python(path, text)
+            violations += check_python(path, text)
     if counting:
-        print(
-            f"{phrases} listed phrases in {words} words: {1000 * phrases / max(words, 1):.2f} per thousand"
-        )
+        rate = 1000 * phrases / max(words, 1)
+        print(f"{phrases} listed phrases in {words} words: {rate:.2f} per thousand")
         return 0
-    for finding in findings:
-        print(f"{finding.path}:{finding.line}: {finding.message}")
-    return 1 if findings else 0
+    for violation in violations:
+        print(f"{violation.path}:{violation.line}: {violation.message}")
+    return 1 if violations else 0
 
 
 if __name__ == "__main__":

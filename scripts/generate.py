@@ -8,12 +8,12 @@ import argparse
 import importlib
 import sys
 
-GENERATORS = {
-    "task_operator.generate": "values schema, CRD and reference page, from the spec models",
-    "task_service.generate.env_example": ".env.example, from the settings",
-    "task_service.generate.api_reference": "docs/reference/api.md, from the routes and their models",
-    "task_service.generate.permission_reference": "docs/reference/permissions.md, from the permissions",
-}
+GENERATORS = (
+    "task_operator.generate",  # values schema, CRD and reference page, from the spec models
+    "task_service.generate.env_example",
+    "task_service.generate.api_reference",
+    "task_service.generate.permission_reference",
+)
 
 
 def main() -> int:

@@ -42,16 +42,16 @@ def reasons(**values: Any) -> list[str]:
     [
         (None, "SECRET_KEY is missing"),
         ("", "SECRET_KEY is missing"),
-        ("x7Gq", "SECRET_KEY is too weak: it has 4 characters; it needs 32 at least"),
+        ("x7Gq", "SECRET_KEY is too weak: it has 4 characters; at least 32 are required"),
         (
             "changeme-changeme-changeme-changeme",
-            "SECRET_KEY is too weak: it is one of the keys that stand in examples",
+            "SECRET_KEY is too weak: it is a key from a public example",
         ),
         (
             "your-secret-key-of-at-least-32-chars",
             "SECRET_KEY is too weak: it is one of the keys that stand in",
         ),
-        (TUTORIAL, "SECRET_KEY is too weak: it is one of the keys that stand in examples"),
+        (TUTORIAL, "SECRET_KEY is too weak: it is a key from a public example"),
         (
             "abababababababababababababababababab",
             "SECRET_KEY is too weak: it repeats itself or follows a pattern",
@@ -111,8 +111,8 @@ def test_one_weak_key_among_several_is_rejected(tmp_path: Path) -> None:
             "ADMIN_USERNAME is a name that the service itself uses",
         ),
         ({**ADMIN, "admin_username": "a b"}, "ADMIN_USERNAME must be"),
-        ({"admin_username": "root"}, "ADMIN_USERNAME and ADMIN_PASSWORD must be given together"),
-        ({"admin_password": PASSWORD}, "ADMIN_USERNAME and ADMIN_PASSWORD must be given together"),
+        ({"admin_username": "root"}, "ADMIN_USERNAME and ADMIN_PASSWORD must be set together"),
+        ({"admin_password": PASSWORD}, "ADMIN_USERNAME and ADMIN_PASSWORD must be set together"),
     ],
     ids=str,
 )

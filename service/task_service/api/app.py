@@ -23,26 +23,28 @@ from task_service.services.events import Events
 from task_service.settings import Settings
 
 DESCRIPTION = """
-Tasks for people and for workers. Errors are `application/problem+json` (RFC 9457) with a stable `code`; lists are pages
-with a `next_cursor`; an `ETag` guards changes by `If-Match`. The paths of the services A to E work at the root and
-under `/compat/a` to `/compat/e`.
+Manual tasks and tasks that workers run.
+
+Errors are `application/problem+json` (RFC 9457) with a stable `code`. Lists are pages with a
+`next_cursor`. `If-Match` with an `ETag` prevents lost updates. The paths of the services A to E
+work at the root and under `/compat/a` to `/compat/e`.
 """
 TAGS = [
     {"name": "tasks", "description": "Create, find, change, cancel, retry and delete tasks."},
-    {"name": "conversations", "description": "What belongs to a task."},
-    {"name": "events", "description": "What happens to tasks, as it happens."},
+    {"name": "conversations", "description": "Messages of a task."},
+    {"name": "events", "description": "A live stream of changes to tasks."},
     {
         "name": "queues and workers",
-        "description": "Figures; pause and resume queues, release and drain workers.",
+        "description": "Queue figures; pause and resume queues, release and drain workers.",
     },
-    {"name": "schedules", "description": "Cron expressions and the tasks that they make."},
+    {"name": "schedules", "description": "Cron expressions and the tasks that they create."},
     {"name": "daily log", "description": "The daily snapshot of active tasks."},
-    {"name": "settings", "description": "What applications keep here by key."},
+    {"name": "settings", "description": "Key-value settings of applications."},
     {
         "name": "users and tokens",
         "description": "Log in, refresh, log out; administrators register and change users.",
     },
-    {"name": "audit log", "description": "Who changed what, of all tasks."},
+    {"name": "audit log", "description": "The changes of all tasks, with their authors."},
     *compat.TAGS,
 ]
 
@@ -53,10 +55,10 @@ def create_app(
     wakeups: Wakeups,
     worker: WorkerStatus | None = None,
 ) -> FastAPI:
-    """Make the public application. It connects to nothing by itself, and the caller disposes of the engine.
+    """Create the public application. It opens no connections; the caller disposes of the engine.
 
-    `worker` is the one in the same process, if there is one. While `app.state.draining` is true every answer closes its
-    connection.
+    `worker` is the worker in the same process, if any. While `app.state.draining` is true, every
+    response closes its connection.
     """
     app = FastAPI(
         title=settings.app_name,
@@ -94,7 +96,7 @@ def create_app(
 
 
 def _larger_bodies(settings: Settings) -> dict[str, int]:
-    """The limits of the paths that take more than others."""
+    """Return the limits of the paths that accept larger bodies."""
     uploads = ("/api/v1/tasks:import", "/upload-csv", "/compat/d/upload-csv")
     more = dict.fromkeys(
         (*uploads, *(f"{path}/" for path in uploads[1:])), settings.max_upload_bytes
@@ -107,7 +109,7 @@ async def _to_documentation() -> RedirectResponse:
 
 
 def _document_problems(app: FastAPI) -> None:
-    """Put the problem's schema into the OpenAPI document, which the routes refer to."""
+    """Add the schema of problems, which the routes reference, to the OpenAPI document."""
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:

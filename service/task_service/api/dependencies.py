@@ -1,4 +1,4 @@
-"""The process's context as a dependency of its routes."""
+"""The process-wide context as a dependency of routes."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ from task_service.services.context import Context
 
 
 async def get_context(request: Request) -> Context:
-    """The process's context. A dependency, and like all of them a coroutine: FastAPI runs others in a thread."""
+    """Return the process's context. FastAPI would run a plain function in a thread."""
     context: Context = request.app.state.context
     return context
 

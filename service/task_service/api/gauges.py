@@ -1,6 +1,6 @@
-"""What only the database knows, as metrics: read at each scrape of a process that serves the API.
+"""Gauges that are read from the database at each scrape of an API process.
 
-When the database is away these figures are left out; the scrape itself goes on.
+While the database is unavailable, the scrape omits them.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 
 async def refresh(engine: AsyncEngine) -> None:
-    """Set the gauges from the database; none when it does not answer in time."""
+    """Set the gauges from the database, or clear them if it does not answer in time."""
     for gauge in (QUEUE_TASKS, QUEUE_OLDEST, WORKERS):
         gauge.clear()
     try:

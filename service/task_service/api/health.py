@@ -1,7 +1,8 @@
-"""Probes: what a process says of itself.
+"""Liveness, readiness and startup of a process.
 
-Nothing outside the process makes it not live. After its first good look at the database nothing but draining makes it
-not ready: when a shared database is away for a moment, every pod would leave the Service at once.
+Liveness depends on nothing outside the process. Once the process has seen a compatible database,
+only draining makes it unready: otherwise a short outage of the shared database would remove every
+pod from the Service at once.
 """
 
 import asyncio
@@ -17,18 +18,18 @@ from task_service.store.database import is_unavailable
 
 log = structlog.get_logger(__name__)
 
-LOOK_SECONDS = 2.0
+CHECK_SECONDS = 2.0
 
 
 async def read_schema(engine: AsyncEngine) -> SchemaState | None:
-    """The database's schema state; None when it was never migrated."""
+    """Return the database's schema state; None if it was never migrated."""
     async with engine.connect() as connection:
         return await connection.run_sync(read_state)
 
 
 @dataclass(slots=True)
 class Health:
-    """One per process. `why_not_alive` lets a worker say that its loop has stopped; None while it is well."""
+    """The health of a process. A worker reports a stopped loop through `why_not_alive`."""
 
     engine: AsyncEngine
     why_not_alive: Callable[[], str | None] | None = None
@@ -36,23 +37,26 @@ class Health:
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def why_dead(self) -> str | None:
-        """Why the process should be restarted; None when it should not."""
+        """Return the reason to restart the process; None if it is healthy."""
         return self.why_not_alive() if self.why_not_alive else None
 
     async def why_not_started(self) -> str | None:
-        """Why the process has not started yet; None for good after the first look at a compatible schema."""
+        """Return the reason why the process has not started yet.
+
+        It is None, permanently, once a compatible schema has been seen.
+        """
         async with self._lock:
             if self.started:
                 return None
-            reason = await self._look()
+            reason = await self._check()
             if reason is None:
                 self.started = True
                 log.info("started")
             return reason
 
-    async def _look(self) -> str | None:
+    async def _check(self) -> str | None:
         try:
-            async with asyncio.timeout(LOOK_SECONDS):
+            async with asyncio.timeout(CHECK_SECONDS):
                 state = await read_schema(self.engine)
         except Exception as error:
             if not is_unavailable(error):

@@ -1,4 +1,7 @@
-"""The management port: probes, metrics, and the internal routes that the operator calls. Never exposed to users."""
+"""The management port: probes, metrics and the operator's internal routes.
+
+It is never exposed to users.
+"""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -36,14 +39,14 @@ MAX_BODY_BYTES = 16_384
 
 
 class ReleaseRequest(Input):
-    """Why a worker is given up."""
+    """Request to release the tasks of a worker."""
 
     reason: Reason
     detail: str = Field(default="", max_length=500)
 
 
 class DrainRequest(Input):
-    """Why a worker is to leave."""
+    """Request to drain a worker."""
 
     reason: Reason = Reason.DRAIN
 
@@ -55,10 +58,10 @@ def create_management_app(
     *,
     figures: bool = True,
 ) -> FastAPI:
-    """Make the management application, the same for API and workers.
+    """Create the management application of an API or worker process.
 
-    `why_not_alive` lets a worker fail its liveness, saying why; `figures` adds the queue's to the metrics. While
-    `app.state.draining` is true it is not ready.
+    `why_not_alive` returns the reason of a failed liveness. `figures` adds the queue's figures to
+    the metrics. While `app.state.draining` is true, the process is not ready.
     """
     app = FastAPI(
         title=f"{settings.app_name} management",
@@ -131,7 +134,7 @@ WorkerId = Annotated[UUID, Depends(_worker_id)]
 
 def _internal(settings: Settings, engine: AsyncEngine) -> APIRouter:
     router = APIRouter(prefix="/internal")
-    # Every statement commits by itself: a release of many tasks works in batches.
+    # Each statement is its own transaction: a release of many tasks works in batches.
     statements = engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @router.get("/queue")

@@ -1,4 +1,4 @@
-"""The routes of the public application: the product's own, and those of the services that it took over."""
+"""The routes of the public application: the product's own and the compatibility routes."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,12 +32,12 @@ OWN = (
     stats, tasks, batch, redrive, csv, events, conversations, queues, limits, schedules, daily_log,
     application_settings, auth, users, audit,
 )  # fmt: skip
-"""Which is asked first matters: `/tasks/stats/summary` comes before `/tasks/{id}`."""
+"""In matching order: `/tasks/stats/summary` precedes `/tasks/{id}`."""
 
 
 @dataclass(frozen=True, slots=True)
 class PublicRoutes:
-    """The routers as they were written, for what documents them, and the routes as an application serves them."""
+    """The routers as declared, for documentation, and the routes as an application serves them."""
 
     routers: tuple[APIRouter, ...]
     served: tuple[BaseRoute, ...]
@@ -45,29 +45,29 @@ class PublicRoutes:
 
 @lru_cache
 def public_routes(root: compat.Root) -> PublicRoutes:
-    """All routes, with those of service `root` at `/tasks`.
+    """Build all routes, with those of service `root` at `/tasks`.
 
-    They know nothing of an application, and FastAPI takes half a second for their models, most of it at the first
-    request. So they are made once a process, here and whole.
+    They are independent of an application. FastAPI needs half a second for their models, most of it
+    at the first request, so they are built once per process and completely.
     """
     own = [module.router for module in OWN]
     compatible = compat.routers(root)
     everything = APIRouter(
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
-        strict_content_type=False,  # a body without a type is taken as JSON
+        strict_content_type=False,  # a body without Content-Type is read as JSON
     )
     for router in own:
         everything.include_router(router, dependencies=[Depends(refuse_unknown_parameters)])
     for router in compatible:
-        everything.include_router(router)  # the services ignored parameters that they did not know
+        everything.include_router(router)  # the old services ignored unknown parameters
     for route in everything.routes:
         route.matches({"type": "http", "method": "GET", "path": "/-", "root_path": ""})
     return PublicRoutes((*own, *compatible), tuple(everything.routes))
 
 
 async def refuse_unknown_parameters(request: Request) -> None:
-    """Answer 422 to a query parameter that the operation does not have: a misspelt filter must not show everything."""
+    """Answer 422 to an unknown query parameter: a misspelt filter must not return everything."""
     route = request.scope["route"]
     known = getattr(route, "known_parameters", None)
     if known is None:

@@ -1,4 +1,4 @@
-"""Puts authentication, limits, headers and their documentation around the public application."""
+"""Installation of authentication, rate limits and security headers, and their documentation."""
 
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -25,13 +25,13 @@ from task_service.store.users import LookUps
 
 
 class Connections:
-    """Closes what authentication and limits hold open; a request that comes later opens it again."""
+    """The connections of authentication and rate limits. A later request opens them again."""
 
     def __init__(self, look_ups: LookUps, limits: RateLimiter) -> None:
         self._look_ups, self._limits = look_ups, limits
 
     async def start(self) -> None:
-        """Nothing: the first request connects."""
+        """Do nothing: the first request connects."""
 
     async def stop(self) -> None:
         """Close connections."""
@@ -40,7 +40,7 @@ class Connections:
 
 
 def install_security(app: FastAPI, settings: Settings) -> None:
-    """Give the app its authenticator, limits and headers. Raises NoKeyError when there is no secret to sign with."""
+    """Install the authenticator, limits and headers. Raises NoKeyError without a signing key."""
     context: Context = app.state.context
     credentials = Credentials(Tokens(settings, SigningKeys(settings), context.clock), Passwords())
     look_ups, limits = LookUps(settings), RateLimiter(settings)
@@ -60,7 +60,7 @@ def install_security(app: FastAPI, settings: Settings) -> None:
 def document_security(
     schema: dict[str, Any], routers: Iterable[APIRouter], *, is_open: bool
 ) -> None:
-    """Say in the OpenAPI document which role each operation takes; while the mode is open, a token may be left out."""
+    """Document the role that each operation requires. In open mode the token is optional."""
     for router in routers:
         for route in router.routes:
             if isinstance(route, APIRoute) and route.include_in_schema:
@@ -81,14 +81,14 @@ def _document(operation: dict[str, Any], dependant: Dependant, *, is_open: bool)
     if roles:
         role = max(roles, key=list(type(next(iter(roles)))).index)
         operation["description"] = (
-            f"{operation.get('description', '')}\n\nTakes the role `{role}`.".strip()
+            f"{operation.get('description', '')}\n\nRequires the role `{role}`.".strip()
         )
     if is_open and not any(always for _, always in rules):
         operation["security"] = [*operation["security"], {}]
 
 
 def rules_of(dependant: Dependant) -> Iterator[tuple[Permission, bool]]:
-    """The permissions that an endpoint's dependencies ask for, and whether they always ask for a token."""
+    """Yield the permissions that an endpoint requires, and whether it always requires a token."""
     for inner in dependant.dependencies:
         permission = getattr(inner.call, "permission", None)
         if permission is not None:

@@ -81,7 +81,7 @@ async def test_every_documented_path_exists(client: httpx.AsyncClient) -> None:
         response = await client.request(method, re.sub(r"{\w+}", "x", path))
         assert str(response.status_code) in what["responses"], (path, method, response.status_code)
         if response.status_code == 404:
-            assert "There is nothing at" not in response.text, path
+            assert "There is no resource at" not in response.text, path
 
 
 async def test_paths_differ_in_more_than_parameter_names(

@@ -226,7 +226,7 @@ async def test_wildcard_origin_is_allowed_without_credentials(make: Make) -> Non
         # The service refuses to start with these settings. Even if it did, the text stays hidden.
         (
             {"debug": True, "environment": "production"},
-            "Something went wrong here; the log has it under the request id.",
+            "Internal error. The log contains the details under the request id.",
         ),
     ],
     ids=["default", "DEBUG", "DEBUG in production"],

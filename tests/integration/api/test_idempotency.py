@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request, Response
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from task_service.api.app import create_app
-from task_service.api.http.idempotency import Once, Posted
+from task_service.api.http.idempotency import IdempotentRequest, Posted
 from task_service.domain.permissions import Role
 from task_service.domain.principals import ANONYMOUS, Principal
 from task_service.queue.wakeups import Wakeups
@@ -153,14 +153,14 @@ async def test_key_has_up_to_255_visible_characters(client: httpx.AsyncClient, n
     assert (await client.post(TASKS, json={"title": "a"}, headers=key(name))).status_code == 201
 
 
-def idempotent_request(context: Context, caller: Principal, name: str) -> Once:
+def idempotent_request(context: Context, caller: Principal, name: str) -> IdempotentRequest:
     """Return the request of a caller as the routes receive it."""
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": b"the same"}
 
     scope = {"type": "http", "path": "/x", "query_string": b"", "headers": [], "route": None}
-    return Once(context, caller, Request(scope, receive), name)
+    return IdempotentRequest(context, caller, Request(scope, receive), name)
 
 
 async def change_nothing(_: AsyncConnection) -> None:

@@ -25,7 +25,7 @@ def test_process_is_ready_only_when_its_first_administrator_exists(database: str
             unready = await asyncio.to_thread(httpx.get, process.probe("readyz"))
             assert (unready.status_code, unready.json()["reason"]) == (
                 503,
-                "the first administrator is not made yet",
+                "the first administrator has not been created yet",
             )
             await other.close()
             await asyncio.to_thread(process.wait_until, "readyz")

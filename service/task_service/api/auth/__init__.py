@@ -1,1 +1,1 @@
-"""Authentication: our own tokens, those of trusted issuers, and what must be true before the API starts."""
+"""Authentication: our own tokens, tokens of trusted issuers, and the checks before the start."""

@@ -1,4 +1,4 @@
-"""Who calls, and whether they may: dependencies of routes, made from the permission table."""
+"""Authentication and authorization of routes, as dependencies built from the permission table."""
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Annotated, Any
@@ -20,7 +20,8 @@ CALLER = "task_service.caller"
 class Authentication(OAuth2PasswordBearer):
     """The dependency that finds out who calls, and counts the request for their limit.
 
-    It is FastAPI's security scheme itself, so that OpenAPI documents it and a request has one dependency less.
+    It is FastAPI's security scheme itself: OpenAPI documents it, and no second dependency is
+    needed.
     """
 
     def __init__(self) -> None:
@@ -29,7 +30,10 @@ class Authentication(OAuth2PasswordBearer):
         )
 
     async def __call__(self, request: Request) -> Principal:  # type: ignore[override] # the token is no use to a route
-        """The caller. Raises UnauthorizedError for a bad token, and without one unless AUTH_MODE is open."""
+        """Return the caller.
+
+        Raises UnauthorizedError for an invalid token, or without one unless AUTH_MODE is open.
+        """
         known: Principal | None = request.scope.get(CALLER)
         if known is None:
             known = request.scope[CALLER] = await self._find_out(request)
@@ -53,15 +57,15 @@ Caller = Annotated[Principal, Depends(principal_of)]
 
 
 def allow(permission: Permission, *, always: bool = False) -> Callable[..., Awaitable[Principal]]:
-    """A dependency that gives the caller; ForbiddenError when their role lacks the permission.
+    """Return a dependency that yields the caller, or raises ForbiddenError without the permission.
 
-    `always` asks for a token also while AUTH_MODE is open.
+    `always` requires a token even if AUTH_MODE is open.
     """
 
     async def allowed(caller: Caller) -> Principal:
         if always and caller.kind == "anonymous":
             raise UnauthorizedError(
-                "This always takes a token: log in, and send Authorization: Bearer."
+                "This operation always requires a token: log in, and send Authorization: Bearer."
             )
         caller.require(permission)
         return caller
@@ -70,11 +74,11 @@ def allow(permission: Permission, *, always: bool = False) -> Callable[..., Awai
     return allowed
 
 
-class AskFirst(APIRoute):
-    """A route that asks who calls, and whether they may, before it reads the body or looks at parameters.
+class AuthorizedRoute(APIRoute):
+    """A route that authorizes the caller before it reads the body or validates parameters.
 
-    FastAPI parses the body before any dependency: it would do so for everybody, and tell who is nobody what is wrong
-    with their JSON.
+    FastAPI parses the body before it resolves dependencies. Unauthenticated callers could then send
+    large bodies and learn details of the validation.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

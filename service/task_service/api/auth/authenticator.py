@@ -1,4 +1,4 @@
-"""Who a bearer is: a user of ours, or somebody whom a trusted issuer vouches for."""
+"""Authentication of bearer tokens: our own users, and identities of trusted issuers."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from task_service.store.users import LookUps
 
 @dataclass(frozen=True, slots=True)
 class Authenticator:
-    """Made once per process."""
+    """The authenticator of a process."""
 
     credentials: Credentials
     trust: Trust
@@ -22,7 +22,11 @@ class Authenticator:
     open: bool
 
     async def principal(self, authorization: str | None) -> Principal:
-        """The caller. Raises InvalidTokenError for a bad token, UnauthorizedError for none unless the mode is open."""
+        """Return the caller.
+
+        Raises InvalidTokenError for an invalid token. Raises UnauthorizedError without a token,
+        unless the mode is open.
+        """
         if not authorization:
             if self.open:
                 return ANONYMOUS
@@ -35,16 +39,16 @@ class Authenticator:
         return await self._user(self.credentials.tokens.read(token, "access"))
 
     def login_of(self, authorization: str | None) -> Claims | None:
-        """What our own access token says; None for callers who have none."""
+        """Return the claims of our own access token; None for callers without one."""
         if not authorization or self.trust.knows(token := bearer_of(authorization)):
             return None
         return self.credentials.tokens.read(token, "access")
 
     async def _user(self, claims: Claims) -> Principal:
-        """The user as the database knows them now: a token may say what was true once."""
+        """Return the user's present state, which may differ from the token's claims."""
         known = await self.look_ups.find(claims.user_id, claims.login_id)
         if known is None or known.token_version != claims.version or known.logged_out:
-            raise InvalidTokenError("The token is not good any more; log in again.")
+            raise InvalidTokenError("The token has been revoked; log in again.")
         return Principal(known.username, known.role, "user", claims.user_id)
 
     async def close(self) -> None:
@@ -53,7 +57,7 @@ class Authenticator:
 
 
 def bearer_of(authorization: str) -> str:
-    """The token in an `Authorization` header; InvalidTokenError when it has none."""
+    """Return the token of an `Authorization` header. Raises InvalidTokenError without one."""
     scheme, _, token = authorization.partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise InvalidTokenError("Send Authorization: Bearer with a token.")
@@ -61,6 +65,6 @@ def bearer_of(authorization: str) -> str:
 
 
 async def get_authenticator(request: Request) -> Authenticator:
-    """The process's authenticator, as a dependency."""
+    """Return the process's authenticator, as a dependency."""
     authenticator: Authenticator = request.app.state.authenticator
     return authenticator

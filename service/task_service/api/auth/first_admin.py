@@ -1,4 +1,4 @@
-"""What must be true before the API starts, and the administrator who is made when there is none."""
+"""Checks before the API starts, and the creation of the first administrator."""
 
 import asyncio
 from pathlib import Path
@@ -16,25 +16,27 @@ from task_service.services.identity.users import Credentials, ensure_admin
 from task_service.settings import Settings
 
 PAUSES_SECONDS = (0.1, 5.0)
-"""Between two attempts: at first, and at most."""
+"""Pause between two attempts: the first and the maximum."""
 log = structlog.get_logger(__name__)
 
 
 class StartRefusedError(Exception):
-    """The API must not start with these settings; the text has a line for each reason."""
+    """The API must not start with these settings. The text has one line per reason."""
 
 
 def refuse_bad_start(settings: Settings) -> None:
-    """Raise StartRefusedError, which says what to change, unless the API may start with these settings."""
+    """Check that the API may start with these settings. Raises StartRefusedError."""
     reasons = []
     if settings.environment == "production":
         if settings.debug:
             reasons.append(
-                "DEBUG shows the inside of faults to callers: it must be off while ENVIRONMENT=production."
+                "DEBUG exposes internal errors to callers: it must be off if "
+                "ENVIRONMENT=production."
             )
         if settings.auth_mode == "open":
             reasons.append(
-                "AUTH_MODE=open lets everybody do everything: it must be required in production."
+                "AUTH_MODE=open gives unauthenticated callers full access: it must be required in "
+                "production."
             )
     try:
         SigningKeys(settings)
@@ -49,16 +51,19 @@ def refuse_bad_start(settings: Settings) -> None:
 
 
 def first_admin(settings: Settings) -> tuple[str, str] | None:
-    """Name and password of the administrator to make; None when none is given. ValueError for bad ones."""
+    """Return the configured administrator's name and password; None if not configured.
+
+    Raises ValueError for an invalid name or password.
+    """
     password, file = settings.admin_password, settings.admin_password_file
     if file is not None and settings.admin_username is None and not file.exists():
-        return None  # a Secret is mounted that has no administrator
+        return None  # the mounted Secret has no administrator
     if file is not None:
         password = Path(file).read_text().rstrip("\r\n") or None
     if settings.admin_username is None and password is None:
         return None
     if settings.admin_username is None or password is None:
-        raise ValueError("ADMIN_USERNAME and ADMIN_PASSWORD must be given together.")
+        raise ValueError("ADMIN_USERNAME and ADMIN_PASSWORD must be set together.")
     try:
         username = check_username(settings.admin_username)
     except ValueError as error:
@@ -70,7 +75,7 @@ def first_admin(settings: Settings) -> tuple[str, str] | None:
 
 
 class FirstAdmin:
-    """Makes the first administrator as soon as the database answers; a loop beside the API's requests."""
+    """Background task that creates the first administrator once the database is reachable."""
 
     def __init__(self, context: Context, credentials: Credentials) -> None:
         self._context, self._credentials = context, credentials
@@ -78,11 +83,11 @@ class FirstAdmin:
         self._is_done = False
 
     def why_not_done(self) -> str | None:
-        """Why nobody can log in yet, in words; None when an administrator is made, or none is to be."""
-        return None if self._is_done else "the first administrator is not made yet"
+        """Return the reason why the administrator is missing; None if created or not configured."""
+        return None if self._is_done else "the first administrator has not been created yet"
 
     async def start(self) -> None:
-        """Begin, when an administrator is named."""
+        """Start, if an administrator is configured."""
         wanted = first_admin(self._context.settings)
         if wanted is not None:
             self._task = asyncio.create_task(self._make(*wanted))
@@ -90,18 +95,18 @@ class FirstAdmin:
             self._is_done = True
 
     async def stop(self) -> None:
-        """Give up."""
+        """Cancel the task."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
 
     async def done(self) -> None:
-        """Wait until there is an administrator."""
+        """Wait until the administrator exists."""
         if self._task is not None:
             await self._task
 
     async def _make(self, username: str, password: str) -> None:
-        said = False
+        has_logged = False
         pauses = growing_pauses(*PAUSES_SECONDS)
         while True:
             try:
@@ -109,7 +114,7 @@ class FirstAdmin:
                 self._is_done = True
                 return
             except (OSError, DBAPIError, DomainError) as error:
-                if not said:
+                if not has_logged:
                     log.warning("first_admin_waits", error=type(error).__name__)
-                    said = True
+                    has_logged = True
                 await asyncio.sleep(next(pauses))

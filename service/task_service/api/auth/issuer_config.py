@@ -1,4 +1,4 @@
-"""The file of trusted issuers: what an entry says."""
+"""The file of trusted issuers: its model and checks."""
 
 from ipaddress import ip_address
 from typing import Any
@@ -14,12 +14,12 @@ NAME_MAX = 200
 
 
 class KeySet(BaseModel):
-    """Public keys as RFC 7517 has them."""
+    """A JSON Web Key Set (RFC 7517)."""
 
     keys: list[dict[str, Any]]
 
     def key(self, key_id: str, algorithm: str) -> jwt.PyJWK | None:
-        """The key with this id, if it is one for this algorithm."""
+        """Return the key with this id, if it is valid for this algorithm."""
         for key in self.keys:
             if key.get("kid") == key_id:
                 try:
@@ -30,7 +30,10 @@ class KeySet(BaseModel):
 
 
 class RoleMapping(BaseModel):
-    """Which values of a claim give which role; the highest counts. `claim` may be a path: `realm_access.roles`."""
+    """Mapping from values of a claim to roles. The highest role applies.
+
+    `claim` may be a path, such as `realm_access.roles`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,7 +42,7 @@ class RoleMapping(BaseModel):
     default: Role | None = None
 
     def role_of(self, claims: dict[str, Any]) -> Role | None:
-        """The role of a token's bearer; the default when no value fits.
+        """Return the role of a token's bearer, or the default if no value matches.
 
         >>> mapping = RoleMapping(claim="a.groups", values={"staff": "editor", "boss": "admin"})
         >>> mapping.role_of({"a": {"groups": ["staff", "boss"]}}), mapping.role_of({"a": 1})
@@ -56,10 +59,11 @@ class RoleMapping(BaseModel):
 
 
 class Issuer(BaseModel):
-    """Whose tokens are trusted, for whom, and what their bearer may do.
+    """An issuer whose tokens are trusted, and the role of their bearers.
 
-    With a `subject` the entry is for that one only. `role` is everybody's, `roles` finds it in a claim. The bearer is
-    called by the claim `name_claim`, after `name_prefix`: without it they could have the name of a user of ours.
+    With `subject` the entry applies to that subject only. `role` applies to every bearer, `roles`
+    derives the role from a claim. The bearer's name is `name_prefix` plus the claim `name_claim`;
+    without the prefix it could equal the name of one of our own users.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -77,7 +81,7 @@ class Issuer(BaseModel):
     @field_validator("jwks_uri")
     @classmethod
     def _is_safe(cls, uri: str | None) -> str | None:
-        """Keys that came over plain HTTP could be anybody's, but for this machine's own."""
+        """Require HTTPS, except on loopback: plain HTTP does not authenticate keys."""
         parts = urlsplit(uri or "https://none")
         if not parts.hostname or (
             parts.scheme != "https" and not (parts.scheme == "http" and _is_here(parts.hostname))
@@ -94,26 +98,26 @@ class Issuer(BaseModel):
         return self
 
     def role_of(self, claims: dict[str, Any]) -> Role | None:
-        """The bearer's role in the public API."""
+        """Return the bearer's role in the public API."""
         if self.roles is not None:
             return self.roles.role_of(claims)
         return Role(self.role) if self.role in list(Role) else None
 
     def name_of(self, claims: dict[str, Any]) -> str:
-        """What the history calls the bearer."""
+        """Return the bearer's name in histories."""
         name = _at(claims, self.name_claim)
         text = name if isinstance(name, str) and name else str(claims["sub"])
         return f"{self.name_prefix}{text}".replace("\x00", "")[:NAME_MAX]
 
 
 class TrustFile(BaseModel):
-    """The mounted file."""
+    """Content of the mounted file."""
 
     issuers: list[Issuer]
 
 
 def _at(claims: dict[str, Any], path: str) -> Any:
-    """The claim of this name, or the one that a path of names leads to; None when there is none."""
+    """Return the claim with this name, or at this path; None if it does not exist."""
     if path in claims:
         return claims[path]
     found: Any = claims

@@ -1,4 +1,4 @@
-"""Keys that issuers publish at an address: fetched when they are needed, kept, and fetched again now and then."""
+"""Key sets that issuers publish at a URL: fetched on demand, cached and refreshed."""
 
 import asyncio
 import time
@@ -15,9 +15,9 @@ from task_service.api.auth.issuer_config import KeySet
 
 TIMEOUT_SECONDS = 3.0
 AGAIN_SECONDS = 30.0
-"""A key that nobody knows makes us ask again, at most so often: anybody can send such a token."""
+"""Minimum interval between fetches for unknown keys: anyone can send a token with one."""
 MAX_AGE_SECONDS = 600.0
-"""After so long the keys are asked for again: one that the issuer took back must end."""
+"""Age after which the keys are fetched again, so that a revoked key expires."""
 SIZE_MAX = 1_048_576
 log = structlog.get_logger(__name__)
 
@@ -29,26 +29,26 @@ class _Address:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def has(self, key_id: Any) -> bool:
-        """Whether the key is here."""
+        """Return whether the key is cached."""
         return self.keys is not None and any(key.get("kid") == key_id for key in self.keys.keys)
 
 
 class KeySource:
-    """The keys of any number of addresses. What cannot be fetched leaves the keys of before."""
+    """The key sets of several URLs. A failed fetch keeps the previous keys."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._addresses: dict[str, _Address] = {}
         self._clock = clock
 
     def keys(self, uri: str | None) -> KeySet | None:
-        """The keys as they were last fetched."""
+        """Return the keys of the last fetch."""
         known = self._addresses.get(uri) if uri else None
         return known.keys if known else None
 
     async def look_for(self, uri: str, key_id: Any) -> None:
-        """Fetch the keys if this one is not among them, or they are old; one request at a time for each address.
+        """Fetch the key set if it lacks this key or is old, with one request at a time per URL.
 
-        Who needs a key that is not here waits for the request that is under way; who has theirs does not.
+        A caller whose key is missing waits for a request in progress; others do not wait.
         """
         known = self._addresses.setdefault(uri, _Address())
         if not self._is_due(known, key_id) or (known.has(key_id) and known.lock.locked()):

@@ -1,4 +1,4 @@
-"""The secret that signs our tokens: which are good enough, and how it is read and read again."""
+"""The secret keys that sign our tokens: validation, loading and reloading."""
 
 import re
 import secrets
@@ -12,40 +12,40 @@ from task_service.settings import Settings
 
 LENGTH_MIN = 32
 PAIRS_MIN = 20
-"""Different pairs of neighbours that a key must have; 32 random hexadecimal digits have 29 on average."""
+"""Minimum number of distinct adjacent pairs; 32 random hexadecimal digits have 29 on average."""
 LOOK_AGAIN_SECONDS = 1.0
 KNOWN = (
-    "changeme", "changethis", "changeit", "replaceme", "replacethis", "yoursecret", "mysecret", "supersecret",
-    "secretkey", "notsecret", "insecure", "default", "example", "password", "development", "qwertyuiop", "asdfghjkl",
-    "keepthissecret", "dontuse", "donotuse", "testkey", "jwtsecret",
-    "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",
+    "changeme", "changethis", "changeit", "replaceme", "replacethis", "yoursecret", "mysecret",
+    "supersecret", "secretkey", "notsecret", "insecure", "default", "example", "password",
+    "development", "qwertyuiop", "asdfghjkl", "keepthissecret", "dontuse", "donotuse",
+    "testkey", "jwtsecret", "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",
 )  # fmt: skip
-"""What stands in tutorials and examples, letters and digits only; the last is the key of FastAPI's own tutorial."""
-HOW_TO = "Make one with: openssl rand -base64 48"
+"""Keys from examples, letters and digits only. The last one is from FastAPI's tutorial."""
+HOW_TO = "Generate one with: openssl rand -base64 48"
 log = structlog.get_logger(__name__)
 
 
 class NoKeyError(ValueError):
-    """There is no secret to sign with, or it can be guessed; the text says what to do."""
+    """The signing key is missing or weak. The text explains how to fix it."""
 
 
 def weakness(key: str) -> str | None:
-    """Why a secret can be guessed; None for a good one.
+    """Return the reason why a secret is weak; None for a strong one.
 
     >>> weakness("short")
-    'has 5 characters; it needs 32 at least'
+    'has 5 characters; at least 32 are required'
     >>> weakness("please-change-me-please-change-me-please")
-    'is one of the keys that stand in examples'
+    'is a key from a public example'
     >>> weakness("abcdefgh" * 5), weakness("".join(map(chr, range(48, 90))))
     ('repeats itself or follows a pattern', 'repeats itself or follows a pattern')
     >>> weakness("c94a7b1f0e5d8632c94b7a1e0f5d8362") is None
     True
     """
     if len(key) < LENGTH_MIN:
-        return f"has {len(key)} characters; it needs {LENGTH_MIN} at least"
+        return f"has {len(key)} characters; at least {LENGTH_MIN} are required"
     plain = re.sub(r"[^a-z0-9]", "", key.lower())
     if any(known in plain for known in KNOWN):
-        return "is one of the keys that stand in examples"
+        return "is a key from a public example"
     pairs = list(pairwise(key))
     steps = sum(abs(ord(a) - ord(b)) <= 1 for a, b in pairs)
     if len(set(pairs)) < PAIRS_MIN or steps * 2 > len(pairs):
@@ -54,15 +54,15 @@ def weakness(key: str) -> str | None:
 
 
 def must_be_strong(settings: Settings) -> bool:
-    """Whether the API may only start with a good secret of its own."""
+    """Return whether the API requires a strong, configured secret."""
     return settings.auth_mode == "required" or settings.environment != "development"
 
 
 class SigningKeys:
-    """The secrets, the signing one first.
+    """The secret keys; the first one signs.
 
-    SECRET_KEY_FILE may have several lines, so that a new key can be put above the old one and tokens of both are good
-    meanwhile. It is read again when it changes; what is then missing or weak changes nothing.
+    SECRET_KEY_FILE may have several lines: put a new key above the old one, and tokens of both are
+    valid. The file is reloaded when it changes. A missing or weak key then keeps the previous keys.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -73,7 +73,7 @@ class SigningKeys:
         self._keys = self._checked(self._read(settings))
 
     def __call__(self) -> tuple[str, ...]:
-        """The present keys."""
+        """Return the current keys."""
         if self._file is not None and time.monotonic() - self._looked_at > LOOK_AGAIN_SECONDS:
             self._looked_at = time.monotonic()
             stamp = _stamp(self._file)
@@ -100,7 +100,7 @@ class SigningKeys:
         if not self._strong:
             log.warning(
                 "secret_key_random",
-                meaning="tokens end with this process; set SECRET_KEY to keep them",
+                meaning="tokens expire with this process; set SECRET_KEY to keep them",
             )
             return (secrets.token_urlsafe(48),)
         return ()

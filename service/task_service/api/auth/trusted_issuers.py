@@ -1,9 +1,9 @@
-"""Issuers that are trusted beside our own: who their bearers are, and what they may do.
+"""Trusted external token issuers: authentication of their bearers, and their roles.
 
-One mounted file names them. Kubernetes is one: the operator calls `/internal` with the token of its ServiceAccount, and
-since service pods cannot ask the API server for its keys, those stand in the file. A company's identity provider is
-another: its keys come from its `jwks_uri`. The file is read again when it changes, and when a token is signed by a key
-that it did not have.
+A mounted file lists them. One is Kubernetes: the operator calls `/internal` with its ServiceAccount
+token. Service pods cannot fetch the API server's keys, so the file contains them. Another is a
+company's identity provider, whose keys come from its `jwks_uri`. The file is reloaded when it
+changes, and when a token is signed by an unknown key.
 """
 
 from collections.abc import Iterator
@@ -34,26 +34,24 @@ TOKEN_MAX = 8192
 
 
 class InternalClosedError(DomainError):
-    """No issuer is trusted, so nobody can call."""
+    """No issuer is trusted, so the internal routes are closed."""
 
     code = "internal_closed"
 
     def __init__(self) -> None:
-        super().__init__(
-            "No token issuer is trusted here (TRUSTED_ISSUERS_FILE), so internal routes are closed."
-        )
+        super().__init__("Internal routes are closed: TRUSTED_ISSUERS_FILE names no token issuer.")
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whose token it was."""
+    """The authenticated bearer of a token."""
 
     subject: str
     role: str
 
 
 class Trust:
-    """The trusted issuers of one file."""
+    """The trusted issuers of a file."""
 
     def __init__(self, path: Path | None, source: KeySource | None = None) -> None:
         self._path = path
@@ -62,7 +60,7 @@ class Trust:
         self._issuers: tuple[Issuer, ...] = ()
 
     def knows(self, token: str) -> bool:
-        """Whether a token says that it comes from one of these issuers. Nothing is checked yet."""
+        """Return whether a token names one of these issuers. Nothing is verified yet."""
         self._refresh()
         if not self._issuers:
             return False
@@ -73,16 +71,16 @@ class Trust:
         return any(issuer.issuer == name for issuer in self._issuers)
 
     async def principal(self, token: str) -> Principal:
-        """The bearer as a caller of the public API. Raises InvalidTokenError, ForbiddenError."""
+        """Return the bearer as a caller of the API. Raises InvalidTokenError, ForbiddenError."""
         await self.fetch_keys(token)
         issuer, claims = self._verify(token)
         role = issuer.role_of(claims)
         if role is None:
-            raise ForbiddenError("No role here belongs to the token's bearer.")
+            raise ForbiddenError("The token's bearer has no role in this service.")
         return Principal(issuer.name_of(claims), role, "issuer")
 
     def authenticate(self, authorization: str | None, role: str) -> Caller:
-        """Check the `Authorization` of a call to `/internal`, which is for one named subject.
+        """Verify the `Authorization` header of a call to `/internal`, which one subject may call.
 
         Raises InternalClosedError, UnauthorizedError, ForbiddenError.
         """
@@ -94,11 +92,11 @@ class Trust:
             raise UnauthorizedError("Send Authorization: Bearer with a ServiceAccount token.")
         issuer, claims = self._verify(token.strip())
         if issuer.subject is None or issuer.role != role:
-            raise ForbiddenError("The token's bearer has no right to this.")
+            raise ForbiddenError("The token's bearer may not call this operation.")
         return Caller(claims["sub"], issuer.role)
 
     async def fetch_keys(self, token: str) -> None:
-        """Make sure that the keys of the token's issuer are here, if it publishes them. Raises nothing."""
+        """Fetch the keys of the token's issuer if it publishes them at a URL. Raises nothing."""
         self._refresh()
         try:
             name, key_id = (
@@ -112,10 +110,10 @@ class Trust:
                 await self._source.look_for(issuer.jwks_uri, key_id)
 
     def _verify(self, token: str) -> tuple[Issuer, dict[str, Any]]:
-        """The entry that fits a token's signature, audience and subject, and its claims."""
+        """Return the issuer that matches signature, audience and subject, and the claims."""
         if len(token) > TOKEN_MAX:
             raise InvalidTokenError("The token is too long.")
-        other: Exception = InvalidTokenError("The token's issuer or its key is not known here.")
+        other: Exception = InvalidTokenError("The token's issuer or key is unknown.")
         try:
             for issuer, key in self._candidates(token):
                 try:
@@ -129,7 +127,7 @@ class Trust:
                     continue
                 if issuer.subject in (None, claims["sub"]):
                     return issuer, claims
-                other = ForbiddenError("The token's bearer has no right to this.")
+                other = ForbiddenError("The token's bearer may not call this operation.")
         except jwt.PyJWTError as error:
             other = InvalidTokenError(f"The token is not valid: {error}.")
         log.info("token_refused", error=str(other))
@@ -161,7 +159,10 @@ class Trust:
                     yield issuer, key
 
     def _refresh(self, *, force: bool = False) -> None:
-        """Read the file when it has changed. One that cannot be read changes nothing; one that is gone closes."""
+        """Reload a changed file.
+
+        An unreadable file keeps the previous issuers. A deleted one removes them all.
+        """
         if self._path is None:
             return
         try:

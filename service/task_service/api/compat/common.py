@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Response
 from fastapi.responses import StreamingResponse
 
 from task_service.api.answers import to_json
-from task_service.api.auth.access import MAY_READ, AskFirst
+from task_service.api.auth.access import MAY_READ, AuthorizedRoute
 from task_service.api.http.problems import documented
 
 NumberOrId = Annotated[str, Path(description="The task's number, or its UUID.", examples=["1"])]
@@ -54,7 +54,7 @@ class Route:
 
 def make_router(service: str, prefix: str, routes: Iterable[Route]) -> APIRouter:
     """A service's routes under a prefix, each with and without a last slash (a redirect may lose a POST's body)."""
-    router = APIRouter(route_class=AskFirst, prefix=prefix, tags=[f"service {service}"])
+    router = APIRouter(route_class=AuthorizedRoute, prefix=prefix, tags=[f"service {service}"])
     for route in routes:
         kind = {"response_model": route.model} if route.model else {"response_class": Response}
         other = route.path.rstrip("/") if route.path.endswith("/") else f"{route.path}/"

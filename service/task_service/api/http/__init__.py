@@ -1,1 +1,1 @@
-"""HTTP mechanics: edge middleware, headers, problems, bodies, idempotency, rate limits and event streams."""
+"""HTTP mechanics that are independent of a resource, such as problems and rate limits."""

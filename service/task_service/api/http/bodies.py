@@ -1,4 +1,4 @@
-"""Bodies of JSON that cannot be read: what is wrong, and where, as errors of a field wherever there is one."""
+"""Errors of unreadable JSON bodies: the reason and the position, or the field where known."""
 
 import json
 import re
@@ -10,11 +10,13 @@ from task_service.domain.fields import PAYLOAD_MAX_DEPTH
 
 WORDS = re.compile(r'("(?:[^"\\]|\\.)*")(\s*:)?|[\[\]{}]|[0-9]+', re.DOTALL)
 UNREADABLE = (ValueError, RecursionError)
-"""What reading JSON raises; JSONDecodeError and UnicodeDecodeError are among them."""
+"""Exceptions of JSON parsing, which include JSONDecodeError and UnicodeDecodeError."""
 
 
 def unreadable(error: Exception, body: bytes) -> RequestValidationError:
-    """What to answer to an error of reading JSON: the place that is wrong, or the field that is too deep or too large.
+    """Convert a parse error to a validation error.
+
+    It names the position of invalid JSON, or the field that is too deep or has too long a number.
 
     >>> unreadable(RecursionError(), b'{"title": "a", "payload": ' + b"[" * 1000).errors()[0]["loc"]
     ('body', 'payload')
@@ -46,7 +48,9 @@ def _broken(place: int, what: str) -> RequestValidationError:
 
 
 def _first_beyond(text: str, digits: int) -> tuple[tuple[str, ...], bool]:
-    """The outermost field of the first value that is beyond the bounds, and whether that is its depth.
+    """Find the outermost field of the first value beyond the limits.
+
+    The second result is True for excessive depth, False for too long a number.
 
     >>> _first_beyond('{"a": [1], "b": 12345}', 4), _first_beyond("[" * 200, 4)
     ((('b',), False), ((), True))

@@ -1,4 +1,8 @@
-"""The outermost layer of both ports: request id, time, body limit, draining, and the answer to errors nobody caught."""
+"""The outermost middleware of both ports.
+
+It sets the request id, measures the request, limits the body, closes connections while the process
+drains, and answers exceptions that nothing else handled.
+"""
 
 import re
 import time
@@ -17,14 +21,17 @@ from task_service.api.http.problems import answer_of, problem
 log = structlog.get_logger(__name__)
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
-FAULT = "Something went wrong here; the log has it under the request id."
+FAULT = "Internal error. The log contains the details under the request id."
 NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False}
-"""FastAPI's own, off: `telemetry` does it."""
+"""Disables FastAPI's own telemetry; `task_service.telemetry` replaces it."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class Edge:
-    """ASGI middleware of an app whose state has `draining`; plain ASGI, because it is in the way of every request."""
+    """ASGI middleware for an app whose state has `draining`.
+
+    It is plain ASGI because it runs for every request.
+    """
 
     def __init__(
         self,
@@ -34,7 +41,11 @@ class Edge:
         *,
         debug: bool = False,
     ) -> None:
-        """`larger` has the limits of the paths that take more; `debug` tells callers the text of faults."""
+        """Set the limits.
+
+        `larger` maps paths that accept larger bodies to their limits. With `debug`, responses to
+        unexpected errors contain the text of the exception.
+        """
         self.app = app
         self.debug = debug
         self.max_body_bytes = max_body_bytes
@@ -58,7 +69,7 @@ class Edge:
                 out = MutableHeaders(scope=message)
                 out["x-request-id"] = request_id
                 if out.get("content-type", "").startswith("text/event-stream"):
-                    answered = time.perf_counter()  # it lasts for as long as the client likes
+                    answered = time.perf_counter()  # a stream lasts until the client leaves
                 if scope["app"].state.draining:
                     out["connection"] = "close"
             await send(message)
@@ -67,17 +78,17 @@ class Edge:
             try:
                 await self.app(scope, self._limited(scope["path"], headers, receive), answer)
             except Exception as error:
-                if started:  # a stream broke off: the connection must show it
-                    log.exception("answer_broken_off", path=scope["path"])
+                if started:  # the response has begun: only an aborted connection shows the error
+                    log.exception("response_aborted", path=scope["path"])
                     raise
-                await self._apologise(error, scope, receive, answer)
+                await self._answer_error(error, scope, receive, answer)
             finally:
                 method = scope["method"] if scope["method"] in METHODS else "other"
                 REQUEST_SECONDS.labels(route_of(scope), method, str(status)).observe(
                     (answered or time.perf_counter()) - begun
                 )
 
-    async def _apologise(
+    async def _answer_error(
         self, error: Exception, scope: Scope, receive: Receive, send: Send
     ) -> None:
         answer = answer_of(error)
@@ -91,7 +102,10 @@ class Edge:
         await answer(scope, receive, send)
 
     def _limited(self, path: str, headers: Headers, receive: Receive) -> Receive:
-        """Refuse a body over the limit: at once when its length is announced, else at the first byte too many."""
+        """Reject a body over the limit.
+
+        A declared length is checked at once, a body without one when it exceeds the limit.
+        """
         most = left = self.larger.get(path, self.max_body_bytes)
         announced = headers.get("content-length", "0")
         too_large = announced.isdigit() and int(announced) > left
@@ -110,9 +124,9 @@ class Edge:
 
 
 def _too_large(most: int) -> HTTPException:
-    return HTTPException(413, f"The body is over the limit of {most} bytes.")
+    return HTTPException(413, f"The body exceeds the limit of {most} bytes.")
 
 
 def route_of(scope: MutableMapping[str, Any]) -> str:
-    """The route's template, so that metrics have few labels; `none` for paths that no route has."""
+    """Return the route's template, which keeps metric labels few, or `none` without a route."""
     return getattr(scope.get("route"), "path", None) or "none"

@@ -1,10 +1,10 @@
-"""What every answer says to browsers, and which pages of other origins may call: the layer around the edge."""
+"""Security headers of every response, and CORS. This layer surrounds the edge."""
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 RATE = "task_service.rate"
-"""The place in a request's scope where its limit's headers are put."""
+"""Key in the request's scope of the rate limit headers."""
 CLOSED = b"default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 ALWAYS = (
     (b"x-content-type-options", b"nosniff"),
@@ -13,23 +13,23 @@ ALWAYS = (
 )
 HSTS = (b"strict-transport-security", b"max-age=31536000")
 ALLOWED = (
-    "Authorization", "Content-Type", "If-Match", "If-None-Match", "Idempotency-Key", "Last-Event-ID", "X-Request-Id",
-    "traceparent", "tracestate",
+    "Authorization", "Content-Type", "If-Match", "If-None-Match", "Idempotency-Key",
+    "Last-Event-ID", "X-Request-Id", "traceparent", "tracestate",
 )  # fmt: skip
 EXPOSED = (
-    "ETag", "Location", "Link", "Retry-After", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset",
-    "RateLimit-Policy", "RateLimit", "X-Request-Id", "X-Total-Count", "WWW-Authenticate", "Content-Disposition",
-    "Idempotency-Replayed",
+    "ETag", "Location", "Link", "Retry-After", "RateLimit-Limit", "RateLimit-Remaining",
+    "RateLimit-Reset", "RateLimit-Policy", "RateLimit", "X-Request-Id", "X-Total-Count",
+    "WWW-Authenticate", "Content-Disposition", "Idempotency-Replayed",
 )  # fmt: skip
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 PREFLIGHT_SECONDS = 600
 
 
 class SecurityHeaders:
-    """ASGI middleware: adds what an answer does not say itself."""
+    """ASGI middleware: adds the headers that a response does not set itself."""
 
     def __init__(self, app: ASGIApp, *, https_only: bool = False) -> None:
-        """`https_only` tells browsers to come by HTTPS from now on."""
+        """With `https_only`, HSTS makes browsers use HTTPS for all later requests."""
         self.app = app
         self._always = (*ALWAYS, HSTS) if https_only else ALWAYS
 
@@ -57,8 +57,12 @@ class SecurityHeaders:
 
 
 def allow_origins(app: ASGIApp, origins: tuple[str, ...]) -> CORSMiddleware:
-    """Let pages of these origins call the app from a browser, with a bearer's token, never with cookies."""
+    """Allow browser pages of these origins to call the app, with bearer tokens but not cookies."""
     return CORSMiddleware(
-        app, allow_origins=origins, allow_methods=METHODS, allow_headers=ALLOWED, expose_headers=EXPOSED,
+        app,
+        allow_origins=origins,
+        allow_methods=METHODS,
+        allow_headers=ALLOWED,
+        expose_headers=EXPOSED,
         max_age=PREFLIGHT_SECONDS,
-    )  # fmt: skip
+    )

@@ -1,8 +1,8 @@
-"""POST requests that a caller may safely send again: `Idempotency-Key`.
+"""Idempotent POST requests: the header `Idempotency-Key`.
 
-The key is claimed, the change made and the answer kept in one transaction: a request that fails, or whose process dies,
-leaves nothing. Who comes meanwhile with the same key waits: in this process without a connection, in another one on the
-key's row.
+One transaction claims the key, makes the change and stores the response. A request that fails, or
+whose process dies, leaves no trace. Concurrent requests with the same key wait: in the same process
+without holding a database connection, in other processes on the key's row.
 """
 
 from collections.abc import Awaitable, Callable
@@ -28,8 +28,9 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[!-~]*$",
-        description="Your own name for this request, in visible ASCII: sent again within 24 hours it gives the first "
-        "successful answer, with `Idempotency-Replayed: true`. Another request with the same name answers 422.",
+        description="A unique key for this request, in visible ASCII. A repeated request within "
+        "24 hours returns the first successful response, with `Idempotency-Replayed: true`. "
+        "A different request with the same key is answered with 422.",
     ),
 ]
 KEPT_HEADERS = ("Content-Type", "Location", "ETag")
@@ -37,8 +38,8 @@ REPLAYED = "Idempotency-Replayed"
 
 
 @dataclass(frozen=True, slots=True)
-class Once:
-    """One POST request: its change is done once per caller, route and key."""
+class IdempotentRequest:
+    """A POST request whose change is made once per caller, route and key."""
 
     context: Context
     caller: Principal
@@ -52,10 +53,10 @@ class Once:
         *,
         body_digest: bytes | None = None,
     ) -> Response:
-        """Do the change and render its answer in one transaction, or give the first answer again.
+        """Make the change and render its response in one transaction, or replay the first response.
 
-        `body_digest` stands for a body that was read as a stream. Raises IdempotencyConflictError when the key was used
-        for another request.
+        `body_digest` replaces the digest of the body for a body that was read as a stream. Raises
+        IdempotencyConflictError if the key was used for a different request.
         """
         if self.key is None:
             return render(await self.context.write(change))
@@ -90,7 +91,7 @@ class Once:
         return Response(kept.body, kept.status, {**kept.headers, REPLAYED: "true"})
 
     async def _digest(self, body_digest: bytes | None) -> str:
-        """What must be the same when a request is sent again."""
+        """Return the digest of path, query and body, which a repeated request must match."""
         scope = self.request.scope
         body = (
             body_digest if body_digest is not None else sha256(await self.request.body()).digest()
@@ -100,7 +101,7 @@ class Once:
 
 
 def _name_of(caller: Principal) -> str:
-    """A caller's keys are theirs, also when they are renamed or share a name with somebody else's issuer."""
+    """Return the namespace of the caller's keys, which a rename does not change."""
     return f"{caller.kind}:{caller.user_id or caller.name}"
 
 
@@ -109,11 +110,11 @@ def _kept(digest: str, answer: Response) -> Kept:
     return Kept(digest, answer.status_code, headers, bytes(answer.body))
 
 
-async def once_of(
+async def idempotent_request(
     request: Request, context: Shared, caller: Caller, idempotency_key: IdempotencyKey = None
-) -> Once:
-    """The request as one that may be sent again."""
-    return Once(context, caller, request, idempotency_key)
+) -> IdempotentRequest:
+    """Return the idempotent request, as a dependency."""
+    return IdempotentRequest(context, caller, request, idempotency_key)
 
 
-Posted = Annotated[Once, Depends(once_of)]
+Posted = Annotated[IdempotentRequest, Depends(idempotent_request)]

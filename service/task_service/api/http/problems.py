@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem+json: the one place where a code becomes an HTTP status."""
+"""Errors as RFC 9457 problem+json. This module alone maps codes to HTTP statuses."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -49,10 +49,10 @@ CODES = {
     413: "body_too_large",
     415: "unsupported_media_type",
 }
-"""The code of refusals that have only an HTTP status."""
+"""The code of errors that have only an HTTP status."""
 
 MISSING = "Field required"
-"""The validator's message about a field that is not there."""
+"""The validator's message for a missing field."""
 PARAMETER = re.compile(r"\{[^}]*\}")
 NOT_MIGRATED = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
 FULL = asyncpg.InsufficientResourcesError
@@ -60,14 +60,14 @@ TOO_SLOW = (asyncpg.QueryCanceledError, asyncpg.LockNotAvailableError)
 
 
 class FieldProblem(BaseModel):
-    """One field that breaks its rule."""
+    """An invalid field."""
 
-    field: str = Field(description="The field as the request wrote it; `tags.2` is the third tag.")
+    field: str = Field(description="Path of the field in the request; `tags.2` is the third tag.")
     message: str
 
 
 class Problem(BaseModel):
-    """An error (RFC 9457). Programs look at `code`; people read `detail`."""
+    """An error (RFC 9457). `code` is stable and meant for programs, `detail` for people."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -78,10 +78,12 @@ class Problem(BaseModel):
     detail: str
     request_id: str | None = None
     errors: list[FieldProblem] | None = Field(
-        default=None, description="With code `invalid_field`: which fields, and why."
+        default=None,
+        description="Present with code `invalid_field`: each invalid field and the reason.",
     )
     allowed: list[str] | None = Field(
-        default=None, description="With a 409: the statuses that the task may change to."
+        default=None,
+        description="Present with status 409: the statuses that the task may change to.",
     )
 
 
@@ -93,7 +95,7 @@ def problem(
     headers: Mapping[str, str] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> Response:
-    """Make an answer of problem+json; the request id comes from the log context."""
+    """Build a problem+json response. The request id comes from the log context."""
     content = {
         "type": f"urn:task-service:problem:{code}",
         "title": HTTPStatus(status).phrase,
@@ -107,7 +109,7 @@ def problem(
 
 
 def answer_of(error: BaseException) -> Response | None:
-    """The answer to an error that a caller may hear of; None for a fault of ours."""
+    """Return the response for an expected error; None for an internal one."""
     if isinstance(error, DomainError):
         headers = _headers_of(error)
         return problem(
@@ -115,15 +117,18 @@ def answer_of(error: BaseException) -> Response | None:
         )
     cause = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig else error
     if isinstance(cause, TOO_SLOW):
-        return _away("The database took too long to answer; try again.")
+        return _unavailable("The database took too long to answer; try again.")
     if isinstance(cause, NOT_MIGRATED):
-        return _away(
-            "The database lacks tables of this version; it is being migrated, or task-service migrate must run."
+        return _unavailable(
+            "The database schema is older than this version. "
+            "Wait for the migration to finish, or run task-service migrate."
         )
     if isinstance(cause, FULL):
-        return _away("The database has no room, memory or connections left; try again.")
+        return _unavailable(
+            "The database has no disk space, memory or connections left; try again."
+        )
     if is_unavailable(error):
-        return _away("The database cannot be reached at the moment; try again.")
+        return _unavailable("The database is unreachable; try again.")
     return None
 
 
@@ -140,12 +145,12 @@ def _headers_of(error: DomainError) -> dict[str, str]:
     return {}
 
 
-def _away(detail: str) -> Response:
+def _unavailable(detail: str) -> Response:
     return problem(503, "unavailable", detail, headers={"Retry-After": RETRY_AFTER_SECONDS})
 
 
 def field_name(location: Sequence[int | str]) -> str:
-    """The field as the caller wrote it, from the validator's location.
+    """Return the field's path in the request from the validator's location.
 
     >>> field_name(("body", "tags", 2)), field_name(("query", "sort")), field_name(("body",))
     ('tags.2', 'sort', 'body')
@@ -153,21 +158,17 @@ def field_name(location: Sequence[int | str]) -> str:
     return ".".join(str(part) for part in (location[1:] or location))
 
 
-MOST_PROBLEMS = 1_000
-"""So many are told at once."""
+MAX_PROBLEMS = 1_000
+"""Maximum number of invalid fields in one response."""
 
 
 def field_problems(errors: Sequence[Any]) -> list[dict[str, str]]:
-    """Turn a validator's errors into fields and messages; the input itself is not repeated."""
+    """Convert a validator's errors to fields and messages, without the input values."""
     found: dict[str, str] = {}
-    for error in errors[:MOST_PROBLEMS]:
+    for error in errors[:MAX_PROBLEMS]:
         message = str(error["msg"]).removeprefix("Value error, ")
         if error["type"] == "extra_forbidden":
-            message = (
-                "there is no such field here"
-                if error["loc"][0] == "body"
-                else "there is no such parameter here"
-            )
+            message = "unknown field" if error["loc"][0] == "body" else "unknown parameter"
         found.setdefault(field_name(error["loc"]), message)
     return [{"field": field, "message": message} for field, message in found.items()]
 
@@ -180,7 +181,7 @@ def _has_json(request: Request) -> bool:
 
 
 def _has_form(request: Request) -> bool:
-    """Its body is read already, field by field, and cannot be read again."""
+    """Return whether the body is a form, which has been consumed and cannot be read again."""
     return (
         request.headers.get("content-type", "")
         .strip()
@@ -230,19 +231,19 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     code, headers = CODES.get(error.status_code, "error"), dict(error.headers or {})
     detail = str(error.detail)
     if error.status_code == 404:
-        detail = f"There is nothing at {request.url.path}."
+        detail = f"There is no resource at {request.url.path}."
     elif error.status_code == 405:
         headers["Allow"] = ", ".join(allowed_methods(request))
-        detail = f"{request.method} is not possible here; allowed: {headers['Allow']}."
+        detail = f"The method {request.method} is not allowed here; use {headers['Allow']}."
     elif error.status_code == 413:
         headers["Connection"] = "close"  # the rest of the body is not read
     return problem(error.status_code, code, detail, headers=headers)
 
 
 def allowed_methods(request: Request) -> list[str]:
-    """Every method that some route of the app takes at the request's path.
+    """Return the methods that the app's routes accept at the request's path.
 
-    Of `tasks/{id}` and `tasks/{id}:cancel`, which both match the latter's paths, the one that says more is meant.
+    `tasks/{id}` also matches the paths of `tasks/{id}:cancel`; the more specific route counts.
     """
     routes = [route for router in request.app.state.routers for route in router.routes]
     found = [
@@ -250,21 +251,21 @@ def allowed_methods(request: Request) -> list[str]:
         for r in routes
         if r.matches(request.scope)[0] is not Match.NONE
     ]
-    most = max((said for said, _ in found), default=0)
+    longest = max((length for length, _ in found), default=0)
     return sorted(
-        {method for said, route in found if said == most for method in route.methods or ()}
+        {method for length, route in found if length == longest for method in route.methods or ()}
     )
 
 
 def install_problems(app: FastAPI) -> None:
-    """Let the app answer every refusal with problem+json."""
+    """Make the app answer every error with problem+json."""
     app.add_exception_handler(DomainError, _on_domain_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_error)
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI's description of the problems that an operation may answer, besides those that every one may."""
+    """Describe an operation's problems for OpenAPI, including those of every operation."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {
         s: {"description": HTTPStatus(s).phrase, "content": content}

@@ -1,4 +1,4 @@
-"""Answers that do not end: Server-Sent Events."""
+"""Server-Sent Events: responses that last until one side closes them."""
 
 import asyncio
 import contextlib
@@ -19,24 +19,24 @@ from task_service.store.events import TaskEvent
 
 MEDIA_TYPE = "text/event-stream"
 RETRY_MS = 2000
-"""After so long clients connect again."""
+"""Delay after which clients reconnect."""
 BEAT_SECONDS = 10.0
-"""So often a silent stream says that it lives, and each looks whether its client still may read."""
+"""Interval of the keep-alive comments and of the check that the client may still read."""
 SEND_SECONDS = 20.0
-"""A client that takes nothing for so long is left."""
+"""Time after which a client that reads nothing is disconnected."""
 FAREWELL_SECONDS = 1.0
 ABORT = "task_service.abort"
-"""An extension of a request's scope: cuts its connection off."""
+"""Extension of a request's scope: a function that aborts the connection."""
 RESET = (
     b"id: %b\nevent: reset\n"
-    b'data: {"event":"reset","reason":"The database knows nothing of your last event: read anew."}\n\n'
+    b'data: {"event":"reset","reason":"Unknown last event id: read all tasks again."}\n\n'
 )
 MayRead = Callable[[], Awaitable[None]]
 log = structlog.get_logger(__name__)
 
 
 def write_event(e: TaskEvent) -> bytes:
-    """An event as a block of the stream."""
+    """Format an event as a block of the stream."""
     data = {
         "event": e.name,
         "task_id": e.task_id,
@@ -58,61 +58,69 @@ def write_event(e: TaskEvent) -> bytes:
 
 
 class EventStream(Response):
-    """The answer. It ends when the client goes, is too slow or may not read any more, and when the process stops."""
+    """A stream of events.
+
+    It ends when the client disconnects, is too slow or loses the permission to read, and when the
+    process stops.
+    """
 
     media_type = MEDIA_TYPE
 
     def __init__(
         self, events: Events, stream: Stream, may_read: MayRead, last: str | None = None
     ) -> None:
-        """`may_read` raises a DomainError when the client may not any more; an event of the name `last` is the last."""
+        """Prepare a stream.
+
+        `may_read` raises a DomainError once the client has lost the permission. The stream ends
+        after an event named `last`.
+        """
         super().__init__(None, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._events, self._stream, self._may_read, self._last = events, stream, may_read, last
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Talk until one of the two has had enough."""
-        talk = asyncio.create_task(self._talk(send))
+        """Send events until one side ends the stream."""
+        sending = asyncio.create_task(self._send_all(send))
         ends = [asyncio.create_task(_gone(receive)), asyncio.create_task(self._stopped())]
         try:
-            await asyncio.wait([talk, *ends], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([sending, *ends], return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._stream.close()
-            for task in (talk, *ends):
+            for task in (sending, *ends):
                 task.cancel()
-            [error, *_] = await asyncio.gather(talk, *ends, return_exceptions=True)
+            [error, *_] = await asyncio.gather(sending, *ends, return_exceptions=True)
         if error is not None and (abort := scope.get("extensions", {}).get(ABORT)):
             abort()
-            await asyncio.sleep(0)  # the server hears of it
+            await asyncio.sleep(0)  # lets the server notice
         if isinstance(error, TimeoutError):
             log.info("event_client_too_slow", position=str(self._stream.position))
         elif isinstance(error, Exception):
             raise error
 
-    async def _talk(self, send: Send) -> None:
-        """Send everything. Raises TimeoutError when the client takes nothing."""
+    async def _send_all(self, send: Send) -> None:
+        """Send everything. Raises TimeoutError if the client reads nothing."""
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        async with contextlib.aclosing(self._texts()) as texts:
-            async for text in texts:
+        async with contextlib.aclosing(self._blocks()) as blocks:
+            async for block in blocks:
                 async with asyncio.timeout(SEND_SECONDS):
-                    await send({"type": "http.response.body", "body": text, "more_body": True})
+                    await send({"type": "http.response.body", "body": block, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _texts(self) -> AsyncGenerator[bytes]:
-        """What is to be sent, piece by piece. Every piece brings the client's last event id forward."""
+    async def _blocks(self) -> AsyncGenerator[bytes]:
+        """Yield the blocks to send. Each one advances the client's last event id."""
         yield b"retry: %d\nid: %b\n\n" % (RETRY_MS, self._id())
         beat = time.monotonic()
         while not self._events.closed.is_set():
-            told = await self._stream.take(BEAT_SECONDS)
+            received = await self._stream.take(BEAT_SECONDS)
             text = RESET % self._id() if self._stream.went_back() else b""
-            text += b"".join(one.text for one in told)
+            text += b"".join(one.text for one in received)
             if time.monotonic() - beat >= BEAT_SECONDS:
                 if not await self._still_may_read():
                     return
                 text, beat = text or b": alive\nid: %b\n\n" % self._id(), time.monotonic()
             if text:
                 yield text
-            if any(one.event.name == self._last for one in told):
+            if any(one.event.name == self._last for one in received):
                 return
 
     async def _still_may_read(self) -> bool:
@@ -121,9 +129,7 @@ class EventStream(Response):
         except DomainError:
             return False
         except Exception as error:
-            if not is_unavailable(
-                error
-            ):  # else nobody can tell, and there is nothing to read either
+            if not is_unavailable(error):  # without the database nothing is sent anyway
                 raise
         return True
 
@@ -141,19 +147,19 @@ async def _gone(receive: Receive) -> None:
 
 
 def may_read(request: Request) -> MayRead:
-    """A look whether the request's caller may still read: their token may be over, they may have been disabled."""
+    """Return a check that the caller may still read: a token expires, a user is disabled."""
 
-    async def look() -> None:
+    async def check() -> None:
         caller = await request.app.state.authenticator.principal(
             request.headers.get("authorization")
         )
         caller.require(Permission.READ)
 
-    return look
+    return check
 
 
 async def get_events(request: Request) -> Events:
-    """The process's streams, as a dependency."""
+    """Return the process's event streams, as a dependency."""
     events: Events = request.app.state.events
     return events
 

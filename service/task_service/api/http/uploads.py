@@ -1,4 +1,7 @@
-"""Files that come as multipart/form-data: to disk when they are large, and only after the caller may send them."""
+"""Files uploaded as multipart/form-data.
+
+Large files are spooled to disk, and only after the caller has been authorized.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -35,14 +38,15 @@ FORM: dict[str, Any] = {
         },
     }
 }
-"""OpenAPI's description of such a body."""
+"""OpenAPI description of the request body."""
 
 
 @asynccontextmanager
 async def uploaded_file(request: Request) -> AsyncIterator[Upload]:
-    """The file in the form's field `file`; it is gone afterwards.
+    """Yield the file in the form field `file`, which is deleted afterwards.
 
-    Raises InvalidFieldError without one; HTTPException 400 for a broken form or a client that leaves, 413, 415.
+    Raises InvalidFieldError if it is missing, and HTTPException with 400 for an invalid form or a
+    client that disconnects, 413 or 415.
     """
     if (
         request.headers.get("content-type", "").split(";")[0].strip().lower()
@@ -52,10 +56,10 @@ async def uploaded_file(request: Request) -> AsyncIterator[Upload]:
     try:
         form = await request.form(max_files=1, max_fields=MOST_FIELDS)
     except ClientDisconnect:
-        raise HTTPException(400, "The client left before the file was here.") from None
+        raise HTTPException(400, "The client disconnected before the file was complete.") from None
     except UnicodeError:
         raise HTTPException(
-            400, "The form cannot be read in the charset that its Content-Type names."
+            400, "The form is not valid in the charset of its Content-Type."
         ) from None
     try:
         file = form.get("file")

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from task_service.api import answers
 from task_service.api.answers import answer
-from task_service.api.auth.access import AskFirst, SettingsReader, SettingsWriter
+from task_service.api.auth.access import AuthorizedRoute, SettingsReader, SettingsWriter
 from task_service.api.dependencies import Shared
 from task_service.api.http.problems import documented
 from task_service.api.routes.tasks import IfMatch, IfNoneMatch
@@ -21,7 +21,7 @@ from task_service.services.etags import Guard, is_unchanged
 from task_service.store import app_settings as store
 from task_service.store.app_settings import SettingRow
 
-router = APIRouter(route_class=AskFirst, prefix="/api/v1/settings", tags=["settings"])
+router = APIRouter(route_class=AuthorizedRoute, prefix="/api/v1/settings", tags=["settings"])
 
 Key = Annotated[
     str,

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, Field
 
 from task_service.api.answers import page
-from task_service.api.auth.access import AskFirst, allow
+from task_service.api.auth.access import AuthorizedRoute, allow
 from task_service.api.dependencies import Shared
 from task_service.api.http.problems import documented
 from task_service.domain.permissions import Permission
@@ -16,7 +16,7 @@ from task_service.schemas.responses import Page, PageQuery
 from task_service.schemas.types import Moment, Words
 from task_service.store.audit import AuditFilter, AuditRow, list_audit
 
-router = APIRouter(route_class=AskFirst, tags=["audit log"])
+router = APIRouter(route_class=AuthorizedRoute, tags=["audit log"])
 MAY_AUDIT = Depends(allow(Permission.READ_AUDIT_LOG))
 
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Form, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from task_service.api.answers import answer
-from task_service.api.auth.access import AskFirst, Caller
+from task_service.api.auth.access import AuthorizedRoute, Caller
 from task_service.api.auth.authenticator import Authenticator, get_authenticator
 from task_service.api.dependencies import Shared
 from task_service.api.http.problems import documented
@@ -18,7 +18,7 @@ from task_service.services.identity import users as service
 from task_service.services.identity.users import Granted
 
 PREFIX = "/api/v1/auth"
-router = APIRouter(route_class=AskFirst, prefix=PREFIX, tags=["users and tokens"])
+router = APIRouter(route_class=AuthorizedRoute, prefix=PREFIX, tags=["users and tokens"])
 
 
 class PasswordForm(BaseModel):

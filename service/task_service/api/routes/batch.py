@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from task_service.api import answers
-from task_service.api.auth.access import AskFirst, Creator
+from task_service.api.auth.access import AuthorizedRoute, Creator
 from task_service.api.dependencies import Shared
 from task_service.api.http.bodies import UNREADABLE, unreadable
 from task_service.api.http.idempotency import Posted
@@ -23,7 +23,7 @@ from task_service.store.tasks import read_tasks
 
 MOST_TASKS = 10_000
 MOST_ERRORS = 1_000
-router = APIRouter(route_class=AskFirst, prefix="/api/v1/tasks", tags=["tasks"])
+router = APIRouter(route_class=AuthorizedRoute, prefix="/api/v1/tasks", tags=["tasks"])
 
 SCHEMA = {
     "type": "object",

@@ -6,7 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Path, Query, Response
 
 from task_service.api import answers
-from task_service.api.auth.access import MAY_READ, AskFirst, Changer
+from task_service.api.auth.access import MAY_READ, AuthorizedRoute, Changer
 from task_service.api.dependencies import Shared
 from task_service.api.http.idempotency import Posted
 from task_service.api.http.problems import documented
@@ -20,7 +20,7 @@ from task_service.store import conversations as store
 from task_service.store.conversations import ConversationRow
 
 PREFIX = "/api/v1/conversations"
-router = APIRouter(route_class=AskFirst, tags=["conversations"])
+router = APIRouter(route_class=AuthorizedRoute, tags=["conversations"])
 
 
 async def conversation_id_of(

@@ -8,7 +8,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from task_service.api.answers import answer
-from task_service.api.auth.access import MAY_READ, AskFirst, Importer
+from task_service.api.auth.access import MAY_READ, AuthorizedRoute, Importer
 from task_service.api.dependencies import Shared
 from task_service.api.http.idempotency import Posted
 from task_service.api.http.problems import documented
@@ -17,7 +17,7 @@ from task_service.schemas.responses import TaskConditions
 from task_service.services.csv.exporter import export_csv
 from task_service.services.csv.importer import Mode, import_csv
 
-router = APIRouter(route_class=AskFirst, prefix="/api/v1/tasks", tags=["tasks"])
+router = APIRouter(route_class=AuthorizedRoute, prefix="/api/v1/tasks", tags=["tasks"])
 
 
 class RowProblem(BaseModel):

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from task_service.api import answers
 from task_service.api.answers import answer
-from task_service.api.auth.access import MAY_READ, AskFirst, OperatorRole
+from task_service.api.auth.access import MAY_READ, AuthorizedRoute, OperatorRole
 from task_service.api.dependencies import Shared
 from task_service.api.http.idempotency import Posted
 from task_service.api.http.problems import documented
@@ -21,7 +21,7 @@ from task_service.services import daily_log as service
 from task_service.store import daily_log as store
 
 PREFIX = "/api/v1/daily-log"
-router = APIRouter(route_class=AskFirst, tags=["daily log"])
+router = APIRouter(route_class=AuthorizedRoute, tags=["daily log"])
 
 
 class Entry(BaseModel):

@@ -6,7 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Query, Request
 from pydantic import Field
 
-from task_service.api.auth.access import MAY_READ, AskFirst
+from task_service.api.auth.access import MAY_READ, AuthorizedRoute
 from task_service.api.dependencies import Shared
 from task_service.api.http.problems import documented
 from task_service.api.http.sse import EventStream, Streams, may_read
@@ -16,7 +16,7 @@ from task_service.schemas.types import Name, StatusWord
 from task_service.services.events import Wanted
 from task_service.store.events import Position
 
-router = APIRouter(route_class=AskFirst, prefix="/api/v1", tags=["events"])
+router = APIRouter(route_class=AuthorizedRoute, prefix="/api/v1", tags=["events"])
 
 DELETED = "task.deleted"
 EventName = Literal[

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from task_service.api import answers
 from task_service.api.answers import answer
-from task_service.api.auth.access import MAY_READ, AskFirst, OperatorRole
+from task_service.api.auth.access import MAY_READ, AuthorizedRoute, OperatorRole
 from task_service.api.dependencies import Shared
 from task_service.api.http.problems import documented
 from task_service.domain.fields import NAME_PATTERN
@@ -18,7 +18,9 @@ from task_service.schemas.tasks import NewLimit
 from task_service.services import limits as service
 from task_service.store import limits as store
 
-router = APIRouter(route_class=AskFirst, prefix="/api/v1/limits", tags=["queues and workers"])
+router = APIRouter(
+    route_class=AuthorizedRoute, prefix="/api/v1/limits", tags=["queues and workers"]
+)
 
 Kind: TypeAlias = Literal["queue", "key"]
 OfKind = Annotated[

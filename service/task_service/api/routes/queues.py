@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Path, Query, Response
 from pydantic import BaseModel, Field
 
 from task_service.api.answers import answer
-from task_service.api.auth.access import MAY_READ, AskFirst, OperatorRole
+from task_service.api.auth.access import MAY_READ, AuthorizedRoute, OperatorRole
 from task_service.api.dependencies import Shared
 from task_service.api.http.idempotency import Posted
 from task_service.api.http.problems import documented
@@ -21,7 +21,7 @@ from task_service.schemas.types import parse_id
 from task_service.services import queues as service
 from task_service.store.database import raw
 
-router = APIRouter(route_class=AskFirst, prefix="/api/v1", tags=["queues and workers"])
+router = APIRouter(route_class=AuthorizedRoute, prefix="/api/v1", tags=["queues and workers"])
 
 
 class Figures(BaseModel):

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from task_service.api.answers import answer
-from task_service.api.auth.access import AskFirst, OperatorRole
+from task_service.api.auth.access import AuthorizedRoute, OperatorRole
 from task_service.api.dependencies import Shared
 from task_service.api.http.idempotency import Posted
 from task_service.api.http.problems import documented
@@ -12,7 +12,7 @@ from task_service.schemas.tasks import Redrive
 from task_service.services import redrive as service
 from task_service.store.redrive import DeadLetters
 
-router = APIRouter(route_class=AskFirst, prefix="/api/v1/tasks", tags=["tasks"])
+router = APIRouter(route_class=AuthorizedRoute, prefix="/api/v1/tasks", tags=["tasks"])
 
 
 class Redriven(BaseModel):

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from task_service.api import answers
 from task_service.api.answers import answer
-from task_service.api.auth.access import MAY_READ, AskFirst, OperatorRole
+from task_service.api.auth.access import MAY_READ, AuthorizedRoute, OperatorRole
 from task_service.api.dependencies import Shared
 from task_service.api.http.idempotency import Posted
 from task_service.api.http.problems import documented
@@ -26,7 +26,7 @@ from task_service.store import schedules as store
 from task_service.store.schedules import ScheduleRow
 
 PREFIX = "/api/v1/schedules"
-router = APIRouter(route_class=AskFirst, prefix=PREFIX, tags=["schedules"])
+router = APIRouter(route_class=AuthorizedRoute, prefix=PREFIX, tags=["schedules"])
 
 
 class Schedule(BaseModel):

@@ -6,14 +6,14 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from task_service.api.answers import answer
-from task_service.api.auth.access import MAY_READ, AskFirst
+from task_service.api.auth.access import MAY_READ, AuthorizedRoute
 from task_service.api.dependencies import Shared
 from task_service.api.http.problems import documented
 from task_service.domain.priorities import Priority
 from task_service.domain.statuses import Status
 from task_service.services.statistics import summarize
 
-router = APIRouter(route_class=AskFirst, prefix="/api/v1/tasks/stats", tags=["tasks"])
+router = APIRouter(route_class=AuthorizedRoute, prefix="/api/v1/tasks/stats", tags=["tasks"])
 
 
 class Summary(BaseModel):

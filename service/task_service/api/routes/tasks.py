@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from task_service.api import answers
 from task_service.api.answers import task_answer
-from task_service.api.auth.access import MAY_READ, AskFirst, Changer, Creator
+from task_service.api.auth.access import MAY_READ, AuthorizedRoute, Changer, Creator
 from task_service.api.dependencies import Shared
 from task_service.api.http.idempotency import Posted
 from task_service.api.http.problems import documented
@@ -35,7 +35,7 @@ from task_service.store import tasks as store
 from task_service.store.task_lists import listing
 
 PREFIX = "/api/v1/tasks"
-router = APIRouter(route_class=AskFirst, prefix=PREFIX, tags=["tasks"])
+router = APIRouter(route_class=AuthorizedRoute, prefix=PREFIX, tags=["tasks"])
 
 TaskId = Annotated[
     str, Path(description="The task's UUID.", examples=["0195d6a2-8c4f-7a3e-9a51-3f6f2d1c0b4a"])

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Path, Query, Response
 from pydantic import BaseModel
 
 from task_service.api.answers import answer, page
-from task_service.api.auth.access import AskFirst, UserManager, allow
+from task_service.api.auth.access import AuthorizedRoute, UserManager, allow
 from task_service.api.dependencies import Shared
 from task_service.api.http.problems import documented
 from task_service.api.routes.auth import Security
@@ -21,7 +21,7 @@ from task_service.store import users as store
 from task_service.store.users import UserRow
 
 PREFIX = "/api/v1/users"
-router = APIRouter(route_class=AskFirst, prefix=PREFIX, tags=["users and tokens"])
+router = APIRouter(route_class=AuthorizedRoute, prefix=PREFIX, tags=["users and tokens"])
 MAY_MANAGE = Depends(allow(Permission.MANAGE_USERS))
 
 
