@@ -14,21 +14,26 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.e2e import losses
-from tests.e2e.idle import COUNT, idle_task_services, is_lease, writes_of_the_operator
-from tests.e2e.installation import Installation
-from tests.e2e.load import Load, Tally
-from tests.e2e.losses import Way, lose_a_worker, waited_seconds
-from tests.e2e.stage import LEASE_SECONDS, Stage, running_stage
+from tests.support.e2e import worker_loss
+from tests.support.e2e.environment import LEASE_SECONDS, Environment, running_environment
+from tests.support.e2e.idle_services import (
+    COUNT,
+    idle_task_services,
+    is_lease,
+    writes_of_the_operator,
+)
+from tests.support.e2e.installation import Installation
+from tests.support.e2e.load import Load, Tally
+from tests.support.e2e.worker_loss import Method, lose_a_worker, waited_seconds
 
 RESULTS = Path(__file__).parent / "results"
 
 
-def until_ready_seconds(stage: Stage, rounds: int) -> list[float]:
+def until_ready_seconds(environment: Environment, rounds: int) -> list[float]:
     """From `kubectl apply` to Ready: migration, two API pods, two workers."""
     seconds = []
     for number in range(rounds):
-        installation = Installation.prepare(stage, f"apply-{number}")
+        installation = Installation.prepare(environment, f"apply-{number}")
         began = time.monotonic()
         installation.apply()
         installation.until_ready()
@@ -38,7 +43,7 @@ def until_ready_seconds(stage: Stage, rounds: int) -> list[float]:
     return seconds
 
 
-def rescue_seconds(demo: Installation, way: Way, rounds: int) -> list[float]:
+def rescue_seconds(demo: Installation, way: Method, rounds: int) -> list[float]:
     """From the loss of a worker to the last of its tasks' next claims."""
     seconds = []
     for _ in range(rounds):
@@ -47,8 +52,8 @@ def rescue_seconds(demo: Installation, way: Way, rounds: int) -> list[float]:
         try:
             seconds.append(max(waited_seconds(loss, demo.until_ended(loss.ids))))
         finally:
-            if way is losses.stop:
-                losses.resume(demo, loss.pod)
+            if way is worker_loss.stop:
+                worker_loss.resume(demo, loss.pod)
     return seconds
 
 
@@ -68,18 +73,20 @@ def upgrade(demo: Installation) -> Tally:
     return tally
 
 
-def measure(stage: Stage, kills: int, rounds: int, idle_seconds: float) -> dict[str, Any]:
+def measure(
+    environment: Environment, kills: int, rounds: int, idle_seconds: float
+) -> dict[str, Any]:
     """Everything, one after the other."""
-    results: dict[str, Any] = {"apply_to_ready_seconds": until_ready_seconds(stage, rounds)}
-    demo = Installation.prepare(stage, "bench")
+    results: dict[str, Any] = {"apply_to_ready_seconds": until_ready_seconds(environment, rounds)}
+    demo = Installation.prepare(environment, "bench")
     demo.apply()
     demo.until_ready()
-    results["killed_seconds"] = rescue_seconds(demo, losses.kill, kills)
-    results["force_deleted_seconds"] = rescue_seconds(demo, losses.stop_and_delete, rounds)
+    results["killed_seconds"] = rescue_seconds(demo, worker_loss.kill, kills)
+    results["force_deleted_seconds"] = rescue_seconds(demo, worker_loss.stop_and_delete, rounds)
     demo.until_workers()
-    with stage.operator_stopped():
+    with environment.operator_stopped():
         results["lease_seconds"] = LEASE_SECONDS
-        results["stopped_without_operator_seconds"] = rescue_seconds(demo, losses.stop, rounds)
+        results["stopped_without_operator_seconds"] = rescue_seconds(demo, worker_loss.stop, rounds)
     tally = upgrade(demo)
     results["upgrade"] = {
         "requests": tally.requests,
@@ -89,8 +96,8 @@ def measure(stage: Stage, kills: int, rounds: int, idle_seconds: float) -> dict[
     }
     demo.until_workers()
     demo.until_idle()
-    with idle_task_services(stage):
-        writes = writes_of_the_operator(stage, idle_seconds)
+    with idle_task_services(environment):
+        writes = writes_of_the_operator(environment, idle_seconds)
     others = Counter(line for line in writes if not is_lease(line))
     results["idle"] = {
         "task_services": COUNT + 1,
@@ -122,8 +129,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--idle-seconds", type=float, default=600)
     arguments = parser.parse_args()
-    with running_stage() as stage:
-        results = measure(stage, arguments.kills, arguments.rounds, arguments.idle_seconds)
+    with running_environment() as environment:
+        results = measure(environment, arguments.kills, arguments.rounds, arguments.idle_seconds)
     show(results)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "cluster.json").write_text(json.dumps(results, indent=1))

@@ -1,1 +1,1 @@
-"""The main job on a real cluster: real nodes, real pods, the operator installed by its chart."""
+"""End-to-end tests: a real cluster with the operator and task services."""

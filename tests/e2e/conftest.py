@@ -1,4 +1,8 @@
-"""Fixtures of the end-to-end tests: one stage and one shared task service; every test leaves it as it found it."""
+"""Fixtures of the end-to-end tests.
+
+All tests share one cluster and one task service, and restore its state. E2E_CLUSTER=existing uses
+the cluster of KUBECONFIG (see tests/cluster/README.md).
+"""
 
 import asyncio
 from collections.abc import Generator, Iterator
@@ -8,14 +12,13 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.e2e.installation import Installation
-from tests.e2e.stage import OPERATOR, Stage, running_stage
-from tests.support.cluster import require_cluster
+from tests.support.e2e.environment import OPERATOR, Environment, running_environment
+from tests.support.e2e.installation import Installation
 from tests.support.invariants import check_invariants
 from tests.support.kube import CommandError
 
 FIRST_TEST_SECONDS = 1800
-"""The first test may have to build the cluster's binaries and the images."""
+"""Time limit of the first test, which may have to build binaries and images."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,16 +31,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(
     item: pytest.Function, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add what the cluster looked like to the report of a failed test: it is gone soon after."""
+    """Add the state of the cluster to the report of a failed test."""
     report = yield
-    stage: Any = getattr(item, "funcargs", {}).get("stage")
-    if report.failed and isinstance(stage, Stage):
-        report.sections.append((f"cluster at the end of {report.when}", look(stage)))
+    environment: Any = getattr(item, "funcargs", {}).get("environment")
+    if report.failed and isinstance(environment, Environment):
+        report.sections.append((f"cluster at the end of {report.when}", describe(environment)))
     return report
 
 
-def look(stage: Stage) -> str:
-    """Pods, TaskServices, the last events and what the operator said last."""
+def describe(environment: Environment) -> str:
+    """Return the pods, TaskServices, recent events and the end of the operator's log."""
     parts = []
     for command in (
         ("get", "taskservices,pods,jobs", "--all-namespaces", "--output=wide"),
@@ -45,23 +48,23 @@ def look(stage: Stage) -> str:
         ("logs", f"--selector=app.kubernetes.io/name={OPERATOR}", "--tail=40"),
     ):
         try:
-            parts.append("\n".join(stage.kube.of(OPERATOR).run(*command).splitlines()[-80:]))
+            parts.append("\n".join(environment.kube.of(OPERATOR).run(*command).splitlines()[-80:]))
         except CommandError as error:
             parts.append(str(error))
     return "\n\n".join(parts)
 
 
 @pytest.fixture(scope="session")
-def stage() -> Iterator[Stage]:
-    require_cluster()
-    with running_stage() as stage:
-        yield stage
+def environment() -> Iterator[Environment]:
+    """The running environment."""
+    with running_environment() as environment:
+        yield environment
 
 
 @pytest.fixture(scope="session")
-def shared(stage: Stage) -> Iterator[Installation]:
-    """The TaskService "demo" in the namespace "main": applied once, Ready."""
-    installation = Installation.prepare(stage, "main")
+def shared(environment: Environment) -> Iterator[Installation]:
+    """The TaskService "demo" in the namespace "main", applied once and Ready."""
+    installation = Installation.prepare(environment, "main")
     installation.apply()
     installation.until_ready()
     yield installation
@@ -69,15 +72,17 @@ def shared(stage: Stage) -> Iterator[Installation]:
 
 
 @pytest.fixture
-def demo(stage: Stage, shared: Installation) -> Iterator[Installation]:
-    """The shared task service with both workers at work; afterwards its database must be in order."""
+def demo(environment: Environment, shared: Installation) -> Iterator[Installation]:
+    """The shared task service with two workers; afterwards its database is checked."""
     shared.until_workers()
     yield shared
     asyncio.run(_check(shared))
 
 
 async def _check(installation: Installation) -> None:
-    connection = await asyncpg.connect(installation.stage.reachable(installation.database_url))
+    connection = await asyncpg.connect(
+        installation.environment.reachable(installation.database_url)
+    )
     try:
         await check_invariants(connection)
     finally:

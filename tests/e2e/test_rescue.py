@@ -1,53 +1,54 @@
-"""Tasks of dead workers are given to the others: at once by operator or successor, else by the lease."""
+"""Rescue of tasks of lost workers by the operator, the successor or the lease."""
 
-from tests.e2e import losses
-from tests.e2e.installation import Installation
-from tests.e2e.losses import Loss, lose_a_worker, until_an_outage_is_all_that_changed
-from tests.e2e.stage import CONCURRENCY, Stage
+from tests.support.e2e import worker_loss
+from tests.support.e2e.environment import CONCURRENCY, Environment
+from tests.support.e2e.installation import Installation
+from tests.support.e2e.worker_loss import Loss, lose_a_worker, wait_for_outage_report
 from tests.support.kube import poll
 
 
-def assert_rescued_by_the_operator(demo: Installation, loss: Loss, reason: str) -> None:
-    """Status and each lost task say why, and another process ran it before the lease would have ended.
+def check_rescue_by_operator(demo: Installation, loss: Loss, reason: str) -> None:
+    """Check the reason in the status and in each lost task, which ran again before the lease ended.
 
-    The successor of a killed process may be the first to release its tasks; the operator's reason comes after it then.
+    If the successor of a killed process released the tasks first, the operator adds its reason
+    afterwards.
     """
     first = demo.until_ended(loss.ids)[loss.lost[0]][0]
     demo.until_status(
         "lastRescue", {"workerId": first.worker_id, "pod": loss.pod, "reason": reason}
     )
     attempts = demo.attempts(loss.ids)
-    for gone, again in (attempts[task_id] for task_id in loss.lost):
-        assert (gone.outcome, gone.reason, gone.pod) == ("lost", reason, loss.pod)
-        assert (again.outcome, again.final) == ("completed", True)
-        assert again.worker_id != gone.worker_id
-        assert again.claimed_at < demo.lease_end(gone.worker_id)
+    for lost, retry in (attempts[task_id] for task_id in loss.lost):
+        assert (lost.outcome, lost.reason, lost.pod) == ("lost", reason, loss.pod)
+        assert (retry.outcome, retry.final) == ("completed", True)
+        assert retry.worker_id != lost.worker_id
+        assert retry.claimed_at < demo.lease_end(lost.worker_id)
     others = [attempts[task_id] for task_id in set(loss.ids) - set(loss.lost)]
     assert {(len(runs), runs[0].outcome) for runs in others} <= {(1, "completed")}
 
 
-def test_tasks_of_a_killed_worker_are_run_by_the_other_one(demo: Installation) -> None:
-    loss = lose_a_worker(demo, losses.kill)
-    assert_rescued_by_the_operator(demo, loss, "crash")
+def test_operator_releases_tasks_of_a_killed_worker(demo: Installation) -> None:
+    loss = lose_a_worker(demo, worker_loss.kill)
+    check_rescue_by_operator(demo, loss, "crash")
 
 
-def test_tasks_of_a_stopped_and_force_deleted_pod_are_run_by_the_other_one(
+def test_operator_releases_tasks_of_a_stopped_and_deleted_pod(
     demo: Installation,
 ) -> None:
-    loss = lose_a_worker(demo, losses.stop_and_delete)
-    assert_rescued_by_the_operator(demo, loss, "deleted")
+    loss = lose_a_worker(demo, worker_loss.stop_and_delete)
+    check_rescue_by_operator(demo, loss, "deleted")
 
 
-def test_a_task_that_is_killed_for_its_memory_fails_and_its_neighbours_go_on(
+def test_task_killed_for_its_memory_fails_and_other_tasks_complete(
     demo: Installation,
 ) -> None:
-    neighbours = demo.create(CONCURRENCY // 2, "sleep", {"seconds": losses.TASK_SECONDS})
+    neighbours = demo.create(CONCURRENCY // 2, "sleep", {"seconds": worker_loss.TASK_SECONDS})
     demo.until_running(neighbours)
     (hog,) = demo.create(1, "hog", {"mebibytes": 400, "seconds": 60}, max_attempts=1)
     death = demo.until_ended([hog, *neighbours])[hog][-1]
     demo.until_status("lastRescue", {"workerId": death.worker_id, "reason": "oom"})
     attempts = demo.attempts([hog, *neighbours])
-    # More than one only if the successor was first: it cannot know why, and what is not known does not count.
+    # Several losses happen only if the successor was first: an unknown reason does not count.
     deaths = attempts.pop(hog)
     assert [(run.outcome, run.reason) for run in deaths] == [("lost", "oom")] * len(deaths)
     assert deaths[-1].final
@@ -60,36 +61,36 @@ def test_a_task_that_is_killed_for_its_memory_fails_and_its_neighbours_go_on(
     assert status["lastState"]["terminated"]["reason"] == "OOMKilled"
 
 
-def test_the_successor_of_a_killed_worker_releases_its_tasks_and_the_operator_says_why_when_it_is_back(
-    stage: Stage, demo: Installation
+def test_successor_releases_tasks_and_the_operator_adds_the_reason_later(
+    environment: Environment, demo: Installation
 ) -> None:
-    with stage.operator_stopped():
-        loss = lose_a_worker(demo, losses.kill)
+    with environment.operator_stopped():
+        loss = lose_a_worker(demo, worker_loss.kill)
         attempts = demo.until_ended(loss.ids)
-        for gone, again in (attempts[task_id] for task_id in loss.lost):
-            assert (gone.outcome, gone.reason, gone.pod) == ("lost", "unknown", loss.pod)
-            assert again.outcome == "completed"
-    assert_rescued_by_the_operator(demo, loss, "crash")
+        for lost, retry in (attempts[task_id] for task_id in loss.lost):
+            assert (lost.outcome, lost.reason, lost.pod) == ("lost", "unknown", loss.pod)
+            assert retry.outcome == "completed"
+    check_rescue_by_operator(demo, loss, "crash")
 
 
-def test_without_the_operator_the_lease_releases_the_tasks_of_a_stopped_worker_and_what_it_does_later_is_nothing(
-    stage: Stage, demo: Installation
+def test_lease_releases_tasks_of_a_stopped_worker_without_the_operator(
+    environment: Environment, demo: Installation
 ) -> None:
-    with stage.operator_stopped():
-        loss = lose_a_worker(demo, losses.stop, "side_effect")
+    with environment.operator_stopped():
+        loss = lose_a_worker(demo, worker_loss.stop, "side_effect")
         try:
             attempts = demo.until_ended(loss.ids)
         finally:
-            losses.resume(demo, loss.pod)
-        for gone, again in (attempts[task_id] for task_id in loss.lost):
-            assert (gone.outcome, gone.reason, gone.pod) == ("lost", "unknown", loss.pod)
-            assert again.claimed_at >= demo.lease_end(gone.worker_id)
-            assert (again.outcome, again.final, again.pod != loss.pod) == ("completed", True, True)
+            worker_loss.resume(demo, loss.pod)
+        for lost, retry in (attempts[task_id] for task_id in loss.lost):
+            assert (lost.outcome, lost.reason, lost.pod) == ("lost", "unknown", loss.pod)
+            assert retry.claimed_at >= demo.lease_end(lost.worker_id)
+            assert (retry.outcome, retry.final, retry.pod != loss.pod) == ("completed", True, True)
 
-        def discarded() -> bool:
+        def are_counted() -> bool:
             return demo.metric(loss.pod, "task_service_claims_lost_total") >= len(loss.lost)
 
-        poll("the lost claims are counted", discarded)
+        poll("the metric of lost claims", are_counted)
         demo.until_workers()
-        until_an_outage_is_all_that_changed(demo, attempts)
+        wait_for_outage_report(demo, attempts)
         assert set(map(tuple, demo.effects(loss.lost).values())) == {("begin", "begin", "end")}

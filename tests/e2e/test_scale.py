@@ -1,24 +1,24 @@
-"""`kubectl scale` sets the number of workers; those that go finish what they run or hand it over."""
+"""`kubectl scale` sets the number of workers; leaving workers finish or release their tasks."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.installation import Installation
+from tests.support.e2e.installation import Installation
 
 TASKS = 40
 SECONDS = 3
-UNCOUNTED = {"scale_down", "shutdown", "drain"}
+UNCOUNTED_REASONS = {"scale_down", "shutdown", "drain"}
 
 
 @pytest.fixture
-def two_workers_again(shared: Installation) -> Iterator[None]:
+def restore_two_workers(shared: Installation) -> Iterator[None]:
     yield
     shared.kube.run("scale", shared.target, "--replicas=2")
     shared.until_workers(2)
 
 
-def test_scaling_up_and_down_loses_no_task(demo: Installation, two_workers_again: None) -> None:
+def test_scaling_up_and_down_loses_no_task(demo: Installation, restore_two_workers: None) -> None:
     demo.kube.run("scale", demo.target, "--replicas=4")
     demo.until_workers(4)
     ids = demo.create(TASKS, "side_effect", {"seconds": SECONDS})
@@ -28,7 +28,7 @@ def test_scaling_up_and_down_loses_no_task(demo: Installation, two_workers_again
     attempts = demo.until_ended(ids)
     for runs in attempts.values():
         assert runs[-1].outcome == "completed"
-        assert {(run.outcome, run.reason in UNCOUNTED) for run in runs[:-1]} <= {
+        assert {(run.outcome, run.reason in UNCOUNTED_REASONS) for run in runs[:-1]} <= {
             ("lost", True),
             ("released", True),
         }

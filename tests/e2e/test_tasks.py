@@ -1,21 +1,21 @@
-"""A TaskService becomes Ready by `kubectl apply` alone, and does its job."""
+"""An applied TaskService becomes Ready and runs tasks."""
 
-from tests.e2e.installation import Installation
+from tests.support.e2e.installation import Installation
 
 TASKS = 200
 
 
-def test_an_applied_task_service_becomes_ready_and_kubectl_tells(demo: Installation) -> None:
+def test_kubectl_shows_a_ready_task_service(demo: Installation) -> None:
     header, row = demo.kube.run("get", "taskservices").splitlines()
-    told = dict(zip(header.split(), row.split(), strict=True))
-    assert told["NAME"] == "demo"
-    assert (told["READY"], told["REASON"]) == ("True", "Ready")
-    assert (told["API"], told["WORKERS"]) == ("2", "2")
+    columns = dict(zip(header.split(), row.split(), strict=True))
+    assert columns["NAME"] == "demo"
+    assert (columns["READY"], columns["REASON"]) == ("True", "Ready")
+    assert (columns["API"], columns["WORKERS"]) == ("2", "2")
 
 
-def test_two_hundred_tasks_are_completed_once_each_by_both_workers(demo: Installation) -> None:
-    talk = [{"body": {"text": "hello"}}, {"body": {"text": "again"}}]
-    ids = demo.create(TASKS, "conversations", conversations=talk)
+def test_both_workers_complete_two_hundred_tasks_once(demo: Installation) -> None:
+    conversations = [{"body": {"text": "hello"}}, {"body": {"text": "again"}}]
+    ids = demo.create(TASKS, "conversations", conversations=conversations)
     attempts = demo.until_ended(ids)
     assert {len(runs) for runs in attempts.values()} == {1}
     assert {run.outcome for runs in attempts.values() for run in runs} == {"completed"}
@@ -23,10 +23,10 @@ def test_two_hundred_tasks_are_completed_once_each_by_both_workers(demo: Install
     states = demo.query(
         "SELECT status, count(*) FROM conversations WHERE task_id = ANY(%s::uuid[]) GROUP BY 1", ids
     )
-    assert states == [("processed", TASKS * len(talk))]
+    assert states == [("processed", TASKS * len(conversations))]
     task = demo.http.get(f"/api/v1/tasks/{ids[0]}").json()
     assert (task["status"], task["attempt"], task["conversation_count"]) == (
         "completed",
         1,
-        len(talk),
+        len(conversations),
     )

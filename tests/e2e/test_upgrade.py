@@ -1,13 +1,13 @@
-"""A new image under load: the migration first, then the rollout, and nobody notices; one that fails harms nothing."""
+"""Upgrades under load: migration, then rollout; a failed migration changes nothing."""
 
-from tests.e2e.installation import Installation
-from tests.e2e.load import Load, Tally
-from tests.e2e.stage import condition
+from tests.support.e2e.environment import condition
+from tests.support.e2e.installation import Installation
+from tests.support.e2e.load import Load, Tally
 
 LONGER_SECONDS = 8
 
 
-def assert_nothing_was_lost_or_repeated(demo: Installation, tally: Tally) -> None:
+def check_requests_and_tasks(demo: Installation, tally: Tally) -> None:
     assert not tally.failures
     assert tally.created
     attempts = demo.until_ended(tally.created)
@@ -28,27 +28,29 @@ def versions(demo: Installation) -> set[str]:
     }
 
 
-def test_an_upgrade_with_a_migration_under_load_fails_no_request_and_repeats_no_task(
+def test_upgrade_with_a_migration_fails_no_request_and_repeats_no_task(
     demo: Installation,
 ) -> None:
+    demo.require_direct_url()
     with Load(demo.url) as tally:
         longer = demo.create(4, "side_effect", {"seconds": LONGER_SECONDS})
         demo.set_image("2")
         demo.until_ready()
         demo.until_old_pods_are_gone()
         demo.until_workers()
-    assert_nothing_was_lost_or_repeated(demo, tally)
+    check_requests_and_tasks(demo, tally)
     assert "color" in columns(demo)
     assert versions(demo) == {"2"}
     assert demo.live()["status"]["version"] == "2"
     assert set(map(tuple, demo.effects(longer).values())) == {("begin", "end")}, (
-        "the grace period is long enough"
+        "long tasks end within the grace period"
     )
 
 
-def test_a_failed_migration_leaves_the_old_version_serving_and_the_old_image_heals(
+def test_old_version_keeps_serving_after_a_failed_migration(
     demo: Installation,
 ) -> None:
+    demo.require_direct_url()
     before = demo.live()["spec"]["image"]["tag"]
     with Load(demo.url) as tally:
         demo.set_image("3")
@@ -67,5 +69,5 @@ def test_a_failed_migration_leaves_the_old_version_serving_and_the_old_image_hea
         demo.set_image(before)
         demo.until_ready()
         demo.until_old_pods_are_gone()
-    assert_nothing_was_lost_or_repeated(demo, tally)
+    check_requests_and_tasks(demo, tally)
     assert versions(demo) == {before}

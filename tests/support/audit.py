@@ -1,4 +1,4 @@
-"""The API server's audit log: who wrote what."""
+"""The API server's audit log."""
 
 import json
 from pathlib import Path
@@ -6,19 +6,20 @@ from typing import Any
 
 
 class AuditLog:
-    """Every write request, dry runs and no-ops too, in the order of their ends; reads are not in it."""
+    """Log of all write requests, including dry runs and no-ops, in order of completion."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def mark(self) -> int:
-        """The place where the log ends now."""
+        """Return the current end of the log."""
         return self.path.stat().st_size
 
     def since(self, mark: int, user: str) -> list[dict[str, Any]]:
-        """The writes of a user, such as system:serviceaccount:NAMESPACE:NAME, that ended after the mark.
+        """Return the writes of a user, such as system:serviceaccount:NAMESPACE:NAME, after a mark.
 
-        Each has `verb`, `objectRef` (resource, namespace, name, subresource), `responseStatus.code`, `requestURI`.
+        Each has `verb`, `objectRef` (resource, namespace, name, subresource), `responseStatus.code`
+        and `requestURI`.
         """
         with self.path.open("rb") as log:
             log.seek(mark)
@@ -28,7 +29,7 @@ class AuditLog:
 
 
 def describe(events: list[dict[str, Any]]) -> list[str]:
-    """One line for each write: verb, resource and name."""
+    """Return one line per write: verb, resource and name."""
     lines = []
     for event in events:
         target = event.get("objectRef", {})

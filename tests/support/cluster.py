@@ -1,9 +1,12 @@
-"""Clusters for tests: start one or say why not, and what tests do to it."""
+"""Clusters for tests: start one, or use the existing one of KUBECONFIG."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
+
+import pytest
 
 from tests.cluster import machine
 from tests.cluster.cluster import Cluster
@@ -12,12 +15,40 @@ from tests.support.skipping import skip_or_fail
 
 
 def cluster_number() -> int:
-    """The cluster of this run (0 to 9), so that several runs fit on a machine; source: $CLUSTER."""
+    """Return the number of this run's cluster, from $CLUSTER (0 to 9, default 0)."""
     return int(os.environ.get("CLUSTER", "0"))
 
 
+def uses_existing_cluster() -> bool:
+    """Return whether E2E_CLUSTER=existing selects the cluster of KUBECONFIG."""
+    choice = os.environ.get("E2E_CLUSTER", "own")
+    if choice not in ("own", "existing"):
+        raise ValueError(f"E2E_CLUSTER must be 'own' or 'existing' (got {choice!r})")
+    return choice == "existing"
+
+
+class ExistingCluster:
+    """The cluster of KUBECONFIG. Tests that need access to its nodes are skipped."""
+
+    environment: Mapping[str, str] = {}
+    """kubectl and helm inherit the variables of this process."""
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The file that KUBECONFIG names."""
+        return Path(os.environ["KUBECONFIG"])
+
+    def pids(self, *_: object) -> list[int]:
+        """Skip the test: the processes of containers are on the nodes."""
+        self.skip()
+
+    def skip(self) -> NoReturn:
+        """Skip the test."""
+        pytest.skip("needs access to the nodes, which E2E_CLUSTER=existing does not have")
+
+
 def require_cluster(*, with_images: bool = True) -> None:
-    """Skip the test, saying why, where no cluster can run; with REQUIRE_CLUSTER=1 that is a failure."""
+    """Skip the test if this machine cannot run a cluster; with REQUIRE_CLUSTER=1 fail it."""
     reasons = machine.obstacles() + (images.obstacles() if with_images else [])
     if reasons:
         skip_or_fail("no cluster on this machine: " + "; ".join(reasons))
@@ -27,10 +58,10 @@ def require_cluster(*, with_images: bool = True) -> None:
 def running_cluster(
     nodes: int, archives: list[Path] | None = None, number: int | None = None
 ) -> Iterator[Cluster]:
-    """A cluster with that many nodes and the archives loaded; it is gone afterwards.
+    """Start a cluster with these nodes and images, and remove it afterwards.
 
-    With KEEP_CLUSTER=1 it stays, and the next run uses it again if it has as many nodes: for working on tests, and for
-    looking at what a failed one left behind.
+    With KEEP_CLUSTER=1 the cluster remains, and the next run uses it again if it has as many nodes.
+    That helps to work on tests and to inspect what a failed test left.
     """
     require_cluster(with_images=bool(archives))
     cluster = Cluster(cluster_number() if number is None else number)
@@ -38,9 +69,10 @@ def running_cluster(
     if not (keep and cluster.running and len(cluster.nodes) == nodes):
         if cluster.running and not keep:
             raise RuntimeError(
-                f"cluster {cluster.number} is running; end it (make cluster-down) or set CLUSTER to another number"
+                f"cluster {cluster.number} is already running: run `make cluster-down` "
+                "or set CLUSTER to another number"
             )
-        cluster.down()  # what a run that was killed has left
+        cluster.down()  # the rest of a killed run
     try:
         if cluster.running:
             cluster.load(*(archives or []))
@@ -52,16 +84,29 @@ def running_cluster(
             cluster.down()
 
 
+@contextmanager
+def own_or_existing_cluster(
+    nodes: int, build_archives: Callable[[], list[Path]], number: int | None = None
+) -> Iterator[Cluster | ExistingCluster]:
+    """Start a cluster with these nodes and images, unless E2E_CLUSTER selects an existing one."""
+    if uses_existing_cluster():
+        yield ExistingCluster()
+        return
+    require_cluster()
+    with running_cluster(nodes, build_archives(), number) as cluster:
+        yield cluster
+
+
 def _start(cluster: Cluster, nodes: int, archives: list[Path]) -> None:
     try:
         cluster.up(nodes, archives)
-    except SystemExit as failure:  # pytest would take it for its own end
+    except SystemExit as failure:  # would end pytest
         raise RuntimeError(str(failure)) from failure
 
 
 @contextmanager
 def partitioned(cluster: Cluster, node: int) -> Iterator[None]:
-    """Cut the node off the network for as long as the block runs; its processes go on."""
+    """Disconnect the node from the network during the block; its processes continue."""
     cluster.node(node).plug(connected=False)
     try:
         yield

@@ -1,9 +1,10 @@
-"""kubectl and helm for tests: JSON in and out, waiting on watches, addresses, and signals to containers."""
+"""kubectl and helm for tests: objects, watches, addresses, and signals to containers."""
 
 import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -13,33 +14,37 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tests.cluster.cluster import Cluster
+from tests.support.cluster import ExistingCluster
+from tests.support.port_forward import PortForward
 
 Object = dict[str, Any]
 T = TypeVar("T")
-POLL_SECONDS = 0.2  # kubectl costs a tenth of a core-second each time
+POLL_SECONDS = 0.2  # each kubectl call takes 0.1 s of CPU time
+CONNECT_SECONDS = 2.0
 
 
 class CommandError(RuntimeError):
-    """A command failed; the text is what it said."""
+    """Raised with the output of a command that failed."""
 
 
 def poll(what: str, ask: Callable[[], T | None], seconds: float = 30) -> T:
-    """Ask until the answer is true and return it; AssertionError with the last answer when the time is over.
+    """Call `ask` until its result is true, and return that result.
 
-    For what cannot be watched. What Kubernetes keeps is better waited for with `Kube.wait` or `Kube.watch`.
+    Raises AssertionError with the last result when the time is over. Use `Kube.wait` or
+    `Kube.watch` for objects of Kubernetes.
     """
     deadline = time.monotonic() + seconds
-    while not (answer := ask()):
+    while not (result := ask()):
         assert time.monotonic() < deadline, (
-            f"{what}: not within {seconds:g} s, last answer {answer!r}"
+            f"{what} did not happen within {seconds:g} s; last result: {result!r}"
         )
         time.sleep(POLL_SECONDS)
-    return answer
+    return result
 
 
 @dataclass(frozen=True)
 class Event:
-    """One change that a watch saw: ADDED, MODIFIED or DELETED, when (monotonic clock), and the object."""
+    """Event of a watch: ADDED, MODIFIED or DELETED, its time (monotonic), and the object."""
 
     type: str
     at: float
@@ -51,7 +56,7 @@ class Event:
 
 
 class Watch:
-    """The changes of a kind, in order; made by `Kube.watch`."""
+    """Events of a kind in order, from `Kube.watch`."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
@@ -61,7 +66,7 @@ class Watch:
         self._reader.start()
 
     def end(self) -> None:
-        """Stop kubectl and read what it still said, before its pipe is closed."""
+        """Stop kubectl and read its remaining output."""
         self._process.terminate()
         self._reader.join()
 
@@ -72,36 +77,49 @@ class Watch:
             self._events.put(Event(event["type"], time.monotonic(), event["object"]))
 
     def until(self, what: str, holds: Callable[[Event], bool], seconds: float = 30) -> Event:
-        """The next event for which `holds`; AssertionError with what came instead when the time is over."""
+        """Return the next event for which `holds`. Raises AssertionError with the other events."""
         deadline = time.monotonic() + seconds
         while True:
             try:
                 event = self._events.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 passed = [f"{event.type} {event.name}" for event in self.seen]
-                raise AssertionError(f"{what}: not within {seconds:g} s; seen: {passed}") from None
+                raise AssertionError(
+                    f"{what} did not happen within {seconds:g} s; events: {passed}"
+                ) from None
             self.seen.append(event)
             if holds(event):
                 return event
 
 
 class Kube:
-    """kubectl and helm, pointed at a cluster and a namespace."""
+    """kubectl and helm for one cluster and namespace."""
 
-    def __init__(self, cluster: Cluster, namespace: str = "default") -> None:
+    def __init__(
+        self,
+        cluster: Cluster | ExistingCluster,
+        namespace: str = "default",
+        forwards: dict[str, PortForward] | None = None,
+    ) -> None:
         self.cluster, self.namespace = cluster, namespace
-        self.environment = os.environ | cluster.environment
+        self.environment = os.environ | dict(cluster.environment)
+        self._forwards = {} if forwards is None else forwards
 
     def of(self, namespace: str) -> "Kube":
-        """The same in another namespace."""
-        return Kube(self.cluster, namespace)
+        """Return kubectl and helm for another namespace."""
+        return Kube(self.cluster, namespace, self._forwards)
+
+    def close(self) -> None:
+        """Stop all port-forwards, including those of other namespaces."""
+        while self._forwards:
+            self._forwards.popitem()[1].close()
 
     def run(self, *argv: object, input: str | None = None) -> str:
-        """Run kubectl and return its output; raises CommandError with what it said."""
+        """Run kubectl and return its output. Raises CommandError."""
         return self._command("kubectl", "--namespace", self.namespace, *argv, input=input)
 
     def helm(self, *argv: object) -> str:
-        """Run helm and return its output; raises CommandError with what it said."""
+        """Run helm and return its output. Raises CommandError."""
         return self._command("helm", "--namespace", self.namespace, *argv)
 
     def _command(self, *argv: object, input: str | None = None) -> str:
@@ -122,7 +140,7 @@ class Kube:
         return found
 
     def find(self, kind: str, name: str) -> Object | None:
-        """The object, or None where there is none."""
+        """Return the object, or None if it does not exist."""
         text = self.run("get", kind, name, "--output=json", "--ignore-not-found")
         found: Object | None = json.loads(text) if text.strip() else None
         return found
@@ -134,22 +152,22 @@ class Kube:
         return items
 
     def apply(self, *manifests: Object, manager: str = "tests") -> None:
-        """Apply server-side. Raises CommandError with the API server's words, such as a refused field's name."""
+        """Apply server-side. Raises CommandError with the API server's message."""
         items = {"apiVersion": "v1", "kind": "List", "items": list(manifests)}
         flags = ("--server-side", "--force-conflicts", f"--field-manager={manager}")
         self.run("apply", *flags, "-f", "-", input=json.dumps(items))
 
     def patch(self, kind: str, name: str, change: Object, *extra: str) -> None:
-        """Merge the change into the object; extra flags such as --subresource=status."""
+        """Merge the change into the object. `extra` are flags such as --subresource=status."""
         self.run("patch", kind, name, "--type=merge", f"--patch={json.dumps(change)}", *extra)
 
     def delete(self, kind: str, name: str, *extra: str) -> None:
-        """Delete and return at once; extra flags such as --grace-period=0 --force."""
+        """Delete without waiting. `extra` are flags such as --grace-period=0 --force."""
         self.run("delete", kind, name, "--wait=false", "--ignore-not-found", *extra)
 
     @contextmanager
     def temporary_namespace(self, name: str, *, enforce: str = "restricted") -> Iterator["Kube"]:
-        """A namespace with that Pod Security level, deleted afterwards with everything in it."""
+        """Create a namespace with this Pod Security level, and delete it afterwards."""
         labels = {"pod-security.kubernetes.io/enforce": enforce}
         self.apply(
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
@@ -162,16 +180,16 @@ class Kube:
     # -- waiting --
 
     def wait(self, target: str, condition: str, seconds: float = 60) -> None:
-        """`kubectl wait`: target such as "pod/NAME" or "pods --selector=…", condition such as "condition=Ready"."""
+        """Run `kubectl wait` for a target such as "pod/NAME" and e.g. "condition=Ready"."""
         self.run("wait", *target.split(), f"--for={condition}", f"--timeout={seconds:g}s")
 
     def rollout(self, target: str, seconds: float = 90) -> None:
-        """Wait until a Deployment or StatefulSet ("deployment/NAME") has rolled out."""
+        """Wait for the rollout of a Deployment or StatefulSet such as "deployment/NAME"."""
         self.run("rollout", "status", target, f"--timeout={seconds:g}s")
 
     @contextmanager
     def watch(self, kind: str, selector: str = "") -> Iterator[Watch]:
-        """Watch a kind: first ADDED for what is there, then every change."""
+        """Watch a kind: ADDED for each existing object, then every change."""
         flags = ("--watch", "--output-watch-events", "--output=json", f"--selector={selector}")
         argv = ["kubectl", "--namespace", self.namespace, "get", kind, *flags]
         with subprocess.Popen(
@@ -186,16 +204,37 @@ class Kube:
     # -- pods --
 
     def service_url(self, name: str, port: int = 80) -> str:
-        """The Service's address, reachable from this machine by way of node 1."""
-        return f"http://{self.get('service', name)['spec']['clusterIP']}:{port}"
+        """Return the URL of a Service, reachable from this machine."""
+        return f"http://{self.address(f'service/{name}', port)}"
 
     def pod_url(self, name: str, port: int) -> str:
-        return f"http://{self.get('pod', name)['status']['podIP']}:{port}"
+        """Return the URL of a pod, reachable from this machine."""
+        return f"http://{self.address(f'pod/{name}', port)}"
+
+    def address(self, target: str, port: int) -> str:
+        """Return host and port of "service/NAME" or "pod/NAME", reachable from this machine.
+
+        That is the address in the cluster if possible, and otherwise a port-forward to one pod.
+        """
+        found = self.get(*target.split("/", 1))
+        ip = found["spec"].get("clusterIP") or found["status"]["podIP"]
+        if isinstance(self.cluster, Cluster) or _is_reachable(ip, port):
+            return f"{ip}:{port}"
+        key = f"{self.namespace} {target} {port}"
+        if key not in self._forwards or not self._forwards[key].is_running:
+            flags = ("--namespace", self.namespace, "port-forward", "--address=127.0.0.1")
+            command = ["kubectl", *flags, target, f":{port}"]
+            self._forwards[key] = PortForward(command, self.environment)
+        return self._forwards[key].address
+
+    def is_forwarded(self, url: str) -> bool:
+        """Return whether the URL leads through a port-forward, which ends with its pod."""
+        return any(f"//{forward.address}" in url for forward in self._forwards.values())
 
     def signal(
         self, pod: str, number: signal.Signals, container: str | None = None, *, every: bool = False
     ) -> None:
-        """Send a signal to the first process of a pod's container, or to every one (SIGSTOP stops only its process)."""
+        """Send a signal to the first process of a pod's container, or to `every` process."""
         pids = self.cluster.pids(self.namespace, pod, container)
         if not pids:
             raise CommandError(f"no running container of {self.namespace}/{pod}")
@@ -204,3 +243,11 @@ class Kube:
 
     def logs(self, target: str, *extra: str) -> str:
         return self.run("logs", target, "--all-containers", *extra)
+
+
+def _is_reachable(ip: str, port: int) -> bool:
+    try:
+        with socket.create_connection((ip, port), CONNECT_SECONDS):
+            return True
+    except OSError:
+        return False

@@ -1,7 +1,7 @@
-"""A steady load of requests as programs send them, over kept-alive and fresh connections; nothing is retried.
+"""Constant load of HTTP requests over persistent and new connections, without retries.
 
-aiohttp, not httpx: the load shares the machine with the cluster, and where both fall behind, httpx's pool looks at each
-request that waits for each that ends, and takes the processor time that the service needs to catch up.
+It uses aiohttp: the load shares the machine with the cluster, and under overload the pool of httpx
+scans all waiting requests whenever one ends, which takes CPU time from the service.
 """
 
 import asyncio
@@ -18,30 +18,30 @@ from types import TracebackType
 
 import aiohttp
 
-KEPT_ALIVE_CONNECTIONS = 8
+PERSISTENT_CONNECTIONS = 8
 TIMEOUT_SECONDS = 20
 CREATE_SHARE = 0.2
-"""So many of the requests create a task; the others read."""
+"""Share of the requests that create a task; the others read."""
 TASK_SECONDS = 0.5
 
 
 @dataclass
 class Tally:
-    """What came of the requests."""
+    """Results of the requests."""
 
-    answers: Counter[int] = field(default_factory=Counter)
+    statuses: Counter[int] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
-    """Connection errors and refusals: when (seconds from the start), what, over which kind of connection."""
+    """Failed requests: seconds from the start, error, and kind of connection."""
     created: list[str] = field(default_factory=list)
     slowest_seconds: float = 0.0
 
     @property
     def requests(self) -> int:
-        return self.answers.total() + sum(": no answer" in failure for failure in self.failures)
+        return self.statuses.total() + sum(": no response" in failure for failure in self.failures)
 
 
 class Load:
-    """So many requests per second, from `with` to its end; each is sent at its time, whatever the others do."""
+    """Sends requests at a constant rate during its `with` block, independently of each other."""
 
     def __init__(self, url: str, per_second: float = 50) -> None:
         self.tally = Tally()
@@ -53,7 +53,7 @@ class Load:
 
     def __enter__(self) -> Tally:
         self._thread.start()
-        assert self._steady.wait(30), "no request was answered"
+        assert self._steady.wait(30), "no request got a response"
         return self.tally
 
     def __exit__(
@@ -65,20 +65,18 @@ class Load:
     async def _run(self) -> None:
         begun = time.monotonic()
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
-        kept = aiohttp.TCPConnector(limit=KEPT_ALIVE_CONNECTIONS, keepalive_timeout=60)
-        fresh = aiohttp.TCPConnector(limit=0, force_close=True)
+        persistent = aiohttp.TCPConnector(limit=PERSISTENT_CONNECTIONS, keepalive_timeout=60)
+        new = aiohttp.TCPConnector(limit=0, force_close=True)
         clients = {
             name: aiohttp.ClientSession(self._url, timeout=timeout, connector=connector)
-            for name, connector in (("kept-alive", kept), ("fresh", fresh))
+            for name, connector in (("persistent", persistent), ("new", new))
         }
         for client in clients.values():
-            client._retry_connection = (
-                False  # as its own test client does: there is no public name for it
-            )
-        async with clients["kept-alive"], clients["fresh"], asyncio.TaskGroup() as requests:
+            client._retry_connection = False  # private, as in aiohttp's own test client
+        async with clients["persistent"], clients["new"], asyncio.TaskGroup() as requests:
             number = 0
             while not self._over.is_set():
-                name = "fresh" if number % 2 else "kept-alive"
+                name = "new" if number % 2 else "persistent"
                 requests.create_task(
                     self._request(name, clients[name], lambda: time.monotonic() - begun)
                 )
@@ -90,20 +88,20 @@ class Load:
     ) -> None:
         sent = clock()
         try:
-            async with self._send(client) as answer:
-                text = await answer.text()
+            async with self._send(client) as response:
+                text = await response.text()
         except (aiohttp.ClientError, TimeoutError) as error:
             self.tally.failures.append(
-                f"{sent:.2f} s: no answer over a {connection} connection: {error!r}"
+                f"{sent:.2f} s: no response over a {connection} connection: {error!r}"
             )
             return
         self.tally.slowest_seconds = max(self.tally.slowest_seconds, clock() - sent)
-        self.tally.answers[answer.status] += 1
-        if answer.status >= 400:
+        self.tally.statuses[response.status] += 1
+        if response.status >= 400:
             self.tally.failures.append(
-                f"{sent:.2f} s: {answer.status} over a {connection} connection: {text}"
+                f"{sent:.2f} s: {response.status} over a {connection} connection: {text}"
             )
-        elif answer.status == HTTPStatus.CREATED:
+        elif response.status == HTTPStatus.CREATED:
             self.tally.created.append(str(json.loads(text)["id"]))
         self._steady.set()
 

@@ -1,9 +1,11 @@
-"""The stage of end-to-end tests, demo and bench: a cluster of two nodes, the operator, PostgreSQL and Valkey.
+"""Environment of the end-to-end tests: a cluster with the operator, PostgreSQL and Valkey.
 
-What a test cuts off is node 2, so everything that has to stay is on node 1: operator, database and the API.
+The tests cut off node 2, so operator, database and API run on node 1.
 """
 
 import base64
+import json
+import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -15,17 +17,21 @@ import yaml
 
 from tests.cluster.cluster import Cluster
 from tests.support import images
-from tests.support.cluster import running_cluster
+from tests.support.cluster import ExistingCluster, own_or_existing_cluster, uses_existing_cluster
 from tests.support.kube import Kube, Object, poll
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 OPERATOR, DATABASE = "task-operator", "database"
 OPERATOR_USER = f"system:serviceaccount:{OPERATOR}:{OPERATOR}"
 OPERATOR_REPLICAS = 2
+SERVICE_IMAGE = os.environ.get("E2E_SERVICE_IMAGE", images.SERVICE)
+OPERATOR_IMAGE = os.environ.get("E2E_OPERATOR_IMAGE", images.OPERATOR)
+POSTGRESQL_IMAGE = os.environ.get("E2E_POSTGRESQL_IMAGE", "localhost/postgres:17")
+VALKEY_IMAGE = os.environ.get("E2E_VALKEY_IMAGE", "localhost/valkey:8")
 NODES = 2
 SAMPLE: Object = yaml.safe_load((ROOT / "k8s/samples/minimal.yaml").read_text())
 SECRET = str(SAMPLE["spec"]["database"]["secretRef"]["name"])
-NODE_1 = {"kubernetes.io/hostname": "node-1"}
+NODE_1 = {} if uses_existing_cluster() else {"kubernetes.io/hostname": "node-1"}
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 HEARTBEAT_SECONDS, LEASE_SECONDS = 1, 5
 TASK_SECONDS = 1
@@ -39,24 +45,29 @@ SPREAD = {
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A running cluster with everything but the task services themselves."""
+class Environment:
+    """A running cluster with everything except the task services."""
 
-    cluster: Cluster
+    cluster: Cluster | ExistingCluster
     kube: Kube
     database_url: str
-    """PostgreSQL's URL as pods see it, with the database that the chart made."""
+    """URL of PostgreSQL for pods, with the database that the chart created."""
+
+    @property
+    def own_cluster(self) -> Cluster:
+        """The cluster that the tests started; the test is skipped on any other one."""
+        if isinstance(self.cluster, ExistingCluster):
+            self.cluster.skip()
+        return self.cluster
 
     def namespace(self, name: str) -> Kube:
-        """A fresh namespace under restricted Pod Security."""
-        self.kube.run(
-            "delete", "namespace", name, "--ignore-not-found", "--timeout=90s"
-        )  # of a kept cluster
+        """Create a new namespace with restricted Pod Security."""
+        self.kube.run("delete", "namespace", name, "--ignore-not-found", "--timeout=90s")
         self.kube.apply(_namespace(name))
         return self.kube.of(name)
 
     def create_database(self, name: str) -> str:
-        """Make an empty database, replacing one of that name; its URL as pods see it."""
+        """Create an empty database, replacing an existing one, and return its URL for pods."""
         with closing(psycopg2.connect(self.reachable(self.database_url))) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
@@ -65,19 +76,17 @@ class Stage:
         return self.database_url.rpartition("/")[0] + f"/{name}"
 
     def reachable(self, url: str) -> str:
-        """The URL for this machine, which does not ask the cluster's DNS."""
-        host = f"{DATABASE}-postgresql.{DATABASE}"
-        return url.replace(
-            host,
-            self.kube.of(DATABASE).get("service", f"{DATABASE}-postgresql")["spec"]["clusterIP"],
-        )
+        """Convert a database URL for pods to one that this machine can reach."""
+        service = f"{DATABASE}-postgresql"
+        address = self.kube.of(DATABASE).address(f"service/{service}", 5432)
+        return url.replace(f"{service}.{DATABASE}:5432", address)
 
     @contextmanager
     def operator_stopped(self) -> Iterator[None]:
-        """Scale the operator to zero for as long as the block runs."""
+        """Scale the operator to zero during the block."""
         operator = self.kube.of(OPERATOR)
         operator.run("scale", f"deployment/{OPERATOR}", "--replicas=0")
-        poll("the operator's pods are gone", lambda: not operator.list("pods"), 60)
+        poll("the end of the operator's pods", lambda: not operator.list("pods"), 60)
         try:
             yield
         finally:
@@ -86,32 +95,31 @@ class Stage:
 
 
 @contextmanager
-def running_stage(number: int | None = None) -> Iterator[Stage]:
-    """Set the stage; it is gone afterwards (see `running_cluster` on KEEP_CLUSTER)."""
-    with running_cluster(NODES, images.archives(), number) as cluster:
+def running_environment(number: int | None = None) -> Iterator[Environment]:
+    """Start the environment and remove it afterwards (see `running_cluster` on KEEP_CLUSTER)."""
+    with own_or_existing_cluster(NODES, images.archives, number) as cluster:
         kube = Kube(cluster)
         start_database(kube)
         install_operator(kube)
         database = kube.of(DATABASE)
         database.rollout(f"statefulset/{DATABASE}-postgresql")
         database.rollout(f"statefulset/{DATABASE}-valkey")
-        secret = database.get("secret", f"{DATABASE}-postgresql")["data"]["url"]
         name = f"{DATABASE}-postgresql"
-        yield Stage(
-            cluster,
-            kube,
-            base64.b64decode(secret).decode().replace(f"@{name}:", f"@{name}.{DATABASE}:"),
-        )
+        secret = database.get("secret", name)["data"]["url"]
+        url = base64.b64decode(secret).decode().replace(f"@{name}:", f"@{name}.{DATABASE}:")
+        try:
+            yield Environment(cluster, kube, url)
+        finally:
+            kube.close()
 
 
 def install_operator(kube: Kube) -> None:
-    """Install the operator by its chart and wait until it is ready."""
+    """Install the operator with its chart and wait until it is ready."""
     kube.apply(_namespace(OPERATOR))
     flags = [
-        "--set=image.tag=1",
+        f"--set=image.repository={OPERATOR_IMAGE},image.tag=1",
         f"--set=replicas={OPERATOR_REPLICAS}",
-        "--set-json",
-        f"nodeSelector={_json(NODE_1)}",
+        f"--set-json=nodeSelector={json.dumps(NODE_1)}",
     ]
     chart = ROOT / "charts/task-operator"
     kube.of(OPERATOR).helm(
@@ -121,10 +129,10 @@ def install_operator(kube: Kube) -> None:
 
 
 def start_database(kube: Kube) -> None:
-    """Apply the PostgreSQL and the Valkey of the workload's chart, on node 1."""
+    """Apply PostgreSQL and Valkey of the service's chart, on node 1."""
     kube.apply(_namespace(DATABASE))
-    settings = "postgresql.image=localhost/postgres:17,valkey.image=localhost/valkey:8"
-    settings += ",postgresql.resources.limits.memory=2Gi"  # one for all task services
+    settings = f"postgresql.image={POSTGRESQL_IMAGE},valkey.image={VALKEY_IMAGE}"
+    settings += ",postgresql.resources.limits.memory=2Gi"  # shared by all task services
     parts = [f"--show-only=templates/{part}.yaml" for part in ("postgresql", "valkey")]
     values = ROOT / "charts/task-service/values-dev.yaml"
     text = kube.of(DATABASE).helm(
@@ -143,12 +151,12 @@ def start_database(kube: Kube) -> None:
 
 
 def task_service(name: str = "demo", **spec: Any) -> Object:
-    """The smallest sample, open to everybody, with the API on node 1 and a worker on each node.
+    """Return the minimal sample without authentication, with short leases and spread workers.
 
-    Keywords replace top-level fields.
+    Keywords replace top-level fields of the spec.
     """
-    given: Object = {
-        "image": {"repository": images.SERVICE, "tag": "1-test"},
+    defaults: Object = {
+        "image": {"repository": SERVICE_IMAGE, "tag": "1-test"},
         "api": {"replicas": 2, "nodeSelector": NODE_1},
         "worker": workers(),
         "auth": {"mode": "open"},
@@ -161,23 +169,23 @@ def task_service(name: str = "demo", **spec: Any) -> Object:
         },
         "migration": {"backoffLimit": 0},
     }
-    return SAMPLE | {"metadata": {"name": name}, "spec": SAMPLE["spec"] | given | spec}
+    return SAMPLE | {"metadata": {"name": name}, "spec": SAMPLE["spec"] | defaults | spec}
 
 
-def workers(replicas: int = 2, **more: Any) -> Object:
-    """The worker part of a spec: small enough to be killed for its memory."""
+def workers(replicas: int = 2, **fields: Any) -> Object:
+    """Return the worker part of a spec, with a memory limit that a test can exceed."""
     limits = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "256Mi"}}
-    given: Object = {"replicas": replicas, "concurrency": CONCURRENCY, "resources": limits}
-    return given | {"topologySpreadConstraints": [SPREAD]} | more
+    defaults: Object = {"replicas": replicas, "concurrency": CONCURRENCY, "resources": limits}
+    return defaults | {"topologySpreadConstraints": [SPREAD]} | fields
 
 
-def small(**more: Any) -> Object:
-    """Fields of a spec with one pod of each kind, where numbers do not matter."""
-    return {"api": {"replicas": 1}, "worker": {"replicas": 1}, **more}
+def small(**fields: Any) -> Object:
+    """Return fields of a spec with one API pod and one worker pod."""
+    return {"api": {"replicas": 1}, "worker": {"replicas": 1}, **fields}
 
 
 def secret(url: str) -> Object:
-    """The Secret that the sample names."""
+    """Return the Secret that the sample refers to."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -187,7 +195,7 @@ def secret(url: str) -> Object:
 
 
 def condition(task_service: Object, kind: str) -> Object:
-    """A condition of a TaskService; empty without it."""
+    """Return a condition of a TaskService, or an empty object."""
     conditions = (task_service.get("status") or {}).get("conditions") or ()
     return next((item for item in conditions if item["type"] == kind), {})
 
@@ -198,7 +206,3 @@ def _namespace(name: str) -> Object:
         "kind": "Namespace",
         "metadata": {"name": name, "labels": RESTRICTED},
     }
-
-
-def _json(labels: dict[str, str]) -> str:
-    return "{" + ",".join(f'"{key}":"{value}"' for key, value in labels.items()) + "}"
