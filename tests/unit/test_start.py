@@ -18,7 +18,7 @@ from tests.support.api_process import api_processes, environment_of
 from tests.support.forked import run_forked
 from tests.support.secured_app import KEY, PASSWORD
 
-COMMAND = "Make one with: openssl rand -base64 48"
+COMMAND = "Generate one with: openssl rand -base64 48"
 TUTORIAL = "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7"
 ADMIN = {"admin_username": "root", "admin_password": PASSWORD}
 NOWHERE = "postgresql://ada@127.0.0.1:1/x"
@@ -49,7 +49,7 @@ def reasons(**values: Any) -> list[str]:
         ),
         (
             "your-secret-key-of-at-least-32-chars",
-            "SECRET_KEY is too weak: it is one of the keys that stand in",
+            "SECRET_KEY is too weak: it is a key from a public",
         ),
         (TUTORIAL, "SECRET_KEY is too weak: it is a key from a public example"),
         (

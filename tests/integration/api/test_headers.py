@@ -247,7 +247,7 @@ async def test_debug_in_production_prevents_the_start() -> None:
         auth_mode="required",
     )
     with pytest.raises(
-        StartRefusedError, match="DEBUG shows the inside of faults to callers: it must be off"
+        StartRefusedError, match="DEBUG exposes internal errors to callers: it must be off"
     ):
         refuse_bad_start(settings)
 
