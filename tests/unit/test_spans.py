@@ -85,9 +85,9 @@ def test_stored_trace_context_continues_the_trace() -> None:
 
 
 def test_client_spans_without_a_parent_are_dropped() -> None:
-    from task_service.telemetry.sdk import Roots
+    from task_service.telemetry.sdk import RootSampler
 
-    roots = Roots(ALWAYS_ON)
+    roots = RootSampler(ALWAYS_ON)
     decisions = {
         kind: roots.should_sample(None, 1, "x", kind).decision
         for kind in (SpanKind.CLIENT, SpanKind.SERVER)

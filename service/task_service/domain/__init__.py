@@ -1,1 +1,1 @@
-"""What a task is and may do: pure rules, no input or output."""
+"""Statuses, outcomes, field rules, permissions and errors of the product: pure, without I/O."""

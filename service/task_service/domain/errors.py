@@ -1,11 +1,11 @@
-"""Errors that a user can cause or must know of. Each has a stable code; the API maps codes to HTTP in one place."""
+"""Errors that callers can cause or must handle. The API maps their stable codes to HTTP."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 
 class DomainError(Exception):
-    """A refusal with a stable ``code``, a sentence for people, and extra fields for machines."""
+    """An expected error with a stable ``code``, a message, and extra fields for programs."""
 
     code = "error"
 
@@ -16,7 +16,7 @@ class DomainError(Exception):
 
 
 class NotFoundError(DomainError):
-    """The named thing does not exist, or is deleted."""
+    """The resource does not exist or is deleted."""
 
     code = "not_found"
 
@@ -25,7 +25,7 @@ class NotFoundError(DomainError):
 
 
 class InvalidFieldError(DomainError):
-    """A field breaks its rule; ``field`` names it as the caller wrote it."""
+    """A field is invalid. ``field`` is its name in the request."""
 
     code = "invalid_field"
 
@@ -34,7 +34,10 @@ class InvalidFieldError(DomainError):
 
 
 class InvalidFileError(DomainError):
-    """A file cannot be imported; ``errors`` (line, column, field, message) are the first of ``error_count``."""
+    """A file cannot be imported. ``errors`` are the first of ``error_count``.
+
+    Each has line, column, field and message.
+    """
 
     code = "invalid_file"
 
@@ -43,7 +46,7 @@ class InvalidFileError(DomainError):
 
 
 class TransitionError(DomainError):
-    """A change of status that makes no sense; ``allowed`` lists those that do."""
+    """A change of status that is not allowed. ``allowed`` lists the allowed ones."""
 
     code = "invalid_transition"
 
@@ -54,7 +57,7 @@ class TransitionError(DomainError):
 
 
 class HeldByWorkerError(DomainError):
-    """A worker holds the task: a person may only cancel it."""
+    """A worker holds the task, so users may only cancel it."""
 
     code = "held_by_worker"
 
@@ -65,7 +68,10 @@ class HeldByWorkerError(DomainError):
 
 
 class StaleVersionError(DomainError):
-    """The caller's ``If-Match`` is not the present ETag; None: nothing is there, or ``If-None-Match`` forbids it."""
+    """The caller's ``If-Match`` differs from the current ETag.
+
+    The ETag is None if the resource does not exist, or ``If-None-Match`` forbids the write.
+    """
 
     code = "stale_version"
 
@@ -76,42 +82,40 @@ class StaleVersionError(DomainError):
 
 
 class UnavailableError(DomainError):
-    """The database cannot be reached at the moment; nothing was changed."""
+    """The database is unreachable. Nothing was changed."""
 
     code = "unavailable"
 
-    def __init__(
-        self, message: str = "The database cannot be reached at the moment; try again."
-    ) -> None:
+    def __init__(self, message: str = "The database is unreachable; try again.") -> None:
         super().__init__(message)
 
 
 class UnauthorizedError(DomainError):
-    """Nobody knows who the caller is: no token, or not a good one."""
+    """The caller is not authenticated: the token is missing or invalid."""
 
     code = "unauthorized"
 
 
 class InvalidTokenError(UnauthorizedError):
-    """The token that was sent is not good (any more): a fresh one may be."""
+    """The token is invalid or expired. A new one may be valid."""
 
     code = "invalid_token"
 
 
 class ForbiddenError(DomainError):
-    """The caller is known, but has no right to this; ``needs`` names the role that has."""
+    """The caller lacks the permission. ``needs`` is the required role."""
 
     code = "forbidden"
 
 
 class IdempotencyConflictError(DomainError):
-    """The Idempotency-Key was used before for another request."""
+    """The Idempotency-Key was used for a different request."""
 
     code = "idempotency_conflict"
 
 
 class TooManyRequestsError(DomainError):
-    """The caller's rate limit is used up; ``retry_after_seconds`` says for how long."""
+    """The caller exceeded a rate limit, which resets after ``retry_after_seconds``."""
 
     code = "too_many_requests"
 
@@ -122,6 +126,6 @@ class TooManyRequestsError(DomainError):
 
 
 class ConflictError(DomainError):
-    """There is one of that name already, or it is in use; the message says what."""
+    """The resource exists already or is in use. The message names the conflict."""
 
     code = "conflict"

@@ -1,4 +1,4 @@
-"""The rules of a task's fields: bounds, and what input is turned into before it is kept."""
+"""Rules of a task's fields: limits, and normalisation of the input."""
 
 import json
 import re
@@ -14,7 +14,7 @@ PAYLOAD_MAX_BYTES = 256 * 1024
 PAYLOAD_MAX_DEPTH = 100
 SETTING_MAX_BYTES = 64 * 1024
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}$"
-"""Queues, handlers and unique keys: a letter or digit, then letters, digits, ``_ . : -``; at most 100 characters."""
+"""Names of queues, handlers and unique keys: at most 100 letters, digits and ``_ . : -``."""
 ATTEMPTS_MAX = 100
 TIMEOUT_MAX_SECONDS = 7 * 24 * 3600
 UNIQUE_MAX_SECONDS = 365 * 24 * 3600
@@ -24,7 +24,7 @@ ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def clean_text(text: str) -> str:
-    """Strip blanks at the ends; refuse what PostgreSQL cannot keep (NUL and lone surrogates).
+    """Strip white space. Raises ValueError for NUL and lone surrogates, which PostgreSQL rejects.
 
     >>> clean_text("  Ring Ada ")
     'Ring Ada'
@@ -42,15 +42,17 @@ def clean_text(text: str) -> str:
 
 
 def clean_bounded(text: str, least: int, most: int) -> str:
-    """Clean the text, then count its characters."""
+    """Clean the text and check its length."""
     text = clean_text(text)
     if not least <= len(text) <= most:
-        raise ValueError(f"must have {least} to {most} characters, blanks at the ends not counted")
+        raise ValueError(
+            f"must have {least} to {most} characters, not counting white space at the ends"
+        )
     return text
 
 
 def clean_tags(tags: list[str], *, most: int = TAGS_MAX, longest: int = TAG_MAX) -> list[str]:
-    """Strip, drop empty ones, and de-duplicate without regard to case; the first spelling stays.
+    """Strip tags, drop empty ones and remove duplicates. Case is ignored; the first one is kept.
 
     >>> clean_tags(["Home", " home ", "garden", ""])
     ['Home', 'garden']
@@ -71,11 +73,13 @@ def clean_tags(tags: list[str], *, most: int = TAGS_MAX, longest: int = TAG_MAX)
 
 
 def check_length(name: str, value: Any) -> None:
-    """ValueError for a title, a description or tags beyond the bounds. What came by import may be, until it is changed.
+    """Raise ValueError for a title, description or tags beyond the limits.
+
+    Imported tasks may exceed them until they are changed.
 
     >>> check_length("title", "x" * 201)
     Traceback (most recent call last):
-    ValueError: must have 1 to 200 characters, blanks at the ends not counted
+    ValueError: must have 1 to 200 characters, not counting white space at the ends
     """
     if name == "tags":
         clean_tags(value)
@@ -84,7 +88,7 @@ def check_length(name: str, value: Any) -> None:
 
 
 def storable_json(value: Any) -> bytes:
-    r"""This as JSON that PostgreSQL can keep: no NUL, no lone surrogate, no NaN. ValueError.
+    r"""Encode as JSON that PostgreSQL accepts. Raises ValueError for NUL, lone surrogates and NaN.
 
     >>> storable_json({"a": "\u2603"})
     b'{"a": "\xe2\x98\x83"}'
@@ -105,7 +109,7 @@ def storable_json(value: Any) -> bytes:
 
 
 def check_payload(payload: Any, *, most_bytes: int = PAYLOAD_MAX_BYTES) -> Any:
-    """Return the payload when it is JSON that PostgreSQL can keep, of at most 256 KiB.
+    """Return the payload if PostgreSQL accepts it as JSON of at most 256 KiB. Raises ValueError.
 
     >>> check_payload({"a": [1, None]})
     {'a': [1, None]}
@@ -121,7 +125,7 @@ def check_payload(payload: Any, *, most_bytes: int = PAYLOAD_MAX_BYTES) -> Any:
 
 
 def _depth(value: Any) -> int:
-    """Levels of lists and objects inside each other.
+    """Return the nesting depth of lists and objects.
 
     >>> _depth(1), _depth([]), _depth({"a": [1]})
     (0, 1, 2)
@@ -134,7 +138,7 @@ def _depth(value: Any) -> int:
 
 
 def check_due(due: datetime, now: datetime) -> datetime:
-    """Return the due date when it is in the future; both have a time zone.
+    """Return the due date if it is in the future. Both times have a time zone.
 
     >>> from datetime import UTC
     >>> check_due(datetime(2030, 1, 1, tzinfo=UTC), datetime(2031, 1, 1, tzinfo=UTC))

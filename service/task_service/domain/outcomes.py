@@ -1,24 +1,24 @@
-"""How an attempt ends, why, and what that means for the task's next attempt."""
+"""Outcomes of attempts, reasons of releases, and the retry policy."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Outcome(StrEnum):
-    """What an attempt came to; kept in `runs`."""
+    """The outcome of an attempt, stored in `runs`."""
 
     COMPLETED = "completed"
-    FAILED = "failed"  # the handler raised, or the task's attempts are used up
+    FAILED = "failed"  # the handler raised an exception, or no attempts are left
     TIMED_OUT = "timed_out"
     CANCELLED = "cancelled"
-    DISCARDED = "discarded"  # the handler says: never again
-    SNOOZED = "snoozed"  # the handler says: later, and this did not count
+    DISCARDED = "discarded"  # the handler rejected the task permanently
+    SNOOZED = "snoozed"  # the handler postponed the task; the attempt does not count
     LOST = "lost"  # the worker died
-    RELEASED = "released"  # the worker gave it back alive
+    RELEASED = "released"  # the worker released it
 
 
 class Reason(StrEnum):
-    """Why a worker lost or gave back a task."""
+    """The reason why a worker lost or released a task."""
 
     CRASH = "crash"
     OOM = "oom"
@@ -30,12 +30,12 @@ class Reason(StrEnum):
     SCALE_DOWN = "scale_down"
     SHUTDOWN = "shutdown"
     UNKNOWN_HANDLER = "unknown_handler"
-    OUTAGE = "outage"  # the worker lived on, but could not renew its lease
+    OUTAGE = "outage"  # the worker was alive but could not renew its lease
     UNKNOWN = "unknown"
 
     @property
     def counts(self) -> bool:
-        """Whether a started attempt that ended so counts against ``max_attempts``.
+        """Return whether a started attempt with this end counts against ``max_attempts``.
 
         >>> [r.value for r in Reason if r.counts]
         ['crash', 'oom']
@@ -44,7 +44,7 @@ class Reason(StrEnum):
 
     @property
     def suspicious(self) -> bool:
-        """Whether the task itself may have killed the worker (see `ALONE_AFTER_LOSSES`).
+        """Return whether the task itself may have killed the worker (see `ALONE_AFTER_LOSSES`).
 
         >>> [r.value for r in Reason if r.suspicious]
         ['crash', 'oom', 'unknown']
@@ -53,9 +53,9 @@ class Reason(StrEnum):
 
 
 ALONE_AFTER_LOSSES = 2
-"""After so many suspicious losses a task is claimed alone: if it kills its worker again, no neighbour is harmed."""
+"""Suspicious losses after which a task is claimed alone, so that it harms no other task."""
 POISON_AFTER_LOSSES = 3
-"""After so many suspicious losses a task has failed: it kills its workers."""
+"""Suspicious losses after which a task fails, because it kills its workers."""
 
 STATUS_OF_OUTCOME = {
     Outcome.COMPLETED: "completed",
@@ -65,19 +65,22 @@ STATUS_OF_OUTCOME = {
     Outcome.LOST: "failed",
     Outcome.CANCELLED: "cancelled",
 }
-"""The status of a task whose final attempt ended so."""
+"""The status of a task by the outcome of its final attempt."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Exponential backoff: ``base * 2^(attempt-1)`` seconds, at most ``cap_seconds``, give or take ``jitter``."""
+    """Exponential backoff of ``base * 2^(attempt-1)`` seconds, at most ``cap_seconds``.
+
+    ``jitter`` is the fraction by which a delay may differ in both directions.
+    """
 
     base_seconds: float = 1.0
     cap_seconds: float = 300.0
     jitter: float = 0.2
 
     def delay_seconds(self, attempt: int, random: float) -> float:
-        """The wait before the next attempt; ``random`` in [0, 1) is injected.
+        """Return the delay before the next attempt. ``random`` is in [0, 1).
 
         >>> policy = RetryPolicy(base_seconds=2, cap_seconds=60, jitter=0.5)
         >>> [policy.delay_seconds(n, 0.5) for n in (1, 2, 3, 10)]

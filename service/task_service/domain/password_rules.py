@@ -3,17 +3,18 @@
 import unicodedata
 
 LENGTH_MIN, LENGTH_MAX = 8, 128
-TRIED_FIRST = """
-password passw0rd password1 password12 password123 passwort p@ssw0rd p@ssword 12345678 123456789 1234567890 87654321
-11111111 00000000 qwertyui qwerty123 qwertyuiop 1q2w3e4r 1qaz2wsx abcdefgh abcd1234 abc12345 iloveyou sunshine princess
-football baseball superman trustno1 whatever changeme changeit changethis letmein1 welcome1 admin123 admin1234
-administrator adminadmin rootroot secret123 testtest test1234 default1 taskservice
+COMMON_TEXT = """
+password passw0rd password1 password12 password123 passwort p@ssw0rd p@ssword 12345678 123456789
+1234567890 87654321 11111111 00000000 qwertyui qwerty123 qwertyuiop 1q2w3e4r 1qaz2wsx abcdefgh
+abcd1234 abc12345 iloveyou sunshine princess football baseball superman trustno1 whatever changeme
+changeit changethis letmein1 welcome1 admin123 admin1234 administrator adminadmin rootroot
+secret123 testtest test1234 default1 taskservice
 """
-COMMON = frozenset(TRIED_FIRST.split())
+COMMON = frozenset(COMMON_TEXT.split())
 
 
 def normalise(password: str) -> str:
-    """The same characters however they were typed (NFKC).
+    """Normalise equivalent Unicode characters (NFKC).
 
     >>> normalise("A" + chr(0x30A)) == normalise(chr(0xC5))
     True
@@ -22,13 +23,13 @@ def normalise(password: str) -> str:
 
 
 def check_password(password: str, username: str) -> str:
-    """The normalised password when it is good enough; ValueError, which never repeats it, otherwise.
+    """Return the normalised password. Raises ValueError, which does not contain it, if weak.
 
     >>> check_password("correct horse", "ada")
     'correct horse'
     >>> check_password("changeme", "ada")
     Traceback (most recent call last):
-    ValueError: is one of the passwords that are tried first
+    ValueError: is one of the most common passwords
     """
     try:
         password = normalise(password)
@@ -41,7 +42,7 @@ def check_password(password: str, username: str) -> str:
         raise ValueError("must not contain control characters")
     folded = password.casefold()
     if folded in COMMON or len(set(folded)) < 3:
-        raise ValueError("is one of the passwords that are tried first")
+        raise ValueError("is one of the most common passwords")
     if folded == username.casefold():
         raise ValueError("must not be the user name")
     return password

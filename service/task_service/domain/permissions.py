@@ -1,11 +1,11 @@
-"""Who may do what: the one table from which the checks and the documentation are made."""
+"""Roles and permissions. The checks and the documentation derive from this table."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Role(StrEnum):
-    """What a caller is; each role may do all that the one before may."""
+    """The role of a caller. Each role includes the previous one."""
 
     VIEWER = "viewer"
     EDITOR = "editor"
@@ -13,7 +13,7 @@ class Role(StrEnum):
     ADMIN = "admin"
 
     def includes(self, other: "Role") -> bool:
-        """Whether this role may do all that the other may.
+        """Return whether this role includes the other.
 
         >>> Role.OPERATOR.includes(Role.EDITOR), Role.VIEWER.includes(Role.EDITOR)
         (True, False)
@@ -23,7 +23,7 @@ class Role(StrEnum):
 
 
 class Permission(StrEnum):
-    """What an operation of the API takes."""
+    """The permission that an operation of the API requires."""
 
     READ = "read"
     CREATE_TASKS = "create_tasks"
@@ -40,7 +40,7 @@ class Permission(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The least role that has a permission, and what the permission is for."""
+    """The lowest role with a permission, and the operations that it allows."""
 
     role: Role
     meaning: str
@@ -49,25 +49,25 @@ class Grant:
 GRANTS: dict[Permission, Grant] = {
     Permission.READ: Grant(
         Role.VIEWER,
-        "Read and export tasks with all that belongs to them, the daily log, queues, workers, schedules.",
+        "Read and export tasks and their details, the daily log, queues, workers, schedules.",
     ),
     Permission.CREATE_TASKS: Grant(Role.EDITOR, "Create tasks, one or many."),
     Permission.CHANGE_OWN_TASKS: Grant(
         Role.EDITOR,
-        "Change, cancel, retry and delete tasks that one created or is assigned to; their conversations.",
+        "Change, cancel, retry and delete one's own or assigned tasks; their conversations.",
     ),
     Permission.IMPORT_TASKS: Grant(Role.EDITOR, "Import tasks from a CSV file."),
     Permission.CHANGE_ANY_TASK: Grant(
-        Role.OPERATOR, "Change, cancel, retry and delete everybody's tasks and conversations."
+        Role.OPERATOR, "Change, cancel, retry and delete all tasks and conversations."
     ),
     Permission.OPERATE: Grant(
         Role.OPERATOR,
-        "Pause and resume queues, set limits, release workers, write schedules, run the daily loader.",
+        "Pause and resume queues, set limits, release workers, write schedules, run the loader.",
     ),
     Permission.READ_SETTINGS: Grant(Role.VIEWER, "Read application settings."),
     Permission.WRITE_SETTINGS: Grant(Role.ADMIN, "Write and delete application settings."),
-    Permission.ERASE_TASKS: Grant(Role.ADMIN, "Delete tasks for good."),
+    Permission.ERASE_TASKS: Grant(Role.ADMIN, "Delete tasks permanently."),
     Permission.READ_AUDIT_LOG: Grant(Role.ADMIN, "Read the audit log of all tasks."),
     Permission.MANAGE_USERS: Grant(Role.ADMIN, "Register, list, change and disable users."),
 }
-"""One line per permission; a test holds that none is missing."""
+"""One entry per permission; a test checks that it is complete."""

@@ -1,4 +1,4 @@
-"""Who makes a request, and what that allows."""
+"""Callers and their permissions."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +10,7 @@ from task_service.domain.permissions import GRANTS, Permission, Role
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A caller. `name` is written into the history; a user of ours has an id, a trusted issuer's bearer has none."""
+    """A caller. `name` appears in histories. Only our own users have an id."""
 
     name: str
     role: Role
@@ -18,29 +18,29 @@ class Principal:
     user_id: UUID | None = None
 
     def may(self, permission: Permission) -> bool:
-        """Whether the caller's role has the permission."""
+        """Return whether the caller's role has the permission."""
         return self.role.includes(GRANTS[permission].role)
 
     def require(self, permission: Permission) -> None:
-        """Raise ForbiddenError, which names the role that is missing, unless the caller has the permission."""
+        """Check the permission. Raises ForbiddenError, which names the required role."""
         if not self.may(permission):
             grant = GRANTS[permission]
             raise ForbiddenError(
-                f"Your role {self.role} may not do this; it takes the role {grant.role}.",
+                f"Your role {self.role} may not do this; it requires the role {grant.role}.",
                 role=self.role,
                 needs=grant.role,
                 permission=permission,
             )
 
     def require_change(self, created_by: str | None, assigned_to: str | None) -> None:
-        """Raise ForbiddenError unless the caller may change a task of these people.
+        """Check that the caller may change a task with this author and assignee.
 
         >>> ada = Principal("ada", Role.EDITOR, "user")
         >>> ada.require_change("ada", None), ada.require_change("bob", "ada")
         (None, None)
-        >>> ada.require_change("bob", None)
+        >>> ada.require_change("bob", None)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        task_service.domain.errors.ForbiddenError: This task is not yours; changing it takes the role operator.
+        task_service.domain.errors.ForbiddenError: ...changing it requires the role operator.
         """
         if self.may(Permission.CHANGE_ANY_TASK):
             return
@@ -48,7 +48,7 @@ class Principal:
         if self.name not in (created_by, assigned_to):
             needs = GRANTS[Permission.CHANGE_ANY_TASK].role
             raise ForbiddenError(
-                f"This task is not yours; changing it takes the role {needs}.",
+                f"This task is not yours; changing it requires the role {needs}.",
                 role=self.role,
                 needs=needs,
                 permission=Permission.CHANGE_ANY_TASK,
@@ -56,6 +56,6 @@ class Principal:
 
 
 ANONYMOUS = Principal("anonymous", Role.ADMIN, "anonymous")
-"""The caller while nobody has to say who they are (AUTH_MODE=open)."""
+"""The caller if authentication is off (AUTH_MODE=open)."""
 SYSTEM = Principal("system", Role.ADMIN, "system")
 """The product itself: schedules, imports from the command line."""

@@ -13,7 +13,7 @@ class Priority(StrEnum):
 
     @property
     def rank(self) -> int:
-        """The number that the queue sorts by.
+        """Return the number by which the queue sorts.
 
         >>> [p.rank for p in Priority]
         [0, 1, 2, 3]
@@ -26,7 +26,7 @@ BY_RANK = tuple(Priority)
 
 
 def parse_priority(text: str) -> Priority:
-    """Read a priority without regard to case.
+    """Parse a priority. Case is ignored.
 
     >>> parse_priority(" HIGH ")
     <Priority.HIGH: 'high'>

@@ -1,4 +1,4 @@
-"""The statuses of a task and the changes that people may make. (What workers do is in `outcomes`.)"""
+"""Statuses of tasks and the changes that users may make. `outcomes` covers those by workers."""
 
 from enum import StrEnum
 
@@ -6,7 +6,7 @@ from task_service.domain.errors import HeldByWorkerError, TransitionError
 
 
 class Status(StrEnum):
-    """What a task's state is called, everywhere."""
+    """The status of a task."""
 
     PENDING = "pending"
     SCHEDULED = "scheduled"
@@ -37,13 +37,13 @@ ALLOWED: dict[Status, tuple[Status, ...]] = {
 
 
 def parse_status(text: str) -> Status:
-    """Read a status without regard to case; a hyphen or blank counts as an underscore.
+    """Parse a status. Case is ignored; a hyphen or space counts as an underscore.
 
     >>> parse_status("In-Progress")
     <Status.IN_PROGRESS: 'in_progress'>
-    >>> parse_status("done")
+    >>> parse_status("done")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: unknown status 'done': use pending, scheduled, processing, in_progress, completed, failed, cancelled
+    ValueError: unknown status 'done': use pending, scheduled, ...
     """
     try:
         return Status(text.strip().lower().replace("-", "_").replace(" ", "_"))
@@ -52,15 +52,16 @@ def parse_status(text: str) -> Status:
 
 
 def check_change(current: Status, wanted: Status) -> bool:
-    """Tell whether a person's change does anything; raise when it is not allowed.
+    """Return whether a user's change has an effect.
 
-    Raises HeldByWorkerError for a task that a worker holds, TransitionError for any other change that makes no sense.
+    Raises HeldByWorkerError for a task that a worker holds, and TransitionError for other changes
+    that are not allowed.
 
     >>> check_change(Status.PENDING, Status.CANCELLED), check_change(Status.PENDING, Status.PENDING)
     (True, False)
     >>> check_change(Status.COMPLETED, Status.FAILED)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    task_service.domain.errors.TransitionError: A task that is completed cannot become failed; allowed: pending, ...
+    task_service.domain.errors.TransitionError: A task that is completed cannot become failed...
     """
     if wanted == current:
         return False

@@ -42,7 +42,7 @@ Secret = Annotated[SecretStr, Field(max_length=1000)]
 NewPassword = Annotated[
     SecretStr,
     Field(
-        description="Not one of those that are tried first, and not the user name.",
+        description="Not a common password, and not the user name.",
         json_schema_extra={"minLength": LENGTH_MIN, "maxLength": LENGTH_MAX},
     ),
 ]

@@ -1,4 +1,4 @@
-"""Logs, metrics and traces; what handlers may say about their spans is here by name."""
+"""Logs, metrics and traces. The names below are for handlers that annotate their spans."""
 
 from task_service.telemetry.helpers import (
     add_span_attributes,

@@ -1,7 +1,7 @@
-"""Traces (OpenTelemetry): what the product's parts and handlers say about the span they are in.
+"""Helpers for OpenTelemetry traces, for the product and for handlers.
 
-Off unless OTEL_ENABLED: then every function here does nothing, at the price of a look at a context variable, and
-neither the SDK nor any instrumentation is imported. `telemetry.tracing` is what happens when they are on.
+Unless OTEL_ENABLED is set, every function reads a context variable and does nothing, and neither
+the SDK nor an instrumentation is imported. `telemetry.sdk` sets up traces when they are on.
 
     from task_service.telemetry import add_span_attributes, traced_operation
 
@@ -41,16 +41,19 @@ _traceparent = TraceContextTextMapPropagator()
 
 
 def start(settings: Settings) -> Tracing | None:
-    """Start recording traces in this process; None when they are off. The caller ends it by `await tracing.stop()`."""
+    """Start tracing in this process; return None if it is off.
+
+    The caller ends it with `await tracing.stop()`.
+    """
     if not settings.otel_enabled:
         return None
-    from task_service.telemetry.sdk import Tracing  # noqa: PLC0415 - nothing of it is imported when traces are off
+    from task_service.telemetry.sdk import Tracing  # noqa: PLC0415 - import only if on
 
     return Tracing(settings)
 
 
 def get_tracer(name: str = INSTRUMENTATION) -> Tracer:
-    """The tracer under this name, to make spans by hand.
+    """Return the tracer with this name, for manual spans.
 
     >>> with get_tracer().start_as_current_span("count pictures") as span:
     ...     span.set_attribute("pictures", 3)
@@ -59,7 +62,7 @@ def get_tracer(name: str = INSTRUMENTATION) -> Tracer:
 
 
 def add_span_attributes(attributes: Mapping[str, Any] | None = None, /, **more: Any) -> None:
-    """Add attributes to the span that is current; what OpenTelemetry has no type for is written as text.
+    """Add attributes to the current span. Values of other types become text.
 
     >>> add_span_attributes({"picture.width": 640}, picture="cat.png")
     """
@@ -69,7 +72,7 @@ def add_span_attributes(attributes: Mapping[str, Any] | None = None, /, **more: 
 
 
 def add_span_event(name: str, attributes: Mapping[str, Any] | None = None, /, **more: Any) -> None:
-    """Note that something happened now, in the span that is current.
+    """Add an event to the current span.
 
     >>> add_span_event("picture.skipped", reason="too small")
     """
@@ -79,9 +82,9 @@ def add_span_event(name: str, attributes: Mapping[str, Any] | None = None, /, **
 
 
 def set_span_error(error: BaseException | str) -> None:
-    """Mark the span that is current as failed; an exception is recorded with its stack.
+    """Mark the current span as failed. An exception is recorded with its traceback.
 
-    >>> set_span_error("no such picture")
+    >>> set_span_error("picture not found")
     """
     span = trace.get_current_span()
     if not span.is_recording():
@@ -93,7 +96,7 @@ def set_span_error(error: BaseException | str) -> None:
 
 
 class traced_operation:  # noqa: N801 - used as a decorator and as a `with` statement's function
-    """A span around a function, plain or a coroutine, or around a block. What is raised marks it as failed.
+    """A span around a function, coroutine function or block. An exception marks it as failed.
 
     >>> @traced_operation("add", {"kind": "example"})
     ... def add(a: int, b: int) -> int:
@@ -124,7 +127,7 @@ class traced_operation:  # noqa: N801 - used as a decorator and as a `with` stat
             self._open.__exit__(kind, error, traceback)
 
     def __call__(self, function: F) -> F:
-        """Decorate a function: each call is a span of its own."""
+        """Decorate a function: each call has its own span."""
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
@@ -143,10 +146,11 @@ class traced_operation:  # noqa: N801 - used as a decorator and as a `with` stat
 
 
 def statement_attributes(sql: str) -> tuple[str, dict[str, Any]]:
-    """The name and the attributes of a statement's span; what is long is cut.
+    """Return the name and the attributes of a statement's span. Long text is truncated.
 
-    >>> statement_attributes("SELECT 1")
-    ('SELECT', {'db.system.name': 'postgresql', 'db.operation.name': 'SELECT', 'db.query.text': 'SELECT 1'})
+    >>> name, attributes = statement_attributes("SELECT 1")
+    >>> name, attributes["db.query.text"]
+    ('SELECT', 'SELECT 1')
     """
     name = sql[:20].split(None, 1)[0].upper() if sql.strip() else "SQL"
     return name, {
@@ -158,7 +162,7 @@ def statement_attributes(sql: str) -> tuple[str, dict[str, Any]]:
 
 @contextlib.contextmanager
 def traced_statement(sql: str) -> Iterator[None]:
-    """A span around a statement that goes straight to the driver, inside of spans that are recorded."""
+    """Wrap a statement sent directly to the driver in a span, if a span is being recorded."""
     if not trace.get_current_span().is_recording():
         yield
         return
@@ -168,7 +172,7 @@ def traced_statement(sql: str) -> Iterator[None]:
 
 
 def attributes_of(*given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Attributes as OpenTelemetry takes them: numbers, truth values and texts; None is left out.
+    """Convert attributes to OpenTelemetry's types: numbers, booleans and text. None is omitted.
 
     >>> attributes_of({"a": 1, "b": None}, {"when": datetime(2030, 1, 2), "tags": ("x", 1)})
     {'a': 1, 'when': '2030-01-02T00:00:00', 'tags': "('x', 1)"}
@@ -194,7 +198,7 @@ def _plain(value: Any) -> Any:
 
 
 def current_trace_context() -> str | None:
-    """The W3C `traceparent` of the span that is current, for whoever continues its trace; None outside of any.
+    """Return the W3C `traceparent` of the current span; None without one.
 
     >>> current_trace_context() is None
     True
@@ -206,12 +210,12 @@ def current_trace_context() -> str | None:
 
 
 def context_of(traceparent: str | None) -> Context:
-    """The context whose spans continue this trace; an empty one, which starts a trace, for None and for nonsense.
+    """Return a context that continues this trace. None or an invalid value starts a new trace.
 
     >>> context = context_of("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
     >>> f"{trace.get_current_span(context).get_span_context().trace_id:x}"
     'af7651916cd43dd8448eb211c80319c'
-    >>> context_of("nonsense")
+    >>> context_of("invalid")
     {}
     """
     return (

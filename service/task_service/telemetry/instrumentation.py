@@ -1,7 +1,7 @@
-"""Spans of requests and of SQLAlchemy's statements, made by hand.
+"""Spans of requests and of SQLAlchemy statements.
 
-OpenTelemetry's own instrumentations do the same for any framework and any driver, at three times the price: they took
-as much time as the rest of a request. Names and attributes follow its conventions for HTTP and databases.
+OpenTelemetry's own instrumentations support any framework and driver, at three times the cost: they
+took as much time as the rest of a request. Names and attributes follow its semantic conventions.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ _propagator = TraceContextTextMapPropagator()
 
 
 class RequestSpans:
-    """ASGI middleware: a span a request, which continues the caller's trace and is named by its route."""
+    """ASGI middleware that records a span per request. It continues the caller's trace."""
 
     def __init__(self, app: ASGIApp, tracer: Tracer) -> None:
         self.app, self._tracer = app, tracer
@@ -37,17 +37,17 @@ class RequestSpans:
             return
         method = scope["method"] if scope["method"] in METHODS else "_OTHER"
         span = self._tracer.start_span(
-            method, _caller(scope), SpanKind.SERVER, _facts(scope, method)
+            method, _parent_context(scope), SpanKind.SERVER, _request_attributes(scope, method)
         )
 
-        async def told(message: Message) -> None:
+        async def send_recorded(message: Message) -> None:
             if message["type"] == "http.response.start" and span.is_recording():
-                _tell(span, scope, method, message)
+                _record_response(span, scope, method, message)
             await send(message)
 
         token = contexts.attach(trace.set_span_in_context(span, Context()))
         try:
-            await self.app(scope, receive, told)
+            await self.app(scope, receive, send_recorded)
         except Exception as error:
             span.record_exception(error)
             span.set_status(StatusCode.ERROR, type(error).__name__)
@@ -57,8 +57,8 @@ class RequestSpans:
             span.end()
 
 
-def _caller(scope: Scope) -> Context:
-    """The caller's trace; an empty context, which begins one, when there is none."""
+def _parent_context(scope: Scope) -> Context:
+    """Return the context of the caller's trace, or an empty one, which starts a trace."""
     carrier = {
         CARRIED[name]: value.decode("latin-1")
         for name, value in scope["headers"]
@@ -67,7 +67,7 @@ def _caller(scope: Scope) -> Context:
     return _propagator.extract(carrier, Context()) if carrier else Context()
 
 
-def _facts(scope: Scope, method: str) -> dict[str, Any]:
+def _request_attributes(scope: Scope, method: str) -> dict[str, Any]:
     found = {
         "http.request.method": method,
         "url.path": scope["path"],
@@ -83,8 +83,8 @@ def _facts(scope: Scope, method: str) -> dict[str, Any]:
     return found
 
 
-def _tell(span: Span, scope: Scope, method: str, message: Message) -> None:
-    """What is known when the answer begins."""
+def _record_response(span: Span, scope: Scope, method: str, message: Message) -> None:
+    """Set the attributes that are known when the response begins."""
     route = getattr(scope.get("route"), "path", None)
     found: dict[str, Any] = {"http.response.status_code": message["status"]}
     if route:
@@ -100,7 +100,7 @@ def _tell(span: Span, scope: Scope, method: str, message: Message) -> None:
 
 
 def observe_statements(engine: Engine, tracer: Tracer) -> None:
-    """A span for each statement of this engine inside of recorded spans. Parameters, people's data, are not in it."""
+    """Record a span per statement of this engine within recorded spans, without parameters."""
 
     def begin(_: Any, __: Any, statement: str, ___: Any, execution: Any, ____: Any) -> None:
         if execution is not None and trace.get_current_span().is_recording():

@@ -1,6 +1,6 @@
-"""Structured logs: one JSON object a line on standard error, or lines for people.
+"""Structured logs on standard error: one JSON object per line, or readable text.
 
-Lines of libraries (uvicorn, SQLAlchemy, Alembic) go through the same formatter.
+Records of libraries (uvicorn, SQLAlchemy, Alembic) use the same formatter.
 """
 
 import logging
@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 
 
 def configure_logs(settings: Settings) -> None:
-    """Set up structlog and the standard library's logging, once per process, and say which settings contradict."""
+    """Configure structlog and logging, once per process, and log contradicting settings."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -54,7 +54,7 @@ def configure_logs(settings: Settings) -> None:
 
 
 def add_trace_ids(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Add the ids of the trace and the span that are current; nothing outside of any.
+    """Add the ids of the current trace and span, if any.
 
     >>> add_trace_ids(None, "", {"event": "started"})
     {'event': 'started'}
@@ -68,6 +68,6 @@ def add_trace_ids(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMa
 def _drop_color_message(
     _: Any, __: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    """Leave out uvicorn's second, coloured text of the same line."""
+    """Remove uvicorn's coloured copy of the message."""
     event.pop("color_message", None)
     return event

@@ -1,4 +1,7 @@
-"""The metrics of queue and worker; base units, few labels. What the database knows is read at scrape time."""
+"""Metrics of the queue and the worker, in base units.
+
+Gauges of the database's content are read at scrape time (`api.gauges`).
+"""
 
 from bisect import bisect_left
 from collections import defaultdict
@@ -12,7 +15,7 @@ from prometheus_client.registry import Collector
 RUN_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
 
-class Observed:
+class Series:
     """One series of a `QuickHistogram`."""
 
     __slots__ = ("_bounds", "counts", "seconds")
@@ -23,19 +26,19 @@ class Observed:
         self.seconds = 0.0
 
     def observe(self, seconds: float) -> None:
-        """Count one."""
+        """Count one observation."""
         self.counts[bisect_left(self._bounds, seconds)] += 1
         self.seconds += seconds
 
 
 class QuickHistogram(Collector):
-    """A histogram for what one thread observes tens of thousands of times a second: without the library's locks.
+    """A histogram without locks, for one thread with tens of thousands of observations a second.
 
-    >>> waits = QuickHistogram("wait_seconds", "How long.", ["queue"], (1, 5))
+    >>> waits = QuickHistogram("wait_seconds", "Wait time.", ["queue"], (1, 5))
     >>> for seconds in (0.5, 1, 7):
     ...     waits.labels("mail").observe(seconds)
-    >>> [(s.name, s.labels["le"], s.value) for s in list(waits.collect())[0].samples[:3]]
-    [('wait_seconds_bucket', '1.0', 2), ('wait_seconds_bucket', '5.0', 2), ('wait_seconds_bucket', '+Inf', 3)]
+    >>> [(s.labels["le"], s.value) for s in list(waits.collect())[0].samples[:3]]
+    [('1.0', 2), ('5.0', 2), ('+Inf', 3)]
     """
 
     def __init__(
@@ -47,20 +50,18 @@ class QuickHistogram(Collector):
             labels,
             buckets,
         )
-        self._series: defaultdict[tuple[str, ...], Observed] = defaultdict(
-            lambda: Observed(buckets)
-        )
+        self._series: defaultdict[tuple[str, ...], Series] = defaultdict(lambda: Series(buckets))
 
-    def labels(self, *values: str) -> Observed:
-        """The series of these labels."""
+    def labels(self, *values: str) -> Series:
+        """Return the series with these labels."""
         return self._series[values]
 
     def describe(self) -> Iterator[HistogramMetricFamily]:
-        """The name alone, for the registry."""
+        """Yield the name only, for the registry."""
         yield HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
-        """All series, as Prometheus scrapes them."""
+        """Yield all series for a scrape."""
         family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
         names = [*(str(float(bound)) for bound in self._buckets), "+Inf"]
         for values, series in list(self._series.items()):
@@ -79,7 +80,7 @@ CLAIMS_LOST = Counter(
 )
 RELEASED = Counter(
     "task_service_tasks_released",
-    "Tasks taken by this process from dead workers, or from its own claims that it never heard of.",
+    "Tasks released by this process: of dead workers, and own claims whose response was lost.",
     ["reason"],
 )
 WORKERS_DEAD = Counter(
@@ -89,30 +90,26 @@ HEARTBEATS_FAILED = Counter(
     "task_service_heartbeats_failed", "Heartbeats that the database did not acknowledge."
 )
 WAIT_SECONDS = QuickHistogram(
-    "task_service_task_wait_seconds", "From run_at to the claim.", ["queue"], RUN_BUCKETS
+    "task_service_task_wait_seconds", "Time from run_at to the claim.", ["queue"], RUN_BUCKETS
 )
 RUN_SECONDS = QuickHistogram(
     "task_service_task_run_seconds",
-    "From start to end of an attempt.",
+    "Duration of an attempt.",
     ["queue", "handler"],
     RUN_BUCKETS,
 )
 REGISTRY.register(WAIT_SECONDS)
 REGISTRY.register(RUN_SECONDS)
 RUNNING = Gauge("task_service_tasks_running", "Attempts running in this process.")
-SPANS_LOST = Counter("task_service_spans_lost", "Spans of traces that no collector took.")
+SPANS_LOST = Counter("task_service_spans_lost", "Spans that could not be exported.")
 CACHE_READS = Counter(
-    "task_service_cache_reads", "Reads that asked the cache: hit, miss, or passed by.", ["outcome"]
+    "task_service_cache_reads", "Cached reads by outcome: hit, miss or bypass.", ["outcome"]
 )
-CACHE_ERRORS = Counter(
-    "task_service_cache_errors", "Calls of Redis that failed, by what they were for.", ["call"]
-)
-EVENT_STREAMS = Gauge(
-    "task_service_event_streams", "Streams of events that are open in this process."
-)
+CACHE_ERRORS = Counter("task_service_cache_errors", "Failed Redis calls, by purpose.", ["call"])
+EVENT_STREAMS = Gauge("task_service_event_streams", "Event streams that are open in this process.")
 EVENT_LAG_SECONDS = Gauge(
     "task_service_event_lag_seconds",
-    "How long the oldest event that may not be told yet has waited for older transactions; 0 while nobody listens.",
+    "Age of the oldest event that waits for older transactions; 0 without open streams.",
 )
 TASKS_CREATED = Counter("task_service_tasks_created", "Tasks created.", ["queue", "handler"])
 
@@ -120,7 +117,7 @@ OTHER = "other"
 
 
 class BoundedNames:
-    """The first names that come get a series each; later ones share one, because callers choose them.
+    """Bounded label values: the first names keep their own, later ones share `other`.
 
     >>> names = BoundedNames(most=2)
     >>> [names.label(n) for n in ("a", "b", "c", "a")]
@@ -132,7 +129,7 @@ class BoundedNames:
         self._known: set[str] = set()
 
     def label(self, name: str) -> str:
-        """The label's value for a name."""
+        """Return the label value for a name."""
         if name not in self._known and len(self._known) >= self._most:
             return OTHER
         self._known.add(name)

@@ -1,7 +1,8 @@
-"""Traces when they are on: what is recorded, where it goes, and that a collector which is away harms nobody.
+"""Setup of OpenTelemetry: sampling, export, and tolerance of an unavailable collector.
 
-Spans wait in a bounded queue for a thread that sends them; what does not fit or cannot be sent is dropped and counted.
-The queue's own statements (asyncpg, without SQLAlchemy) have no spans: claims and heartbeats would be most of a trace.
+A thread exports spans from a bounded queue. Spans that do not fit or cannot be sent are dropped and
+counted. The queue's statements (asyncpg without SQLAlchemy) have no spans: claims and heartbeats
+would dominate each trace.
 """
 
 import asyncio
@@ -49,37 +50,37 @@ log = structlog.get_logger(__name__)
 
 
 class Tracing:
-    """The traces of one process."""
+    """The traces of a process."""
 
     def __init__(self, settings: Settings, exporter: SpanExporter | None = None) -> None:
-        # The present names of attributes (`http.request.method`), which the instrumentations do not use by themselves.
+        # Current attribute names (`http.request.method`), which are not the default yet.
         os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http,database")
         self.provider = TracerProvider(
             resource=resource_of(settings),
-            sampler=ParentBased(root=Roots(TraceIdRatioBased(settings.otel_sample_ratio))),
+            sampler=ParentBased(root=RootSampler(TraceIdRatioBased(settings.otel_sample_ratio))),
             shutdown_on_exit=False,
         )
         processor = BatchSpanProcessor(
-            Watched(exporter or exporter_of(settings), settings),
-            max_queue_size=WAITING_MAX, schedule_delay_millis=EXPORT_EVERY_MS, max_export_batch_size=BATCH,
-        )  # fmt: skip
+            WatchedExporter(exporter or exporter_of(settings), settings),
+            max_queue_size=WAITING_MAX,
+            schedule_delay_millis=EXPORT_EVERY_MS,
+            max_export_batch_size=BATCH,
+        )
         self.provider.add_span_processor(processor)
         trace.set_tracer_provider(self.provider)
-        if (
-            settings.log_level != "DEBUG"
-        ):  # each failed try would be a line; `Watched` says what there is to say
+        if settings.log_level != "DEBUG":  # `WatchedExporter` logs failures once
             logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
         HTTPXClientInstrumentor().instrument(tracer_provider=self.provider)
 
     def observe(self, engine: AsyncEngine, app: FastAPI | None = None) -> None:
-        """Record this engine's statements and, before it serves, this application's requests."""
+        """Record the engine's statements and the application's requests. Call it before serving."""
         tracer = self.provider.get_tracer(INSTRUMENTATION)
         observe_statements(engine.sync_engine, tracer)
         if app is not None:
             app.add_middleware(RequestSpans, tracer=tracer)
 
     async def stop(self) -> None:
-        """Send what waits, within FLUSH_SECONDS; what is left then is lost."""
+        """Send the remaining spans within FLUSH_SECONDS; later ones are lost."""
         done, loop = asyncio.Event(), asyncio.get_running_loop()
 
         def shut_down() -> None:
@@ -93,16 +94,16 @@ class Tracing:
             log.warning("traces_not_flushed", seconds=FLUSH_SECONDS)
 
 
-class Roots(Sampler):
-    """Which spans may start a trace: requests, runs and what a handler names, in the given ratio.
+class RootSampler(Sampler):
+    """Sampler of root spans: requests, runs and spans of handlers, with the given ratio.
 
-    A statement or call of a background loop (probes, caches, schedules) would be a trace by itself, and most of all.
+    Statements and calls of background loops start no trace: they would be most of all traces.
     """
 
     def __init__(self, ratio: Sampler) -> None:
         self._ratio = ratio
 
-    def should_sample(  # noqa: PLR0913, PLR0917 - the SDK's
+    def should_sample(  # noqa: PLR0913, PLR0917 - the SDK's signature
         self,
         parent_context: Context | None,
         trace_id: int,
@@ -121,11 +122,11 @@ class Roots(Sampler):
 
     def get_description(self) -> str:
         """See `Sampler`."""
-        return f"Roots({self._ratio.get_description()})"
+        return f"RootSampler({self._ratio.get_description()})"
 
 
-class Watched(SpanExporter):
-    """An exporter that says once when its collector is away and once when it is back, and counts what was lost."""
+class WatchedExporter(SpanExporter):
+    """An exporter that logs each outage of its collector once, and counts lost spans."""
 
     def __init__(self, exporter: SpanExporter, settings: Settings) -> None:
         self._exporter, self._where = exporter, settings.otel_exporter_endpoint
@@ -143,7 +144,7 @@ class Watched(SpanExporter):
             log.warning(
                 "traces_not_exported",
                 endpoint=self._where,
-                meaning="nothing else suffers; said once",
+                meaning="only traces are affected; logged once per outage",
             )
         self._taken = taken
         return result
@@ -154,7 +155,7 @@ class Watched(SpanExporter):
 
 
 def exporter_of(settings: Settings) -> SpanExporter:
-    """Where the settings send traces: a collector by OTLP/HTTP, or standard output, a JSON object a line."""
+    """Return the configured exporter: OTLP/HTTP, or JSON lines on standard output."""
     if settings.otel_exporter == "console":
         return ConsoleSpanExporter(
             out=sys.stdout, formatter=lambda span: f"{span.to_json(indent=None)}\n"
@@ -164,7 +165,7 @@ def exporter_of(settings: Settings) -> SpanExporter:
 
 
 def resource_of(settings: Settings) -> Resource:
-    """What is the same for all spans of this process; OTEL_RESOURCE_ATTRIBUTES may add to it."""
+    """Return the attributes of the process. OTEL_RESOURCE_ATTRIBUTES can add others."""
     attributes: dict[str, Any] = {
         "service.name": settings.otel_service_name or settings.app_name,
         "service.version": settings.version,
