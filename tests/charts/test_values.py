@@ -15,7 +15,7 @@ CHART_ONLY = [
         {"secret": {"create": True, "databaseUrl": "postgresql://x"}},
         "database.secretRef: set exactly one of",
     ),
-    ({"auth": {}}, r"auth: secretRef is required .* or give secret.create and secret.secretKey"),
+    ({"auth": {}}, r"auth: secretRef is required .* or set secret.create and secret.secretKey"),
     ({"secret": {"create": True, "secretKey": "k" * 32}}, "auth.secretRef: set only one of"),
     (
         {"secret": {"create": True, "secretKey": "k" * 31}, "auth": {}},
@@ -23,11 +23,11 @@ CHART_ONLY = [
     ),
     (
         {"secret": {"create": True, "secretKey": "k" * 32, "adminUsername": "root"}, "auth": {}},
-        "secret.adminPassword: give both",
+        "secret.adminPassword: set both",
     ),
     (
         {"secret": {"create": True, "adminUsername": "a", "adminPassword": "b"}},
-        "secret.adminUsername: needs",
+        "secret.adminUsername: requires",
     ),
     ({"postgresql": {"enabled": True}, "database": {}}, "postgresql.password: required"),
     ({"postgresql": {"enabled": True, "password": "x"}}, "database.secretRef: set exactly one of"),

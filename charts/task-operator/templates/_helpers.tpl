@@ -1,4 +1,4 @@
-{{- /* Every object carries the release's name. */ -}}
+{{- /* The names of all objects contain the release name. */ -}}
 
 {{- define "task-operator.selector" -}}
 app.kubernetes.io/name: task-operator
@@ -20,8 +20,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
 {{- define "task-operator.rules" -}}
-{{- /* What the operator does in a namespace that it serves. The kinds are those of task_operator.kube.kinds.KINDS; a test holds
-       the two lists together. */ -}}
+{{- /* Permissions of the operator in a namespace that it watches. The kinds are those of
+       task_operator.kube.kinds.KINDS; a test compares the two lists. */ -}}
 - apiGroups: [taskservice.dev]
   resources: [taskservices]
   verbs: [get, list, watch]
@@ -46,11 +46,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]
   verbs: [get, list, watch, create, patch, delete]
-# patch: the deletion cost before a scale-down; delete: a drained pod that the scale-down left over.
+# patch: to set the deletion cost before a scale-down; delete: to replace a drained pod that was not removed.
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, patch, delete]
-# list: why a pod's volumes cannot be mounted.
+# list: to find out why the volumes of a pod cannot be mounted.
 - apiGroups: [""]
   resources: [events]
   verbs: [list, create]

@@ -1,6 +1,7 @@
-"""What `helm test` runs in the service's image: one task goes from the API to a worker, and is removed.
+"""Script of `helm test`, which runs in the image of the service: run a task and delete it.
 
-Where the API asks for tokens it has none: then the API must be well, and refuse it.
+If the API requires tokens, the script has none. Then it checks that the API is healthy and rejects
+a request without a token.
 """
 
 import json
@@ -15,7 +16,7 @@ SECONDS = 60
 
 
 def call(method: str, path: str, body: object = None) -> dict:
-    """Send a request; return the answer, or fail with what the service said."""
+    """Send a request and return the response; exit with the service's message on an error."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(
         API + path, data, {"Content-Type": "application/json"}, method=method
@@ -29,7 +30,7 @@ def call(method: str, path: str, body: object = None) -> dict:
 
 
 def reach(path: str) -> None:
-    """Wait for the first answer: a Service's new addresses are on the nodes only a moment after its pods are ready."""
+    """Wait for the first response; new endpoints reach the nodes shortly after pods are ready."""
     deadline = time.monotonic() + SECONDS
     while True:
         try:
@@ -37,12 +38,12 @@ def reach(path: str) -> None:
             return
         except OSError as error:
             if time.monotonic() > deadline:
-                sys.exit(f"GET {API}{path}: no answer within {SECONDS} s: {error}")
+                sys.exit(f"GET {API}{path}: no response within {SECONDS} s: {error}")
         time.sleep(0.2)
 
 
 def refused(path: str) -> bool:
-    """Whether a request without a token is answered by 401."""
+    """Return True if the response to a request without a token is 401."""
     try:
         urllib.request.urlopen(API + path, timeout=10).close()
     except urllib.error.HTTPError as error:
@@ -54,12 +55,12 @@ reach("/health")
 if os.environ["AUTH_MODE"] == "required":
     if not refused("/api/v1/tasks"):
         sys.exit(
-            "GET /api/v1/tasks without a token was not answered by 401, though auth.mode is required"
+            "GET /api/v1/tasks without a token did not return 401, although auth.mode is required"
         )
-    print("the API answers, and refuses who has no token")
+    print("the API responds, and rejects requests without a token")
     sys.exit()
 if os.environ["WORKERS"] == "none":
-    print("the API answers; there are no workers to try")
+    print("the API responds; there are no workers to test")
     sys.exit()
 task = call(
     "POST", "/api/v1/tasks", {"title": "helm test", "handler": "noop", "queue": os.environ["QUEUE"]}
@@ -68,7 +69,8 @@ deadline = time.monotonic() + SECONDS
 while task["status"] not in ("completed", "failed", "cancelled"):
     if time.monotonic() > deadline:
         sys.exit(
-            f"task {task['id']} is still {task['status']} after {SECONDS} s: is a worker serving its queue?"
+            f"task {task['id']} is still {task['status']} after {SECONDS} s: "
+            "does a worker serve its queue?"
         )
     time.sleep(0.2)
     task = call("GET", f"/api/v1/tasks/{task['id']}")

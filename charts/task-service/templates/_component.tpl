@@ -1,4 +1,4 @@
-{{- /* API and workers: a Deployment, an autoscaler and a disruption budget each. Call with
+{{- /* A Deployment, an autoscaler and a PodDisruptionBudget, for the API and for the workers. Call with
        (dict "root" $ "component" "api|worker" "values" .Values.api|worker). */ -}}
 
 {{- define "task-service.deployment" -}}
@@ -16,7 +16,7 @@ spec:
   replicas: {{ int64 .values.replicas }}
   {{- end }}
   revisionHistoryLimit: 5
-  # Longer than the pods may wait for the migration in their startup probes.
+  # Longer than the startup probes wait for the migration.
   progressDeadlineSeconds: 2100
   strategy:
     type: RollingUpdate
@@ -106,11 +106,11 @@ spec:
 {{- if eq .component "api" }}
 {{- include "task-service.authEnv" .root }}
 {{- end }}
-# Five seconds before the kubelet kills the container; the API's preStop sleep takes five more.
+# Five seconds before the kubelet kills the container. The API's preStop sleep takes another five.
 - name: SHUTDOWN_SECONDS
   value: {{ ternary (sub $grace 10) (sub $grace 5) (eq .component "api") | quote }}
 {{- if eq .component "api" }}
-# Then, with the Service's clients gone elsewhere, it tells those on kept-alive connections to close them.
+# By then the Service sends no new clients. For these seconds, responses close persistent connections.
 - name: DRAIN_SECONDS
   value: "3"
 {{- end }}
@@ -126,8 +126,8 @@ spec:
 {{- end }}
 
 {{- define "task-service.probes" -}}
-{{- /* Startup waits half an hour for a migrated database. Liveness allows more than three leases: a worker that is cut
-       off must find out itself, before it is restarted. */ -}}
+{{- /* The startup probe waits half an hour for a migrated database. The liveness probe tolerates more than three
+       leases: a disconnected worker must detect that itself before the kubelet restarts it. */ -}}
 {{- $leases := int64 (mul 3 (int64 .root.Values.settings.leaseSeconds)) -}}
 startupProbe:
   httpGet:
@@ -151,7 +151,7 @@ livenessProbe:
   timeoutSeconds: 5
   failureThreshold: {{ add 2 (div $leases 10) }}
 {{- if eq .component "api" }}
-# The Service forgets the pod before it stops to take connections.
+# The Service removes the pod from its endpoints before the pod stops accepting connections.
 lifecycle:
   preStop:
     sleep:
@@ -204,7 +204,7 @@ spec:
   {{- else }}
   maxUnavailable: {{ include "task-service.intOrString" (ternary .maxUnavailable 1 (hasKey . "maxUnavailable")) }}
   {{- end }}
-  # A pod that is not ready keeps no node from being drained.
+  # A pod that is not ready must not block a node drain.
   unhealthyPodEvictionPolicy: AlwaysAllow
   selector:
     matchLabels:

@@ -1,7 +1,8 @@
-{{- /* Names, labels and credentials. Every object is named after the release, which is also the name of the TaskService. */ -}}
+{{- /* Names, labels and credentials. Names of objects start with the release name, which is also the name of the
+       TaskService. */ -}}
 
 {{- define "task-service.selector" -}}
-{{- /* Fixed from the start: a Deployment's selector cannot change. Call with (dict "root" $ "component" NAME). */ -}}
+{{- /* Never change it: the selector of a Deployment is immutable. Call with (dict "root" $ "component" NAME). */ -}}
 app.kubernetes.io/name: task-service
 app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
@@ -24,7 +25,7 @@ app.kubernetes.io/managed-by: {{ ternary "task-operator" .root.Release.Service (
 {{- end }}
 
 {{- define "task-service.version" -}}
-{{- /* A tag such as 2 comes from `--set` as a number. */ -}}
+{{- /* `--set` parses a tag such as 2 as a number. */ -}}
 {{- $tag := .Values.image.tag | default .Chart.AppVersion -}}
 {{- if kindIs "string" $tag }}{{ $tag }}{{ else }}{{ int64 $tag }}{{ end }}
 {{- end }}
@@ -41,7 +42,7 @@ app.kubernetes.io/managed-by: {{ ternary "task-operator" .root.Release.Service (
 {{- end }}
 
 {{- define "task-service.databaseSecret" -}}
-{{- /* Name and key of the Secret with the database's URL, as YAML: a given one, else the chart's own. */ -}}
+{{- /* Name and key of the Secret with the URL of the database, as YAML: from the values, or the chart's own. */ -}}
 {{- if .Values.database.secretRef }}
 name: {{ .Values.database.secretRef.name }}
 key: {{ .Values.database.secretRef.key | default "url" }}
@@ -55,7 +56,7 @@ key: url
 {{- end }}
 
 {{- define "task-service.redisSecret" -}}
-{{- /* The same for Redis; empty when it has none. */ -}}
+{{- /* Name and key of the Secret with the URL of Redis; empty without such a Secret. */ -}}
 {{- if .Values.redis.secretRef }}
 name: {{ .Values.redis.secretRef.name }}
 key: {{ .Values.redis.secretRef.key | default "url" }}
@@ -66,7 +67,7 @@ key: redis-url
 {{- end }}
 
 {{- define "task-service.authSecret" -}}
-{{- /* Name and keys of the Secret that tokens are signed with; empty when there is none, which the mode open allows. */ -}}
+{{- /* Name and keys of the Secret that signs tokens; empty without such a Secret, as in the mode open. */ -}}
 {{- if .Values.auth.secretRef }}
 {{- $keys := .Values.auth.secretRef.keys | default dict }}
 name: {{ .Values.auth.secretRef.name }}
@@ -82,12 +83,12 @@ adminPassword: admin-password
 {{- end }}
 
 {{- define "task-service.trust" -}}
-{{- /* The file of trusted issuers: the operator's own entry, and those of auth.issuers in the service's words. */ -}}
+{{- /* The file of trusted issuers: the operator's entry, and auth.issuers with the field names of the service. */ -}}
 {{- $issuers := .Values.trustedIssuers -}}
 {{- range $issuer := .Values.auth.issuers -}}
 {{- $entry := omit $issuer "jwksUri" "nameClaim" "namePrefix" -}}
-{{- range $ours, $theirs := dict "jwksUri" "jwks_uri" "nameClaim" "name_claim" "namePrefix" "name_prefix" -}}
-{{- with get $issuer $ours }}{{ $_ := set $entry $theirs . }}{{ end -}}
+{{- range $value, $field := dict "jwksUri" "jwks_uri" "nameClaim" "name_claim" "namePrefix" "name_prefix" -}}
+{{- with get $issuer $value }}{{ $_ := set $entry $field . }}{{ end -}}
 {{- end -}}
 {{- $issuers = append $issuers $entry -}}
 {{- end -}}
@@ -95,7 +96,7 @@ adminPassword: admin-password
 {{- end }}
 
 {{- define "task-service.settings" -}}
-{{- /* The environment variables that API and workers share, as YAML. Numbers come from JSON as floats: no 1e+06. */ -}}
+{{- /* Environment variables that API and workers share, as YAML. JSON numbers are floats; int64 avoids 1e+06. */ -}}
 {{- with .Values.settings -}}
 ENVIRONMENT: {{ .environment | quote }}
 LOG_LEVEL: {{ .logLevel | quote }}
@@ -133,6 +134,6 @@ REDIS_URL: redis://{{ .Release.Name }}-valkey:6379/0
 {{- end }}
 
 {{- define "task-service.configName" -}}
-{{- /* The content is part of the name: what changes reaches new pods only, never old ones before the migration. */ -}}
+{{- /* The name contains a hash of the content, so new settings reach new pods only, and no pod before the migration. */ -}}
 {{ .Release.Name }}-config-{{ include "task-service.settings" . | fromYaml | toJson | sha256sum | trunc 10 }}
 {{- end }}

@@ -1,7 +1,7 @@
-{{- /* What the pods of API, workers, migration and test have in common. */ -}}
+{{- /* Parts that the pods of API, workers, migration and test share. */ -}}
 
 {{- define "task-service.podSecurity" -}}
-{{- /* The restricted Pod Security Standard; call with the user's id. */ -}}
+{{- /* The restricted Pod Security Standard. Call with the user id. */ -}}
 runAsNonRoot: true
 runAsUser: {{ . }}
 runAsGroup: {{ . }}
@@ -72,7 +72,7 @@ priorityClassName: {{ . }}
 {{- end }}
 
 {{- define "task-service.volumes" -}}
-{{- /* Credentials are files of mode 0440 (288), which the kubelet renews: rotation needs no restart. */ -}}
+{{- /* Credentials are files with mode 0440 (288). The kubelet updates them, so a rotation needs no restart. */ -}}
 - name: tmp
   emptyDir:
     sizeLimit: 256Mi
@@ -89,7 +89,7 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end }}
 
-{{- /* The Secret that tokens are signed with: in the pods of the API only. */ -}}
+{{- /* The Secret that signs tokens; only the pods of the API have it. */ -}}
 {{- define "task-service.authEnv" -}}
 {{- with include "task-service.authSecret" . | fromYaml }}
 - name: SECRET_KEY_FILE
@@ -114,7 +114,7 @@ priorityClassName: {{ . }}
 {{- end }}
 
 {{- define "task-service.authVolume" -}}
-{{- /* Twice the same Secret, since the key must be there and the administrator may be absent. */ -}}
+{{- /* The same Secret twice, because the signing key is required and the administrator is optional. */ -}}
 {{- with include "task-service.authSecret" . | fromYaml }}
 - name: auth
   projected:

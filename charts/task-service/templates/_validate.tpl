@@ -1,5 +1,5 @@
-{{- /* What a JSON schema cannot say: rules over several values, with the messages of the TaskService's own rules. Every
-       broken one is named. */ -}}
+{{- /* Rules over several values, which a JSON schema cannot express. They have the messages of the rules of the
+       TaskService. One error lists every violation. */ -}}
 {{- define "task-service.validate" -}}
 {{- $errors := list -}}
 {{- $v := .Values -}}
@@ -7,7 +7,7 @@
 {{- $errors = append $errors "metadata.name must have at most 40 characters (it is the release's name)" }}
 {{- end }}
 {{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" .Release.Name) }}
-{{- $errors = append $errors "metadata.name must start with a letter and have only a-z, 0-9 and - (it is the release's name)" }}
+{{- $errors = append $errors "metadata.name must start with a letter and contain only a-z, 0-9 and - (it is the release's name)" }}
 {{- end }}
 {{- range $name, $c := dict "api" $v.api "worker" $v.worker }}
 {{- if and $c.autoscaling.enabled (not $c.autoscaling.maxReplicas) }}
@@ -42,30 +42,30 @@
 {{- if and $v.ingress.enabled (not $v.ingress.hosts) }}
 {{- $errors = append $errors "ingress: hosts must name at least one host when enabled" }}
 {{- end }}
-{{- $made := ternary $v.secret dict $v.secret.create }}
+{{- $created := ternary $v.secret dict $v.secret.create }}
 {{- $databases := 0 }}
-{{- range list $v.database.secretRef $made.databaseUrl $v.postgresql.enabled }}
+{{- range list $v.database.secretRef $created.databaseUrl $v.postgresql.enabled }}
 {{- if . }}{{ $databases = add1 $databases }}{{ end }}
 {{- end }}
-{{- if and $made (eq (int $databases) 0) }}
-{{- $errors = append $errors "secret.databaseUrl: required when secret.create and nothing else names a database" }}
+{{- if and $created (eq (int $databases) 0) }}
+{{- $errors = append $errors "secret.databaseUrl: required when secret.create is true and no other value sets a database" }}
 {{- else if ne (int $databases) 1 }}
 {{- $errors = append $errors "database.secretRef: set exactly one of database.secretRef, secret.databaseUrl (with secret.create) and postgresql.enabled" }}
 {{- end }}
-{{- if not (or $v.auth.secretRef $made.secretKey (and (eq $v.auth.mode "open") (eq $v.settings.environment "development"))) }}
-{{- $errors = append $errors "auth: secretRef is required unless mode is open and settings.environment is development: name a Secret with the key secret-key (openssl rand -hex 32), or give secret.create and secret.secretKey" }}
+{{- if not (or $v.auth.secretRef $created.secretKey (and (eq $v.auth.mode "open") (eq $v.settings.environment "development"))) }}
+{{- $errors = append $errors "auth: secretRef is required unless mode is open and settings.environment is development: name a Secret with the key secret-key (openssl rand -hex 32), or set secret.create and secret.secretKey" }}
 {{- end }}
-{{- if and $v.auth.secretRef $made.secretKey }}
+{{- if and $v.auth.secretRef $created.secretKey }}
 {{- $errors = append $errors "auth.secretRef: set only one of auth.secretRef and secret.secretKey" }}
 {{- end }}
-{{- if and $made.secretKey (lt (len $made.secretKey) 32) }}
+{{- if and $created.secretKey (lt (len $created.secretKey) 32) }}
 {{- $errors = append $errors "secret.secretKey: must have at least 32 characters (openssl rand -hex 32)" }}
 {{- end }}
-{{- if ne (empty $made.adminUsername) (empty $made.adminPassword) }}
-{{- $errors = append $errors "secret.adminPassword: give both of secret.adminUsername and secret.adminPassword, or none" }}
+{{- if ne (empty $created.adminUsername) (empty $created.adminPassword) }}
+{{- $errors = append $errors "secret.adminPassword: set both secret.adminUsername and secret.adminPassword, or neither" }}
 {{- end }}
-{{- if and $made.adminUsername (not $made.secretKey) }}
-{{- $errors = append $errors "secret.adminUsername: needs secret.secretKey beside it; a Secret of your own has the administrator's keys itself" }}
+{{- if and $created.adminUsername (not $created.secretKey) }}
+{{- $errors = append $errors "secret.adminUsername: requires secret.secretKey; if you manage the Secret yourself, add the administrator's keys to it" }}
 {{- end }}
 {{- if and (eq $v.auth.mode "open") (eq $v.settings.environment "production") }}
 {{- $errors = append $errors "auth: mode must not be open when settings.environment is production (its default): name another environment, or set mode to required" }}
@@ -84,7 +84,7 @@
 {{- if and $v.postgresql.enabled (not $v.postgresql.password) }}
 {{- $errors = append $errors "postgresql.password: required when postgresql.enabled; there is no default" }}
 {{- end }}
-{{- if and $v.valkey.enabled (or $v.redis.secretRef $made.redisUrl) }}
+{{- if and $v.valkey.enabled (or $v.redis.secretRef $created.redisUrl) }}
 {{- $errors = append $errors "redis.secretRef: set only one of redis.secretRef, secret.redisUrl and valkey.enabled" }}
 {{- end }}
 {{- if $errors }}

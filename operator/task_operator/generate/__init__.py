@@ -1,4 +1,4 @@
-"""Writes what is generated from the models: the CRD, the chart's values and their schema, and the reference page."""
+"""Generate the CRD, the chart's values and their schema, and the reference page from the models."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,10 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def main(check: bool = False, root: Path = REPOSITORY) -> list[str]:
-    """Write the generated files below `root`; with `check` write nothing. Return the paths of those that were stale."""
+    """Write the generated files below `root`, and return the paths of the stale ones.
+
+    With `check`, write nothing.
+    """
     stale = []
     for name, render in OUTPUTS.items():
         path, text = root / name, render()

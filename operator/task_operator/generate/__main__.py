@@ -1,4 +1,4 @@
-"""`python -m task_operator.generate [--check]`: write the generated files, or say which are stale."""
+"""`python -m task_operator.generate [--check]`: write the generated files, or list stale ones."""
 
 import argparse
 import sys
@@ -7,10 +7,10 @@ from task_operator.generate import main
 
 
 def run() -> int:
-    """Exit code 1 when a file is stale under --check."""
+    """Run the command; return 1 if --check finds a stale file."""
     parser = argparse.ArgumentParser(prog="python -m task_operator.generate", description=__doc__)
     parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit with 1 when a file is stale"
+        "--check", action="store_true", help="write nothing; exit with 1 if a file is stale"
     )
     check = parser.parse_args().check
     stale = main(check)

@@ -1,4 +1,4 @@
-"""From pydantic's JSON schema to one without references, nulls and titles, and on to those of CRD and Helm."""
+"""Convert pydantic's JSON schemas to the schemas of the CRD and of the chart's values."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,10 +11,10 @@ Schema = dict[str, Any]
 
 
 def plain(model: type[BaseModel]) -> Schema:
-    """The model's schema with every reference replaced by what it points to, and without titles.
+    """Return the schema of a model with all references resolved and without titles.
 
-    An optional field becomes a field that may be absent: `anyOf` with null is unwrapped. Rules of the models become
-    `x-kubernetes-validations`.
+    An optional field becomes a field that may be absent: `anyOf` with null is unwrapped. The rules
+    of the models become `x-kubernetes-validations`.
     """
     document = model.model_json_schema(by_alias=True)
     rules = {m.__name__: [rule.as_schema() for rule in m.rules] for m in _models()}
@@ -26,23 +26,23 @@ def plain(model: type[BaseModel]) -> Schema:
 
 
 def _models() -> Iterator[type[SpecModel]]:
-    """Every model that can be among the definitions: all of ours."""
+    """Yield all models of the spec."""
     waiting = [SpecModel]
     while waiting:
-        found = waiting.pop()
-        yield found
-        waiting += found.__subclasses__()
+        model = waiting.pop()
+        yield model
+        waiting += model.__subclasses__()
 
 
 def _inline(node: Schema, definitions: dict[str, Schema]) -> Schema:
-    """One schema node, resolved. A field's own description and default win over its model's."""
+    """Resolve a node; the description and default of a field override those of its model."""
     if "$ref" in node:
         target = definitions[node["$ref"].rpartition("/")[2]]
         return _inline(target | {k: v for k, v in node.items() if k != "$ref"}, definitions)
     if "anyOf" in node:
         options = [option for option in node["anyOf"] if option != {"type": "null"}]
         if len(options) != 1:
-            raise ValueError(f"a structural schema has no unions: {node}")
+            raise ValueError(f"a structural schema cannot contain a union: {node}")
         return _inline(options[0] | {k: v for k, v in node.items() if k != "anyOf"}, definitions)
     result = {k: v for k, v in node.items() if k not in ("title", "$defs")}
     if isinstance(default := result.get("default"), float) and default.is_integer():
@@ -58,7 +58,7 @@ def _inline(node: Schema, definitions: dict[str, Schema]) -> Schema:
 
 
 def walk(node: Schema, change: Callable[[Schema], Schema]) -> Schema:
-    """The schema with `change` made to every node, children first."""
+    """Apply `change` to every node, children first, and return the new schema."""
     result = dict(node)
     if "properties" in result:
         result["properties"] = {
@@ -71,16 +71,18 @@ def walk(node: Schema, change: Callable[[Schema], Schema]) -> Schema:
 
 
 def structural(model: type[BaseModel]) -> Schema:
-    """The schema for a CRD: structural (OpenAPI 3.0), defaults only where the API server shall write them."""
+    """Return the structural schema (OpenAPI 3.0) for a CRD.
+
+    It contains only the defaults that the API server has to write.
+    """
     return walk(plain(model), _structural_node)
 
 
 def _structural_node(node: Schema) -> Schema:
     dropped = {"default", "examples", "x-crd-default", "x-helm-integer"}
     if "properties" in node:
-        dropped.add(
-            "additionalProperties"
-        )  # unknown fields are pruned, or refused by strict validation
+        # The API server prunes unknown fields, or rejects them with strict validation.
+        dropped.add("additionalProperties")
     result = {k: v for k, v in node.items() if k not in dropped}
     if "const" in result:
         result["enum"] = [result.pop("const")]
@@ -92,7 +94,7 @@ def _structural_node(node: Schema) -> Schema:
 
 
 def described(node: Schema) -> str:
-    """The node's description with its default, where it has one that tells something."""
+    """Return the description of a node, with its default unless that is empty."""
     text = str(node.get("description", ""))
     default = node.get("default")
     if default in (None, "", [], {}) or isinstance(default, dict):
@@ -104,11 +106,11 @@ def described(node: Schema) -> str:
 
 
 def helm(model: type[BaseModel]) -> Schema:
-    """The schema for a chart's values: JSON Schema that any validator knows, unknown values refused."""
+    """Return the JSON Schema for the values of a chart; it rejects unknown values."""
     schema = walk(plain(model), _helm_node)
     schema["properties"]["global"] = {
         "type": "object",
-        "description": "Values that Helm shares between charts.",
+        "description": "Values that Helm passes to all charts.",
     }
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",

@@ -83,7 +83,7 @@ def is_ready_pod(pod: Manifest) -> bool:
 
 
 def container_image(deployment: Manifest, container: str) -> str:
-    """Return the image of a container in a Deployment's template; empty if it has no such container."""
+    """Return the image of a container in a Deployment's template; empty if it is missing."""
     for item in deployment["spec"]["template"]["spec"].get("containers") or ():
         if item.get("name") == container:
             return str(item.get("image", ""))

@@ -65,7 +65,7 @@ class Election:
         log.info("leader", identity=self._settings.pod_name)
 
     async def hold(self) -> None:
-        """Renew the Lease; return after `renew_seconds` of failures or if another process has it."""
+        """Renew the Lease; return after `renew_seconds` of failures, or if it has a new holder."""
         while True:
             await self._pause(self._settings.retry_seconds)
             try:

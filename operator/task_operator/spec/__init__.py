@@ -1,6 +1,6 @@
-"""The one description of the workload: the TaskService's spec and status, and the chart's values.
+"""Models of the workload: spec and status of a TaskService, and the values of the chart.
 
-The CRD, the chart's schema and values, and the reference page are generated from these models
+The CRD, the chart's values and their schema, and the reference page are generated from them
 (`python -m task_operator.generate`).
 """
 

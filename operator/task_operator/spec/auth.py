@@ -1,4 +1,4 @@
-"""Who may call the API: the mode, the Secret that signs tokens, and issuers of others' tokens."""
+"""Authentication: the mode, the Secret with the signing key, and external token issuers."""
 
 from typing import Annotated, Literal
 
@@ -8,39 +8,40 @@ from task_operator.spec.base import LIST_ATOMIC, DataKey, ResourceName, Rule, Sp
 
 
 class AuthKeys(SpecModel):
-    """Keys of the Secret, where they are not called as usual."""
+    """Keys in the Secret, if they differ from the default names."""
 
     secret_key: DataKey = Field(
         default="secret-key",
-        description="Key whose value signs the tokens: at least 32 random characters.",
+        description="Key with the secret that signs tokens, at least 32 random characters.",
     )
     admin_username: DataKey = Field(
         default="admin-username",
-        description="Key with the name of the administrator who is made while there is none; may be absent.",
+        description="Key with the name of the first administrator, who is created if the database "
+        "has no administrator. May be absent.",
     )
     admin_password: DataKey = Field(
         default="admin-password",
-        description="Key with that administrator's first password; may be absent.",
+        description="Key with the initial password of the first administrator. May be absent.",
     )
 
 
 class AuthSecretRef(SpecModel):
-    """A Secret in the same namespace with what the API signs tokens with, and its first administrator."""
+    """A Secret in the same namespace: the signing key and the first administrator."""
 
     name: ResourceName = Field(description="Name of the Secret.", examples=["task-service-auth"])
     keys: AuthKeys = Field(
-        default=AuthKeys(), description="Its keys, where they are not called as usual."
+        default=AuthKeys(), description="Keys in the Secret, if they differ from the default names."
     )
 
 
 class JsonWebKey(SpecModel):
-    """A public key, RSA or of an elliptic curve, as in RFC 7517; a private one is refused."""
+    """A public RSA or elliptic-curve key as defined in RFC 7517; private keys are rejected."""
 
-    kty: Literal["RSA", "EC"] = Field(description="Kind of the key.")
+    kty: Literal["RSA", "EC"] = Field(description="Type of the key.")
     kid: str = Field(
-        min_length=1, max_length=512, description="Its id, which the header of a token names."
+        min_length=1, max_length=512, description="Id of the key, as in the header of a token."
     )
-    use: str | None = Field(default=None, max_length=16, description="What it is for: sig.")
+    use: str | None = Field(default=None, max_length=16, description="Use of the key: sig.")
     alg: str | None = Field(
         default=None, max_length=16, description="Algorithm, such as RS256 or ES256."
     )
@@ -72,7 +73,7 @@ class JsonWebKey(SpecModel):
 
 
 class IssuerKeys(SpecModel):
-    """Public keys that do not change by themselves."""
+    """A static set of public keys."""
 
     keys: list[JsonWebKey] = Field(
         min_length=1, max_length=20, description="The keys.", json_schema_extra=LIST_ATOMIC
@@ -83,12 +84,12 @@ Role = Literal["viewer", "editor", "operator", "admin"]
 
 
 class RolesByClaim(SpecModel):
-    """How a claim of a token tells its bearer's role; of several the highest counts."""
+    """Mapping from the values of a claim to roles; the highest matching role applies."""
 
     claim: str = Field(
         min_length=1,
         max_length=200,
-        description="The claim, such as groups; a path, such as realm_access.roles.",
+        description="Name of the claim, such as groups, or a path, such as realm_access.roles.",
     )
     values: dict[str, Role] = Field(
         min_length=1,
@@ -96,12 +97,12 @@ class RolesByClaim(SpecModel):
         description="Role for each value of the claim, such as staff: editor.",
     )
     default: Role | None = Field(
-        default=None, description="Role when no value fits; unset: such bearers are refused."
+        default=None, description="Role if no value matches. Unset: such tokens are rejected."
     )
 
 
 class AuthIssuer(SpecModel):
-    """An issuer of tokens (OpenID Connect), and what their bearers may do."""
+    """An external token issuer (OpenID Connect) and the roles of its users."""
 
     issuer: str = Field(
         min_length=1,
@@ -113,75 +114,85 @@ class AuthIssuer(SpecModel):
         default=None,
         min_length=1,
         max_length=512,
-        description="Claim sub of the tokens; unset: any.",
+        description="Claim sub of the tokens. Unset: any subject.",
     )
-    role: Role | None = Field(default=None, description="Role of every bearer.")
-    roles: RolesByClaim | None = Field(
-        default=None, description="How a claim tells the bearer's role."
-    )
+    role: Role | None = Field(default=None, description="Role of all tokens.")
+    roles: RolesByClaim | None = Field(default=None, description="Roles by the values of a claim.")
     name_claim: str | None = Field(
         default=None,
         min_length=1,
         max_length=200,
-        description="Claim that names the bearer; sub when unset.",
+        description="Claim with the user name. Unset: sub.",
     )
     name_prefix: str | None = Field(
         default=None,
         min_length=1,
         max_length=50,
-        description="What stands before that name, so that no bearer has the name of a user; oidc: when unset.",
+        description="Prefix of the user name, which keeps it distinct from local user names. "
+        "Unset: oidc:.",
     )
     jwks_uri: str | None = Field(
         default=None,
         max_length=2000,
         pattern=r"^https://[^\s/]+[^\s]*$",
-        description="Address of the public keys.",
+        description="URL of the public keys.",
     )
     jwks: IssuerKeys | None = Field(
         default=None,
-        description="The public keys themselves, as the JSON that the issuer publishes (YAML takes a plain n or y for "
-        'a no or yes: write "n" and "y").',
+        description="The public keys inline, as in the JSON that the issuer publishes. Quote the "
+        'keys "n" and "y": YAML parses them unquoted as booleans.',
     )
 
     rules = (
-        Rule("has(self.role) != has(self.roles)", "auth.issuers: exactly one of role and roles must be set"),
-        Rule("has(self.jwks) != has(self.jwksUri)", "auth.issuers: exactly one of jwks and jwksUri must be set"),
-    )  # fmt: skip
+        Rule(
+            "has(self.role) != has(self.roles)",
+            "auth.issuers: exactly one of role and roles must be set",
+        ),
+        Rule(
+            "has(self.jwks) != has(self.jwksUri)",
+            "auth.issuers: exactly one of jwks and jwksUri must be set",
+        ),
+    )
 
 
 class Auth(SpecModel):
-    """Who may call the API."""
+    """Authentication of API requests."""
 
     mode: Literal["required", "open"] = Field(
         default="required",
-        description="open: who calls without a token may do everything; for development, refused in production.",
+        description="required: a request needs a token. open: a request without a token has full "
+        "access; for development only, rejected in production.",
     )
     secret_ref: AuthSecretRef | None = Field(
         default=None,
-        description="Secret with the key that signs tokens. Mounted as a file, in the pods of the API only, and read "
-        "again when it changes: a second line is the key of before, whose tokens stay good. Required unless mode is "
-        "open and settings.environment is development.",
+        description="Secret with the key that signs tokens. It is mounted as a file in the API "
+        "pods only, and read again when it changes. A second line holds the previous key, whose "
+        "tokens remain valid. Required unless mode is open and settings.environment is "
+        "development.",
         examples=[{"name": "task-service-auth"}],
     )
     issuers: list[AuthIssuer] = Field(
         default=[],
         max_length=19,
-        description="Issuers whose tokens the API takes beside its own.",
+        description="External issuers whose tokens the API accepts in addition to its own.",
         json_schema_extra=LIST_ATOMIC,
     )
 
 
 OPEN = "has(self.auth) && has(self.auth.mode) && self.auth.mode == 'open'"
-ENVIRONMENT = "(has(self.settings) && has(self.settings.environment) ? self.settings.environment : 'production')"
+ENVIRONMENT = (
+    "(has(self.settings) && has(self.settings.environment) "
+    "? self.settings.environment : 'production')"
+)
 OPEN_RULE = Rule(
     f"!({OPEN}) || {ENVIRONMENT} != 'production'",
-    "auth: mode must not be open when settings.environment is production (its default): name another environment, or "
-    "set mode to required",
+    "auth: mode must not be open when settings.environment is production (its default): "
+    "name another environment, or set mode to required",
     ".auth.mode",
 )
 SECRET_RULE = Rule(
     f"(has(self.auth) && has(self.auth.secretRef)) || ({OPEN} && {ENVIRONMENT} == 'development')",
-    "auth: secretRef is required unless mode is open and settings.environment is development: name a Secret with the "
-    "key secret-key (openssl rand -hex 32)",
+    "auth: secretRef is required unless mode is open and settings.environment is development: "
+    "name a Secret with the key secret-key (openssl rand -hex 32)",
     ".auth.secretRef",
 )

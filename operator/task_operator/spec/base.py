@@ -1,4 +1,4 @@
-"""What every model of the specification shares: camelCase names, no unknown fields, and CEL rules."""
+"""Base of all spec models: camelCase names, no unknown fields, and CEL rules."""
 
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -16,10 +16,10 @@ PERCENT_OR_COUNT = r"^[0-9]+%?$"
 
 
 class Rule(NamedTuple):
-    """One condition over several fields of a model, checked by the API server.
+    """One constraint on several fields of a model, enforced by the API server.
 
-    `cel` is evaluated with `self` bound to the model's object; `message` names the field; `field` (a path like
-    `.minReplicas`) is where the API server shows it.
+    `cel` is the expression; `self` is the object of the model. `message` names the field. `field`
+    (a path like `.minReplicas`) is the field path in the API server's error.
     """
 
     cel: str
@@ -27,13 +27,13 @@ class Rule(NamedTuple):
     field: str | None = None
 
     def as_schema(self) -> dict[str, str]:
-        """The rule as an item of `x-kubernetes-validations`."""
+        """Return the rule as an item of `x-kubernetes-validations`."""
         schema = {"rule": self.cel, "message": self.message}
         return schema | {"fieldPath": self.field} if self.field else schema
 
 
 class SpecModel(BaseModel):
-    """Base of the models: camelCase outside, snake_case inside, unknown fields refused, immutable."""
+    """Immutable base model: camelCase in JSON, snake_case in Python, unknown fields rejected."""
 
     model_config = ConfigDict(
         alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True
@@ -43,7 +43,7 @@ class SpecModel(BaseModel):
 
 
 def int_or_string(pattern: str) -> WithJsonSchema:
-    """The schema of a value that Kubernetes takes as an integer or as a string of the given pattern."""
+    """Return the schema of a value that is an integer, or a string with the given pattern."""
     return WithJsonSchema({"x-kubernetes-int-or-string": True, "pattern": pattern})
 
 
@@ -56,16 +56,16 @@ Annotations = dict[str, str]
 
 
 def crd_default(value: Any) -> dict[str, Any]:
-    """Extra schema of the few fields whose default the API server itself writes into the object."""
+    """Return the extra schema of a field whose default the API server writes into the object."""
     return {"x-crd-default": value}
 
 
 def list_map(*keys: str) -> dict[str, Any]:
-    """Extra schema of a list whose items are told apart by `keys` when several managers apply it."""
+    """Return the extra schema of a list whose items server-side apply identifies by `keys`."""
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}
 
 
-# For a string that Helm's `--set` may take for a number, such as the tag 2.
+# For a string that Helm's `--set` may parse as a number, such as the tag 2.
 HELM_INTEGER: dict[str, Any] = {"x-helm-integer": True}
 LIST_SET: dict[str, Any] = {"x-kubernetes-list-type": "set"}
 LIST_ATOMIC: dict[str, Any] = {"x-kubernetes-list-type": "atomic"}

@@ -1,4 +1,4 @@
-"""Where pods may run: the parts of a Kubernetes PodSpec that decide it, typed, so that a misspelt field is refused."""
+"""Scheduling fields of a Kubernetes PodSpec, typed so that a misspelled field is rejected."""
 
 from typing import Literal
 
@@ -15,19 +15,19 @@ class Toleration(SpecModel):
     """A taint that the pods tolerate."""
 
     key: str | None = Field(
-        default=None, max_length=316, description="Key of the taint; unset matches every key."
+        default=None, max_length=316, description="Key of the taint. Unset: every key."
     )
     operator: Literal["Exists", "Equal"] | None = Field(
-        default=None, description="How value is compared; unset is Equal."
+        default=None, description="Comparison with the value. Unset: Equal."
     )
     value: str | None = Field(default=None, max_length=63, description="Value of the taint.")
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
-        default=None, description="Effect of the taint; unset matches every effect."
+        default=None, description="Effect of the taint. Unset: every effect."
     )
     toleration_seconds: int | None = Field(
         default=None,
         ge=0,
-        description="For NoExecute: seconds that the pod stays; unset is for ever.",
+        description="For NoExecute: seconds that the pod stays. Unset: forever.",
     )
 
 
@@ -35,7 +35,7 @@ class LabelRequirement(SpecModel):
     """A condition on one label."""
 
     key: str = Field(max_length=316, description="Key of the label.")
-    operator: SelectorOperator = Field(description="How the label is compared with values.")
+    operator: SelectorOperator = Field(description="Comparison of the label with the values.")
     values: list[str] = Field(
         default=[],
         max_length=100,
@@ -45,30 +45,32 @@ class LabelRequirement(SpecModel):
 
 
 class LabelSelector(SpecModel):
-    """Which pods are meant."""
+    """A selection of objects by their labels."""
 
-    match_labels: Labels = Field(default={}, description="Labels that a pod must have.")
+    match_labels: Labels = Field(default={}, description="Labels that an object must have.")
     match_expressions: list[LabelRequirement] = Field(
         default=[],
         max_length=50,
-        description="Conditions that a pod's labels must meet.",
+        description="Conditions that the labels of an object must meet.",
         json_schema_extra=LIST_ATOMIC,
     )
 
 
 class TopologySpreadConstraint(SpecModel):
-    """How evenly pods are spread over zones, nodes or other domains."""
+    """A constraint on the spreading of pods over zones, nodes or other domains."""
 
-    max_skew: int = Field(ge=1, description="By how many pods two domains may differ.")
+    max_skew: int = Field(
+        ge=1, description="Maximum difference in the number of pods between two domains."
+    )
     topology_key: str = Field(
         max_length=316, description="Node label whose values are the domains."
     )
     when_unsatisfiable: Literal["DoNotSchedule", "ScheduleAnyway"] = Field(
-        description="What happens to a pod that would break the rule."
+        description="Treatment of a pod that would violate the constraint."
     )
     label_selector: LabelSelector | None = Field(
         default=None,
-        description="Pods that are counted; unset means the pods of the same component.",
+        description="Pods that are counted. Unset: the pods of the same component.",
     )
     match_label_keys: list[str] = Field(
         default=[],
@@ -77,13 +79,13 @@ class TopologySpreadConstraint(SpecModel):
         json_schema_extra=LIST_ATOMIC,
     )
     min_domains: int | None = Field(
-        default=None, ge=1, description="Fewest domains that there should be."
+        default=None, ge=1, description="Minimum number of eligible domains."
     )
     node_affinity_policy: HonorPolicy | None = Field(
-        default=None, description="Whether node affinity limits the domains."
+        default=None, description="Treatment of node affinity when domains are selected."
     )
     node_taints_policy: HonorPolicy | None = Field(
-        default=None, description="Whether node taints limit the domains."
+        default=None, description="Treatment of node taints when domains are selected."
     )
 
 
@@ -91,7 +93,7 @@ class NodeRequirement(SpecModel):
     """A condition on one label or field of a node."""
 
     key: str = Field(max_length=316, description="Label or field of the node.")
-    operator: NodeOperator = Field(description="How it is compared with values.")
+    operator: NodeOperator = Field(description="Comparison with the values.")
     values: list[str] = Field(
         default=[],
         max_length=100,
@@ -118,25 +120,25 @@ class NodeSelectorTerm(SpecModel):
 
 
 class NodeSelector(SpecModel):
-    """Terms of which one must hold."""
+    """Terms, of which at least one must hold."""
 
     node_selector_terms: list[NodeSelectorTerm] = Field(
         min_length=1,
         max_length=50,
-        description="Terms, one of which must hold.",
+        description="Terms, of which at least one must hold.",
         json_schema_extra=LIST_ATOMIC,
     )
 
 
 class PreferredNode(SpecModel):
-    """A wish about the node, with its weight."""
+    """A preference for nodes, with its weight."""
 
-    weight: int = Field(ge=1, le=100, description="Weight of the wish, 1 to 100.")
+    weight: int = Field(ge=1, le=100, description="Weight of the preference, 1 to 100.")
     preference: NodeSelectorTerm = Field(description="Conditions on the node.")
 
 
 class NodeAffinity(SpecModel):
-    """On which nodes pods must or should run."""
+    """Nodes on which pods must or should run."""
 
     required_during_scheduling_ignored_during_execution: NodeSelector | None = Field(
         default=None, description="Nodes on which the pods must run."
@@ -150,50 +152,52 @@ class NodeAffinity(SpecModel):
 
 
 class PodAffinityTerm(SpecModel):
-    """Other pods, and the domain in which they count."""
+    """Other pods, and the domain in which they are counted."""
 
     topology_key: str = Field(
         max_length=316, description="Node label whose values are the domains."
     )
     label_selector: LabelSelector | None = Field(
-        default=None, description="The pods that are meant."
+        default=None, description="The other pods, by label."
     )
     namespaces: list[str] = Field(
         default=[],
         max_length=50,
-        description="Namespaces of those pods; unset is the pod's own.",
+        description="Namespaces of the other pods. Unset: the pod's own namespace.",
         json_schema_extra=LIST_ATOMIC,
     )
     namespace_selector: LabelSelector | None = Field(
-        default=None, description="Namespaces of those pods, by label."
+        default=None, description="Namespaces of the other pods, by label."
     )
 
 
 class PreferredPods(SpecModel):
-    """A wish about other pods, with its weight."""
+    """A preference about other pods, with its weight."""
 
-    weight: int = Field(ge=1, le=100, description="Weight of the wish, 1 to 100.")
+    weight: int = Field(ge=1, le=100, description="Weight of the preference, 1 to 100.")
     pod_affinity_term: PodAffinityTerm = Field(description="The other pods and the domain.")
 
 
 class PodAffinity(SpecModel):
-    """Near which pods, or away from which, pods must or should run."""
+    """Pods near which, or apart from which, a pod must or should run."""
 
     required_during_scheduling_ignored_during_execution: list[PodAffinityTerm] = Field(
-        default=[], max_length=50, description="What must hold.", json_schema_extra=LIST_ATOMIC
+        default=[], max_length=50, description="Required terms.", json_schema_extra=LIST_ATOMIC
     )
     preferred_during_scheduling_ignored_during_execution: list[PreferredPods] = Field(
-        default=[], max_length=50, description="What should hold.", json_schema_extra=LIST_ATOMIC
+        default=[], max_length=50, description="Preferred terms.", json_schema_extra=LIST_ATOMIC
     )
 
 
 class Affinity(SpecModel):
-    """Rules on nodes and on other pods, as in a Kubernetes PodSpec."""
+    """Affinity to nodes and to other pods, as in a Kubernetes PodSpec."""
 
     node_affinity: NodeAffinity | None = Field(
-        default=None, description="On which nodes the pods run."
+        default=None, description="Nodes on which the pods run."
     )
-    pod_affinity: PodAffinity | None = Field(default=None, description="Near which pods they run.")
+    pod_affinity: PodAffinity | None = Field(
+        default=None, description="Pods near which the pods run."
+    )
     pod_anti_affinity: PodAffinity | None = Field(
-        default=None, description="Away from which pods they run."
+        default=None, description="Pods apart from which the pods run."
     )

@@ -1,4 +1,4 @@
-"""The specification of one task service: its image, API, workers, credentials, settings and network."""
+"""The spec of one task service: image, API, workers, credentials, settings and network."""
 
 from typing import ClassVar, Literal
 
@@ -31,7 +31,7 @@ class PullSecret(SpecModel):
 
 
 class Image(SpecModel):
-    """The image that API, workers and migration run."""
+    """The image of API, workers and migration."""
 
     repository: str = Field(
         default="localhost/task-service",
@@ -45,29 +45,30 @@ class Image(SpecModel):
         min_length=1,
         max_length=128,
         pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$",
-        description="Tag of the image; the chart's appVersion when neither tag nor digest is set.",
+        description="Tag of the image. The chart's appVersion if neither tag nor digest is set.",
         examples=["1.0.0"],
         json_schema_extra=HELM_INTEGER,
     )
     digest: str | None = Field(
         default=None,
         pattern=r"^sha256:[a-f0-9]{64}$",
-        description="Digest of the image; it decides when set, and the tag is only shown.",
+        description="Digest of the image. It takes precedence over the tag, which is then only "
+        "shown.",
         examples=["sha256:" + "0" * 64],
     )
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
-        default="IfNotPresent", description="When nodes pull the image."
+        default="IfNotPresent", description="Pull policy of the image."
     )
     pull_secrets: list[PullSecret] = Field(
         default=[],
         max_length=20,
-        description="Credentials for pulling it.",
+        description="Credentials for pulling the image.",
         json_schema_extra=LIST_ATOMIC,
     )
 
 
 class Service(SpecModel):
-    """The Service in front of the API's pods."""
+    """The Service of the API."""
 
     type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = Field(
         default="ClusterIP", description="Type of the Service."
@@ -79,17 +80,18 @@ class Service(SpecModel):
 class Api(Component):
     """The HTTP API."""
 
-    service: Service = Field(default=Service(), description="The Service in front of the API.")
+    service: Service = Field(default=Service(), description="The Service of the API.")
 
 
 class Worker(Component):
-    """The workers: the pool called default."""
+    """The workers: the pool named default."""
 
     replicas: int | None = Field(
         default=None,
         ge=0,
         le=1000,
-        description="Number of pods; 1 when unset, ignored under autoscaling. `kubectl scale` changes it.",
+        description="Number of pods. Unset: 1. Ignored while autoscaling is enabled. `kubectl "
+        "scale` changes it.",
         examples=[2],
         json_schema_extra=crd_default(1),
     )
@@ -97,7 +99,7 @@ class Worker(Component):
         default=["default"],
         min_length=1,
         max_length=32,
-        description="Queues that the workers serve.",
+        description="Queues from which the workers claim tasks.",
         json_schema_extra=LIST_SET
         | {
             "items": {
@@ -109,7 +111,10 @@ class Worker(Component):
         },
     )
     concurrency: int = Field(
-        default=20, ge=1, le=1000, description="Tasks that one pod runs at the same time."
+        default=20,
+        ge=1,
+        le=1000,
+        description="Maximum number of tasks that one pod runs concurrently.",
     )
 
 
@@ -123,12 +128,13 @@ class SecretRef(SpecModel):
 
 
 class Database(SpecModel):
-    """The PostgreSQL database, where it may also be one that the chart makes."""
+    """The PostgreSQL database, which may also be one that the chart runs."""
 
     secret_ref: SecretRef | None = Field(
         default=None,
-        description="Secret with the URL, postgresql://USER:PASSWORD@HOST:PORT/NAME. Mounted as a file and read again "
-        "when it changes. Required unless secret.create or postgresql.enabled.",
+        description="Secret with the URL, postgresql://USER:PASSWORD@HOST:PORT/NAME. It is "
+        "mounted as a file and read again when it changes. Required unless secret.create or "
+        "postgresql.enabled is set.",
         examples=[{"name": "task-service-database", "key": "url"}],
     )
 
@@ -137,13 +143,13 @@ class ExistingDatabase(Database):
     """The PostgreSQL database."""
 
     secret_ref: SecretRef = Field(
-        description="Secret with the URL, postgresql://USER:PASSWORD@HOST:PORT/NAME. Mounted as a file and read again "
-        "when it changes."
+        description="Secret with the URL, postgresql://USER:PASSWORD@HOST:PORT/NAME. It is "
+        "mounted as a file and read again when it changes."
     )
 
 
 class Redis(SpecModel):
-    """Redis or Valkey, which the service can do without."""
+    """Redis or Valkey, which is optional."""
 
     secret_ref: SecretRef | None = Field(
         default=None, description="Secret with the URL, redis://HOST:PORT/0."
@@ -151,31 +157,32 @@ class Redis(SpecModel):
 
 
 class Migration(SpecModel):
-    """The Job that brings the database's schema up to date before new pods start."""
+    """The Job that migrates the database schema before new pods start."""
 
     active_deadline_seconds: int = Field(
-        default=1800, ge=10, le=86400, description="Seconds after which a migration has failed."
+        default=1800, ge=10, le=86400, description="Seconds after which a running migration fails."
     )
     backoff_limit: int = Field(
-        default=3, ge=0, le=100, description="How often a failed migration pod is tried again."
+        default=3, ge=0, le=100, description="Number of retries of a failed migration pod."
     )
 
 
 class ServiceAccount(SpecModel):
-    """The ServiceAccount of the pods; it has no rights and no token is mounted."""
+    """The ServiceAccount of the pods; it has no permissions, and its token is not mounted."""
 
     annotations: Annotations = Field(
-        default={}, description="Annotations, such as a cloud role for reaching the database."
+        default={}, description="Annotations, such as a cloud role with access to the database."
     )
 
 
 class NetworkPolicy(SpecModel):
-    """Who may connect to the pods."""
+    """Restrictions on connections to the pods."""
 
-    enabled: bool = Field(default=False, description="Whether there are NetworkPolicies.")
+    enabled: bool = Field(default=False, description="Create NetworkPolicies.")
     prometheus_pod_labels: Labels = Field(
         default={},
-        description="Labels of pods in the same namespace that may read the metrics on port 8081; empty: none.",
+        description="Labels of the pods in the same namespace that may read the metrics on port "
+        "8081. Empty: no pods.",
         examples=[{"app.kubernetes.io/name": "prometheus"}],
     )
 
@@ -185,7 +192,7 @@ class IngressPath(SpecModel):
 
     path: str = Field(default="/", max_length=1024, pattern="^/", description="The path.")
     path_type: Literal["Exact", "Prefix", "ImplementationSpecific"] = Field(
-        default="Prefix", description="How the path is compared."
+        default="Prefix", description="Matching of the path."
     )
 
 
@@ -200,13 +207,13 @@ class IngressHost(SpecModel):
     paths: list[IngressPath] = Field(
         default=[],
         max_length=50,
-        description="Paths that lead to the API; / when empty.",
+        description="Paths that are routed to the API. Empty: /.",
         json_schema_extra=LIST_ATOMIC,
     )
 
 
 class IngressTls(SpecModel):
-    """A certificate and the hosts that it is for."""
+    """A certificate and its hosts."""
 
     secret_name: ResourceName = Field(description="Secret of type kubernetes.io/tls.")
     hosts: list[str] = Field(
@@ -218,9 +225,9 @@ class IngressTls(SpecModel):
 
 
 class Ingress(SpecModel):
-    """An Ingress in front of the API."""
+    """An Ingress for the API."""
 
-    enabled: bool = Field(default=False, description="Whether there is an Ingress.")
+    enabled: bool = Field(default=False, description="Create an Ingress.")
     class_name: str | None = Field(
         default=None,
         max_length=253,
@@ -232,7 +239,7 @@ class Ingress(SpecModel):
     hosts: list[IngressHost] = Field(
         default=[],
         max_length=50,
-        description="Hosts; at least one when enabled.",
+        description="Hosts. At least one is required when enabled.",
         json_schema_extra=LIST_ATOMIC,
     )
     tls: list[IngressTls] = Field(
@@ -240,36 +247,35 @@ class Ingress(SpecModel):
     )
 
     rules = (
-        Rule("!has(self.enabled) || !self.enabled || (has(self.hosts) && size(self.hosts) > 0)",
-             "ingress: hosts must name at least one host when enabled", ".hosts"),
-    )  # fmt: skip
+        Rule(
+            "!has(self.enabled) || !self.enabled || (has(self.hosts) && size(self.hosts) > 0)",
+            "ingress: hosts must name at least one host when enabled",
+            ".hosts",
+        ),
+    )
 
 
 class Workload(SpecModel):
-    """What a TaskService and the chart's values have in common."""
+    """The fields that a TaskService and the chart's values share."""
 
-    image: Image = Field(
-        default=Image(), description="The image that API, workers and migration run."
-    )
+    image: Image = Field(default=Image(), description="The image of API, workers and migration.")
     api: Api = Field(default=Api(), description="The HTTP API.")
     worker: Worker = Field(
         default=Worker(), description="The workers.", json_schema_extra=crd_default({})
     )
     database: Database = Field(default=Database(), description="The PostgreSQL database.")
-    auth: Auth = Field(default=Auth(), description="Who may call the API.")
-    redis: Redis = Field(
-        default=Redis(), description="Redis or Valkey, which the service can do without."
-    )
+    auth: Auth = Field(default=Auth(), description="Authentication of API requests.")
+    redis: Redis = Field(default=Redis(), description="Redis or Valkey, which is optional.")
     settings: Settings = Field(default=Settings(), description="Settings of the service.")
     migration: Migration = Field(
-        default=Migration(), description="The Job that migrates the database's schema."
+        default=Migration(), description="The Job that migrates the database schema."
     )
     service_account: ServiceAccount = Field(
         default=ServiceAccount(), description="The ServiceAccount of the pods."
     )
     network_policy: NetworkPolicy = Field(
-        default=NetworkPolicy(), description="Who may connect to the pods."
+        default=NetworkPolicy(), description="Restrictions on connections to the pods."
     )
-    ingress: Ingress = Field(default=Ingress(), description="An Ingress in front of the API.")
+    ingress: Ingress = Field(default=Ingress(), description="An Ingress for the API.")
 
     rules: ClassVar[tuple[Rule, ...]] = (OPEN_RULE,)
