@@ -22,7 +22,7 @@ WATER = {
 INVALID: list[tuple[str, Any, str]] = [
     ("cron", "0 0 30 2 *", "never fires"),
     ("cron", "0 0 * * * *", "has 6 fields"),
-    ("cron", "0 99 * * *", "hour is wrong: '99'"),
+    ("cron", "0 99 * * *", "invalid field hour: '99'"),
     ("cron", "@reboot", "nickname"),
     ("cron", "* * * * \u6708", "character"),
     ("cron", "\x00", "fields"),
