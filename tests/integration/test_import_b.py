@@ -39,9 +39,7 @@ async def test_tasks_and_settings_come_over_and_their_new_ids_stay_the_same(
         "settings : the key is empty",
         "settings nothing: the value is empty",
     ]
-    assert summary.notes.first == [
-        "task 2: the priority 'whatever' is not known here, so it is medium"
-    ]
+    assert summary.notes.first == ["task 2: unknown priority 'whatever', imported as medium"]
     assert await count_rows(connection) == before
     await check_invariants(connection)
 
@@ -59,6 +57,6 @@ async def test_a_database_without_settings_still_brings_its_tasks(
         summary = await run_import(settings_for(database), "b", url)
     assert summary.notes.first == [
         "Task.colour is not read",
-        "there is no table settings: nothing of it comes over",
+        "the table settings does not exist, so it is not imported",
     ]
     assert await connection.fetchval("SELECT status FROM task_view") == "completed"

@@ -71,8 +71,8 @@ async def test_waiting_and_held_tasks_wait_in_the_queue_and_the_rest_has_ended(
     ]
     assert sorted(summary.left_out.first) == [
         "conversations 91: the body is empty",
-        "conversations 99: its task is not here",
-        "conversations: 1 belong to no task",
+        "conversations 99: its task was not imported",
+        "conversations: 1 have no task",
         "tasks 11: the title is empty",
         f"tasks 12: unknown status 'exploded': use {', '.join(Status)}",
     ]
@@ -100,9 +100,7 @@ async def test_a_number_that_is_taken_is_replaced_and_new_tasks_come_after_those
     assert (numbers["ours"], numbers["free"]) == (1, 500)
     assert numbers["taken"] > 500
     assert numbers["later"] > 500
-    assert "1 rows have another number here, since theirs was taken" in summary.render(
-        dry_run=False
-    )
+    assert "1 rows got a new number because theirs was taken" in summary.render(dry_run=False)
 
 
 async def test_without_a_default_handler_the_tasks_are_for_people(

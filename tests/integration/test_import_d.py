@@ -74,9 +74,9 @@ async def test_users_tasks_and_what_happened_to_them_come_over_once(
         date(2024, 2, 2): 1,
     }
     assert sorted(summary.left_out.first) == [
-        "audit_log 4: its task is not here",
-        "audit_log 5: there is no new status",
-        "daily_log 33: its task is not here, or has an entry of that day",
+        "audit_log 4: its task was not imported",
+        "audit_log 5: the new status is missing",
+        "daily_log 33: its task was not imported, or has an entry for that day",
         "users 4: the username is empty",
     ]
     assert "the table alembic_version is not read" in summary.notes.first
@@ -126,13 +126,10 @@ async def test_argon2_hashes_are_kept_and_other_passwords_must_be_set_anew(
     assert (users["bob"]["password_hash"], users["bob"]["role"]) == ("!", "viewer")
     assert users["EVE"]["password_hash"] == "hers"
     assert "eve" not in users
-    assert "users 3: somebody else has this username here" in summary.left_out.first
+    assert "users 3: another user has this username" in summary.left_out.first
     notes = "\n".join(summary.notes.first)
-    assert (
-        "user bob: the password's hash (bcrypt) cannot be verified here; it must be set anew"
-        in notes
-    )
-    assert "user bob: the role 'manager' is not known here, so it is viewer" in notes
+    assert "user bob: unsupported password hash (bcrypt); set the password again" in notes
+    assert "user bob: unknown role 'manager', imported as viewer" in notes
 
 
 async def test_a_disabled_user_stays_disabled(

@@ -84,7 +84,7 @@ async def test_rows_that_our_database_refuses_are_found_and_the_rest_comes_over(
         """)
         summary = await run_import(settings_for(database), "e", url)
     assert (summary.of("tasks").made, summary.of("tasks").left_out) == (1498, 2)
-    assert summary.left_out.first[0] == "tasks 3: due_date is no time: 'infinity'"
+    assert summary.left_out.first[0] == "tasks 3: invalid time in due_date: 'infinity'"
     assert summary.left_out.first[1].startswith("tasks 700: index row")
     assert (await count_rows(connection))["tasks"] == 1498
 
@@ -123,12 +123,12 @@ async def test_a_database_of_another_kind_is_refused_with_what_is_missing(
     ):
         assert await run_command(settings, "C", url, dry_run=False) == 1
     told = capsys.readouterr().err
-    assert "no database of service C" in told
+    assert "not a database of service C" in told
     assert "tasks.id (or task_id, uuid)" in told
     assert "tasks.title (or name, task_title)" in told
     assert "the table conversations" in told
     assert await run_command(settings, "e", database, dry_run=False) == 1
-    assert "a database of the product itself" in capsys.readouterr().err
+    assert "a database of the task service itself" in capsys.readouterr().err
     assert await run_command(settings, "f", database, dry_run=False) == 2
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from task_service.domain.fields import clean_tags
 from task_service.services.csv.format import (
     COLUMNS,
-    MADE_HERE,
+    READ_ONLY,
     guard,
     join_tags,
     split_tags,
@@ -128,27 +128,27 @@ class TestImport:
 
 TITLE = "title,description\n"
 HEADERS: list[tuple[str | bytes, str | None, str]] = [
-    ("", None, "the file is empty; its first line must name the columns"),
-    ("\n\n", None, "the file is empty; its first line must name the columns"),
+    ("", None, "the file is empty; the first line must contain the column names"),
+    ("\n\n", None, "the file is empty; the first line must contain the column names"),
     (
         "title,colour\nx,red\n",
         "colour",
-        "there is no such column; known: title, description, status",
+        "unknown column; known: title, description, status",
     ),
     ("description\nx\n", "title", "the column is missing"),
-    ("title,priority,Title\nx,low,y\n", "title", "the column is there twice"),
-    ("title,\nx,\n", "", "there is no such column"),
-    ('"title\nx\n', None, "the first line must name the columns: the quoting is broken"),
+    ("title,priority,Title\nx,low,y\n", "title", "the column is repeated"),
+    ("title,\nx,\n", "", "unknown column"),
+    ('"title\nx\n', None, "the first line must contain the column names: invalid quoting"),
     (
         b"\xff\xfet\x00i\x00t\x00l\x00e\x00\n\x00",
         None,
-        "the first line must name the columns: is not UTF-8",
+        "the first line must contain the column names: is not UTF-8",
     ),
     ("ti\x00tle\nx\n", "title", "the column is missing"),
 ]
 ROWS: list[tuple[str | bytes, str | None, str]] = [
-    ("bad", None, "the row has 1 cells, the header 2"),
-    ("bad,x,y", None, "the row has 3 cells, the header 2"),
+    ("bad", None, "the row has 1 cells, but the header has 2"),
+    ("bad,x,y", None, "the row has 3 cells, but the header has 2"),
     (",x", "title", "must have 1 to 200 characters"),
     ("   ,x", "title", "must have 1 to 200 characters"),
     ("x" * 201 + ",x", "title", "must have 1 to 200 characters"),
@@ -156,10 +156,10 @@ ROWS: list[tuple[str | bytes, str | None, str]] = [
     ("x,a\x00b", "description", "must not contain a NUL character"),
     (b"x,a\xffb", "description", "is not UTF-8"),
     (b"\xc3\x28,b", "title", "is not UTF-8"),
-    ('x,"a"b', "description", "the quoting is broken"),
-    ('"x"y,z', "title", "the quoting is broken"),
+    ('x,"a"b', "description", "invalid quoting"),
+    ('"x"y,z', "title", "invalid quoting"),
     ("x," + "y" * 1_100_000, None, "the row is longer than 1048576 bytes"),
-    ("," * 999_999, None, "the row has 1000000 cells, the header 2"),
+    ("," * 999_999, None, "the row has 1000000 cells, but the header has 2"),
     ("," * 2_000_000, None, "the row is longer than 1048576 bytes"),
 ]
 CELLS: list[tuple[str, str, str]] = [
@@ -256,7 +256,7 @@ class TestBadFiles:
         assert error == (
             1,
             None,
-            "the first line must name the columns: the row is longer than 1048576 bytes",
+            "the first line must contain the column names: the row is longer than 1048576 bytes",
         )
 
     async def test_unclosed_quote_is_reported_with_the_last_skipped_line(
@@ -264,7 +264,7 @@ class TestBadFiles:
     ) -> None:
         content = 'title\nfirst\n"open\n' + "x\n" * 100
         assert await errors_of(client, content) == [
-            (3, "title", "the quoting is broken; reading goes on after line 103")
+            (3, "title", "invalid quoting; reading continues after line 103")
         ]
 
     async def test_invalid_row_in_a_large_file_is_named_in_both_modes(
@@ -389,7 +389,7 @@ class TestExport:
         )
         await create_task(client, title="two", tags=["b"])
         content, rows = await exported(client, tag="a")
-        assert content.splitlines()[0].decode() == ",".join((*COLUMNS, *MADE_HERE))
+        assert content.splitlines()[0].decode() == ",".join((*COLUMNS, *READ_ONLY))
         [row] = rows
         assert (row["id"], row["title"], row["tags"], row["priority"]) == (
             task["id"],

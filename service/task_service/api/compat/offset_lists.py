@@ -10,7 +10,7 @@ from task_service.api.answers import answer
 from task_service.schemas.responses import TaskItem, TaskQuery
 from task_service.schemas.types import Limit
 from task_service.services.context import Context
-from task_service.services.legacy.offset_pages import DEEPEST, PageWanted, read_page
+from task_service.services.legacy.offset_pages import MAX_OFFSET, PageWanted, read_page
 from task_service.store.tasks import TaskRow
 
 
@@ -18,7 +18,8 @@ class TaskPageQuery(TaskQuery):
     """The canonical filters, and pages by number beside cursors."""
 
     page: (
-        Annotated[int, Field(ge=1, le=DEEPEST, description="From 1; without `cursor` only.")] | None
+        Annotated[int, Field(ge=1, le=MAX_OFFSET, description="From 1; without `cursor` only.")]
+        | None
     ) = None
     page_size: Limit | None = Field(default=None, description="The same as `limit`.")
 

@@ -1,24 +1,24 @@
-"""Export tasks as CSV: a stream of pages, none of which keeps a transaction or a connection."""
+"""CSV export of tasks: a stream of pages that holds no transaction or connection between them."""
 
 import csv
 import io
 from collections.abc import AsyncIterator
 
 from task_service.services.context import Context
-from task_service.services.csv.format import COLUMNS, MADE_HERE, write_cells
+from task_service.services.csv.format import COLUMNS, READ_ONLY, write_cells
 from task_service.store.task_lists.filters import TaskFilter
 from task_service.store.task_lists.listing import list_tasks
 from task_service.store.tasks import read_payloads
 
 PAGE = 200
-"""Tasks of one page; each may have a payload of 256 KiB, and a page is held in memory."""
+"""Tasks per page. A page is held in memory, and a task may have a payload of 256 KiB."""
 
 
 async def export_csv(context: Context, where: TaskFilter) -> AsyncIterator[bytes]:
-    """The tasks that match, oldest first, as pieces of a CSV file (UTF-8, CRLF), the header with the first page.
+    """Yield the matching tasks, oldest first, as parts of a CSV file (UTF-8, CRLF) with a header.
 
-    A task that is changed meanwhile is told as it is when its page is read. One that is created meanwhile may be there,
-    at the end, or not: what was there when the export began is complete.
+    The export contains every task that existed at its start, with the content at the time when its
+    page is read. Tasks created during the export may be missing.
     """
     header, cursor = True, None
     while header or cursor is not None:
@@ -26,7 +26,7 @@ async def export_csv(context: Context, where: TaskFilter) -> AsyncIterator[bytes
             page, cursor = await list_tasks(connection, where, "created_at", PAGE, cursor)
             payloads = await read_payloads(connection, [task.id for task in page])
         rows = [write_cells(task, payloads.get(task.id)) for task in page]
-        yield _csv([[*COLUMNS, *MADE_HERE], *rows] if header else rows)
+        yield _csv([[*COLUMNS, *READ_ONLY], *rows] if header else rows)
         header = False
 
 

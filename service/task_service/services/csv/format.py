@@ -1,7 +1,8 @@
-"""Tasks as rows of CSV: which columns there are, what cells say, and how they are kept from being formulas. Pure.
+"""Tasks as CSV rows: columns, cell formats and protection against formula injection. Pure.
 
-Spreadsheets run a cell that begins with one of ``= + - @`` as a formula. An export puts an apostrophe before such a
-cell, as spreadsheets themselves do, and an import takes it away again, so that a file can go back and forth.
+Spreadsheets evaluate a cell that starts with one of ``= + - @`` as a formula. The export prefixes
+such a cell with an apostrophe, as spreadsheets do, and the import removes it, so that an exported
+file can be imported again.
 """
 
 import json
@@ -18,26 +19,28 @@ from task_service.schemas.types import Moment
 from task_service.store.tasks import TaskRow
 
 COLUMNS = (
-    "title", "description", "status", "priority", "assigned_to", "due_date", "tags", "handler", "payload", "queue",
+    "title", "description", "status", "priority", "assigned_to", "due_date", "tags", "handler",
+    "payload", "queue",
     "run_at", "max_attempts", "timeout_seconds", "limit_key",
 )  # fmt: skip
-"""What a file may say of a task; only the title is required."""
-MADE_HERE = (
-    "id", "attempt", "error", "created_by", "created_at", "updated_at", "processed_at", "conversation_count", "version",
+"""Columns that an import reads. Only the title is required."""
+READ_ONLY = (
+    "id", "attempt", "error", "created_by", "created_at", "updated_at", "processed_at",
+    "conversation_count", "version",
 )  # fmt: skip
-"""What an export tells besides; an import passes over these columns."""
-GIVEN = ("unique_key", "unique_seconds")
-"""What a file may say besides, and no export tells: the key is not the task's, but whose it is now."""
-READ = frozenset((*COLUMNS, *GIVEN))
+"""Columns that only an export writes. An import ignores them."""
+IMPORT_ONLY = ("unique_key", "unique_seconds")
+"""Columns that only an import reads: a unique key is reserved by a task, not stored in it."""
+READ = frozenset((*COLUMNS, *IMPORT_ONLY))
 INTEGERS = ("max_attempts", "timeout_seconds", "unique_seconds")
 READ_AS_PENDING = {Status.SCHEDULED.value, Status.PROCESSING.value, "active"}
-"""What an export may tell of, and service D's word for it; run_at and the workers decide what comes of such a task."""
+"""Statuses that are imported as pending: derived ones, and service D's word for pending."""
 FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 MOMENT: TypeAdapter[datetime] = TypeAdapter(Moment)
 
 
 class CellError(Exception):
-    """A cell that cannot be read; the message says why."""
+    """A cell cannot be read. The message states the reason."""
 
     def __init__(self, column: str, message: str) -> None:
         super().__init__(message)
@@ -46,7 +49,7 @@ class CellError(Exception):
 
 
 def guard(cell: str) -> str:
-    """Make a cell plain text for a spreadsheet.
+    """Protect a cell from evaluation as a formula.
 
     >>> guard("=1+1"), guard("'=1+1"), guard("it's"), unguard(guard("'=1+1"))
     ("'=1+1", "''=1+1", "it's", "'=1+1")
@@ -55,12 +58,12 @@ def guard(cell: str) -> str:
 
 
 def unguard(cell: str) -> str:
-    """Undo `guard`."""
+    """Reverse `guard`."""
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
 
 
 def join_tags(tags: list[str]) -> str:
-    """Tags in one cell, separated by semicolons; as a JSON list when one of them has a separator in it.
+    """Join tags with semicolons, or as a JSON list if a tag contains a separator.
 
     >>> join_tags(["home", "garden"]), join_tags(["a;b"])
     ('home;garden', '["a;b"]')
@@ -71,7 +74,7 @@ def join_tags(tags: list[str]) -> str:
 
 
 def split_tags(cell: str) -> list[str]:
-    """Read tags: separated by ``;`` or ``|``, or a JSON list.
+    """Split tags separated by ``;`` or ``|``, or parse a JSON list.
 
     >>> split_tags("home; garden|x"), split_tags('["a;b"]'), split_tags("[draft")
     (['home', ' garden', 'x'], ['a;b'], ['[draft'])
@@ -87,7 +90,7 @@ def split_tags(cell: str) -> list[str]:
 
 
 def read_cells(row: Mapping[str, str]) -> dict[str, Any]:
-    """The fields of a task (`services.inputs.NewTask`) that a row gives; an empty cell gives none. Raises CellError."""
+    """Return the fields of `NewTask` in a row, without empty cells. Raises CellError."""
     fields: dict[str, Any] = {
         name: unguard(cell) for name, cell in row.items() if cell and name in READ
     }
@@ -104,7 +107,10 @@ def read_cells(row: Mapping[str, str]) -> dict[str, Any]:
 
 
 def due_from(row: Mapping[str, str], now: datetime) -> datetime:
-    """When the row's due date must be later than: now, or when an exported task was created. Raises CellError."""
+    """Return the lower limit of the due date: now, or the creation of an exported task.
+
+    Raises CellError.
+    """
     if not row.get("created_at"):
         return now
     try:
@@ -114,7 +120,7 @@ def due_from(row: Mapping[str, str], now: datetime) -> datetime:
 
 
 def write_cells(task: TaskRow, payload: str | None) -> list[str]:
-    """The cells of a task, in the order of `COLUMNS` and `MADE_HERE`; `payload` is JSON text."""
+    """Return a task's cells in the order of `COLUMNS` and `READ_ONLY`. `payload` is JSON text."""
     values = {
         "priority": BY_RANK[task.priority],
         "tags": join_tags(task.tags),
@@ -122,7 +128,7 @@ def write_cells(task: TaskRow, payload: str | None) -> list[str]:
         "status": task.status,
     }
     return [
-        guard(_text(values[n] if n in values else getattr(task, n))) for n in (*COLUMNS, *MADE_HERE)
+        guard(_text(values[n] if n in values else getattr(task, n))) for n in (*COLUMNS, *READ_ONLY)
     ]
 
 

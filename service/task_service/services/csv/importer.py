@@ -1,4 +1,4 @@
-"""Import tasks from a CSV file: checked row by row, entered by COPY, all in the caller's transaction."""
+"""CSV import of tasks: validation row by row and COPY, in the caller's transaction."""
 
 import asyncio
 import hashlib
@@ -29,8 +29,8 @@ from task_service.services.bulk import (
 from task_service.services.context import Context
 from task_service.services.csv.format import (
     COLUMNS,
-    GIVEN,
-    MADE_HERE,
+    IMPORT_ONLY,
+    READ_ONLY,
     CellError,
     due_from,
     read_cells,
@@ -40,8 +40,8 @@ from task_service.store import import_files
 from task_service.store.database import ping, raw
 
 Mode = Literal["all-or-nothing", "skip-invalid"]
-MOST_ERRORS = 1_000
-MOST_PRESENT = 1_000
+MAX_ERRORS = 1_000
+MAX_PRESENT = 1_000
 NAME_MAX = 200
 BLOCK_BYTES = 1_048_576
 log = structlog.get_logger(__name__)
@@ -49,7 +49,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A file to import: seekable, and small enough to be allowed. `digest` is its SHA-256."""
+    """A file to import: seekable and within the size limit. `digest` is its SHA-256."""
 
     file: IO[bytes]
     name: str | None
@@ -58,7 +58,7 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class RowError:
-    """What is wrong with a row. `line` is the line of the file where the row begins, `column` None: all of it."""
+    """An error of a row. `line` is its first line. `column` is None for the whole row."""
 
     line: int
     column: str | None
@@ -67,9 +67,10 @@ class RowError:
 
 @dataclass(slots=True)
 class Report:
-    """What an import did. `errors` are the first thousand; `error_count` counts them all.
+    """The result of an import. `errors` are the first thousand of `error_count`.
 
-    `present` counts rows whose unique key a task held already; `present_lines` are the lines of the first thousand.
+    `present` counts rows whose unique key was reserved already. `present_lines` are the lines of
+    the first thousand of them.
     """
 
     digest: str
@@ -84,7 +85,7 @@ class Report:
 
 
 class Row(NamedTuple):
-    """A good row, and the line where it begins."""
+    """A valid row and its first line."""
 
     line: int
     draft: NewTask
@@ -93,9 +94,10 @@ class Row(NamedTuple):
 async def import_csv(
     context: Context, connection: AsyncConnection, upload: Upload, mode: Mode, caller: Principal
 ) -> Report:
-    """Import a file. The same file in the same mode is imported once: then comes the first report, `repeated`.
+    """Import a file. A repeated file in the same mode returns the first report, with `repeated`.
 
-    Raises InvalidFileError: for a bad header, and, unless invalid rows are to be skipped, for any row that is wrong.
+    Raises InvalidFileError for an invalid header and, unless invalid rows are skipped, for any
+    invalid row.
     """
     digest = hashlib.sha256(f"{mode}\n".encode() + upload.digest).hexdigest()
     if not await import_files.claim(connection, digest, _plain(upload.name), caller.name):
@@ -105,14 +107,14 @@ async def import_csv(
     async with aclosing(_read_ahead(reader)) as chunks:
         async for rows in chunks:
             if mode == "all-or-nothing" and report.error_count:
-                await ping(connection)  # the server ends transactions that look forgotten
+                await ping(connection)  # the server ends idle transactions
             else:
                 entered = await claim_ids(driver, [row.draft for row in rows])
                 await insert_drafts(context, driver, entered.new, caller)
                 kinds.update(kind_of(new.draft) for new in entered.new)
                 report.present += len(entered.present)
                 lines = [rows[place].line for place in entered.present]
-                report.present_lines += lines[: MOST_PRESENT - len(report.present_lines)]
+                report.present_lines += lines[: MAX_PRESENT - len(report.present_lines)]
     if mode == "all-or-nothing" and report.error_count:
         raise _refusal(report.errors, report.error_count)
     report.created = kinds.total()
@@ -125,7 +127,7 @@ async def import_csv(
 
 
 def digest_of(file: IO[bytes]) -> bytes:
-    """SHA-256 of a file."""
+    """Return the SHA-256 of a file."""
     digest = hashlib.sha256()
     file.seek(0)
     while block := file.read(BLOCK_BYTES):
@@ -134,20 +136,21 @@ def digest_of(file: IO[bytes]) -> bytes:
 
 
 async def _read_ahead(reader: "_Reader") -> AsyncGenerator[list[Row], None]:
-    """The good rows in chunks: while one is entered, a thread reads the next. Raises InvalidFileError."""
+    """Yield the valid rows in chunks. A thread reads the next chunk ahead.
+
+    Raises InvalidFileError.
+    """
     following = asyncio.create_task(asyncio.to_thread(reader.start))
     try:
         while (rows := await following) is not None:
             following = asyncio.create_task(asyncio.to_thread(reader.read))
             yield rows
     finally:
-        await asyncio.wait(
-            [following]
-        )  # whoever closes the file next must not meet a thread that still reads it
+        await asyncio.wait([following])  # the caller may close the file only after the thread
 
 
 class ExportedTask(NewTask):
-    """A row that an export wrote: what came over from another service is kept, however long it is."""
+    """A row of an export. Values imported from another service are accepted at any length."""
 
     title: KeptTitle
     description: KeptText | None = None
@@ -155,7 +158,7 @@ class ExportedTask(NewTask):
 
 
 class _Reader:
-    """The rows of a file, a chunk at a time; counts rows and errors into a report."""
+    """Reader of a file in chunks. It counts rows and errors in a report."""
 
     def __init__(self, context: Context, file: IO[bytes], report: Report) -> None:
         self.report = report
@@ -170,13 +173,19 @@ class _Reader:
         first = next(self._records, None)
         if first is None:
             raise _refusal(
-                [RowError(1, None, "the file is empty; its first line must name the columns")]
+                [
+                    RowError(
+                        1, None, "the file is empty; the first line must contain the column names"
+                    )
+                ]
             )
         if first.problem:
             raise _refusal(
                 [
                     RowError(
-                        first.line, None, f"the first line must name the columns: {first.problem}"
+                        first.line,
+                        None,
+                        f"the first line must contain the column names: {first.problem}",
                     )
                 ]
             )
@@ -188,7 +197,7 @@ class _Reader:
         return self.read()
 
     def read(self) -> list[Row] | None:
-        """The next good rows, some or none; None at the end of the file."""
+        """Return the next valid rows, possibly none; None at the end of the file."""
         records = list(islice(self._records, CHUNK))
         rows = [Row(record.line, draft) for record in records if (draft := self._draft(record))]
         self.report.rows += len(records)
@@ -222,25 +231,23 @@ class _Reader:
         return self._header[at] if at is not None and at < len(self._header) else None
 
     def _miscounted(self, record: Record) -> str:
-        return f"the row has {len(record.cells)} cells, the header {len(self._header)}"
+        return f"the row has {len(record.cells)} cells, but the header has {len(self._header)}"
 
     def _note(self, line: int, column: str | None, message: str) -> None:
         self.report.error_count += 1
-        if len(self.report.errors) < MOST_ERRORS:
+        if len(self.report.errors) < MAX_ERRORS:
             self.report.errors.append(RowError(line, column, message))
 
 
 def _check_header(line: int, header: Sequence[str]) -> list[RowError]:
-    """What is wrong with the names of the columns: the first hundred problems."""
-    errors, seen, known = [], set[str](), (*COLUMNS, *GIVEN)
+    """Return the first hundred errors of the column names."""
+    errors, seen, known = [], set[str](), (*COLUMNS, *IMPORT_ONLY)
     for name in header:
         shown = name.encode(errors="replace").decode()[:50]
-        if name not in known and name not in MADE_HERE:
-            errors.append(
-                RowError(line, shown, f"there is no such column; known: {', '.join(known)}")
-            )
+        if name not in known and name not in READ_ONLY:
+            errors.append(RowError(line, shown, f"unknown column; known: {', '.join(known)}"))
         elif name in seen:
-            errors.append(RowError(line, shown, "the column is there twice"))
+            errors.append(RowError(line, shown, "the column is repeated"))
         seen.add(name)
         if len(errors) == 100:
             break
@@ -263,5 +270,5 @@ def _report_of(stored: dict[str, Any]) -> Report:
 
 
 def _plain(name: str | None) -> str | None:
-    """A file's name as PostgreSQL can keep it."""
+    """Return a file name that PostgreSQL accepts."""
     return name.replace("\x00", "").encode(errors="replace").decode()[:NAME_MAX] if name else None

@@ -1,6 +1,6 @@
-"""CSV files (RFC 4180, UTF-8) as records that know their lines, in bounded memory, whatever the file holds. Pure.
+"""Reader of CSV files (RFC 4180, UTF-8) that uses bounded memory for any content. Pure.
 
-A record that cannot be read is given with its problem, and reading goes on at the next line.
+An unreadable record is returned with its problem, and reading continues at the next line.
 """
 
 import csv
@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from typing import IO
 
 RECORD_MAX_BYTES = 1_048_576
-"""The longest record: a payload of 256 KiB with all its quotes doubled fits."""
+"""Maximum record size: a payload of 256 KiB with doubled quotes fits."""
 BOM = b"\xef\xbb\xbf"
-csv.field_size_limit(
-    RECORD_MAX_BYTES
-)  # the module's own bound, for all of the process; records are bounded here
+csv.field_size_limit(RECORD_MAX_BYTES)  # process-wide; this module limits records itself
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A row of the file. `line` is where it begins; with a `problem`, `at` is the index of the cell that has it."""
+    """A row of the file. `line` is its first line, `at` the index of the cell with the `problem`."""
 
     line: int
     cells: list[str]
@@ -28,7 +26,7 @@ class Record:
 
 
 class _TooLongError(Exception):
-    """A record is over the limit."""
+    """A record exceeds the limit."""
 
 
 class _Lines:
@@ -40,7 +38,7 @@ class _Lines:
         self.begin()
 
     def begin(self) -> None:
-        """A new record begins."""
+        """Begin a new record."""
         self.record: list[str] = []
         self.is_damaged = False
         self._size = 0
@@ -69,9 +67,9 @@ class _Lines:
 
 
 def read_records(file: IO[bytes]) -> Iterator[Record]:
-    """The records of a file from its beginning, without empty lines.
+    """Yield the records of a file from its start, without empty lines.
 
-    The delimiter is a comma, or a semicolon when the first line has those and no comma.
+    The delimiter is a comma, or a semicolon if the first line contains one and no comma.
     """
     file.seek(0)
     first = file.readline(RECORD_MAX_BYTES)
@@ -92,7 +90,7 @@ def read_records(file: IO[bytes]) -> Iterator[Record]:
             )
         except csv.Error:
             whole = _count_cells("".join(lines.record), delimiter)
-            yield Record(line, [], f"the quoting is broken{_until(line, lines)}", whole)
+            yield Record(line, [], f"invalid quoting{_until(line, lines)}", whole)
         else:
             if cells:
                 at = (
@@ -104,7 +102,7 @@ def read_records(file: IO[bytes]) -> Iterator[Record]:
 
 
 def _until(line: int, lines: _Lines) -> str:
-    return f"; reading goes on after line {lines.read}" if lines.read > line else ""
+    return f"; reading continues after line {lines.read}" if lines.read > line else ""
 
 
 def _is_text(cell: str) -> bool:

@@ -1,1 +1,1 @@
-"""`task-service import`: tasks, users and history of the services A to E, from their own tables into ours."""
+"""`task-service import`: import of tasks, users and history from the tables of services A to E."""

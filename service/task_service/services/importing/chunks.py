@@ -1,4 +1,4 @@
-"""Streams of rows, taken in pieces."""
+"""Streams of rows in chunks."""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, TypeVar
@@ -9,14 +9,14 @@ T = TypeVar("T")
 
 
 class Children:
-    """A stream of rows in the order of their tasks, taken chunk by chunk of tasks."""
+    """A stream of rows, sorted by task, that is read per chunk of tasks."""
 
     def __init__(self, rows: AsyncIterator[Row]) -> None:
         self._rows = rows
         self._next: Row | None = None
 
     async def of(self, task_ids: set[str]) -> list[Row]:
-        """The rows of these tasks, which are the next in the stream."""
+        """Return the rows of these tasks, which come next in the stream."""
         found = []
         while row := self._next or await anext(self._rows, None):
             if str(row["task_id"]) not in task_ids:
@@ -28,7 +28,7 @@ class Children:
 
 
 async def chunks(rows: AsyncIterator[Row]) -> AsyncIterator[list[Row]]:
-    """The rows in lists of at most `CHUNK`."""
+    """Yield the rows in lists of at most `CHUNK`."""
     chunk: list[Row] = []
     async for row in rows:
         chunk.append(row)
@@ -40,5 +40,5 @@ async def chunks(rows: AsyncIterator[Row]) -> AsyncIterator[list[Row]]:
 
 
 def slices(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """The items in pieces of at most `CHUNK`."""
+    """Return slices of at most `CHUNK` items."""
     return (items[start : start + CHUNK] for start in range(0, len(items), CHUNK))

@@ -1,4 +1,4 @@
-"""Rows of the services A to E made rows of ours: pure, one row at a time. Ids stay the same however often it runs."""
+"""Conversion of rows of the services A to E, one at a time. Pure; ids are stable across runs."""
 
 import json
 import re
@@ -14,13 +14,14 @@ from task_service.domain.statuses import Status, parse_status
 from task_service.services.importing.schemas import Source
 
 NAMESPACE = UUID("6c1f6b7e-4f0d-5c0e-9d55-7a1d2c3b4e5f")
-"""Under which ids are made of the services' own; never to be changed."""
+"""Namespace of the derived ids. It must never change."""
 NUMBER_MAX = 2**53
 STATUS_WORDS = {
     "active": Status.PENDING, "open": Status.PENDING, "new": Status.PENDING, "todo": Status.PENDING,
     "created": Status.PENDING, "queued": Status.PENDING, "scheduled": Status.PENDING,
     "started": Status.IN_PROGRESS, "running": Status.PROCESSING,
-    "done": Status.COMPLETED, "complete": Status.COMPLETED, "finished": Status.COMPLETED, "closed": Status.COMPLETED,
+    "done": Status.COMPLETED, "complete": Status.COMPLETED, "finished": Status.COMPLETED,
+    "closed": Status.COMPLETED,
     "canceled": Status.CANCELLED, "error": Status.FAILED,
 }  # fmt: skip
 PRIORITY_WORDS = {"normal": Priority.MEDIUM, "critical": Priority.URGENT}
@@ -36,12 +37,12 @@ HASH_NAMES = (
 
 
 class BadRowError(Exception):
-    """A row that cannot come over; the message says why."""
+    """A row cannot be imported. The message states the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What is the same for all rows. `handler` runs service C's tasks; `note` hears of what was changed on the way."""
+    """Options for all rows. `handler` runs service C's tasks; `note` receives changed values."""
 
     source: Source
     handler: str | None
@@ -50,38 +51,36 @@ class Conversion:
     usernames: dict[str, str] = field(default_factory=dict)
 
     def key(self, kind: str, old: Any) -> UUID:
-        """Our id of a row: its own when that is a UUID, else one made of service, kind and old id."""
+        """Return the row's UUID, or one derived from service, kind and old id."""
         try:
             return UUID(str(old))
         except ValueError:
             return uuid5(NAMESPACE, f"{self.source.letter}/{kind}/{old}")
 
     def number(self, old: Any) -> int | None:
-        """The integer id that stays visible."""
+        """Return the integer id, if the service exposes it."""
         is_number = isinstance(old, int) and not isinstance(old, bool) and 0 < old <= NUMBER_MAX
         return old if self.source.keeps_numbers and is_number else None
 
     def person(self, value: Any) -> str | None:
-        """A user's name; tables may hold the user's id instead."""
+        """Return a user's name for a name or id."""
         text = _text(value)
         return self.usernames.get(text, text) if text else None
 
 
 def convert_user(given: Mapping[str, Any], how: Conversion) -> dict[str, Any]:
-    """A user. A hash that is not Argon2's cannot be verified here: such a password must be set anew."""
+    """Convert a user. Only Argon2 hashes can be verified; other passwords must be set again."""
     name = (_text(given.get("username")) or "").strip()
     if not name:
         raise BadRowError("the username is empty")
     how.usernames[str(given["id"])] = name
     role, known = str(given.get("role") or "").strip().lower(), set(Role)
     if role not in known:
-        how.note(f"user {name}: the role {role[:50]!r} is not known here, so it is viewer")
+        how.note(f"user {name}: unknown role {role[:50]!r}, imported as viewer")
     stored = _text(given.get("password_hash")) or ""
     if not stored.startswith("$argon2"):
         kind = next((label for start, label in HASH_NAMES if stored.startswith(start)), "unknown")
-        how.note(
-            f"user {name}: the password's hash ({kind}) cannot be verified here; it must be set anew"
-        )
+        how.note(f"user {name}: unsupported password hash ({kind}); set the password again")
     active = given.get("is_active") is not False and given.get("is_disabled") is not True
     created = _moment(given, "created_at") or how.now
     return {
@@ -95,7 +94,7 @@ def convert_user(given: Mapping[str, Any], how: Conversion) -> dict[str, Any]:
 
 
 def convert_task(given: Mapping[str, Any], how: Conversion) -> dict[str, Any]:
-    """A task with its status, and `outcome` when a worker ended it. Long titles and many tags are kept."""
+    """Convert a task, with `outcome` if a worker ended it. Lengths are not limited."""
     title = _text(given.get("title")) or ""
     if not title.strip():
         raise BadRowError("the title is empty")
@@ -103,7 +102,7 @@ def convert_task(given: Mapping[str, Any], how: Conversion) -> dict[str, Any]:
     created = _moment(given, "created_at") or how.now
     updated = _moment(given, "updated_at") or created
     by_workers = how.source.letter == "c"
-    if status is Status.PROCESSING:  # the instance that held it is gone
+    if status is Status.PROCESSING:  # its instance no longer exists
         status = Status.PENDING if by_workers else Status.IN_PROGRESS
     deleted = _moment(given, "deleted_at") or (updated if given.get("is_deleted") is True else None)
     if deleted and status not in ENDED:
@@ -139,7 +138,7 @@ def convert_task(given: Mapping[str, Any], how: Conversion) -> dict[str, Any]:
 
 
 def convert_conversation(given: Mapping[str, Any], how: Conversion) -> dict[str, Any]:
-    """A conversation; a body that is text stays text."""
+    """Convert a conversation. A text body stays text."""
     if given.get("body") is None:
         raise BadRowError("the body is empty")
     word = str(given.get("status") or "").strip().lower()
@@ -159,13 +158,13 @@ def convert_conversation(given: Mapping[str, Any], how: Conversion) -> dict[str,
 
 
 def convert_history(given: Mapping[str, Any], how: Conversion) -> dict[str, Any]:
-    """A line of the audit log."""
+    """Convert an entry of the audit log."""
     at = _moment(given, "timestamp")
     if at is None:
-        raise BadRowError("there is no time")
+        raise BadRowError("the time is missing")
     previous, new = (_status_in_log(given.get(name)) for name in ("previous_status", "new_status"))
     if new is None:
-        raise BadRowError("there is no new status")
+        raise BadRowError("the new status is missing")
     return {
         "task_id": how.key("task", given["task_id"]),
         "previous_status": previous,
@@ -177,11 +176,11 @@ def convert_history(given: Mapping[str, Any], how: Conversion) -> dict[str, Any]
 
 
 def convert_log_entry(given: Mapping[str, Any], how: Conversion) -> dict[str, Any]:
-    """An entry of the daily log."""
+    """Convert an entry of the daily log."""
     try:
         day = date.fromisoformat(str(given.get("date"))[:10])
     except ValueError:
-        raise BadRowError("the date is none") from None
+        raise BadRowError("invalid date") from None
     return {
         "id": how.key("log", given["id"]),
         "number": how.number(given["id"]),
@@ -195,7 +194,7 @@ def convert_log_entry(given: Mapping[str, Any], how: Conversion) -> dict[str, An
 
 
 def convert_setting(given: Mapping[str, Any], how: Conversion) -> dict[str, Any]:
-    """An application setting; text that is JSON stays text."""
+    """Convert an application setting. JSON in text stays text."""
     key = _text(given.get("key")) or ""
     if not key.strip():
         raise BadRowError("the key is empty")
@@ -211,7 +210,7 @@ def convert_setting(given: Mapping[str, Any], how: Conversion) -> dict[str, Any]
 
 
 def read_status(word: str) -> Status:
-    """A status in the words of any of the services.
+    """Parse a status of any of the services.
 
     >>> [read_status(w).value for w in ("IN_PROGRESS", "active", "Done", "canceled")]
     ['in_progress', 'pending', 'completed', 'cancelled']
@@ -233,7 +232,7 @@ def _status_of_task(given: Mapping[str, Any]) -> Status:
 
 
 def _status_in_log(word: Any) -> str | None:
-    """A status of the past: one of ours where it can be, else the service's own word."""
+    """Return a past status: ours if known, else the service's own word."""
     if word is None or not str(word).strip():
         return None
     try:
@@ -250,9 +249,7 @@ def _priority(given: Mapping[str, Any], how: Conversion) -> Priority:
     try:
         return PRIORITY_WORDS.get(plain) or parse_priority(plain)
     except ValueError:
-        how.note(
-            f"task {given['id']}: the priority {plain[:50]!r} is not known here, so it is medium"
-        )
+        how.note(f"task {given['id']}: unknown priority {plain[:50]!r}, imported as medium")
         return Priority.MEDIUM
 
 
@@ -272,7 +269,7 @@ def _tags(value: Any) -> list[str]:
 
 
 def _moment(given: Mapping[str, Any], name: str) -> datetime | None:
-    """A time; one without a zone is UTC, a date is its midnight. Raises BadRowError."""
+    """Parse a time. Without a zone it is UTC; a date is midnight. Raises BadRowError."""
     value = given.get(name)
     if value is None or isinstance(value, bool):
         return None
@@ -280,7 +277,7 @@ def _moment(given: Mapping[str, Any], name: str) -> datetime | None:
         moment = datetime.fromisoformat(str(value))
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
-        raise BadRowError(f"{name} is no time: {str(value)[:50]!r}") from None
+        raise BadRowError(f"invalid time in {name}: {str(value)[:50]!r}") from None
 
 
 def _text(value: Any) -> str | None:

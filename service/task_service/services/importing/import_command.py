@@ -1,4 +1,4 @@
-"""`task-service import` as a process: the summary, or in one line why not."""
+"""The command `task-service import`: prints the summary, or the error in one line."""
 
 import sys
 from typing import get_args
@@ -14,7 +14,11 @@ DONE, FAILED, MISUSED, ROWS_LEFT_OUT = 0, 1, 2, 3
 
 
 async def run_command(settings: Settings, service: str, url: str, *, dry_run: bool) -> int:
-    """Import and print the summary; return the exit code: 0 all came over, 3 some rows were left out, 1 it failed."""
+    """Import and print the summary.
+
+    Returns the exit code: 0 for success, 1 for a failure, 2 for invalid arguments, 3 if rows were
+    left out.
+    """
     letter = next((each for each in get_args(Letter) if each == service.lower()), None)
     if letter is None:
         print("--from must be a, b, c, d or e", file=sys.stderr)
@@ -26,11 +30,11 @@ async def run_command(settings: Settings, service: str, url: str, *, dry_run: bo
         return FAILED
     except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
         print(
-            "import failed: our own database is not migrated: run task-service migrate first",
+            "import failed: the target database is not migrated; run task-service migrate first",
             file=sys.stderr,
         )
         return FAILED
-    except Exception as error:  # noqa: BLE001 - whatever it is, the reason in one line, without the address's password
+    except Exception as error:  # noqa: BLE001 - one line without the URL's password
         print(f"import failed: {why(error)}", file=sys.stderr)
         return FAILED
     print(summary.render(dry_run=dry_run))

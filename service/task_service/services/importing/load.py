@@ -1,4 +1,4 @@
-"""Write rows into our tables, and note what became of each."""
+"""Loader that writes converted rows and records the result of each."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,25 +12,25 @@ from task_service.services.importing.report import Summary
 from task_service.store.importing import target as store
 
 Pair = tuple[Row, Row]
-"""A row as it was, and as it will be."""
+"""A source row and its converted row."""
 Made = Mapping[str, int | None]
-"""Ids of new rows, and their numbers."""
+"""Ids of new rows and their numbers."""
 REFUSED = (
     asyncpg.DataError,
     asyncpg.IntegrityConstraintViolationError,
     asyncpg.ProgramLimitExceededError,
 )
-"""What the contents of a single row can cause."""
+"""Errors that the content of a single row can cause."""
 REASONS = {
-    "users": "somebody else has this username here",
-    "daily_log": "its task is not here, or has an entry of that day",
+    "users": "another user has this username",
+    "daily_log": "its task was not imported, or has an entry for that day",
 }
-"""Why a row without a fault of its own is left out; of the other tables: its task is not here."""
+"""Reasons why a valid row is left out. In other tables its task was not imported."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """How rows come over: read in the order of a column, converted, and written by a statement with more arguments."""
+    """How a table is imported: sort column, conversion, and statement with further arguments."""
 
     name: str
     order: str
@@ -40,7 +40,7 @@ class Table:
 
 
 class Loader:
-    """Writes on one connection, in the caller's transaction, and counts into a summary."""
+    """Writes in the caller's transaction and counts in a summary."""
 
     def __init__(self, target: asyncpg.Connection, how: Conversion, summary: Summary) -> None:
         self._target = target
@@ -48,7 +48,7 @@ class Loader:
         self._summary = summary
 
     def convert(self, table: Table, rows: Sequence[Row]) -> list[Pair]:
-        """The rows that can come over; the others are noted."""
+        """Convert the rows. Invalid ones are recorded and left out."""
         pairs = []
         self._summary.of(table.name).read += len(rows)
         for row in rows:
@@ -59,7 +59,7 @@ class Loader:
         return pairs
 
     async def insert(self, table: Table, pairs: Sequence[Pair]) -> Made:
-        """Insert rows that are not there yet; one that the database refuses is found by halving, and noted."""
+        """Insert new rows. A row that the database rejects is found by bisection and recorded."""
         if not pairs:
             return {}
         rows = [new | {"place": place} for place, (_, new) in enumerate(pairs)]
@@ -75,15 +75,15 @@ class Loader:
                 **await self.insert(table, pairs[:half]),
                 **await self.insert(table, pairs[half:]),
             }
-        await self._note_fates(table, pairs, made)
+        await self._record_results(table, pairs, made)
         return made
 
-    async def _note_fates(self, table: Table, pairs: Sequence[Pair], made: Made) -> None:
-        """A row is new, or there already, or left out because of what it refers to."""
+    async def _record_results(self, table: Table, pairs: Sequence[Pair], made: Made) -> None:
+        """Count new rows, known rows, and rows left out because their task is missing."""
         orphans = await self._orphans(table, pairs)
         for old in orphans:
             self._summary.leave_out(
-                table.name, _key(old), REASONS.get(table.name, "its task is not here")
+                table.name, _key(old), REASONS.get(table.name, "its task was not imported")
             )
         figures = self._summary.of(table.name)
         figures.made += len(made)
@@ -96,7 +96,7 @@ class Loader:
     async def _orphans(self, table: Table, pairs: Sequence[Pair]) -> list[Row]:
         if table.name == "settings":
             return []
-        # The lines of an audit log have no ids of their own: theirs are missing when their tasks are.
+        # Entries of an audit log have no ids: look for their tasks instead.
         where, by = ("tasks", "task_id") if table.name == "audit_log" else (table.name, "id")
         known = await store.known_ids(self._target, where, [new[by] for _, new in pairs])
         return [old for old, new in pairs if str(new[by]) not in known]

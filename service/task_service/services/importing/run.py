@@ -1,8 +1,8 @@
-"""Bring a service's tables over, chunk by chunk, each in a transaction of its own.
+"""Import of a service's tables in chunks, each in its own transaction.
 
-A run that was broken off, or a second one, goes through everything again and makes nothing twice: ids are derived from
-the services' own. A task comes with its conversations and its place in the queue in one transaction, so that no worker
-sees half of it.
+It is safe to run again, including after an aborted run: ids derive from the service's own ids.
+A task, its conversations and its queue entry are written in one transaction, so that no worker sees
+a part.
 """
 
 from collections.abc import AsyncIterator
@@ -26,7 +26,7 @@ from task_service.store.importing import source
 from task_service.store.importing import target as store
 
 ACTOR = "import"
-"""Whom the history names."""
+"""The author in histories."""
 USERS = Table("users", "id", convert.convert_user, store.USERS, (ACTOR,))
 SETTINGS = Table("settings", "key", convert.convert_setting, store.SETTINGS, (ACTOR,))
 CONVERSATIONS = Table("conversations", "id", convert.convert_conversation, store.CONVERSATIONS)
@@ -38,9 +38,10 @@ log = structlog.get_logger(__name__)
 async def run_import(
     settings: Settings, letter: Letter, url: str, *, dry_run: bool = False
 ) -> Summary:
-    """Import from the database at `url` into ours; with `dry_run` everything is undone in the end.
+    """Import from the database at `url`. With `dry_run` everything is rolled back at the end.
 
-    Raises SchemaError, ValueError for a bad address, asyncpg's errors and OSError when a database cannot be reached.
+    Raises SchemaError, ValueError for an invalid URL, and asyncpg's errors or OSError if a database
+    is unreachable.
     """
     summary = Summary()
     how = Conversion(
@@ -52,7 +53,7 @@ async def run_import(
         target = await connect(settings)
         stack.push_async_callback(target.close)
         if dry_run:
-            await stack.enter_async_context(_undone(target))
+            await stack.enter_async_context(_rolled_back(target))
         elif how.source.keeps_numbers:
             await _raise_numbers(connection, target, found)
         await _Import(settings, connection, target, found, how, summary).run()
@@ -60,8 +61,8 @@ async def run_import(
 
 
 @asynccontextmanager
-async def _undone(target: asyncpg.Connection) -> AsyncIterator[None]:
-    """A transaction that is never committed, however long it takes."""
+async def _rolled_back(target: asyncpg.Connection) -> AsyncIterator[None]:
+    """Open a transaction that may last long and is always rolled back."""
     transaction = target.transaction()
     await transaction.start()
     await target.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
@@ -74,7 +75,7 @@ async def _undone(target: asyncpg.Connection) -> AsyncIterator[None]:
 async def _raise_numbers(
     connection: asyncpg.Connection, target: asyncpg.Connection, found: Found
 ) -> None:
-    """Let tasks that are created meanwhile have numbers above those that come over."""
+    """Make tasks that are created during the import get higher numbers than the imported ones."""
     for table in ("tasks", "conversations", "daily_log"):
         reading = found.readings.get(table)
         highest = (
@@ -86,12 +87,12 @@ async def _raise_numbers(
             await store.raise_numbers(target, table, highest)
 
 
-async def _unsent(_: list[str]) -> None:
-    """Workers find what is not announced within a second."""
+async def _skip_notification(_: list[str]) -> None:
+    """Do not notify workers: they poll within a second."""
 
 
 class _Import:
-    """One run."""
+    """One import."""
 
     def __init__(
         self,
@@ -109,19 +110,19 @@ class _Import:
         self._notes = found.notes
         self._summary = summary
         self._loader = Loader(target, how, summary)
-        self._wakeups = Wakeups(_unsent)
+        self._wakeups = Wakeups(_skip_notification)
 
     async def run(self) -> None:
-        """Bring everything over, what others refer to first."""
+        """Import all tables, referenced ones first."""
         for note in self._notes:
             self._summary.notes.add(note)
-        await self._bring(USERS)
-        await self._bring(SETTINGS)
-        await self._bring_tasks()
-        await self._bring(HISTORY)
-        await self._bring(DAILY_LOG)
+        await self._import_table(USERS)
+        await self._import_table(SETTINGS)
+        await self._import_tasks()
+        await self._import_table(HISTORY)
+        await self._import_table(DAILY_LOG)
 
-    async def _bring(self, table: Table) -> None:
+    async def _import_table(self, table: Table) -> None:
         reading = self._readings.get(table.name)
         if reading is None:
             return
@@ -131,9 +132,9 @@ class _Import:
             async with self._target.transaction():
                 await store.one_at_a_time(self._target)
                 await self._loader.insert(table, pairs)
-            self._tell(table)
+            self._log_progress(table)
 
-    async def _bring_tasks(self) -> None:
+    async def _import_tasks(self) -> None:
         table = Table("tasks", "id", convert.convert_task, store.TASKS, (self._attempts, ACTOR))
         tasks, conversations = self._readings["tasks"], self._readings.get("conversations")
         children = (
@@ -153,18 +154,18 @@ class _Import:
                 await self._enqueue(
                     [new for _, new in pairs if new["queued"] and str(new["id"]) in made]
                 )
-            self._tell(table)
+            self._log_progress(table)
         if conversations:
             await self._count_orphans()
 
     async def _count_orphans(self) -> None:
-        """Conversations whose task is not there are not even read: say how many there are."""
+        """Report the number of conversations without a task, which are not read."""
         figures = self._summary.of(CONVERSATIONS.name)
         everything = await source.count_rows(self._source, self._readings[CONVERSATIONS.name])
         if orphans := everything - figures.read:
             figures.read = everything
             figures.left_out += orphans
-            self._summary.left_out.add(f"conversations: {orphans:,} belong to no task")
+            self._summary.left_out.add(f"conversations: {orphans:,} have no task")
 
     async def _enqueue(self, rows: list[Row]) -> None:
         waiting = [
@@ -173,5 +174,5 @@ class _Import:
         ]
         await enqueue(self._target, waiting, self._wakeups)
 
-    def _tell(self, table: Table) -> None:
+    def _log_progress(self, table: Table) -> None:
         log.info("import_progress", table=table.name, read=self._summary.of(table.name).read)

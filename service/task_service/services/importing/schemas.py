@@ -1,7 +1,7 @@
-"""The tables of the services A to E as they are documented, and how they are found in a database. Pure.
+"""The documented tables of the services A to E, and matching them with a database. Pure.
 
-Names are compared without regard to case; a column that has another name in some release is known by its aliases. What
-a database has beyond them is reported and not read.
+Names are compared without case. Aliases cover names in other releases. Other tables and columns are
+reported and not read.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,16 +12,16 @@ from task_service.store.importing.source import Reading
 
 Letter = Literal["a", "b", "c", "d", "e"]
 Columns = Mapping[str, Mapping[str, str]]
-"""What a database has: names of tables, in each of them names of columns with their types."""
+"""Tables of a database, with the types of their columns by name."""
 
 
 class SchemaError(Exception):
-    """A database is not one of the service; the message names what is missing."""
+    """The database is not one of the service. The message names what is missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A column by our name for it, and what else it may be called."""
+    """A column with its aliases."""
 
     name: str
     aliases: tuple[str, ...] = ()
@@ -30,7 +30,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A table by our name for it."""
+    """A table with its aliases and columns."""
 
     name: str
     aliases: tuple[str, ...]
@@ -38,7 +38,7 @@ class Kind:
 
 
 def _field(names: str) -> Field:
-    """Read `name* alias alias`; the star says that it must be there."""
+    """Parse `name* alias alias`. The star marks a required column."""
     name, *aliases = names.split()
     return Field(name.rstrip("*"), tuple(aliases), name.endswith("*"))
 
@@ -50,15 +50,19 @@ def _kind(names: str, *fields: str) -> Kind:
 
 TASKS = _kind(
     "tasks task",
-    "id* task_id uuid", "title* name task_title", "description details", "status state", "completed is_completed done",
+    "id* task_id uuid", "title* name task_title", "description details", "status state",
+    "completed is_completed done",
     "priority", "assigned_to assignee", "due_date due_at deadline", "tags labels",
-    "created_by created_by_id creator owner user_id", "created_at created created_on", "updated_at updated modified_at",
-    "processed_at completed_at finished_at", "processing_instance_id instance_id worker_id", "error error_message",
+    "created_by created_by_id creator owner user_id", "created_at created created_on",
+    "updated_at updated modified_at",
+    "processed_at completed_at finished_at", "processing_instance_id instance_id worker_id",
+    "error error_message",
     "is_deleted deleted", "deleted_at",
 )  # fmt: skip
 CONVERSATIONS = _kind(
     "conversations conversation task_conversations",
-    "id* conversation_id", "task_id*", "body* content message text data", "status state processed is_processed",
+    "id* conversation_id", "task_id*", "body* content message text data",
+    "status state processed is_processed",
     "created_at created timestamp", "updated_at updated", "processed_at",
 )  # fmt: skip
 USERS = _kind(
@@ -68,12 +72,15 @@ USERS = _kind(
 )  # fmt: skip
 AUDIT = _kind(
     "audit_log audit_logs audit task_audit_log task_audit_logs task_audit task_history",
-    "id audit_id", "task_id*", "previous_status old_status from_status", "new_status* status to_status",
-    "modified_by changed_by user_id actor", "timestamp* at modified_at changed_at created_at", "reason",
+    "id audit_id", "task_id*", "previous_status old_status from_status",
+    "new_status* status to_status",
+    "modified_by changed_by user_id actor", "timestamp* at modified_at changed_at created_at",
+    "reason",
 )  # fmt: skip
 DAILY_LOG = _kind(
     "daily_log daily_logs task_log task_logs daily_task_log daily_task_logs",
-    "id* log_id", "task_id*", "date* log_date day", "title", "status", "created_at created timestamp logged_at",
+    "id* log_id", "task_id*", "date* log_date day", "title", "status",
+    "created_at created timestamp logged_at",
 )  # fmt: skip
 SETTINGS = _kind(
     "settings setting app_settings application_settings",
@@ -83,7 +90,7 @@ SETTINGS = _kind(
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A service: the tables that it must have, and those that it may lack."""
+    """A service with its required and optional tables."""
 
     letter: Letter
     required: tuple[Kind, ...]
@@ -102,17 +109,17 @@ SOURCES: dict[Letter, Source] = {
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """How to read each table that is there, and what of the database is not read."""
+    """How to read each table, with notes about the parts that are not read."""
 
     readings: Mapping[str, Reading]
     notes: Sequence[str]
 
 
 def find(source: Source, columns: Columns) -> Found:
-    """Match a service's tables with those of a database. Raises SchemaError, which names everything that is missing."""
+    """Match a service's tables with those of a database. Raises SchemaError."""
     if "schema_state" in columns and "task_history" in columns:
         raise SchemaError(
-            "this is a database of the product itself, not of a service that came before it"
+            "this is a database of the task service itself, not of one of the services A to E"
         )
     readings, notes, missing = {}, [], []
     for kind in (*source.required, *source.optional):
@@ -120,7 +127,7 @@ def find(source: Source, columns: Columns) -> Found:
         if table is None and kind in source.required:
             missing.append(f"the table {kind.name} (or {', '.join(kind.aliases)})")
         elif table is None:
-            notes.append(f"there is no table {kind.name}: nothing of it comes over")
+            notes.append(f"the table {kind.name} does not exist, so it is not imported")
         else:
             reading = Reading(table, _match(kind, columns[table]), dict(columns[table]))
             missing += [f"{table}.{field}" for field in _lacking(kind, reading)]
@@ -128,7 +135,8 @@ def find(source: Source, columns: Columns) -> Found:
             readings[kind.name] = reading
     if missing:
         raise SchemaError(
-            f"this is no database of service {source.letter.upper()}; missing: {'; '.join(missing)}"
+            f"this is not a database of service {source.letter.upper()}; "
+            f"missing: {'; '.join(missing)}"
         )
     read = {reading.table for reading in readings.values()}
     notes += [f"the table {name} is not read" for name in sorted(set(columns) - read)]
@@ -141,7 +149,7 @@ def _pick(names: Sequence[str], present: Mapping[str, object]) -> str | None:
 
 
 def _match(kind: Kind, columns: Mapping[str, str]) -> dict[str, str]:
-    """The database's name of each of our columns. One column serves once: the first field that knows it."""
+    """Map our columns to those of the database. Each column is used once, by the first match."""
     left = dict(columns)
     matched = {}
     for fields in ([Field(f.name) for f in kind.fields], kind.fields):

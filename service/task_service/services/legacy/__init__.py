@@ -1,1 +1,1 @@
-"""Access patterns that only the compatibility routes need: numeric ids, offset pages, unpaged lists."""
+"""Access patterns of the compatibility routes: numeric ids, offset pages, unpaged lists."""

@@ -1,4 +1,4 @@
-"""Tasks and conversations by the numbers that services C and D know them by; their ids are accepted too."""
+"""Tasks and conversations by the numeric ids of services C and D, or by UUID."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -14,17 +14,17 @@ from task_service.store.tasks import find_task_id, read_task_number
 
 
 async def find_task(context: Context, key: str) -> UUID:
-    """The id of the task with this number or id. Raises NotFoundError."""
+    """Return the id of the task with this number or id. Raises NotFoundError."""
     return await _find(context, "task", key, find_task_id)
 
 
 async def find_conversation(context: Context, key: str) -> UUID:
-    """The id of the conversation with this number or id. Raises NotFoundError."""
+    """Return the id of the conversation with this number or id. Raises NotFoundError."""
     return await _find(context, "conversation", key, find_conversation_id)
 
 
 async def number_of(connection: AsyncConnection, task_id: UUID) -> int:
-    """A task's number. Raises NotFoundError."""
+    """Return a task's number. Raises NotFoundError."""
     number = await read_task_number(connection, task_id)
     if number is None:
         raise NotFoundError("task", task_id)

@@ -1,4 +1,4 @@
-"""Tasks by number of page, as services D and E have them; by cursor they have no end."""
+"""Offset paging, as in services D and E. Cursors have no limit."""
 
 from dataclasses import dataclass
 
@@ -9,13 +9,13 @@ from task_service.store.task_lists.filters import Sort, TaskFilter
 from task_service.store.task_lists.listing import list_tasks, skip_tasks
 from task_service.store.tasks import TaskRow
 
-DEEPEST = 10_000
-"""Tasks that pages reach: the database must walk past all that come before a page."""
+MAX_OFFSET = 10_000
+"""Number of tasks that offset pages reach: the database must skip all tasks before a page."""
 
 
 @dataclass(frozen=True, slots=True)
 class PageWanted:
-    """Which tasks, in which order, and which page: the one of a number (from 1), or the one after a cursor."""
+    """The filter, the order, and the page: a page number from 1, or a cursor."""
 
     where: TaskFilter
     sort: Sort
@@ -26,7 +26,7 @@ class PageWanted:
 
 @dataclass(frozen=True, slots=True)
 class PageFound:
-    """A page of rows. `total` counts all pages, where statistics tell it: else it is None."""
+    """A page of rows. `total` counts all matching tasks if the statistics contain it, else None."""
 
     rows: list[TaskRow]
     next_cursor: str | None
@@ -34,12 +34,13 @@ class PageFound:
 
 
 async def read_page(context: Context, wanted: PageWanted) -> PageFound:
-    """Read one page. Raises InvalidFieldError for a page beyond the first 10,000 tasks and for a bad cursor."""
+    """Read a page. Raises InvalidFieldError beyond 10,000 tasks or for an invalid cursor."""
     where, sort, size = wanted.where, wanted.sort, wanted.size
     skipped = 0 if wanted.cursor is not None else (wanted.page - 1) * size
-    if skipped + size > DEEPEST:
+    if skipped + size > MAX_OFFSET:
         raise InvalidFieldError(
-            "page", f"pages reach the first {DEEPEST} tasks only; go on with next_cursor as cursor"
+            "page",
+            f"pages reach the first {MAX_OFFSET} tasks only; continue with next_cursor as cursor",
         )
     async with context.reading() as connection:
         cursor = await skip_tasks(connection, where, sort, skipped) if skipped else wanted.cursor
@@ -51,7 +52,7 @@ async def read_page(context: Context, wanted: PageWanted) -> PageFound:
 
 
 async def _count(context: Context, where: TaskFilter) -> int | None:
-    """How many tasks fulfil the filter, when it is none or one of status or priority."""
+    """Count the matching tasks if the filter is empty, or has only statuses or priorities."""
     given = where.given()
     if given not in (set(), {"statuses"}, {"priorities"}):
         return None

@@ -1,4 +1,4 @@
-"""Lists without pages, in chunks: each is a statement of its own, so that no transaction waits for a slow reader."""
+"""Unpaged lists in chunks. Each chunk is its own statement, so slow readers hold no transaction."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import date
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 async def all_tasks(context: Context) -> AsyncIterator[list[TaskRow]]:
-    """All tasks by number; the first chunk may be empty."""
+    """Yield all tasks by number. The first chunk may be empty."""
     number, more = 0, True
     while more:
         async with context.reading() as connection:
@@ -29,19 +29,19 @@ async def all_tasks(context: Context) -> AsyncIterator[list[TaskRow]]:
 
 
 def all_conversations(context: Context, task_id: UUID) -> AsyncIterator[list[ConversationRow]]:
-    """All conversations of a task by number."""
+    """Yield all conversations of a task by number."""
     return _pages(
         context, lambda connection, cursor: list_conversations(connection, task_id, CHUNK, cursor)
     )
 
 
 def all_settings(context: Context) -> AsyncIterator[list[SettingRow]]:
-    """All settings by key."""
+    """Yield all settings by key."""
     return _pages(context, lambda connection, cursor: list_settings(connection, CHUNK, cursor))
 
 
 def all_entries(context: Context, day: date) -> AsyncIterator[list[EntryRow]]:
-    """All entries of a day's log."""
+    """Yield all entries of a day's log."""
     return _pages(context, lambda connection, cursor: list_entries(connection, day, CHUNK, cursor))
 
 
