@@ -17,7 +17,7 @@ csv.field_size_limit(RECORD_MAX_BYTES)  # process-wide; this module limits recor
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A row of the file. `line` is its first line, `at` the index of the cell with the `problem`."""
+    """A row of the file. `line` is its first line, `at` the index of a cell with a `problem`."""
 
     line: int
     cells: list[str]
