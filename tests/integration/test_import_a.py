@@ -72,5 +72,5 @@ async def test_a_rehearsal_tells_what_would_come_and_writes_nothing(
         before = await count_rows(connection)
         summary = await run_import(settings_for(database), "a", url, dry_run=True)
     assert (summary.of("tasks").made, summary.of("tasks").left_out) == (1, 1)
-    assert summary.render(dry_run=True).startswith("Nothing was written")
+    assert summary.render(dry_run=True).startswith("Dry run: nothing was written")
     assert await count_rows(connection) == before
