@@ -1,4 +1,4 @@
-"""`task-service`: the command line of the image and of `make run`."""
+"""Run and manage the task service."""
 
 import asyncio
 import gc
@@ -20,25 +20,25 @@ app = typer.Typer(
 
 @app.command()
 def api() -> None:
-    """Serve the HTTP API (and the management port)."""
+    """Serve the HTTP API and the management port."""
     _serve(api=True, worker=False)
 
 
 @app.command()
 def worker() -> None:
-    """Run tasks (and serve the management port)."""
+    """Run tasks and serve the management port."""
     _serve(api=False, worker=True)
 
 
 @app.command()
 def serve() -> None:
-    """API and worker in one process."""
+    """Run the API and a worker in one process."""
     _serve(api=True, worker=True)
 
 
 @app.command()
 def migrate() -> None:
-    """Bring the database to this version's schema; a newer compatible one is left alone."""
+    """Migrate the database to this version's schema. A newer compatible schema is not changed."""
     from task_service.migrations.migrate_command import run_migrate
     from task_service.telemetry.logs import configure_logs
 
@@ -56,7 +56,7 @@ def dev(
         Path | None, typer.Option(help="Folder for PostgreSQL's data (default: .data).")
     ] = None,
 ) -> None:
-    """Everything on this machine: PostgreSQL, migrations, API and worker. Stop with Ctrl-C."""
+    """Run everything locally: PostgreSQL, migrations, API and worker. Stop it with Ctrl-C."""
     try:
         from task_service.dev import run_dev
     except ModuleNotFoundError as error:
@@ -69,17 +69,13 @@ def dev(
 
 @app.command(name="import")
 def import_(
-    service: Annotated[
-        str, typer.Option("--from", help="The service whose tables they are: a, b, c, d or e.")
-    ],
-    url: Annotated[
-        str, typer.Argument(envvar="SOURCE_DATABASE_URL", help="The address of its database.")
-    ],
+    service: Annotated[str, typer.Option("--from", help="The old service: a, b, c, d or e.")],
+    url: Annotated[str, typer.Argument(envvar="SOURCE_DATABASE_URL", help="URL of its database.")],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Go through everything and write nothing.")
+        bool, typer.Option("--dry-run", help="Convert and check everything, but write nothing.")
     ] = False,
 ) -> None:
-    """Bring tasks, users and history over from a service's own tables. Twice makes nothing twice."""
+    """Import tasks, users and history from the tables of an old service. Safe to run again."""
     from task_service.services.importing.import_command import run_command
     from task_service.telemetry.logs import configure_logs
 
@@ -90,7 +86,7 @@ def import_(
 
 @app.command()
 def settings() -> None:
-    """Print every setting with its meaning and default, as an .env file."""
+    """Print every setting with its description and default, as an .env file."""
     from task_service.settings_help import render
 
     print(render(), end="")
@@ -98,7 +94,7 @@ def settings() -> None:
 
 def _serve(*, api: bool, worker: bool) -> None:
     exit_on_sigterm()
-    gc.disable()  # until it has started: looking through what the imports make is a sixth of the start
+    gc.disable()  # until it has started: collections take a sixth of the start-up time
     import uvloop
 
     from task_service.server import serve as run
@@ -127,12 +123,12 @@ def _refuse_bad_start(given: Settings) -> None:
     try:
         refuse_bad_start(given)
     except StartRefusedError as error:
-        print(f"the API does not start:\n{error}", file=sys.stderr)
+        print(f"the API cannot start:\n{error}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
 def _settings(**given: object) -> Settings:
-    """Read the settings, or say in plain words which one is wrong."""
+    """Read the settings, or print the invalid ones and exit."""
     try:
         return load_settings(**given)
     except ValidationError as error:
@@ -143,7 +139,7 @@ def _settings(**given: object) -> Settings:
 
 
 def main() -> None:
-    """Run a command. Until it has handlers of its own, SIGTERM ends it by way of its `finally` blocks."""
+    """Run a command. SIGTERM raises SystemExit until the command installs its own handler."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     app()
 

@@ -1,18 +1,18 @@
-"""Clocks that are not the wall's, and pauses."""
+"""Monotonic time and retry pauses."""
 
 import time
 from collections.abc import Iterator
 
-ALSO_WHILE_STOPPED = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+SUSPEND_AWARE_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def machine_seconds() -> float:
-    """Seconds that pass also while this process or the machine is stopped."""
-    return time.clock_gettime(ALSO_WHILE_STOPPED)
+    """Return monotonic seconds that include time while the process or machine is suspended."""
+    return time.clock_gettime(SUSPEND_AWARE_CLOCK)
 
 
 def growing_pauses(first: float, longest: float) -> Iterator[float]:
-    """Seconds between attempts: doubled each time, up to the longest.
+    """Yield the pauses between attempts in seconds: doubled each time, up to `longest`.
 
     >>> pauses = growing_pauses(0.5, 1.5)
     >>> next(pauses), next(pauses), next(pauses), next(pauses)

@@ -1,4 +1,4 @@
-"""`task-service dev`: PostgreSQL from the wheel, migrations, API and worker in one terminal. No Docker, no cluster."""
+"""The command `task-service dev`: bundled PostgreSQL, migrations, API and worker in one process."""
 
 import asyncio
 import errno
@@ -24,28 +24,36 @@ KEY_FILE = "secret-key"
 
 
 def run_dev(folder: Path | None, port: int | None) -> int:
-    """Run until Ctrl-C; data stays in `folder`. Returns the exit code; what is wrong is said on standard error."""
+    """Run until Ctrl-C and return the exit code. Data is stored in `folder`."""
     given = load_settings(port=port)
     host = given.host if "host" in given.model_fields_set else LOCAL
     problems = [
-        _why_not(host, given.port, "PORT"),
-        _why_not(LOCAL, given.management_port, "MANAGEMENT_PORT"),
+        _port_problem(host, given.port, "PORT"),
+        _port_problem(LOCAL, given.management_port, "MANAGEMENT_PORT"),
     ]
-    if said := [problem for problem in problems if problem]:
-        print(*said, sep="\n", file=sys.stderr)
+    if found := [problem for problem in problems if problem]:
+        print(*found, sep="\n", file=sys.stderr)
         return 1
     folder = folder or default_folder()
     server = EmbeddedPostgres(folder)
     try:
         server.start()
         settings = load_settings(
-            port=port, host=host, management_host=LOCAL, database_url=server.url("tasks"), log_format="console",
-            runtime_dir=folder.absolute() / "run", shutdown_seconds=min(given.shutdown_seconds, SHUTDOWN_MAX_SECONDS),
-            **_who_may_call(given, folder),
-        )  # fmt: skip
+            port=port,
+            host=host,
+            management_host=LOCAL,
+            database_url=server.url("tasks"),
+            log_format="console",
+            runtime_dir=folder.absolute() / "run",
+            shutdown_seconds=min(given.shutdown_seconds, SHUTDOWN_MAX_SECONDS),
+            **_access_settings(given, folder),
+        )
         refuse_bad_start(settings)
         configure_logs(settings)
-        for library in ("uvicorn.error", "alembic"):  # what they say at a start is said below
+        for library in (
+            "uvicorn.error",
+            "alembic",
+        ):  # the welcome text replaces their start messages
             logging.getLogger(library).setLevel(logging.WARNING)
         return asyncio.run(_run(settings, folder))
     except (EmbeddedPostgresError, StartRefusedError) as error:
@@ -56,24 +64,24 @@ def run_dev(folder: Path | None, port: int | None) -> int:
 
 
 def default_folder() -> Path:
-    """`.data` here, or for root, whose PostgreSQL runs as another user, a place that every user can enter."""
+    """Return `.data`, or for root a folder that PostgreSQL's unprivileged user can enter."""
     here = Path(".data").absolute()
     if os.geteuid() != 0 or all(parent.stat().st_mode & 0o001 for parent in here.parents):
         return here
     return Path("/var/tmp") / f"task-service-{sha256(os.fsencode(here)).hexdigest()[:8]}"  # noqa: S108
 
 
-def _who_may_call(given: Settings, folder: Path) -> dict[str, object]:
-    """Open to everybody unless the environment says otherwise, with a key of its own to sign tokens."""
+def _access_settings(given: Settings, folder: Path) -> dict[str, object]:
+    """Return open access unless configured otherwise, and a signing key of this folder."""
     mode_is_given = "auth_mode" in given.model_fields_set or given.environment == "production"
     chosen: dict[str, object] = {} if mode_is_given else {"auth_mode": "open"}
     if not given.secret_key and not given.secret_key_file:
-        chosen["secret_key_file"] = _kept_secret(folder)
+        chosen["secret_key_file"] = _stored_secret(folder)
     return chosen
 
 
-def _kept_secret(folder: Path) -> Path:
-    """The file with this folder's key, made when it is new: tokens outlive a restart."""
+def _stored_secret(folder: Path) -> Path:
+    """Return the file with this folder's key, which keeps tokens valid across restarts."""
     path = folder.absolute() / KEY_FILE
     if not path.exists():
         unfinished = path.with_suffix(".new")
@@ -87,7 +95,7 @@ def _kept_secret(folder: Path) -> Path:
 
 
 async def _run(settings: Settings, folder: Path) -> int:
-    # A closed terminal is a reason to stop, not to leave the database server behind.
+    # Stop when the terminal is closed; otherwise the database server would keep running.
     asyncio.get_running_loop().add_signal_handler(
         signal.SIGHUP, os.kill, os.getpid(), signal.SIGTERM
     )
@@ -104,24 +112,24 @@ async def _run(settings: Settings, folder: Path) -> int:
 
 
 def _welcome(settings: Settings, folder: Path) -> str:
-    host = {"0.0.0.0": LOCAL, "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - what it listens on has no address
+    host = {"0.0.0.0": LOCAL, "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
     url = f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
     tokens = {
-        "open": "not asked for; whoever calls may do everything (AUTH_MODE=open)",
-        "required": f"asked for, and given by {url}/api/v1/auth/token (AUTH_MODE=required)",
+        "open": "not required; every caller has full access (AUTH_MODE=open)",
+        "required": f"required; issued by {url}/api/v1/auth/token (AUTH_MODE=required)",
     }
     return (
         f"\n  The task service runs at   {url}/api/v1/tasks\n"
         f"  API documentation          {url}/docs\n"
         f"  Tokens                     {tokens[settings.auth_mode]}\n"
         f"  Metrics and probes         http://{LOCAL}:{settings.management_port}/metrics\n"
-        f"  Data is kept in            {folder}\n"
+        f"  Data folder                {folder}\n"
         f"  Stop it with Ctrl-C.\n"
     )
 
 
-def _why_not(host: str, port: int, setting: str) -> str | None:
-    """Why a port cannot be listened on, and what to do; None when it can."""
+def _port_problem(host: str, port: int, setting: str) -> str | None:
+    """Return why a port cannot be used and how to fix it; None if it can be used."""
     problem = _bind_error(host, port)
     if problem is None:
         return None
@@ -130,7 +138,7 @@ def _why_not(host: str, port: int, setting: str) -> str | None:
     )
     advice = f"Choose another one ({setting}={other or '…'})"
     if problem.errno == errno.EADDRINUSE:
-        return f"Port {port} is in use. {advice}, or stop what uses it."
+        return f"Port {port} is in use. {advice}, or stop the process that uses it."
     return f"Port {port} on {host} cannot be used: {problem.strerror}. {advice}."
 
 

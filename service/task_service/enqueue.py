@@ -1,4 +1,4 @@
-"""Enter tasks in a transaction of your own: with what else it writes, or not at all.
+"""Enqueue tasks in your own transaction, atomically with its other writes.
 
     from task_service.enqueue import enqueue
 
@@ -7,9 +7,9 @@
         enqueue(session, "send_invoice", {"order": order.id})
         session.commit()
 
-It calls the functions `enqueue_task` and `enqueue_tasks` of the service's schema (any language can: `SELECT
-enqueue_task('send_invoice', '{"order": 7}')`), so the connection must be one to the service's database. It needs only
-the caller's own driver.
+It calls the functions `enqueue_task` and `enqueue_tasks` of the service's schema, so the connection
+must be to the service's database. Other languages can call them too: `SELECT
+enqueue_task('send_invoice', '{"order": 7}')`. Only the caller's own driver is required.
 """
 
 import json
@@ -22,25 +22,38 @@ from uuid import UUID
 from task_service.domain.fields import clean_text, storable_json
 
 TYPES = {
-    "handler": "text", "payload": "text", "payloads": "text[]", "title": "text", "queue": "text", "priority": "text",
-    "run_at": "timestamptz", "max_attempts": "integer", "timeout_seconds": "integer", "tags": "text[]",
-    "created_by": "text", "wake": "boolean", "limit_key": "text", "unique_key": "text", "unique_seconds": "integer",
-    "needs": "text[]", "when_failed": "text",
-}  # fmt: skip
-"""The functions' parameters."""
-MADE = {"payload": "jsonb", "payloads": "jsonb[]", "needs": "uuid[]"}
-"""What the server makes of texts: a connection may have an encoder of its own for JSON, or none for ids."""
+    "handler": "text",
+    "payload": "text",
+    "payloads": "text[]",
+    "title": "text",
+    "queue": "text",
+    "priority": "text",
+    "run_at": "timestamptz",
+    "max_attempts": "integer",
+    "timeout_seconds": "integer",
+    "tags": "text[]",
+    "created_by": "text",
+    "wake": "boolean",
+    "limit_key": "text",
+    "unique_key": "text",
+    "unique_seconds": "integer",
+    "needs": "text[]",
+    "when_failed": "text",
+}
+"""Parameters of the functions, with their types."""
+CASTS = {"payload": "jsonb", "payloads": "jsonb[]", "needs": "uuid[]"}
+"""Types that the server casts text to: drivers differ in their JSON and UUID codecs."""
 RESULTS = {"enqueue_task": "text", "enqueue_tasks": "text[]"}
-"""What every driver reads without being told how."""
+"""Result types that every driver decodes."""
 ASYNCPG, DB_API, SQLALCHEMY = "${number}::{type}", "%({name})s::{type}", "CAST(:{name} AS {type})"
-"""How a parameter is written."""
+"""Parameter styles of the drivers."""
 CHUNK = 10_000
-"""Tasks in one call."""
+"""Maximum number of tasks per call."""
 encode = json.JSONEncoder(allow_nan=False).encode
 
 
 class ManyOptions(TypedDict, total=False):
-    """What may be said of tasks; what is left out has the API's default."""
+    """Options of tasks. Omitted ones have the API's default."""
 
     title: str
     queue: str
@@ -57,19 +70,20 @@ class ManyOptions(TypedDict, total=False):
 
 
 class Options(ManyOptions, total=False):
-    """What may be said of one task."""
+    """Options of a single task."""
 
     unique_key: str
     unique_seconds: int
 
 
 def enqueue(connection: Any, handler: str, payload: Any = None, **options: Unpack[Options]) -> UUID:
-    """Enter a task through a Session or Connection of SQLAlchemy, or a connection of psycopg2; return its id.
+    """Enqueue a task through a SQLAlchemy Session or Connection, or a psycopg2 connection.
 
-    `wake=False` leaves out the notification, for which transactions queue at their commit: workers then find the task
-    within POLL_SECONDS. It runs when all tasks that it `needs` have ended; they may have been entered in the same
-    transaction. Where a task holds the `unique_key` already, its id is returned, and nothing is written. A bad
-    value is a ValueError before anything is sent, or the driver's error for SQLSTATE 22023; both name the field.
+    Returns the task's id. If another task holds the `unique_key`, its id is returned and nothing is
+    written. The task runs once all tasks in `needs` have ended; they may be part of the same
+    transaction. `wake=False` omits the notification, which serializes commits: workers then find
+    the task within POLL_SECONDS. An invalid value raises ValueError before anything is sent, or the
+    driver's error for SQLSTATE 22023. Both name the field.
     """
     return UUID(_run(connection, "enqueue_task", _one(handler, payload, options)))
 
@@ -77,9 +91,9 @@ def enqueue(connection: Any, handler: str, payload: Any = None, **options: Unpac
 def enqueue_many(
     connection: Any, handler: str, payloads: Iterable[Any], **options: Unpack[ManyOptions]
 ) -> list[UUID]:
-    """Enter a task for each payload, all with the same options: many times as quick as one by one.
+    """Enqueue a task per payload, all with the same options, much faster than one by one.
 
-    Returns their ids in the order of the payloads.
+    Returns the ids in the order of the payloads.
     """
     many = _many(handler, payloads, options)
     return [UUID(task) for given in many for task in _run(connection, "enqueue_tasks", given)]
@@ -88,14 +102,14 @@ def enqueue_many(
 async def enqueue_async(
     connection: Any, handler: str, payload: Any = None, **options: Unpack[Options]
 ) -> UUID:
-    """As `enqueue`, through an AsyncSession or AsyncConnection of SQLAlchemy, or a connection of asyncpg."""
+    """Enqueue a task through a SQLAlchemy AsyncSession or AsyncConnection, or asyncpg."""
     return UUID(await _run_async(connection, "enqueue_task", _one(handler, payload, options)))
 
 
 async def enqueue_many_async(
     connection: Any, handler: str, payloads: Iterable[Any], **options: Unpack[ManyOptions]
 ) -> list[UUID]:
-    """As `enqueue_many`, through what `enqueue_async` takes."""
+    """Enqueue a task per payload through a connection that `enqueue_async` accepts."""
     many = _many(handler, payloads, options)
     return [
         UUID(task)
@@ -109,7 +123,7 @@ def _run(connection: Any, function: str, given: dict[str, Any]) -> Any:
         with connection.cursor() as cursor:
             cursor.execute(_call(function, given, DB_API), given)
             return cursor.fetchone()[0]
-    from sqlalchemy import text  # noqa: PLC0415 - whoever passes its connection has it
+    from sqlalchemy import text  # noqa: PLC0415 - installed if its connection is passed
 
     return connection.execute(text(_call(function, given, SQLALCHEMY)), given).scalar_one()
 
@@ -117,7 +131,7 @@ def _run(connection: Any, function: str, given: dict[str, Any]) -> Any:
 async def _run_async(connection: Any, function: str, given: dict[str, Any]) -> Any:
     if hasattr(connection, "fetchval"):
         return await connection.fetchval(_call(function, given, ASYNCPG), *given.values())
-    from sqlalchemy import text  # noqa: PLC0415 - whoever passes its connection has it
+    from sqlalchemy import text  # noqa: PLC0415 - installed if its connection is passed
 
     return (await connection.execute(text(_call(function, given, SQLALCHEMY)), given)).scalar_one()
 
@@ -137,12 +151,12 @@ def _many(handler: str, payloads: Iterable[Any], options: ManyOptions) -> Iterat
 
 
 def _json(payload: Any) -> str | None:
-    """As ASCII, which a connection of any encoding takes."""
+    """Encode as ASCII, which every connection encoding accepts."""
     if payload is None:
         return None
     try:
         text = encode(payload)
-        if "\\u" in text:  # may be what PostgreSQL cannot keep
+        if "\\u" in text:  # may be invalid in PostgreSQL
             storable_json(payload)
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"payload: {error}") from error
@@ -151,7 +165,7 @@ def _json(payload: Any) -> str | None:
 
 def _known(options: ManyOptions, known: frozenset[str]) -> dict[str, Any]:
     if unknown := options.keys() - known:
-        raise TypeError(f"there is no option {', '.join(sorted(unknown))}")
+        raise TypeError(f"unknown option: {', '.join(sorted(unknown))}")
     for name, value in options.items():
         for text in value if isinstance(value, list) else [value]:
             _require_storable(name, text)
@@ -174,11 +188,11 @@ def _id(need: UUID) -> str:
     try:
         return str(UUID(str(need)))
     except ValueError as error:
-        raise ValueError(f"needs: {need!r} is no task's id") from error
+        raise ValueError(f"needs: {need!r} is not a task id") from error
 
 
 def _call(function: str, given: dict[str, Any], written: str) -> str:
-    """The call with these parameters.
+    """Return the SQL call with these parameters.
 
     >>> _call("enqueue_task", {"handler": "mail", "payload": "1"}, ASYNCPG)
     'SELECT CAST(enqueue_task(handler => $1::text, payload => CAST($2::text AS jsonb)) AS text)'
@@ -187,6 +201,6 @@ def _call(function: str, given: dict[str, Any], written: str) -> str:
     for number, name in enumerate(given, 1):
         value = written.format(number=number, name=name, type=TYPES[name])
         parameters.append(
-            f"{name} => {f'CAST({value} AS {MADE[name]})' if name in MADE else value}"
+            f"{name} => {f'CAST({value} AS {CASTS[name]})' if name in CASTS else value}"
         )
     return f"SELECT CAST({function}({', '.join(parameters)}) AS {RESULTS[function]})"

@@ -1,16 +1,16 @@
-"""Running a handler in its author's tests: no database, no worker, and the worker's own rules.
+"""Run a handler in tests, with the worker's rules but without a database or a worker.
 
 >>> from task_service.worker import Context, Snooze, handler
 >>> @handler("greet")
 ... async def greet(context: Context) -> dict[str, str]:
 ...     if context.attempt == 1:
 ...         raise Snooze(30, "not before breakfast")
-...     return {"said": f"Hello {context.payload['name']}"}
+...     return {"text": f"Hello {context.payload['name']}"}
 >>> ended = run_inline(greet, {"name": "Ada"})
 >>> ended.outcome.value, ended.delay_seconds, ended.reason
 ('snoozed', 30.0, 'not before breakfast')
 >>> run_inline(greet, {"name": "Ada"}, attempt=2).result
-{'said': 'Hello Ada'}
+{'text': 'Hello Ada'}
 """
 
 import asyncio
@@ -43,11 +43,12 @@ NO_SPREAD = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What a worker would have made of a run.
+    """The result of a run.
 
-    `result` is the JSON that would be kept, `error` also why it cancelled or discarded, `reason` why it snoozed.
-    `progress` is all that it said of it, in order; a worker tells the database the last of each second.
-    The task would run again after `delay_seconds`, without the spread that a worker adds; None: it has ended.
+    `result` is the JSON that a worker would store. `error` is also the reason of a cancel or
+    discard, `reason` that of a snooze. `progress` contains every report in order; a worker stores
+    the last one of each second. The task would run again after `delay_seconds`, to which a worker
+    adds jitter; None means that it has ended.
     """
 
     outcome: Outcome
@@ -66,7 +67,10 @@ def run_inline(
     max_attempts: int = 5,
     fence: int = 1,
 ) -> Ended:
-    """Run a handler once. TypeError: the payload is not JSON. RuntimeError: this is within an event loop."""
+    """Run a handler once.
+
+    Raises TypeError if the payload is not JSON, and RuntimeError within an event loop.
+    """
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -87,9 +91,10 @@ async def run_inline_async(
     fence: int = 1,
     connection: Connection | None = None,
 ) -> Ended:
-    """Run a handler once; `context.transaction()` is one of `connection`. TypeError: the payload is not JSON.
+    """Run a handler once. `context.transaction()` is a transaction of `connection`.
 
-    An isolated handler runs in this process too, so that a test can look into it, but has no transaction here either.
+    An isolated handler also runs in this process, so that a test can inspect it, but has no
+    transaction. Raises TypeError if the payload is not JSON.
     """
     claim = _claim(handler, orjson.loads(orjson.dumps(payload)), (attempt, max_attempts, fence))
     context = InlineContext(claim, connection, isolated=handler.isolated)
@@ -103,27 +108,27 @@ async def run_inline_async(
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(runner.until_idle(), ENFORCE_SECONDS)
     if context.completed:
-        return Ended(Outcome.COMPLETED, context.result, progress=tuple(context.told))
-    return replace(_ended(reports.end), progress=tuple(context.told))
+        return Ended(Outcome.COMPLETED, context.result, progress=tuple(context.reported))
+    return replace(_ended(reports.end), progress=tuple(context.reported))
 
 
 class Reports:
-    """Keeps what the run came to."""
+    """Stores the result of the run."""
 
     end: Finished | GivenBack | None = None
 
     def add(self, _worker_id: UUID, _claim: Claim, end: Finished | GivenBack) -> None:
-        """Take it."""
+        """Store the result."""
         self.end = end
 
 
 class InlineTransaction(HeldTransaction):
-    """A transaction of the test's connection. There is no task in it to complete: that is only noted."""
+    """A transaction of the test's connection. Completing the task is only recorded."""
 
     result: Any = None
 
     async def complete(self, result: Any = None) -> None:
-        """Note it, if the result can be kept. ValueError."""
+        """Record the completion. Raises ValueError if the result cannot be stored."""
         text, problem = encode_result(result)
         if problem:
             raise ValueError(problem)
@@ -131,16 +136,17 @@ class InlineTransaction(HeldTransaction):
 
 
 class InlineContext(RunContext):
-    """A run's context that needs no database."""
+    """A run's context without a database."""
 
     def __init__(self, claim: Claim, connection: Connection | None, *, isolated: bool) -> None:
         super().__init__(claim, new_id(), cast("asyncpg.Pool", None))
         self.result: Any = None
-        self.told: list[Progress] = []
+        self.reported: list[Progress] = []
         self._connection, self._isolated = connection, isolated
 
-    def transaction(self) -> AbstractAsyncContextManager[HeldTransaction]:  # type: ignore[override] # no generator
-        """See `handlers.Context.transaction`; RuntimeError when the test gave no connection."""
+    def transaction(self) -> AbstractAsyncContextManager[HeldTransaction]:  # type: ignore[override]
+        # no generator
+        """See `handlers.Context.transaction`; RuntimeError without a connection."""
         if self._isolated:
             raise RuntimeError(NO_TRANSACTION)
         if self._connection is None:
@@ -158,7 +164,7 @@ class InlineContext(RunContext):
 
     def progress(self, fraction: float, note: str | None = None) -> None:
         """See `handlers.Context.progress`."""
-        self.told.append(check_progress(fraction, note))
+        self.reported.append(check_progress(fraction, note))
 
     async def extend(self, seconds: float) -> None:
         """See `handlers.Context.extend`."""
@@ -168,10 +174,22 @@ class InlineContext(RunContext):
 def _claim(handler: Handler, payload: Any, numbers: tuple[int, int, int]) -> Claim:
     attempt, max_attempts, fence = numbers
     return Claim(
-        task_id=new_id(), fence=fence, attempt=attempt, max_attempts=max_attempts, timeout_seconds=None,
-        handler=handler.name, queue="default", priority=0, run_at=time.time(), waited=0.0, alone=False,
-        cancel_requested=False, trace_context=None, limited=False, payload=payload,
-    )  # fmt: skip
+        task_id=new_id(),
+        fence=fence,
+        attempt=attempt,
+        max_attempts=max_attempts,
+        timeout_seconds=None,
+        handler=handler.name,
+        queue="default",
+        priority=0,
+        run_at=time.time(),
+        waited=0.0,
+        alone=False,
+        cancel_requested=False,
+        trace_context=None,
+        limited=False,
+        payload=payload,
+    )
 
 
 def _ended(end: Finished | GivenBack | None) -> Ended:

@@ -189,7 +189,7 @@ def test_a_data_folder_in_use_is_refused_and_its_user_named(
     [
         ("postgresql", "", "cannot be used: File exists"),
         ("postgresql/notes.txt", "mine", "exists but is not empty"),
-        ("postgresql/PG_VERSION", "12\n", "was made by PostgreSQL 12"),
+        ("postgresql/PG_VERSION", "12\n", "was created by PostgreSQL 12"),
         ("postgresql/PG_VERSION", "18\n", "postgresql.conf"),
     ],
 )

@@ -6,7 +6,7 @@ from task_service.settings_help import render
 
 
 def main(check: bool = False, root: Path | None = None) -> list[str]:
-    """Write `.env.example`; with `check` only return its name when it is stale."""
+    """Write `.env.example`. Returns its name if it was stale; `check` writes nothing."""
     path = (root or Path.cwd()) / ".env.example"
     text = render()
     stale = not path.exists() or path.read_text() != text
