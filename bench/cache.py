@@ -20,8 +20,8 @@ from task_service.migrations.upgrade import migrate
 from task_service.queue.wakeups import Wakeups
 from task_service.schemas.tasks import NewTask
 from task_service.services.cached_reads import read_task
-from task_service.services.context import Context
 from task_service.services.tasks import create_task
+from task_service.services.transactions import TransactionManager
 from task_service.settings import Settings
 from task_service.store.database import create_engine
 from tests.support.redis import redis_server
@@ -42,13 +42,15 @@ def cpu_seconds_below(pid: int) -> float:
     return total
 
 
-async def round_of(context: Context, ids: list[UUID], server: int) -> tuple[float, float, float]:
+async def round_of(
+    transactions: TransactionManager, ids: list[UUID], server: int
+) -> tuple[float, float, float]:
     """Reads a second, CPU of this process and of the server a read in milliseconds."""
     begun, own, its = time.perf_counter(), time.process_time(), cpu_seconds_below(server)
 
     async def read(first: int) -> None:
         for n in range(READS):
-            assert await read_task(context, ids[(first + n) % len(ids)]) is not None
+            assert await read_task(transactions, ids[(first + n) % len(ids)]) is not None
 
     await asyncio.gather(*(read(n * 7) for n in range(AT_ONCE)))
     reads, taken = READS * AT_ONCE, time.perf_counter() - begun
@@ -67,22 +69,22 @@ async def compare(url: str, redis_url: str, pids: tuple[int, int], rounds: int) 
     )
     engine = create_engine(plain)
     await migrate(engine)
-    contexts = [
-        Context(settings, engine, Wakeups(lambda _: asyncio.sleep(0)))
+    managers = [
+        TransactionManager(settings, engine, Wakeups(lambda _: asyncio.sleep(0)))
         for settings in (plain, cached)
     ]
     new = NewTask.model_validate({"title": "a task", "description": "x" * 200, "tags": ["a", "b"]})
     ids = [
-        (await contexts[0].write(lambda c: create_task(contexts[0], c, new, ANONYMOUS))).task.id
+        (await managers[0].write(lambda t: create_task(t, new, ANONYMOUS))).task.id
         for _ in range(50)
     ]
-    [watch] = watch_cache(contexts[1])
+    [watch] = watch_cache(cached, managers[1].cache)
     await watch.start()
     await asyncio.sleep(1.5)
     figures: list[list[tuple[float, float, float]]] = [[], []]
     for number in range(rounds + 1):
-        for which, context in enumerate(contexts):
-            figure = await round_of(context, ids, pids[which])
+        for which, transactions in enumerate(managers):
+            figure = await round_of(transactions, ids, pids[which])
             if number:  # the first warms up
                 figures[which].append(figure)
     for name, of in zip(("PostgreSQL", "cache"), figures, strict=True):

@@ -8,8 +8,7 @@ from task_service.domain.principals import ANONYMOUS
 from task_service.loops.cache_watch import CacheWatch
 from task_service.schemas.tasks import NewTask, TaskChange
 from task_service.services import cached_reads, tasks
-from task_service.services.context import Context
-from task_service.services.tasks import Change
+from task_service.services.transactions import TransactionManager
 from task_service.store.cache.cache import Cache
 from task_service.store.tasks import TaskRow
 from tests.support.waiting import eventually
@@ -17,41 +16,37 @@ from tests.support.waiting import eventually
 
 @dataclass
 class Instance:
-    """The part of one API process that reads and writes tasks: context, cache and watch."""
+    """The part of one API process that reads and writes tasks: transaction manager, cache and watch."""
 
-    context: Context
+    transactions: TransactionManager
     watch: CacheWatch
 
     @property
     def cache(self) -> Cache:
         """The cache in Redis."""
-        assert isinstance(self.context.cache, Cache)
-        return self.context.cache
+        assert isinstance(self.transactions.cache, Cache)
+        return self.transactions.cache
 
     async def create(self, **fields: object) -> UUID:
         """Create a task and return its id; a manual task unless the fields name a handler."""
         new = NewTask.model_validate({"title": "0"} | fields)
-        created = await self.context.write(
-            lambda c: tasks.create_task(self.context, c, new, ANONYMOUS)
-        )
+        created = await self.transactions.write(lambda t: tasks.create_task(t, new, ANONYMOUS))
         return created.task.id
 
     async def update(self, task_id: UUID, **fields: object) -> TaskRow:
         """Change a task; the change is acknowledged when this returns."""
-        wanted, change = TaskChange.model_validate(fields), Change(ANONYMOUS)
-        return await self.context.write(
-            lambda c: tasks.change_task(self.context, c, task_id, wanted, change)
+        wanted = TaskChange.model_validate(fields)
+        return await self.transactions.write(
+            lambda t: tasks.change_task(t, task_id, wanted, ANONYMOUS)
         )
 
     async def delete(self, task_id: UUID, *, hard: bool = False) -> None:
         """Delete a task."""
-        await self.context.write(
-            lambda c: tasks.remove_task(self.context, c, task_id, Change(ANONYMOUS), hard=hard)
-        )
+        await self.transactions.write(lambda t: tasks.remove_task(t, task_id, ANONYMOUS, hard=hard))
 
     async def read(self, task_id: UUID) -> TaskRow | None:
         """Read a task through the cache."""
-        return await cached_reads.read_task(self.context, task_id)
+        return await cached_reads.read_task(self.transactions, task_id)
 
     async def title(self, task_id: UUID) -> str:
         """Return the title that a reader sees."""

@@ -11,9 +11,9 @@ from task_service.domain.ids import new_id
 from task_service.domain.permissions import Role
 from task_service.domain.principals import SYSTEM
 from task_service.schemas.users import NewUser
-from task_service.services.context import Context
 from task_service.services.identity import users
 from task_service.services.identity.tokens import Bearer
+from task_service.services.transactions import TransactionManager
 from task_service.store.users import UserRow
 
 KEY = "f2b1c4e89a7d63508e1f2a3b4c5d6e7f-test-only"
@@ -31,9 +31,10 @@ class SecuredApp:
         self, name: str, role: Role | str = Role.EDITOR, password: str = PASSWORD
     ) -> UserRow:
         """Create a user, as an administrator does."""
-        context: Context = self.app.state.context
+        transactions: TransactionManager = self.app.state.transactions
         new = NewUser.model_validate({"username": name, "role": role, "password": password})
-        return await users.register(context, self.app.state.authenticator.credentials, new, SYSTEM)
+        credentials = self.app.state.authenticator.credentials
+        return await users.register(transactions, credentials, new, SYSTEM)
 
     def token(self, user: UserRow) -> str:
         """Return an access token of the user, without a login."""

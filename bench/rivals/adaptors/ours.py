@@ -18,9 +18,9 @@ from task_service.queue.statements import statement
 from task_service.queue.wakeups import Wakeups
 from task_service.schemas.tasks import NewTask
 from task_service.server import serve
-from task_service.services.bulk import enter_tasks
-from task_service.services.context import Context
+from task_service.services.bulk import create_tasks
 from task_service.services.tasks import create_task
+from task_service.services.transactions import TransactionManager
 from task_service.settings import Settings
 from task_service.store.database import create_engine, raw
 from task_service.telemetry.logs import configure_logs
@@ -47,10 +47,12 @@ async def prepare(url: str) -> None:
 class Service:
     """What an application does with a task, and the API with a request, without HTTP."""
 
-    def __init__(self, context: Context, connection: asyncpg.Connection, queue: str) -> None:
-        self._context, self._connection, self._queue = context, connection, queue
+    def __init__(
+        self, transactions: TransactionManager, connection: asyncpg.Connection, queue: str
+    ) -> None:
+        self._transactions, self._connection, self._queue = transactions, connection, queue
 
-    def _draft(self, number: int) -> NewTask:
+    def _task(self, number: int) -> NewTask:
         return NewTask(title="a task", handler="bench", queue=self._queue, payload=number)
 
     async def one(self, number: int) -> None:
@@ -59,9 +61,7 @@ class Service:
 
     async def through_service(self, number: int) -> None:
         """A transaction of its own, as for a POST."""
-        await self._context.write(
-            lambda c: create_task(self._context, c, self._draft(number), SYSTEM)
-        )
+        await self._transactions.write(lambda t: create_task(t, self._task(number), SYSTEM))
 
     async def many(self, numbers: Sequence[int]) -> None:
         """As an application does, in transactions of `CHUNK`."""
@@ -75,8 +75,8 @@ class Service:
     async def many_through_service(self, numbers: Sequence[int]) -> None:
         """Transactions of `CHUNK`, as for a batch."""
         for at in range(0, len(numbers), CHUNK):
-            drafts = [self._draft(number) for number in numbers[at : at + CHUNK]]
-            await self._context.write(lambda c, d=drafts: enter_tasks(self._context, c, d, SYSTEM))  # type: ignore[misc]
+            tasks = [self._task(number) for number in numbers[at : at + CHUNK]]
+            await self._transactions.write(lambda t, new=tasks: create_tasks(t, new, SYSTEM))  # type: ignore[misc]
 
 
 @asynccontextmanager
@@ -90,7 +90,7 @@ async def producer(url: str, queue: str) -> AsyncIterator[Service]:
             await (await raw(connection)).execute(statement("notify"), queues)
 
     wakeups, connection = Wakeups(notify), await asyncpg.connect(url)
-    yield Service(Context(settings, engine, wakeups), connection, queue)
+    yield Service(TransactionManager(settings, engine, wakeups), connection, queue)
     await wakeups.close()
     await connection.close()
     await engine.dispose()

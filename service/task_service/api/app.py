@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from task_service.api import compat
 from task_service.api.compat.d_errors import WordsOfD
+from task_service.api.dependencies import WorkerStatus
 from task_service.api.http.documentation import install_documentation
 from task_service.api.http.edge import NO_TELEMETRY, Edge
 from task_service.api.http.problems import Problem, install_problems
@@ -18,8 +19,9 @@ from task_service.loops.cache_watch import watch_cache
 from task_service.loops.folding import Folding
 from task_service.loops.loop import Background
 from task_service.queue.wakeups import Wakeups
-from task_service.services.context import Context, WorkerStatus
-from task_service.services.events import Events
+from task_service.services.events.broadcaster import Broadcaster
+from task_service.services.single_flight import SingleFlight
+from task_service.services.transactions import TransactionManager
 from task_service.settings import Settings
 
 DESCRIPTION = """
@@ -70,11 +72,13 @@ def create_app(
         redirect_slashes=False,
         telemetry=NO_TELEMETRY,
     )
-    app.state.context = Context(settings, engine, wakeups, worker)
+    app.state.transactions = TransactionManager(settings, engine, wakeups)
+    app.state.single_flight = SingleFlight()
+    app.state.worker = worker
     app.state.draining = False
     background: list[Background] = [Folding(engine, settings.heartbeat_seconds)]
-    background += watch_cache(app.state.context)
-    app.state.events = Events(app.state.context, write_event)
+    background += watch_cache(settings, app.state.transactions.cache)
+    app.state.events = Broadcaster(app.state.transactions, write_event)
     background.append(app.state.events)
     app.state.background = background
     app.add_api_route("/", _to_documentation, include_in_schema=False)

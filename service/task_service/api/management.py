@@ -20,6 +20,7 @@ from task_service.api.gauges import refresh
 from task_service.api.health import Health, read_schema
 from task_service.api.http.edge import NO_TELEMETRY, Edge
 from task_service.api.http.problems import install_problems
+from task_service.clocks import utc_now
 from task_service.domain.errors import NotFoundError
 from task_service.domain.outcomes import Reason
 from task_service.migrations import NEEDS, code_revision
@@ -27,8 +28,7 @@ from task_service.queue import workers
 from task_service.queue.figures import list_workers, release_worker
 from task_service.schemas.tasks import Input
 from task_service.schemas.types import parse_id
-from task_service.services.context import utc_now
-from task_service.services.queues import claimable_figures
+from task_service.services.queues import read_claimable
 from task_service.settings import Settings
 from task_service.store.database import raw
 
@@ -140,7 +140,7 @@ def _internal(settings: Settings, engine: AsyncEngine) -> APIRouter:
     @router.get("/queue")
     async def queue() -> Response:
         async with statements.connect() as connection:
-            return answer(await claimable_figures(connection))
+            return answer(await read_claimable(connection))
 
     @router.get("/workers")
     async def registered() -> Response:

@@ -16,10 +16,10 @@ from task_service.api.http.headers import SecurityHeaders, allow_origins
 from task_service.api.http.problems import documented
 from task_service.api.http.rate_limits import RateLimiter
 from task_service.domain.permissions import GRANTS, Permission
-from task_service.services.context import Context
 from task_service.services.identity.passwords import Passwords
 from task_service.services.identity.tokens import Tokens
 from task_service.services.identity.users import Credentials
+from task_service.services.transactions import TransactionManager
 from task_service.settings import Settings
 from task_service.store.users import LookUps
 
@@ -41,8 +41,10 @@ class Connections:
 
 def install_security(app: FastAPI, settings: Settings) -> None:
     """Install the authenticator, limits and headers. Raises NoKeyError without a signing key."""
-    context: Context = app.state.context
-    credentials = Credentials(Tokens(settings, SigningKeys(settings), context.clock), Passwords())
+    transactions: TransactionManager = app.state.transactions
+    credentials = Credentials(
+        Tokens(settings, SigningKeys(settings), transactions.clock), Passwords()
+    )
     look_ups, limits = LookUps(settings), RateLimiter(settings)
     trust = Trust(settings.trusted_issuers_file)
     app.state.authenticator = Authenticator(
@@ -50,7 +52,7 @@ def install_security(app: FastAPI, settings: Settings) -> None:
     )
     app.state.limits = limits
     app.state.connections = Connections(look_ups, limits)
-    app.state.first_admin = FirstAdmin(context, credentials)
+    app.state.first_admin = FirstAdmin(transactions, credentials)
     app.state.background += [app.state.connections, app.state.first_admin]
     if settings.cors_origins:
         app.add_middleware(partial(allow_origins, origins=settings.cors_origins))

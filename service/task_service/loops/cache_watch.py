@@ -9,10 +9,9 @@ import contextlib
 import asyncpg
 import structlog
 
-from task_service.services.context import Context
 from task_service.settings import Settings
 from task_service.store.cache import outbox
-from task_service.store.cache.cache import Cache
+from task_service.store.cache.cache import Cache, NoCache
 from task_service.store.cache.redis import RedisAwayError
 from task_service.store.database import connect, is_unavailable
 
@@ -22,9 +21,9 @@ BATCH = 500
 log = structlog.get_logger(__name__)
 
 
-def watch_cache(context: Context) -> list["CacheWatch"]:
+def watch_cache(settings: Settings, cache: NoCache) -> list["CacheWatch"]:
     """The watch over the process's cache, if it has one."""
-    return [CacheWatch(context.settings, context.cache)] if isinstance(context.cache, Cache) else []
+    return [CacheWatch(settings, cache)] if isinstance(cache, Cache) else []
 
 
 class CacheWatch:

@@ -1,22 +1,23 @@
-"""Write and remove application settings, in the caller's transaction (`Context.write`)."""
+"""Write and remove application settings, each inside the caller's transaction."""
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from task_service.domain.errors import NotFoundError, StaleVersionError
 from task_service.domain.principals import Principal
 from task_service.schemas.tasks import SettingValue
-from task_service.services.etags import Guard
+from task_service.services.etags import UNCONDITIONAL, Guard
+from task_service.services.transactions import Transaction
 from task_service.store import app_settings as store
 from task_service.store.app_settings import SettingRow
 
 
 def etag_of_setting(row: SettingRow) -> str:
-    """The setting's ETag, with its quotes. One that was removed and made anew has another time of creation."""
+    """Return the setting's quoted ETag. A setting that was deleted and created again has a different one."""
     return f'"{row.version}.{int(row.created_at.timestamp() * 1_000_000):x}"'
 
 
 async def read_setting(connection: AsyncConnection, key: str) -> SettingRow:
-    """One setting. Raises NotFoundError."""
+    """Read one setting. Raises NotFoundError."""
     row = await store.read_setting(connection, key)
     if row is None:
         raise NotFoundError("setting", key)
@@ -24,36 +25,38 @@ async def read_setting(connection: AsyncConnection, key: str) -> SettingRow:
 
 
 async def put_setting(
-    connection: AsyncConnection,
+    transaction: Transaction,
     key: str,
     wanted: SettingValue,
     caller: Principal,
-    guard: Guard,
+    guard: Guard = UNCONDITIONAL,
     *,
-    only_new: bool,
+    only_new: bool = False,
 ) -> tuple[SettingRow, bool]:
-    """Make or replace a setting, and tell whether it is new. Raises StaleVersionError.
+    """Create or replace a setting; return it and whether it is new.
 
-    `only_new`: not when there is one already (`If-None-Match: *`). A guard that names an ETag asks for one that exists.
+    Raises StaleVersionError: with `only_new` (`If-None-Match: *`) when the setting exists, with a guard that names an
+    ETag when it does not exist or has another one.
     """
     values = {"value": wanted.value, "description": wanted.description, "updated_by": caller.name}
     if only_new:
-        made = await store.insert_setting(connection, key, values)
-        if made is None:
-            raise StaleVersionError(etag_of_setting(await read_setting(connection, key)), "setting")
-        return made, True
+        created = await store.insert_setting(transaction.sql, key, values)
+        if created is None:
+            existing = await read_setting(transaction.sql, key)
+            raise StaleVersionError(etag_of_setting(existing), "setting")
+        return created, True
     if guard.header is not None:
-        row = await store.read_setting(connection, key, lock=True)
+        row = await store.read_setting(transaction.sql, key, lock=True)
         if row is None:
             raise StaleVersionError(None, "setting")
         guard.compare(etag_of_setting(row), "setting")
-    return await store.put_setting(connection, key, values)
+    return await store.put_setting(transaction.sql, key, values)
 
 
-async def remove_setting(connection: AsyncConnection, key: str, guard: Guard) -> None:
-    """Remove a setting for good. Raises NotFoundError, StaleVersionError."""
-    row = await store.read_setting(connection, key, lock=True)
+async def remove_setting(transaction: Transaction, key: str, guard: Guard = UNCONDITIONAL) -> None:
+    """Delete a setting. Raises NotFoundError, StaleVersionError."""
+    row = await store.read_setting(transaction.sql, key, lock=True)
     if row is None:
         raise NotFoundError("setting", key)
     guard.compare(etag_of_setting(row), "setting")
-    await store.delete_setting(connection, key)
+    await store.delete_setting(transaction.sql, key)

@@ -1,4 +1,4 @@
-"""Enter many tasks in few statements, in the caller's transaction: what batches, files and schedules have in common."""
+"""Insert many tasks in few statements, for batches, CSV files and schedules, inside the caller's transaction."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,7 +8,6 @@ from typing import NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from task_service.domain.errors import InvalidFieldError
 from task_service.domain.fields import check_due
@@ -16,140 +15,139 @@ from task_service.domain.ids import new_id
 from task_service.domain.principals import Principal
 from task_service.domain.statuses import OPEN
 from task_service.queue import dependencies, entries
-from task_service.queue.statements import Connection
 from task_service.schemas.tasks import NewTask
-from task_service.services.context import Context
 from task_service.services.task_rows import entry_of, json_text, needs_of, new_row, shown_status
-from task_service.store.database import raw
+from task_service.services.transactions import Transaction
 from task_service.store.inserts import FirstLine, NewConversationRow, copy_rows
 from task_service.store.unique import KeyClaim, claim_keys
 from task_service.telemetry.helpers import current_trace_context
 from task_service.telemetry.metrics import count_created
 
 CHUNK = 1_000
-"""Tasks that are prepared at a time; the event loop serves others in between."""
-Kind: TypeAlias = tuple[str, str | None]
+"""Tasks prepared at a time; between two chunks the event loop serves other requests."""
+MetricLabels: TypeAlias = tuple[str, str | None]
+"""Queue and handler of a task."""
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 
-class NewDraft(NamedTuple):
-    """A task that is to be made, with the id that it will have."""
+class IdentifiedTask(NamedTuple):
+    """A task to insert, with its id."""
 
     id: UUID
-    draft: NewTask
+    new: NewTask
 
 
-class Entered(NamedTuple):
-    """The tasks of drafts, in their order, those to make, and the places of those that were there already."""
+class BulkResult(NamedTuple):
+    """Result for a list of new tasks.
+
+    `ids` are in the order of the list, `inserted` are the tasks that were new, and `existing` the positions of those
+    whose unique key another task holds.
+    """
 
     ids: list[UUID]
-    new: list[NewDraft]
-    present: list[int]
+    inserted: list[IdentifiedTask]
+    existing: list[int]
 
 
-async def enter_tasks(
-    context: Context,
-    connection: AsyncConnection | Connection,
-    drafts: Sequence[NewTask],
-    caller: Principal,
-) -> Entered:
-    """Insert tasks with history, conversations and places in the queue, but for those whose unique key is held.
+async def create_tasks(
+    transaction: Transaction, new: Sequence[NewTask], caller: Principal
+) -> BulkResult:
+    """Insert 1 to 10,000 tasks with history, conversations and queue entries; skip those whose unique key is held.
 
-    One draft or 10,000. Runs in the caller's transaction, on SQLAlchemy's connection or the driver's own. Due dates are
-    not checked here: see `past_due`.
+    Does not check due dates: see `due_date_problem`. Raises InvalidFieldError for dependencies that do not exist.
     """
-    driver = await raw(connection) if isinstance(connection, AsyncConnection) else connection
-    entered = await claim_ids(driver, drafts)
-    for chunk in chunks(entered.new):
-        await insert_drafts(context, driver, chunk, caller)
-    await _wait_for_needs(driver, drafts, entered.new)
-    count_kinds(Counter(kind_of(new.draft) for new in entered.new))
-    log.info("tasks_created", number=len(entered.new), present=len(entered.present), by=caller.name)
-    return entered
+    result = await claim_ids(transaction, new)
+    for chunk in chunks(result.inserted):
+        await insert_tasks(transaction, chunk, caller)
+    await _block_dependents(transaction, new, result.inserted)
+    count_tasks(Counter(metric_labels(task.new) for task in result.inserted))
+    log.info(
+        "tasks_created",
+        number=len(result.inserted),
+        present=len(result.existing),
+        by=caller.name,
+    )
+    return result
 
 
-async def _wait_for_needs(
-    connection: Connection, drafts: Sequence[NewTask], made: Sequence[NewDraft]
+async def _block_dependents(
+    transaction: Transaction, new: Sequence[NewTask], inserted: Sequence[IdentifiedTask]
 ) -> None:
-    """All in one go: needed tasks are locked in one order. Raises InvalidFieldError."""
-    needs = [need for new in made for need in needs_of(new.id, new.draft)]
-    if missing := await dependencies.block(connection, needs):
-        place, other = next(
-            (n, i) for n, draft in enumerate(drafts) for i in draft.needs if i in missing
+    """Block all tasks with dependencies in one statement, which locks the needed tasks in a single order."""
+    needs = [need for task in inserted for need in needs_of(task.id, task.new)]
+    if missing := await dependencies.block(transaction.driver, needs):
+        position, needed = next(
+            (n, i) for n, task in enumerate(new) for i in task.needs if i in missing
         )
-        raise InvalidFieldError(f"tasks.{place}.needs", f"there is no task {other}")
+        raise InvalidFieldError(f"tasks.{position}.needs", f"there is no task {needed}")
 
 
-async def claim_ids(connection: Connection, drafts: Sequence[NewTask]) -> Entered:
-    """The ids of new tasks, and of those that hold a draft's unique key: as if the drafts came one after another."""
-    own = [new_id() for _ in drafts]
-    ids, claims, open_keys = list(own), dict[str, KeyClaim](), set[str]()
-    for place, draft in enumerate(drafts):
-        key = draft.unique_key
+async def claim_ids(transaction: Transaction, new: Sequence[NewTask]) -> BulkResult:
+    """Claim the unique keys of new tasks, with the same result as creating the tasks one after another."""
+    own_ids = [new_id() for _ in new]
+    ids, claims, open_keys = list(own_ids), dict[str, KeyClaim](), set[str]()
+    for position, task in enumerate(new):
+        key = task.unique_key
         if key is None:
             continue
         if key in open_keys:
-            ids[place] = claims[key].task_id
+            ids[position] = claims[key].task_id
             continue
-        claims[key] = KeyClaim(key, own[place], draft.unique_seconds)
-        if draft.status in OPEN or draft.unique_seconds:
+        claims[key] = KeyClaim(key, own_ids[position], task.unique_seconds)
+        if task.status in OPEN or task.unique_seconds:
             open_keys.add(key)
-    held = await claim_keys(connection, claims.values())
-    ids = [held.get(draft.unique_key or "", i) for draft, i in zip(drafts, ids, strict=True)]
-    new = [NewDraft(i, draft) for i, mine, draft in zip(ids, own, drafts, strict=True) if i == mine]
-    return Entered(ids, new, [place for place, i in enumerate(ids) if i != own[place]])
+    held = await claim_keys(transaction.driver, claims.values())
+    ids = [held.get(task.unique_key or "", i) for task, i in zip(new, ids, strict=True)]
+    triples = list(zip(ids, own_ids, new, strict=True))
+    inserted = [IdentifiedTask(i, task) for i, own, task in triples if i == own]
+    return BulkResult(ids, inserted, [n for n, (i, own, _) in enumerate(triples) if i != own])
 
 
-def kind_of(draft: NewTask) -> Kind:
-    """What metrics tell tasks apart by."""
-    return draft.queue, draft.handler
+def metric_labels(new: NewTask) -> MetricLabels:
+    """Return the labels under which a new task is counted."""
+    return new.queue, new.handler
 
 
-def count_kinds(kinds: Mapping[Kind, int]) -> None:
-    """Count tasks that were created, for the metrics."""
-    for (queue, handler), number in kinds.items():
+def count_tasks(numbers: Mapping[MetricLabels, int]) -> None:
+    """Count created tasks in the metrics."""
+    for (queue, handler), number in numbers.items():
         count_created(queue, handler, number)
 
 
-def past_due(draft: NewTask, now: datetime) -> str | None:
-    """What is wrong with the draft's due date; None when nothing is."""
-    if draft.due_date is None:
+def due_date_problem(new: NewTask, now: datetime) -> str | None:
+    """Return the error message for the task's due date; None when it is valid."""
+    if new.due_date is None:
         return None
     try:
-        check_due(draft.due_date, now)
+        check_due(new.due_date, now)
     except ValueError as error:
         return str(error)
     return None
 
 
 def chunks(items: Iterable[T]) -> Iterator[list[T]]:
-    """The items in lists of at most `CHUNK`."""
+    """Split items into lists of at most `CHUNK`."""
     rest = iter(items)
     while chunk := list(islice(rest, CHUNK)):
         yield chunk
 
 
-async def insert_drafts(
-    context: Context, connection: Connection, drafts: Sequence[NewDraft], caller: Principal
+async def insert_tasks(
+    transaction: Transaction, tasks: Sequence[IdentifiedTask], caller: Principal
 ) -> None:
-    """`enter_tasks` for one chunk, on the driver's connection; counts and logs nothing."""
-    now, attempts, trace = (
-        context.clock(),
-        context.settings.default_max_attempts,
-        current_trace_context(),
-    )
-    rows = [new_row(new.id, new.draft, now, attempts, caller) for new in drafts]
-    pairs = [(row, new.draft) for row, new in zip(rows, drafts, strict=True)]
-    await copy_rows(connection, rows)
-    await copy_rows(
-        connection, [FirstLine(r.id, shown_status(d, now), caller.name) for r, d in pairs]
-    )
-    bodies = [
-        NewConversationRow(new_id(), r.id, json_text(c.body))
-        for r, d in pairs
-        for c in d.conversations
+    """Insert one chunk for `create_tasks`, without metrics and log events."""
+    now, trace = transaction.clock(), current_trace_context()
+    attempts, driver = transaction.settings.default_max_attempts, transaction.driver
+    rows = [new_row(task.id, task.new, now, attempts, caller) for task in tasks]
+    await copy_rows(driver, rows)
+    history = [FirstLine(t.id, shown_status(t.new, now), caller.name) for t in tasks]
+    await copy_rows(driver, history)
+    conversations = [
+        NewConversationRow(new_id(), task.id, json_text(c.body))
+        for task in tasks
+        for c in task.new.conversations
     ]
-    await copy_rows(connection, bodies)
+    await copy_rows(driver, conversations)
     waiting = [entry for row in rows if (entry := entry_of(row, trace)) is not None]
-    await entries.enqueue(connection, waiting, context.wakeups)
+    await entries.enqueue(driver, waiting, transaction.wakeups)

@@ -1,45 +1,47 @@
-"""Reading through the cache. What decides a change, or must agree with other rows, is read from the database."""
+"""Read through the cache. A read that decides a change, or must agree with other rows, uses the database instead."""
 
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from task_service.services.context import Context
+from task_service.services.transactions import TransactionManager
 from task_service.store import tasks as store
 from task_service.store.cache.cache import Missing
 from task_service.store.tasks import TaskRow
 
 
-async def read_task(context: Context, task_id: UUID) -> TaskRow | None:
-    """The task, from the cache when it is there; None when there is none, or it is deleted.
+async def read_task(transactions: TransactionManager, task_id: UUID) -> TaskRow | None:
+    """Return the task from the cache or the database; None when it does not exist or is deleted.
 
-    Never older than an update that was acknowledged before the call (when a writer did not reach Redis: five seconds
-    before). For every route that shows one task.
+    The task is never older than an update that was acknowledged before the call. When the writer of the update could
+    not reach Redis, it is at most five seconds older. For every route that shows one task.
     """
-    found = await context.cache.read(task_id)
-    if isinstance(found, TaskRow):
-        return found
-    async with context.reading() as connection:
+    cached = await transactions.cache.read(task_id)
+    if isinstance(cached, TaskRow):
+        return cached
+    async with transactions.read() as connection:
         task = await store.read_task(connection, task_id)
-    if found is not None and task is not None:
-        await context.cache.fill(found, task_id, task)
+    if cached is not None and task is not None:
+        await transactions.cache.fill(cached, task_id, task)
     return task
 
 
 async def read_day(
-    context: Context, name: str, make: Callable[[AsyncConnection], Awaitable[bytes]]
+    transactions: TransactionManager,
+    name: str,
+    render: Callable[[AsyncConnection], Awaitable[bytes]],
 ) -> bytes:
-    """An answer made of the daily log alone, from the cache when it is there; `name` says which, such as date and page.
+    """Return a response body made only of the daily log, from the cache or by `render`.
 
-    Whoever changes the daily log (the loader; a hard delete does it already) calls
-    `context.cache.forget_daily_log(connection)` in that transaction, which must be one of `context.write`.
+    `name` identifies the body, for example by date and page. Code that changes the daily log calls
+    `cache.forget_daily_log` in the same transaction, opened by `TransactionManager.write`.
     """
-    found = await context.cache.read_day(name)
-    if isinstance(found, bytes):
-        return found
-    async with context.reading() as connection:
-        body = await make(connection)
-    if isinstance(found, Missing):
-        await context.cache.fill_day(found, name, body)
+    cached = await transactions.cache.read_day(name)
+    if isinstance(cached, bytes):
+        return cached
+    async with transactions.read() as connection:
+        body = await render(connection)
+    if isinstance(cached, Missing):
+        await transactions.cache.fill_day(cached, name, body)
     return body

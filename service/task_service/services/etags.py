@@ -43,6 +43,10 @@ class Guard:
             raise StaleVersionError(current, what)
 
 
+UNCONDITIONAL = Guard()
+"""The guard of a request without `If-Match`."""
+
+
 def is_unchanged(header: str | None, etag: str) -> bool:
     """Whether `If-None-Match` names this ETag.
 

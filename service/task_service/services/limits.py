@@ -1,4 +1,4 @@
-"""Setting and removing limits, in the caller's transaction (`Context.write`)."""
+"""Set and remove limits, each inside the caller's transaction."""
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -9,16 +9,15 @@ from task_service.queue import limits as queue
 from task_service.queue.statements import statement
 from task_service.queue.wakeups import LIMITS
 from task_service.schemas.tasks import NewLimit
-from task_service.services.context import Context
+from task_service.services.transactions import Transaction
 from task_service.store import limits as store
-from task_service.store.database import raw
 from task_service.store.limits import LimitRow
 
 log = structlog.get_logger(__name__)
 
 
 async def read_limit(connection: AsyncConnection, kind: str, name: str) -> LimitRow:
-    """One limit. Raises NotFoundError."""
+    """Read one limit. Raises NotFoundError."""
     row = await store.read_limit(connection, kind, name)
     if row is None:
         raise NotFoundError("limit", f"{kind}/{name}")
@@ -26,15 +25,11 @@ async def read_limit(connection: AsyncConnection, kind: str, name: str) -> Limit
 
 
 async def put_limit(
-    context: Context,
-    connection: AsyncConnection,
-    key: tuple[str, str],
-    wanted: NewLimit,
-    caller: Principal,
+    transaction: Transaction, key: tuple[str, str], wanted: NewLimit, caller: Principal
 ) -> tuple[LimitRow, bool]:
-    """Set the limit of this kind and name, and tell whether it is new. Raises InvalidFieldError.
+    """Create or replace the limit of this kind and name; return it and whether it is new. Raises InvalidFieldError.
 
-    What waits for a worker already is held back at once, up to some thousands; workers do the rest within a poll.
+    Blocks up to some thousands of waiting tasks at once; workers block the rest within a poll interval.
     """
     if wanted.concurrency is None and wanted.rate is None:
         raise InvalidFieldError(
@@ -42,23 +37,21 @@ async def put_limit(
         )
     if (wanted.rate is None) != (wanted.period_seconds is None):
         raise InvalidFieldError("period_seconds", "goes with rate: give both, or neither")
-    given = wanted.concurrency, wanted.rate, wanted.period_seconds
-    made = await store.put_limit(connection, key, *given, caller.name)
-    await queue.hold_back(await raw(connection))
-    await _wake(context, connection)
+    values = wanted.concurrency, wanted.rate, wanted.period_seconds
+    is_new = await store.put_limit(transaction.sql, key, *values, caller.name)
+    await queue.hold_back(transaction.driver)
+    await _wake_admission(transaction)
     log.info("limit_set", kind=key[0], name=key[1], by=caller.name, **wanted.model_dump())
-    return await read_limit(connection, *key), made
+    return await read_limit(transaction.sql, *key), is_new
 
 
-async def remove_limit(
-    context: Context, connection: AsyncConnection, key: tuple[str, str], caller: Principal
-) -> None:
-    """Remove a limit: what it held back may run. Raises NotFoundError."""
-    if not await store.delete_limit(connection, *key):
+async def remove_limit(transaction: Transaction, key: tuple[str, str], caller: Principal) -> None:
+    """Remove a limit, so that the tasks that it blocked may run. Raises NotFoundError."""
+    if not await store.delete_limit(transaction.sql, *key):
         raise NotFoundError("limit", "/".join(key))
-    await _wake(context, connection)
+    await _wake_admission(transaction)
     log.info("limit_removed", kind=key[0], name=key[1], by=caller.name)
 
 
-async def _wake(context: Context, connection: AsyncConnection) -> None:
-    await (await raw(connection)).execute(statement("notify"), context.wakeups.inside([LIMITS]))
+async def _wake_admission(transaction: Transaction) -> None:
+    await transaction.driver.execute(statement("notify"), transaction.wakeups.inside([LIMITS]))

@@ -1,4 +1,4 @@
-"""Queues and workers: their figures, pausing and resuming, releasing and draining, in the caller's transaction."""
+"""Queues and workers: their figures; pause and resume queues, release and drain workers."""
 
 from dataclasses import asdict
 from typing import Any
@@ -13,38 +13,40 @@ from task_service.domain.principals import Principal
 from task_service.queue import workers
 from task_service.queue.figures import COUNTS, ReleaseResult, queue_figures, release_worker
 from task_service.queue.statements import statement
-from task_service.services.context import Context
+from task_service.services.transactions import Transaction
 from task_service.store import queues as store
 from task_service.store.database import raw
 from task_service.store.queues import PauseRow
 
-NONE: dict[str, Any] = dict.fromkeys(COUNTS, 0) | {"oldest_age_seconds": 0.0}
+EMPTY: dict[str, Any] = dict.fromkeys(COUNTS, 0) | {"oldest_age_seconds": 0.0}
+"""The figures of a queue without tasks."""
 log = structlog.get_logger(__name__)
 
 
 async def read_queues(connection: AsyncConnection) -> dict[str, Any]:
-    """The figures of all queues that have tasks or are paused, and their sums."""
+    """Return the figures of all queues that have tasks or are paused, and their sums."""
     figures = await queue_figures(await raw(connection))
     pauses = await store.list_pauses(connection)
-    named = {q["name"]: q for q in figures["queues"]}
-    names = sorted({*named, *pauses})
-    return figures | {
-        "queues": [_with_pause({"name": n} | named.get(n, NONE), pauses.get(n)) for n in names]
-    }
+    by_name = {q["name"]: q for q in figures["queues"]}
+    names = sorted({*by_name, *pauses})
+    queues = [_with_pause({"name": n} | by_name.get(n, EMPTY), pauses.get(n)) for n in names]
+    return figures | {"queues": queues}
 
 
 async def read_queue(connection: AsyncConnection, name: str) -> dict[str, Any]:
-    """One queue's figures with its rates. A queue is there as soon as somebody names it: an empty one has zeros."""
+    """Return one queue's figures with its rates. A queue that no task has named yet has zeros."""
     figures = await queue_figures(await raw(connection))
-    found = next((q for q in figures["queues"] if q["name"] == name), {"name": name} | NONE)
+    own = next((q for q in figures["queues"] if q["name"] == name), {"name": name} | EMPTY)
     rates = asdict(await store.read_rates(connection, name))
-    return (
-        _with_pause(found, await store.read_pause(connection, name)) | rates | {"at": figures["at"]}
-    )
+    pause_row = await store.read_pause(connection, name)
+    return _with_pause(own, pause_row) | rates | {"at": figures["at"]}
 
 
-async def claimable_figures(connection: AsyncConnection) -> dict[str, Any]:
-    """The figures by which workers are scaled: what waits in a paused queue asks for none, what runs still has one."""
+async def read_claimable(connection: AsyncConnection) -> dict[str, Any]:
+    """Return the figures that workers are scaled by.
+
+    Tasks that wait in a paused queue need no worker and count as zero; running ones count.
+    """
     figures = await queue_figures(await raw(connection))
     paused = await store.list_pauses(connection)
     waiting = {"ready": 0, "scheduled": 0, "blocked": 0, "oldest_age_seconds": 0.0}
@@ -55,57 +57,56 @@ async def claimable_figures(connection: AsyncConnection) -> dict[str, Any]:
 
 
 async def pause(
-    connection: AsyncConnection, name: str, reason: str | None, caller: Principal
+    transaction: Transaction, name: str, reason: str | None, caller: Principal
 ) -> dict[str, Any]:
-    """Let workers claim nothing more from a queue; what they hold goes on, and tasks can be added. Idempotent."""
-    await store.insert_pause(connection, name, reason, caller.name)
+    """Stop workers from claiming tasks of a queue; running tasks continue, and tasks can be added. Idempotent."""
+    await store.insert_pause(transaction.sql, name, reason, caller.name)
     log.info("queue_paused", queue=name, reason=reason, by=caller.name)
-    return await read_queue(connection, name)
+    return await read_queue(transaction.sql, name)
 
 
-async def resume(
-    context: Context, connection: AsyncConnection, name: str, caller: Principal
-) -> dict[str, Any]:
+async def resume(transaction: Transaction, name: str, caller: Principal) -> dict[str, Any]:
     """Let workers claim from a queue again, and wake them. Idempotent."""
-    if await store.delete_pause(connection, name):
-        await (await raw(connection)).execute(statement("notify"), context.wakeups.inside([name]))
+    if await store.delete_pause(transaction.sql, name):
+        await transaction.driver.execute(statement("notify"), transaction.wakeups.inside([name]))
         log.info("queue_resumed", queue=name, by=caller.name)
-    return await read_queue(connection, name)
+    return await read_queue(transaction.sql, name)
 
 
 async def read_worker(connection: AsyncConnection, worker_id: UUID) -> dict[str, Any]:
-    """One worker process. Raises NotFoundError."""
-    found = await workers.read_worker(await raw(connection), worker_id)
-    if found is None:
+    """Read one worker process. Raises NotFoundError."""
+    worker = await workers.read_worker(await raw(connection), worker_id)
+    if worker is None:
         raise NotFoundError("worker", worker_id)
-    return found
+    return worker
 
 
 async def release(
-    connection: AsyncConnection, worker_id: UUID, reason: Reason, caller: Principal, *, force: bool
+    transaction: Transaction, worker_id: UUID, reason: Reason, caller: Principal, *, force: bool
 ) -> ReleaseResult:
-    """Declare a worker dead and give its tasks to others. Raises NotFoundError; ConflictError for one that lives.
+    """Declare a worker dead and release its tasks. Raises NotFoundError; ConflictError when the worker is alive.
 
-    By force also one that lives: it finds out with its next heartbeat, drops what it holds, and registers anew.
+    With `force` a living worker is released too: its next heartbeat fails, it drops its tasks and registers again.
     """
-    found = await read_worker(connection, worker_id)
-    if not found["expired"] and not force:
-        until = found["lease_expires_at"].isoformat()
+    worker = await read_worker(transaction.sql, worker_id)
+    if not worker["expired"] and not force:
+        until = worker["lease_expires_at"].isoformat()
         raise ConflictError(
-            f"The worker {worker_id} lives: its lease holds until {until}. force=true releases it too."
+            f"The worker {worker_id} is alive: its lease lasts until {until}. "
+            "Use force=true to release it anyway."
         )
-    done = await release_worker(await raw(connection), worker_id, reason)
-    if done is None:
+    result = await release_worker(transaction.driver, worker_id, reason)
+    if result is None:
         raise NotFoundError("worker", worker_id)
     log.info(
-        "worker_released", worker_id=str(worker_id), reason=reason, by=caller.name, **asdict(done)
+        "worker_released", worker_id=str(worker_id), reason=reason, by=caller.name, **asdict(result)
     )
-    return done
+    return result
 
 
-async def drain(connection: AsyncConnection, worker_id: UUID, caller: Principal) -> str:
-    """Ask a worker to claim no more; return its state. Raises NotFoundError."""
-    state = await workers.drain(await raw(connection), worker_id, Reason.DRAIN)
+async def drain(transaction: Transaction, worker_id: UUID, caller: Principal) -> str:
+    """Ask a worker to claim no more tasks; return its state. Raises NotFoundError."""
+    state = await workers.drain(transaction.driver, worker_id, Reason.DRAIN)
     if state is None:
         raise NotFoundError("worker", worker_id)
     log.info("worker_drain_asked", worker_id=str(worker_id), reason=Reason.DRAIN, by=caller.name)

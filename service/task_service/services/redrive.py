@@ -1,27 +1,25 @@
-"""Dead letters: what failed is run again, many at a time, in the caller's transaction."""
+"""Redrive: run failed tasks again, many at a time, inside the caller's transaction."""
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from task_service.domain.principals import Principal
 from task_service.queue.entries import Entry, enqueue
-from task_service.services.context import Context
-from task_service.store.database import raw
+from task_service.services.transactions import Transaction
 from task_service.store.redrive import DeadLetters, reopen_failed
 
 log = structlog.get_logger(__name__)
 
 
 async def redrive(
-    context: Context,
-    connection: AsyncConnection,
+    transaction: Transaction,
     which: DeadLetters,
-    most: int,
+    limit: int,
     caller: Principal,
-    reason: str | None,
+    *,
+    reason: str | None = None,
 ) -> int:
     """Make the oldest of these failed tasks pending again, due now, with all their attempts; return how many."""
-    tasks = await reopen_failed(connection, which, most, caller.name, reason)
+    tasks = await reopen_failed(transaction.sql, which, limit, caller.name, reason)
     entries = [
         Entry(
             t.id,
@@ -36,7 +34,7 @@ async def redrive(
         )
         for t in tasks
     ]
-    await enqueue(await raw(connection), entries, context.wakeups)
+    await enqueue(transaction.driver, entries, transaction.wakeups)
     log.info(
         "tasks_redriven",
         number=len(tasks),

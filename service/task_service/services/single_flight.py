@@ -1,4 +1,4 @@
-"""One at a time: of several requests of this process that would do the same, the others wait for the first."""
+"""Single flight: of concurrent calls with the same key, one does the work and the others receive its result."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
@@ -11,43 +11,46 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class _Flight:
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    aboard: int = 0
+class _Call:
+    """A call in progress: its lock, how many callers use it, and its result."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    callers: int = 0
     result: Any = None
 
 
-class Flights:
-    """What the first of them finds out, those that wait are told; when it fails, the next one tries."""
+class SingleFlight:
+    """Calls in progress in this process, by key. When a call fails, the next waiting caller tries."""
 
     def __init__(self) -> None:
-        self._flights: dict[Hashable, _Flight] = {}
+        self._calls: dict[Hashable, _Call] = {}
 
-    async def share(
+    async def run(
         self, key: Hashable, work: Callable[[], Awaitable[T]], wait_seconds: float
     ) -> tuple[T, bool]:
-        """The result of `work`, and whether it is somebody else's.
+        """Return the result of `work`, and whether another caller produced it.
 
-        Waiting takes no connection. Raises what `work` raises; UnavailableError when the turn does not come in time.
+        Raises what `work` raises; UnavailableError after waiting for `wait_seconds`. Waiting holds no database
+        connection.
         """
-        flight = self._flights.setdefault(key, _Flight())
-        flight.aboard += 1
+        call = self._calls.setdefault(key, _Call())
+        call.callers += 1
         try:
             try:
                 async with asyncio.timeout(wait_seconds):
-                    await flight.turn.acquire()
+                    await call.lock.acquire()
             except TimeoutError:
                 raise UnavailableError(
                     "The same request is still being answered; try again."
                 ) from None
             try:
-                if flight.result is not None:
-                    return flight.result, True
-                flight.result = await work()
-                return flight.result, False
+                if call.result is not None:
+                    return call.result, True
+                call.result = await work()
+                return call.result, False
             finally:
-                flight.turn.release()
+                call.lock.release()
         finally:
-            flight.aboard -= 1
-            if not flight.aboard:
-                del self._flights[key]
+            call.callers -= 1
+            if not call.callers:
+                del self._calls[key]

@@ -2,28 +2,26 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from task_service.domain.priorities import BY_RANK, Priority
 from task_service.domain.statuses import Status
 from task_service.queue.figures import queue_figures
+from task_service.services.transactions import TransactionManager
 from task_service.store.database import raw
 from task_service.store.statistics import Numbers, read_numbers
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How many tasks there are, without the deleted ones: in all, by status and by priority."""
+    """Number of tasks, without deleted ones: in total, by status and by priority."""
 
     total: int
     by_status: dict[Status, int]
     by_priority: dict[Priority, int]
 
 
-async def summarize(engine: AsyncEngine) -> Summary:
-    """The statistics, in one snapshot. The cost does not depend on how many tasks there are (see `figures.sql`)."""
-    async with engine.connect() as connection:
-        await connection.execution_options(isolation_level="REPEATABLE READ")
+async def summarize(transactions: TransactionManager) -> Summary:
+    """Count tasks in one snapshot. The cost does not depend on the number of tasks (see `figures.sql`)."""
+    async with transactions.snapshot() as connection:
         numbers = await read_numbers(connection)
         queue = await queue_figures(await raw(connection))
     by_priority = {priority: numbers.by_rank.get(rank, 0) for rank, priority in enumerate(BY_RANK)}
@@ -31,7 +29,7 @@ async def summarize(engine: AsyncEngine) -> Summary:
 
 
 def by_status(numbers: Numbers, queue: dict[str, int]) -> dict[Status, int]:
-    """Statuses from what they derive from: the queue, final runs, and what people set.
+    """Count statuses from their sources: the queue, final runs, and statuses that users set.
 
     >>> numbers = Numbers({2: 10}, {"pending": 3}, 1, {"failed": 2}, {"processing": 1})
     >>> queue = {"ready": 4, "blocked": 0, "scheduled": 1, "running": 1}

@@ -1,4 +1,4 @@
-"""What a draft becomes: its row, its first status, its place in the queue, and what it waits for."""
+"""Rows of a new task, derived from its request: the task, its queue entry, and its dependencies."""
 
 import json
 from datetime import datetime
@@ -15,39 +15,39 @@ from task_service.store.inserts import NewRow
 
 
 def new_row(
-    task_id: UUID, draft: NewTask, now: datetime, default_attempts: int, caller: Principal
+    task_id: UUID, new: NewTask, now: datetime, default_attempts: int, caller: Principal
 ) -> NewRow:
-    """The row of a new task. With a handler and status pending it has no status of its own: the queue decides."""
-    queued = draft.handler is not None and draft.status is Status.PENDING
+    """Return the row of a new task. Its status is None when the queue decides it: pending and with a handler."""
+    queued = new.handler is not None and new.status is Status.PENDING
     return NewRow(
         id=task_id,
-        title=draft.title,
-        description=draft.description,
-        status=None if queued else draft.status.value,
+        title=new.title,
+        description=new.description,
+        status=None if queued else new.status.value,
         status_at=None if queued else now,
-        priority=draft.priority.rank,
-        assigned_to=draft.assigned_to,
-        due_date=draft.due_date,
-        tags=draft.tags,
-        handler=draft.handler,
-        payload=None if draft.payload is None else json_text(draft.payload),
-        queue=draft.queue,
-        run_at=draft.run_at,
-        max_attempts=draft.max_attempts or default_attempts,
-        timeout_seconds=draft.timeout_seconds,
-        limit_key=draft.limit_key,
+        priority=new.priority.rank,
+        assigned_to=new.assigned_to,
+        due_date=new.due_date,
+        tags=new.tags,
+        handler=new.handler,
+        payload=None if new.payload is None else json_text(new.payload),
+        queue=new.queue,
+        run_at=new.run_at,
+        max_attempts=new.max_attempts or default_attempts,
+        timeout_seconds=new.timeout_seconds,
+        limit_key=new.limit_key,
         created_by=caller.name,
     )
 
 
-def shown_status(draft: NewTask, now: datetime) -> Status:
-    """The first status that people see."""
-    later = draft.status is Status.PENDING and draft.run_at is not None and draft.run_at > now
-    return Status.SCHEDULED if later else draft.status
+def shown_status(new: NewTask, now: datetime) -> Status:
+    """Return the first status that users see."""
+    later = new.status is Status.PENDING and new.run_at is not None and new.run_at > now
+    return Status.SCHEDULED if later else new.status
 
 
 def entry_of(row: NewRow, trace_context: str | None) -> Entry | None:
-    """The task's place in the queue; None when no worker has to run it."""
+    """Return the task's queue entry; None when no worker runs it."""
     if row.status is not None or row.handler is None:
         return None
     return Entry(
@@ -56,13 +56,13 @@ def entry_of(row: NewRow, trace_context: str | None) -> Entry | None:
     )  # fmt: skip
 
 
-def needs_of(task_id: UUID, draft: NewTask) -> list[Need]:
-    """What must have ended before a worker runs it."""
-    return [Need(task_id, other, draft.when_failed == "cancel") for other in draft.needs]
+def needs_of(task_id: UUID, new: NewTask) -> list[Need]:
+    """Return the dependencies that must end before a worker runs the task."""
+    return [Need(task_id, other, new.when_failed == "cancel") for other in new.needs]
 
 
 def json_text(value: object) -> str:
-    """JSON as PostgreSQL takes it."""
+    """Return JSON text for PostgreSQL."""
     try:
         return orjson.dumps(value).decode()
     except TypeError:  # integers beyond 64 bits

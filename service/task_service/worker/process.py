@@ -20,7 +20,7 @@ from task_service.loops.scheduler import Scheduler
 from task_service.queue.claims import Claim
 from task_service.queue.statements import statement
 from task_service.queue.wakeups import LIMITS, QUEUE_CHANNEL, Wakeups
-from task_service.services.context import Context
+from task_service.services.transactions import TransactionManager
 from task_service.settings import Settings
 from task_service.store.cache.cache import Cache
 from task_service.store.database import LOOK_UPS, connect, create_engine, create_pool, looking_up
@@ -96,8 +96,8 @@ class Worker:
         self.reports.on_room = self.runner.on_room = self.admitter.wake.set
         self._engine = create_engine(s)
         self._wakeups = Wakeups(self._notify)
-        self._context = Context(s, self._engine, self._wakeups)
-        self.scheduler = Scheduler(self._context, self._aside)
+        self._transactions = TransactionManager(s, self._engine, self._wakeups)
+        self.scheduler = Scheduler(self._transactions, self._aside)
         self.maintenance = Maintenance(s, self._aside, self.membership.may_judge)
         self.reports.is_busy = lambda: bool(self.runner.running)
         metrics.RUNNING.set_function(lambda: len(self.runner.running))
@@ -219,8 +219,8 @@ class Worker:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LEAVE_SECONDS):
                 await self._wakeups.close()
-                if isinstance(self._context.cache, Cache):  # the daily loader has told it
-                    await self._context.cache.link.close()
+                if isinstance(self._transactions.cache, Cache):  # the daily loader has told it
+                    await self._transactions.cache.link.close()
                 await self._engine.dispose()
         for end in self._ends:
             end()

@@ -19,6 +19,7 @@ from task_service.loops import loop
 from task_service.loops.cache_watch import CacheWatch, watch_cache
 from task_service.queue.claims import Bounds, Claim, claim
 from task_service.queue.wakeups import Wakeups
+from task_service.services.transactions import TransactionManager
 from task_service.settings import Settings
 from task_service.store.cache.redis import RedisAwayError
 from task_service.store.database import create_engine
@@ -85,7 +86,8 @@ async def secured(
 @pytest_asyncio.fixture
 async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     """Client of the public application; with TEST_REDIS=1 its first request may read the cache."""
-    watches = watch_cache(app.state.context)
+    transactions: TransactionManager = app.state.transactions
+    watches = watch_cache(transactions.settings, transactions.cache)
     for watch in watches:
         await eventually("the first check of Redis", lambda watch=watch: _check_redis(watch))
     async with httpx.AsyncClient(

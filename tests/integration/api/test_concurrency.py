@@ -37,7 +37,11 @@ async def clients(app: FastAPI, settings: Settings) -> AsyncIterator[list[httpx.
         httpx.AsyncClient(transport=httpx.ASGITransport(apps[n % 2]), base_url="http://service")
         for n in range(CLIENTS)
     ]
-    watches = [watch for one in apps for watch in watch_cache(one.state.context)]
+    watches = [
+        watch
+        for one in apps
+        for watch in watch_cache(one.state.transactions.settings, one.state.transactions.cache)
+    ]
     for watch in watches:
         await watch.start()
     yield made

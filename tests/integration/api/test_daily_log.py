@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from task_service.services import daily_log as service
-from task_service.services.context import Context
+from task_service.services.transactions import TransactionManager
 from task_service.settings import Settings
 from task_service.store import daily_log as store
 from tests.support.problems import check_field_error, check_problem
@@ -24,7 +24,7 @@ LOADER = """
 import asyncio, sys
 from task_service.queue.wakeups import Wakeups
 from task_service.services import daily_log
-from task_service.services.context import Context
+from task_service.services.transactions import TransactionManager
 from task_service.settings import load_settings
 from task_service.store.database import create_engine
 
@@ -34,7 +34,7 @@ async def main():
     async with engine.connect():
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
-    for load in await daily_log.catch_up(Context(settings, engine, Wakeups(None))):
+    for load in await daily_log.catch_up(TransactionManager(settings, engine, Wakeups(None))):
         print("added", load.added)
     await engine.dispose()
 
@@ -60,9 +60,9 @@ async def entries(client: httpx.AsyncClient, **query: Any) -> list[dict[str, Any
     return items
 
 
-def context_of(app: FastAPI) -> Context:
-    context: Context = app.state.context
-    return context
+def transactions_of(app: FastAPI) -> TransactionManager:
+    transactions: TransactionManager = app.state.transactions
+    return transactions
 
 
 async def test_active_tasks_are_copied_once(client: httpx.AsyncClient) -> None:
@@ -224,30 +224,30 @@ async def test_missed_days_are_loaded_for_up_to_a_month(
     await create(client)
     await connection.execute("UPDATE tasks SET created_at = '2020-01-01'")
     await connection.execute("UPDATE task_history SET at = '2020-01-01'")
-    context, today = context_of(app), datetime.now(UTC).date()
-    assert [load.date for load in await service.catch_up(context)] == [today], (
+    transactions, today = transactions_of(app), datetime.now(UTC).date()
+    assert [load.date for load in await service.catch_up(transactions)] == [today], (
         "no day is missed before the first load"
     )
     await connection.execute("UPDATE daily_loads SET date = date - 3")
     await connection.execute("DELETE FROM daily_log")
-    loads = await service.catch_up(context)
+    loads = await service.catch_up(transactions)
     assert [(today - load.date).days for load in loads] == [2, 1, 0]
     assert {load.added for load in loads} == {1}
-    assert [load.added for load in await service.catch_up(context)] == [0]
+    assert [load.added for load in await service.catch_up(transactions)] == [0]
     await connection.execute("UPDATE daily_loads SET date = date - 400")
-    assert len(await service.catch_up(context)) == 32
+    assert len(await service.catch_up(transactions)) == 32
 
 
 async def test_day_follows_the_configured_time_zone(app: FastAPI, settings: Settings) -> None:
     far = {"Pacific/Kiritimati", "Pacific/Pago_Pago"}  # 25 hours apart: never the same date
     days = set()
     for zone in far:
-        context = Context(
+        transactions = TransactionManager(
             settings.model_copy(update={"daily_log_time_zone": zone}),
-            context_of(app).engine,
-            context_of(app).wakeups,
+            transactions_of(app).engine,
+            transactions_of(app).wakeups,
         )
-        days.add(day := (await service.run(context)).date)
+        days.add(day := (await service.run(transactions)).date)
         assert day == datetime.now(ZoneInfo(zone)).date()
     assert len(days) == 2
 
@@ -302,7 +302,7 @@ async def test_task_that_is_deleted_during_a_load_gets_no_entry(
     )
     async with connection.transaction():
         await connection.execute("DELETE FROM tasks WHERE number = 2")
-        loading = asyncio.create_task(service.run(context_of(app)))
+        loading = asyncio.create_task(service.run(transactions_of(app)))
         waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
         while not await connection.fetchval(waits):
             assert not loading.done()

@@ -9,14 +9,15 @@ import asyncpg
 import httpx
 import pytest
 from fastapi import FastAPI, Request, Response
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from task_service.api.app import create_app
-from task_service.api.http.idempotency import IdempotentRequest, Posted
+from task_service.api.http.idempotency import Idempotent, IdempotentRequest
 from task_service.domain.permissions import Role
 from task_service.domain.principals import ANONYMOUS, Principal
 from task_service.queue.wakeups import Wakeups
-from task_service.services.context import Context
+from task_service.services.single_flight import SingleFlight
+from task_service.services.transactions import Transaction, TransactionManager
 from task_service.settings import Settings
 from task_service.store.database import create_engine
 from task_service.store.idempotency import prune_keys
@@ -131,8 +132,8 @@ async def test_error_response_stores_no_key(
     app: FastAPI, client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
     @app.post("/refusing")
-    async def refuse(once: Posted) -> Response:
-        return await once.write(change_nothing, lambda _: Response(status_code=409))
+    async def refuse(request: Idempotent) -> Response:
+        return await request.write(change_nothing, lambda _: Response(status_code=409))
 
     assert (await client.post("/refusing", headers=key())).status_code == 409
     assert await connection.fetchval(KEYS) == 0
@@ -153,24 +154,26 @@ async def test_key_has_up_to_255_visible_characters(client: httpx.AsyncClient, n
     assert (await client.post(TASKS, json={"title": "a"}, headers=key(name))).status_code == 201
 
 
-def idempotent_request(context: Context, caller: Principal, name: str) -> IdempotentRequest:
+def idempotent_request(
+    transactions: TransactionManager, caller: Principal, name: str
+) -> IdempotentRequest:
     """Return the request of a caller as the routes receive it."""
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": b"the same"}
 
     scope = {"type": "http", "path": "/x", "query_string": b"", "headers": [], "route": None}
-    return IdempotentRequest(context, caller, Request(scope, receive), name)
+    return IdempotentRequest(transactions, SingleFlight(), caller, Request(scope, receive), name)
 
 
-async def change_nothing(_: AsyncConnection) -> None:
+async def change_nothing(_: Transaction) -> None:
     """Change nothing."""
 
 
 async def test_key_belongs_to_its_caller(
     settings: Settings, engine: AsyncEngine, wakeups: Wakeups
 ) -> None:
-    context = Context(settings, engine, wakeups)
+    transactions = TransactionManager(settings, engine, wakeups)
     ada, bob = (
         Principal("ada", Role.EDITOR, "user", uuid4()),
         Principal("bob", Role.EDITOR, "user", uuid4()),
@@ -179,7 +182,7 @@ async def test_key_belongs_to_its_caller(
     foreign = Principal("ada", Role.EDITOR, "issuer")
     seen = []
     for caller in (ada, bob, foreign, ANONYMOUS, renamed, ANONYMOUS):
-        response = await idempotent_request(context, caller, "k").write(
+        response = await idempotent_request(transactions, caller, "k").write(
             change_nothing, lambda _, caller=caller: Response(caller.name)
         )
         seen.append((response.body, "idempotency-replayed" in response.headers))
@@ -275,16 +278,16 @@ async def test_requests_that_wait_in_the_database_get_the_first_response(
     settings: Settings, connection: asyncpg.Connection
 ) -> None:
     engines = [create_engine(settings) for _ in range(8)]
-    contexts = [Context(settings, engine, quiet_wakeups()) for engine in engines]
+    managers = [TransactionManager(settings, engine, quiet_wakeups()) for engine in engines]
     release = asyncio.Event()
 
-    async def change(_: AsyncConnection) -> str:
+    async def change(_: Transaction) -> str:
         await release.wait()
         return uuid4().hex
 
     sent = [
-        asyncio.create_task(idempotent_request(c, ANONYMOUS, "k").write(change, Response))
-        for c in contexts
+        asyncio.create_task(idempotent_request(manager, ANONYMOUS, "k").write(change, Response))
+        for manager in managers
     ]
     waiting = "SELECT count(*) = 7 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     while not await connection.fetchval(waiting):

@@ -57,10 +57,9 @@ async def create_schedule(client: httpx.AsyncClient, **more: Any) -> dict[str, A
 
 async def create_builtin_schedule(app: FastAPI) -> None:
     """Create the built-in schedule, as every worker does when it starts."""
-    from task_service.services.schedules import ensure_own
+    from task_service.services.schedules import ensure_daily_log_schedule
 
-    context = app.state.context
-    await context.write(lambda c: ensure_own(c, context.settings))
+    await app.state.transactions.write(ensure_daily_log_schedule)
 
 
 async def test_schedule_is_created_read_changed_and_deleted(client: httpx.AsyncClient) -> None:

@@ -9,7 +9,7 @@ import pytest
 from task_service.api.auth.first_admin import FirstAdmin
 from task_service.domain.ids import new_id
 from task_service.domain.permissions import Role
-from task_service.services.context import Context
+from task_service.services.transactions import TransactionManager
 from tests.support.problems import check_invalid_token, check_problem
 from tests.support.secured_app import KEY, ME, PASSWORD, SecuredApp, bearer, log_in
 from tests.support.service_settings import settings_for
@@ -189,14 +189,14 @@ async def test_concurrent_instances_create_one_first_administrator(
         "secret_key": KEY,
         "auth_mode": "required",
     }
-    shared: Context = secured.app.state.context
+    shared: TransactionManager = secured.app.state.transactions
     credentials = secured.app.state.authenticator.credentials
 
     def instance(**more: object) -> FirstAdmin:
-        context = Context(
+        transactions = TransactionManager(
             settings_for(database, **{**settings, **more}), shared.engine, shared.wakeups
         )
-        return FirstAdmin(context, credentials)
+        return FirstAdmin(transactions, credentials)
 
     instances = [instance(admin_username=name) for name in ("root", "Root", "boss", "chief")]
     await asyncio.gather(*(one.start() for one in instances))

@@ -8,7 +8,7 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from task_service.loops.cache_watch import CacheWatch
-from task_service.services.context import Context
+from task_service.services.transactions import TransactionManager
 from task_service.store.cache.cache import Cache
 from task_service.store.database import create_engine
 from tests.support.cache_instances import Instance, StartInstance
@@ -52,9 +52,9 @@ async def start(database: str, redis: RedisServer) -> AsyncIterator[StartInstanc
     ) -> Instance:
         defaults = {"redis_url": redis.url, "db_pool_size": 8} | LONG_TIMEOUTS
         settings = settings_for(database, **(defaults | overrides))
-        context = Context(settings, create_engine(settings), quiet_wakeups())
-        assert isinstance(context.cache, Cache)
-        instance = Instance(context, CacheWatch(settings, context.cache))
+        transactions = TransactionManager(settings, create_engine(settings), quiet_wakeups())
+        assert isinstance(transactions.cache, Cache)
+        instance = Instance(transactions, CacheWatch(settings, transactions.cache))
         started.append(instance)
         if watched:
             await instance.watch.start()
@@ -65,7 +65,7 @@ async def start(database: str, redis: RedisServer) -> AsyncIterator[StartInstanc
     yield start_instance
     for instance in started:
         await instance.watch.stop()
-        await instance.context.engine.dispose()
+        await instance.transactions.engine.dispose()
 
 
 @pytest_asyncio.fixture

@@ -199,16 +199,17 @@ async def test_redis_that_goes_between_a_change_and_its_commit_is_told_by_the_ou
 ) -> None:
     from task_service.domain.principals import ANONYMOUS
     from task_service.schemas.tasks import TaskChange
-    from task_service.services.tasks import Change, change_task
+    from task_service.services.tasks import change_task
+    from task_service.services.transactions import Transaction
 
     writer = await start()
     task = await writer.create()
 
-    async def change(own: object) -> None:
-        await change_task(writer.context, own, task, TaskChange(title="new"), Change(ANONYMOUS))  # type: ignore[arg-type]
+    async def change(transaction: Transaction) -> None:
+        await change_task(transaction, task, TaskChange(title="new"), ANONYMOUS)
         redis.kill()
 
-    await writer.context.write(change)
+    await writer.transactions.write(change)
     assert await connection.fetchval(WAITING) == 1
     redis.start()
     await delivered(connection)
@@ -264,7 +265,7 @@ async def test_what_was_told_to_a_server_that_was_already_replaced_is_told_to_th
         file.write_text(other.url)
         reader = await start(**settings)
         found = await reader.cache.read(task)
-        async with reader.context.reading() as own:
+        async with reader.transactions.read() as own:
             old = await read_row(own, task)
         await writer.update(task, title="2")
         assert isinstance(found, Missing)

@@ -18,9 +18,9 @@ from task_service.domain.principals import ANONYMOUS
 from task_service.queue.claims import Bounds, claim
 from task_service.schemas.tasks import NewConversation, TaskChange
 from task_service.services import cached_reads, conversations
-from task_service.services.context import Context
 from task_service.services.legacy import streams
-from task_service.services.tasks import Change, change_task
+from task_service.services.tasks import change_task
+from task_service.services.transactions import Transaction, TransactionManager
 from task_service.settings import Settings
 from task_service.store import tasks as store
 from task_service.store.cache.cache import Cache, Missing, NoCache
@@ -42,7 +42,7 @@ async def missing(instance: Instance, task_id: UUID) -> Missing:
 
 async def from_database(instance: Instance, task_id: UUID) -> store.TaskRow:
     """What a reader then reads."""
-    async with instance.context.reading() as connection:
+    async with instance.transactions.read() as connection:
         row = await store.read_task(connection, task_id)
     assert row is not None
     return row
@@ -88,9 +88,7 @@ async def test_the_number_of_conversations_is_never_old(start: StartInstance) ->
     task = await one.create()
     before = await other.read(task)
     new = [NewConversation(body="hello")]
-    await one.context.write(
-        lambda c: conversations.add_conversations(one.context, c, task, new, ANONYMOUS)
-    )
+    await one.transactions.write(lambda t: conversations.add_conversations(t, task, new, ANONYMOUS))
     after = await other.read(task)
     assert before is not None
     assert after is not None
@@ -162,18 +160,18 @@ async def test_between_tombstone_and_commit_the_old_version_is_read_but_not_kept
     task = await writer.create()
     await reader.title(task)
 
-    async def change(connection: AsyncConnection) -> None:
-        await changed(writer.context, connection, task)
+    async def change(transaction: Transaction) -> None:
+        await changed(transaction, task)
         assert await reader.title(task) == "0"
         assert not await keys.exists(f"tasks::{task}")
 
-    await writer.context.write(change)
+    await writer.transactions.write(change)
     assert await reader.title(task) == "new"
 
 
-async def changed(context: Context, connection: AsyncConnection, task_id: UUID) -> None:
+async def changed(transaction: Transaction, task_id: UUID) -> None:
     """Change the title in an open transaction."""
-    await change_task(context, connection, task_id, TaskChange(title="new"), Change(ANONYMOUS))
+    await change_task(transaction, task_id, TaskChange(title="new"), ANONYMOUS)
 
 
 @pytest.mark.parametrize("fills", ["before the commit", "after the commit"])
@@ -184,15 +182,15 @@ async def test_a_tombstone_that_is_evicted_before_the_commit_lets_nothing_old_st
     task = await writer.create()
     seen: list[tuple[Missing, store.TaskRow]] = []
 
-    async def change(connection: AsyncConnection) -> None:
-        await changed(writer.context, connection, task)
+    async def change(transaction: Transaction) -> None:
+        await changed(transaction, task)
         await keys.flushall()
         seen.append((await missing(reader, task), await from_database(reader, task)))
         if fills == "before the commit":
             await reader.cache.fill(*_filling(seen[0], task))
             assert await keys.exists(f"tasks::{task}")
 
-    await writer.context.write(change)
+    await writer.transactions.write(change)
     if fills == "after the commit":
         await reader.cache.fill(*_filling(seen[0], task))
     assert await reader.title(task) == "new"
@@ -210,10 +208,8 @@ async def test_a_writer_that_dies_right_after_its_commit_leaves_nothing_old(
     writer, reader = await start(), await start()
     task = await writer.create()
     assert await reader.title(task) == "0"
-    async with writer.context.engine.begin() as connection:
-        await changed(
-            writer.context, connection, task
-        )  # and `Context.write` has no chance to tell Redis again
+    async with writer.transactions.begin() as transaction:
+        await changed(transaction, task)  # and `write` has no chance to tell Redis again
     assert await reader.title(task) == "new"
 
 
@@ -224,12 +220,12 @@ async def test_a_change_that_is_rolled_back_leaves_the_old_version_to_be_read(
     task = await writer.create()
     await reader.title(task)
 
-    async def change(connection: AsyncConnection) -> None:
-        await changed(writer.context, connection, task)
+    async def change(transaction: Transaction) -> None:
+        await changed(transaction, task)
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await writer.context.write(change)
+        await writer.transactions.write(change)
     assert await reader.title(task) == "0"
     await writer.update(task, title="1")
     assert await reader.title(task) == "1"
@@ -239,7 +235,7 @@ async def test_a_tombstone_never_goes_down(start: StartInstance, keys: Redis) ->
     instance = await start()
     task = await instance.create()
     for stamp in (9, 5):
-        async with instance.context.engine.begin() as connection:
+        async with instance.transactions.engine.begin() as connection:
             await instance.cache.forget(connection, task, stamp)
     assert (await keys.get(f"tasks::{task}::stamp")).startswith(b"gone:9:")
     found = await missing(instance, task)
@@ -266,7 +262,7 @@ async def test_a_day_of_the_log_is_kept_until_the_log_changes(
 
     async def read() -> list[bytes]:
         return [
-            await cached_reads.read_day(instance.context, "2026-01-01", make)
+            await cached_reads.read_day(instance.transactions, "2026-01-01", make)
             for instance in (one, other, one)
         ]
 
@@ -278,8 +274,8 @@ async def test_a_day_of_the_log_is_kept_until_the_log_changes(
 async def test_a_day_that_was_read_before_a_load_is_not_kept_after_it(start: StartInstance) -> None:
     loader, reader = await start(), await start()
 
-    async def load(connection: AsyncConnection) -> None:
-        await loader.cache.forget_daily_log(connection)
+    async def load(transaction: Transaction) -> None:
+        await loader.cache.forget_daily_log(transaction.sql)
         inside = await reader.cache.read_day("d")
         assert isinstance(inside, Missing)
         await reader.cache.fill_day(inside, "d", b"old")
@@ -287,7 +283,7 @@ async def test_a_day_that_was_read_before_a_load_is_not_kept_after_it(start: Sta
 
     before = await reader.cache.read_day("d")
     assert isinstance(before, Missing)
-    await loader.context.write(load)
+    await loader.transactions.write(load)
     await reader.cache.fill_day(before, "d", b"old")
     after = await reader.cache.read_day("d")
     assert isinstance(after, Missing)
@@ -296,9 +292,9 @@ async def test_a_day_that_was_read_before_a_load_is_not_kept_after_it(start: Sta
 
 
 def client_of(instance: Instance) -> httpx.AsyncClient:
-    """A client of an application with this instance's context, and so with its cache."""
-    app = create_app(instance.context.settings, instance.context.engine, quiet_wakeups())
-    app.state.context = instance.context
+    """A client of an application with this instance's transaction manager, and so with its cache."""
+    app = create_app(instance.transactions.settings, instance.transactions.engine, quiet_wakeups())
+    app.state.transactions = instance.transactions
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service")
 
 
@@ -385,7 +381,7 @@ async def test_credentials_are_read_again_when_the_server_asks_for_others(
 async def test_without_redis_in_the_settings_there_is_no_cache(database: str) -> None:
     settings: Settings = settings_for(database)
     engine = create_engine(settings)
-    context = Context(settings, engine, quiet_wakeups())
-    assert isinstance(context.cache, NoCache)
-    assert not isinstance(context.cache, Cache)
+    transactions = TransactionManager(settings, engine, quiet_wakeups())
+    assert isinstance(transactions.cache, NoCache)
+    assert not isinstance(transactions.cache, Cache)
     await engine.dispose()

@@ -59,7 +59,7 @@ class Race:
         late: list[asyncio.Task[None]] = []
         for n in range(UPDATES_PER_TASK):
             row = await self.random.choice(self.instances).update(task, title=str(n + 1))
-            async with self.instances[0].context.reading() as connection:
+            async with self.instances[0].transactions.read() as connection:
                 waits = (await connection.exec_driver_sql(f"{unreached}{row.stamp}")).scalar()
             if waits:
                 late.append(asyncio.create_task(self._acknowledge_late(task, row.version)))
@@ -80,7 +80,7 @@ class Race:
         while not self.over.is_set():
             task = self.random.choice(self.tasks)
             least = self.acknowledged[task]
-            self._check(task, await cached_reads.read_task(instance.context, task), least)
+            self._check(task, await cached_reads.read_task(instance.transactions, task), least)
             await asyncio.sleep(0)
 
     async def _read_slowly(self, instance: Instance) -> None:
@@ -90,7 +90,7 @@ class Race:
             least = self.acknowledged[task]
             found = await instance.cache.read(task)
             await self._pause()
-            async with instance.context.reading() as connection:
+            async with instance.transactions.read() as connection:
                 row = await store.read_task(connection, task)
             self._check(task, row, least)
             await self._pause()

@@ -7,7 +7,7 @@ import pytest
 
 from task_service.queue.claims import Bounds, claim_in_turn, turns_of
 from task_service.services import schedules
-from task_service.services.context import Context as ServiceContext
+from task_service.services.transactions import TransactionManager
 from task_service.store.database import Connection, connect, create_engine
 from task_service.store.persistent_connection import KeptConnection
 from task_service.worker.handlers import Context, handler
@@ -52,8 +52,8 @@ async def test_worker_has_at_most_four_connections(
 
     settings = settings_for(database, use_optional_servers=False)
     engine = create_engine(settings)
-    context = ServiceContext(settings, engine, quiet_wakeups())
-    await context.write(lambda c: schedules.ensure_own(c, settings))
+    transactions = TransactionManager(settings, engine, quiet_wakeups())
+    await transactions.write(schedules.ensure_daily_log_schedule)
     await engine.dispose()
     await set_limit(connection, "key", "seven", concurrency=7)
     quick = {"heartbeat_seconds": 0.05, "poll_seconds": 0.05, "schedule_poll_seconds": 0.05}

@@ -15,7 +15,7 @@ import pytest_asyncio
 from task_service.domain.ids import new_id
 from task_service.loops.scheduler import Scheduler
 from task_service.services import schedules
-from task_service.services.context import Context
+from task_service.services.transactions import TransactionManager
 from task_service.store.database import create_engine
 from tests.support.full_disk import SET_FULL_TABLES, SIMULATE_FULL_DISK
 from tests.support.service_settings import settings_for
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.asyncio
 PROCESS = """
 import asyncio, sys
 from task_service.queue.wakeups import Wakeups
-from task_service.services.context import Context
+from task_service.services.transactions import TransactionManager
 from task_service.settings import load_settings
 from task_service.store.database import create_engine
 from task_service.loops.scheduler import Scheduler
@@ -36,22 +36,22 @@ async def main():
     settings = load_settings(
         database_url=sys.argv[1], heartbeat_seconds=1, schedule_poll_seconds=0.05
     )
-    context = Context(settings, create_engine(settings), Wakeups(None))
-    async with context.engine.connect():
+    transactions = TransactionManager(settings, create_engine(settings), Wakeups(None))
+    async with transactions.engine.connect():
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
-    await Scheduler(context).run()
+    await Scheduler(transactions).run()
 
 asyncio.run(main())
 """
 
 
 @pytest_asyncio.fixture
-async def context(database: str) -> AsyncIterator[Context]:
+async def transactions(database: str) -> AsyncIterator[TransactionManager]:
     """Context of a process that runs the scheduler."""
     settings = settings_for(database, schedule_poll_seconds=0.05)
     engine = create_engine(settings)
-    yield Context(settings, engine, quiet_wakeups())
+    yield TransactionManager(settings, engine, quiet_wakeups())
     await engine.dispose()
 
 
@@ -107,11 +107,11 @@ async def start_scheduling(process: asyncio.subprocess.Process) -> None:
 
 
 async def test_due_schedule_creates_a_task_and_advances(
-    connection: asyncpg.Connection, context: Context
+    connection: asyncpg.Connection, transactions: TransactionManager
 ) -> None:
     template = {"title": "Rain", "handler": "noop", "queue": "garden", "payload": {"litres": 3}}
     await add_schedule(connection, template=template)
-    await Scheduler(context).look()
+    await Scheduler(transactions).look()
     row, task = await read_schedule(connection), await connection.fetchrow("SELECT * FROM tasks")
     assert task is not None
     assert (row["last_task_id"], row["last_error"], row["version"]) == (task["id"], None, 1)
@@ -125,7 +125,7 @@ async def test_due_schedule_creates_a_task_and_advances(
         await connection.fetchval("SELECT queue FROM queue WHERE task_id = $1", task["id"])
         == "garden"
     )
-    await Scheduler(context).look()
+    await Scheduler(transactions).look()
     assert len(await scheduled_times(connection)) == 1
 
 
@@ -159,7 +159,7 @@ async def test_eight_processes_run_each_of_a_hundred_schedules_once(
 
 
 async def test_killed_process_leaves_neither_task_nor_advanced_schedule(
-    connection: asyncpg.Connection, database: str, context: Context
+    connection: asyncpg.Connection, database: str, transactions: TransactionManager
 ) -> None:
     """Kill the process while a lock keeps it from committing the new task."""
     await add_schedule(connection, cron="0 0 1 1 *", late=timedelta(days=400))
@@ -188,19 +188,19 @@ async def test_killed_process_leaves_neither_task_nor_advanced_schedule(
 
     await eventually("the end of the victim's session", is_unlocked)
     assert await connection.fetchval("SELECT count(*) FROM tasks") == 0
-    await Scheduler(context).look()
+    await Scheduler(transactions).look()
     assert await connection.fetchval("SELECT count(*) FROM tasks") == 1
 
 
 @pytest.mark.parametrize(("catch_up", "count"), [("none", 0), ("last", 1), ("all", 3)])
 async def test_missed_times_are_caught_up_according_to_the_schedule(
-    connection: asyncpg.Connection, context: Context, catch_up: str, count: int
+    connection: asyncpg.Connection, transactions: TransactionManager, catch_up: str, count: int
 ) -> None:
     """The schedule runs daily, was last due half a day ago and missed three times."""
     noon = datetime.now(UTC) - timedelta(hours=12)
     cron = f"{noon.minute} {noon.hour} * * *"
     await add_schedule(connection, cron=cron, late=timedelta(days=2, hours=12), catch_up=catch_up)
-    await Scheduler(context).look()
+    await Scheduler(transactions).look()
     times = [datetime.fromisoformat(t) for t in await scheduled_times(connection)]
     last = noon.replace(second=0, microsecond=0)
     assert times == [last - timedelta(days=n) for n in range(count)][::-1]
@@ -210,40 +210,40 @@ async def test_missed_times_are_caught_up_according_to_the_schedule(
 
 
 async def test_full_disk_delays_a_due_time_until_space_is_free(
-    connection: asyncpg.Connection, context: Context
+    connection: asyncpg.Connection, transactions: TransactionManager
 ) -> None:
     """The time is not skipped, unlike that of a schedule with an invalid template."""
     await add_schedule(connection)
     await connection.execute(SIMULATE_FULL_DISK)
     await connection.execute(SET_FULL_TABLES, ["tasks"])
     with pytest.raises(asyncpg.DiskFullError):
-        await Scheduler(context).look()
+        await Scheduler(transactions).look()
     await connection.execute(SET_FULL_TABLES, [])
-    await Scheduler(context).look()
+    await Scheduler(transactions).look()
     assert len(await scheduled_times(connection)) == 1
 
 
 async def test_current_time_runs_even_if_catch_up_is_none(
-    connection: asyncpg.Connection, context: Context
+    connection: asyncpg.Connection, transactions: TransactionManager
 ) -> None:
     await add_schedule(connection, late=timedelta(minutes=10), catch_up="none")
-    await Scheduler(context).look()
+    await Scheduler(transactions).look()
     assert len(await scheduled_times(connection)) == 1
 
 
 async def test_number_of_caught_up_times_is_limited(
-    connection: asyncpg.Connection, context: Context
+    connection: asyncpg.Connection, transactions: TransactionManager
 ) -> None:
     await add_schedule(connection, late=timedelta(days=400), catch_up="all")
-    await Scheduler(context).look()
+    await Scheduler(transactions).look()
     times = await scheduled_times(connection)
-    assert len(times) == schedules.MOST_CAUGHT_UP
+    assert len(times) == schedules.CATCH_UP_MAX
     newest = datetime.fromisoformat(times[-1])
     assert datetime.now(UTC) - newest < timedelta(minutes=2), "the newest times are kept"
 
 
 async def test_invalid_schedule_records_its_error_and_does_not_block_others(
-    connection: asyncpg.Connection, context: Context
+    connection: asyncpg.Connection, transactions: TransactionManager
 ) -> None:
     hour = timedelta(hours=1)
     await add_schedule(
@@ -254,7 +254,7 @@ async def test_invalid_schedule_records_its_error_and_does_not_block_others(
     )
     await add_schedule(connection, "no cron", late=3 * hour, cron="0 0 30 2 *")
     await add_schedule(connection, "good", late=hour)
-    await Scheduler(context).look()
+    await Scheduler(transactions).look()
     rows = {r["name"]: r for r in await connection.fetch("SELECT * FROM schedules")}
     assert rows["old form"]["last_error"] == "colour: Extra inputs are not permitted"
     assert rows["past"]["last_error"] == "due_date: must be in the future"
@@ -268,7 +268,7 @@ async def test_invalid_schedule_records_its_error_and_does_not_block_others(
     await connection.execute(
         'UPDATE schedules SET template = \'{"title": "x"}\', next_run_at = now()'
     )
-    await Scheduler(context).look()
+    await Scheduler(transactions).look()
     assert (
         await connection.fetchval("SELECT last_error FROM schedules WHERE name = 'old form'")
         is None
@@ -276,21 +276,21 @@ async def test_invalid_schedule_records_its_error_and_does_not_block_others(
 
 
 async def test_disabled_schedule_does_not_run(
-    connection: asyncpg.Connection, context: Context
+    connection: asyncpg.Connection, transactions: TransactionManager
 ) -> None:
     await add_schedule(connection)
     await connection.execute("UPDATE schedules SET enabled = false")
-    await Scheduler(context).look()
+    await Scheduler(transactions).look()
     assert await scheduled_times(connection) == []
 
 
 async def test_schedules_use_the_clock_of_the_database(
-    connection: asyncpg.Connection, context: Context
+    connection: asyncpg.Connection, transactions: TransactionManager
 ) -> None:
-    slow = Context(
-        context.settings,
-        context.engine,
-        context.wakeups,
+    slow = TransactionManager(
+        transactions.settings,
+        transactions.engine,
+        transactions.wakeups,
         clock=lambda: datetime.now(UTC) - timedelta(days=1),
     )
     await add_schedule(connection)

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import asyncpg
 
-from task_service.services.context import Context
+from task_service.services.transactions import TransactionManager
 from task_service.settings import Settings
 from task_service.store.database import create_engine
 from tests.support.queue_model.model import Tables
@@ -91,7 +91,7 @@ class RealQueue:
             self._url, min_size=1, max_size=MAX_HANDLER_TRANSACTIONS
         )
         self.engine = create_engine(self._settings)
-        self.context = Context(self._settings, self.engine, quiet_wakeups())
+        self.transactions = TransactionManager(self._settings, self.engine, quiet_wakeups())
 
     async def _close(self) -> None:
         await self.engine.dispose()

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from asyncpg.transaction import Transaction
+from asyncpg.transaction import Transaction as DriverTransaction
 from hypothesis import strategies as st
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from task_service.domain.errors import DomainError
 from task_service.domain.principals import ANONYMOUS
@@ -16,7 +15,7 @@ from task_service.queue import entries
 from task_service.schemas.tasks import NewTask, TaskChange
 from task_service.services import queues, tasks
 from task_service.services.statistics import summarize
-from task_service.services.tasks import Change
+from task_service.services.transactions import Transaction
 from tests.support.queue_model.model_rows import Task
 from tests.support.queue_model.real_queue import RealQueue
 from tests.support.queue_model.steps import ModelMachine, step
@@ -38,7 +37,6 @@ CHANGES = st.sampled_from(
         ("handler", "noop"),
     ]
 )
-CHANGE = Change(ANONYMOUS)
 
 
 class Users(ModelMachine):
@@ -46,7 +44,7 @@ class Users(ModelMachine):
 
     def __init__(self, real_queue: RealQueue) -> None:
         super().__init__(real_queue)
-        self.row_locks: list[tuple[int, Transaction]] = []
+        self.row_locks: list[tuple[int, DriverTransaction]] = []
 
     def teardown(self) -> None:
         """Close all open transactions."""
@@ -77,8 +75,8 @@ class Users(ModelMachine):
             max_attempts=max_attempts,
             run_at=None if hours is None else datetime.now(UTC) + timedelta(hours=hours),
         )
-        context = self.real_queue.context
-        created = self.run(context.write(lambda c: tasks.create_task(context, c, new, ANONYMOUS)))
+        transactions = self.real_queue.transactions
+        created = self.run(transactions.write(lambda t: tasks.create_task(t, new, ANONYMOUS)))
         self.names[created.task.id] = len(self.tasks)
         self.tasks.append(created.task.id)
         self.model.create(Task(queue, priority, max_attempts, later=hours == 1))
@@ -87,9 +85,7 @@ class Users(ModelMachine):
     def set_status(self, task: int, status: Status) -> None:
         """Cancel, retry or complete the task."""
         self._act(
-            lambda c: tasks.set_status(
-                self.real_queue.context, c, self.tasks[task], status, CHANGE
-            ),
+            lambda t: tasks.set_status(t, self.tasks[task], status, ANONYMOUS),
             lambda: self.model.set_status(task, status),
         )
 
@@ -98,25 +94,21 @@ class Users(ModelMachine):
         column, value = change
         wanted = TaskChange(**{column: BY_RANK[value] if column == "priority" else value})
         self._act(
-            lambda c: tasks.change_task(
-                self.real_queue.context, c, self.tasks[task], wanted, CHANGE
-            ),
+            lambda t: tasks.change_task(t, self.tasks[task], wanted, ANONYMOUS),
             lambda: self.model.change(task, column, value),
         )
 
     @step(task=ModelMachine.unlocked)
     def delete(self, task: int) -> None:
         self._act(
-            lambda c: tasks.remove_task(self.real_queue.context, c, self.tasks[task], CHANGE),
+            lambda t: tasks.remove_task(t, self.tasks[task], ANONYMOUS),
             lambda: self.model.delete(task),
         )
 
     @step(task=ModelMachine.unlocked)
     def erase(self, task: int) -> None:
         self._act(
-            lambda c: tasks.remove_task(
-                self.real_queue.context, c, self.tasks[task], CHANGE, hard=True
-            ),
+            lambda t: tasks.remove_task(t, self.tasks[task], ANONYMOUS, hard=True),
             lambda: self.model.erase(task),
         )
 
@@ -132,15 +124,15 @@ class Users(ModelMachine):
             entry = entries.Entry(task_id, "b", 0, None, 3, None, "noop")
             assert self.run(entries.withdraw(connection, task_id)) is None
             assert not self.run(
-                entries.update(connection, entry, self.real_queue.context.wakeups, anew=True)
+                entries.update(connection, entry, self.real_queue.transactions.wakeups, anew=True)
             )
         else:
             assert self.run(entries.request_cancel(connection, task_id)) is None
 
-    def _act(self, act: Callable[[AsyncConnection], Any], expect: Callable[[], None]) -> None:
+    def _act(self, act: Callable[[Transaction], Any], expect: Callable[[], None]) -> None:
         """Check that the service raises the same error as the model."""
         expected = _error_of(expect)
-        found = _error_of(lambda: self.run(self.real_queue.context.write(act)))
+        found = _error_of(lambda: self.run(self.real_queue.transactions.write(act)))
         assert found is expected, f"expected {expected}, found {found}"
 
     # -- row locks of open transactions --
@@ -176,21 +168,20 @@ class Users(ModelMachine):
     @step(queue=QUEUES, resumes=st.sampled_from([True, False, True]))
     def pause(self, queue: str, resumes: bool) -> None:
         """Pause or resume the queue."""
-        context = self.real_queue.context
 
-        async def act(connection: AsyncConnection) -> dict[str, Any]:
+        async def act(transaction: Transaction) -> dict[str, Any]:
             if resumes:
-                return await queues.resume(context, connection, queue, ANONYMOUS)
-            return await queues.pause(connection, queue, None, ANONYMOUS)
+                return await queues.resume(transaction, queue, ANONYMOUS)
+            return await queues.pause(transaction, queue, None, ANONYMOUS)
 
-        response = self.run(context.write(act))
+        response = self.run(self.real_queue.transactions.write(act))
         self.model.paused = self.model.paused - {queue} if resumes else self.model.paused | {queue}
         expected = self.model.figures(queue) | {"paused": not resumes}
         assert {name: response[name] for name in expected} == expected
 
     @step()
     def read_statistics(self) -> None:
-        summary = self.run(summarize(self.real_queue.engine))
+        summary = self.run(summarize(self.real_queue.transactions))
         statuses = [task.visible_status for task in self.model.tasks.values() if not task.deleted]
         assert (summary.total, summary.by_status) == (
             len(statuses),

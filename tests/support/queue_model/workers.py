@@ -167,7 +167,9 @@ class Workers(ModelMachine):
     @step(2, judges=st.booleans())
     def sweep(self, judges: bool) -> None:
         sweeper = Maintenance(
-            self.real_queue.context.settings, self.real_queue.pool.acquire, may_judge=lambda: judges
+            self.real_queue.transactions.settings,
+            self.real_queue.pool.acquire,
+            may_judge=lambda: judges,
         )
         self.run(sweeper.sweep(self.real_queue.operator, strangers=True))
         self.model.sweep(judges)

@@ -11,8 +11,8 @@ from task_service.clocks import growing_pauses
 from task_service.domain.errors import DomainError
 from task_service.domain.password_rules import check_password
 from task_service.schemas.users import check_username
-from task_service.services.context import Context
 from task_service.services.identity.users import Credentials, ensure_admin
+from task_service.services.transactions import TransactionManager
 from task_service.settings import Settings
 
 PAUSES_SECONDS = (0.1, 5.0)
@@ -77,8 +77,8 @@ def first_admin(settings: Settings) -> tuple[str, str] | None:
 class FirstAdmin:
     """Background task that creates the first administrator once the database is reachable."""
 
-    def __init__(self, context: Context, credentials: Credentials) -> None:
-        self._context, self._credentials = context, credentials
+    def __init__(self, transactions: TransactionManager, credentials: Credentials) -> None:
+        self._transactions, self._credentials = transactions, credentials
         self._task: asyncio.Task[None] | None = None
         self._is_done = False
 
@@ -88,7 +88,7 @@ class FirstAdmin:
 
     async def start(self) -> None:
         """Start, if an administrator is configured."""
-        wanted = first_admin(self._context.settings)
+        wanted = first_admin(self._transactions.settings)
         if wanted is not None:
             self._task = asyncio.create_task(self._make(*wanted))
         else:
@@ -110,7 +110,7 @@ class FirstAdmin:
         pauses = growing_pauses(*PAUSES_SECONDS)
         while True:
             try:
-                await ensure_admin(self._context, self._credentials, username, password)
+                await ensure_admin(self._transactions, self._credentials, username, password)
                 self._is_done = True
                 return
             except (OSError, DBAPIError, DomainError) as error:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from task_service.api.answers import answer
 from task_service.api.compat.common import Route, make_router, stream_array
 from task_service.api.compat.manual_tasks import PeoplesTasks, new_task
-from task_service.api.dependencies import Shared
+from task_service.api.dependencies import Transactions
 from task_service.services.legacy.streams import all_tasks
 from task_service.store.tasks import TaskRow
 
@@ -36,9 +36,9 @@ def task_answer(t: TaskRow, status: int, headers: Mapping[str, str]) -> Response
     return answer(show_task(t), status, headers)
 
 
-async def list_tasks(context: Shared) -> Response:
+async def list_tasks(transactions: Transactions) -> Response:
     """All tasks, streamed."""
-    return await stream_array(all_tasks(context), show_task)
+    return await stream_array(all_tasks(transactions), show_task)
 
 
 TASKS = PeoplesTasks(task_answer)

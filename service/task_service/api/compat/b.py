@@ -8,22 +8,21 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Response
 from pydantic import ConfigDict, Field
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from task_service.api.answers import answer, task_item
 from task_service.api.auth.access import SettingsReader, SettingsWriter
 from task_service.api.compat.common import Route, make_router, stream_array
 from task_service.api.compat.manual_tasks import PeoplesTasks, new_task
-from task_service.api.dependencies import Shared
-from task_service.api.http.idempotency import Posted
+from task_service.api.dependencies import Transactions
+from task_service.api.http.idempotency import Idempotent
 from task_service.api.http.problems import documented
 from task_service.api.routes.app_settings import Key, Setting, setting_item
 from task_service.domain.errors import ConflictError, StaleVersionError
 from task_service.schemas.responses import TaskItem
 from task_service.schemas.tasks import SettingValue
 from task_service.services import app_settings as setting_service
-from task_service.services.etags import Guard
 from task_service.services.legacy.streams import all_settings, all_tasks
+from task_service.services.transactions import Transaction
 from task_service.store.app_settings import SettingRow
 from task_service.store.tasks import TaskRow
 
@@ -35,9 +34,9 @@ def task_answer(t: TaskRow, status: int, headers: Mapping[str, str]) -> Response
     return answer(task_item(t), status, headers)
 
 
-async def list_tasks(context: Shared) -> Response:
+async def list_tasks(transactions: Transactions) -> Response:
     """All tasks, streamed."""
-    return await stream_array(all_tasks(context), task_item)
+    return await stream_array(all_tasks(transactions), task_item)
 
 
 class SettingForm(SettingValue):
@@ -52,48 +51,50 @@ class NewSettingForm(SettingForm):
     key: Annotated[str, Field(pattern=KEY_PATTERN, examples=["theme"])]
 
 
-async def list_settings(_: SettingsReader, context: Shared) -> Response:
+async def list_settings(_: SettingsReader, transactions: Transactions) -> Response:
     """All settings, streamed."""
-    return await stream_array(all_settings(context), setting_item)
+    return await stream_array(all_settings(transactions), setting_item)
 
 
-async def read_setting(_: SettingsReader, context: Shared, key: Key) -> Response:
+async def read_setting(_: SettingsReader, transactions: Transactions, key: Key) -> Response:
     """One setting."""
-    async with context.reading() as connection:
+    async with transactions.read() as connection:
         return answer(setting_item(await setting_service.read_setting(connection, key)))
 
 
-async def create_setting(caller: SettingsWriter, once: Posted, new: NewSettingForm) -> Response:
+async def create_setting(
+    caller: SettingsWriter, idempotent: Idempotent, new: NewSettingForm
+) -> Response:
     """Make a setting; 409 when there is one of that key."""
 
-    async def make(connection: AsyncConnection) -> SettingRow:
+    async def create(transaction: Transaction) -> SettingRow:
         try:
             row, _ = await setting_service.put_setting(
-                connection, new.key, new, caller, Guard(), only_new=True
+                transaction, new.key, new, caller, only_new=True
             )
         except StaleVersionError:
-            raise ConflictError(f"There is a setting {new.key} already.") from None
+            raise ConflictError(f"The setting {new.key} already exists.") from None
         return row
 
-    location = f"{once.request.url.path.rstrip('/')}/{new.key}"
-    return await once.write(
-        make, lambda row: answer(setting_item(row), 201, {"Location": location})
+    location = f"{idempotent.request.url.path.rstrip('/')}/{new.key}"
+    return await idempotent.write(
+        create, lambda row: answer(setting_item(row), 201, {"Location": location})
     )
 
 
 async def put_setting(
-    caller: SettingsWriter, context: Shared, key: Key, wanted: SettingForm
+    caller: SettingsWriter, transactions: Transactions, key: Key, wanted: SettingForm
 ) -> Response:
     """Make a setting (201) or replace it (200)."""
-    row, made = await context.write(
-        lambda c: setting_service.put_setting(c, key, wanted, caller, Guard(), only_new=False)
+    row, made = await transactions.write(
+        lambda t: setting_service.put_setting(t, key, wanted, caller)
     )
     return answer(setting_item(row), 201 if made else 200)
 
 
-async def delete_setting(_: SettingsWriter, context: Shared, key: Key) -> Response:
+async def delete_setting(_: SettingsWriter, transactions: Transactions, key: Key) -> Response:
     """Remove a setting for good."""
-    await context.write(lambda c: setting_service.remove_setting(c, key, Guard()))
+    await transactions.write(lambda t: setting_service.remove_setting(t, key))
     return Response(status_code=204)
 
 

@@ -26,17 +26,16 @@ from task_service.api.compat.c_schemas import (
     show_task,
 )
 from task_service.api.compat.common import NumberOrId, Route, make_router, stream_array
-from task_service.api.dependencies import Shared
-from task_service.api.http.idempotency import Posted
+from task_service.api.dependencies import LocalWorker, Transactions, WorkerStatus
+from task_service.api.http.idempotency import Idempotent
 from task_service.domain.errors import NotFoundError
 from task_service.queue.figures import list_workers
 from task_service.schemas.tasks import NewConversation, NewTask, TaskChange
 from task_service.services import conversations as conversation_service
 from task_service.services import tasks as task_service
-from task_service.services.context import Context
-from task_service.services.legacy.numeric_ids import find_conversation, find_task, number_of
+from task_service.services.legacy.numeric_ids import find_conversation, find_task, read_number
 from task_service.services.legacy.streams import all_conversations, all_tasks
-from task_service.services.tasks import Change
+from task_service.services.transactions import Transaction
 from task_service.store import conversations, tasks
 from task_service.store.conversations import ConversationRow
 from task_service.store.database import ping, raw
@@ -48,10 +47,12 @@ ConversationId = Annotated[
 ]
 
 
-async def create_task(context: Shared, caller: Creator, once: Posted, new: NewTaskC) -> Response:
+async def create_task(
+    transactions: Transactions, caller: Creator, idempotent: Idempotent, new: NewTaskC
+) -> Response:
     """Create a task with its conversations; the default handler runs it."""
-    handler = context.settings.default_handler or None
-    path = once.request.url.path.rstrip("/")
+    handler = transactions.settings.default_handler or None
+    path = idempotent.request.url.path.rstrip("/")
     wanted = NewTask(
         title=new.title,
         description=new.description,
@@ -59,25 +60,25 @@ async def create_task(context: Shared, caller: Creator, once: Posted, new: NewTa
         conversations=list[NewConversation](new.conversations),
     )
 
-    async def create(connection: AsyncConnection) -> tuple[TaskRow, list[ConversationRow]]:
-        task, _ = await task_service.create_task(context, connection, wanted, caller)
-        return task, await _conversations_of(connection, task)
+    async def create(transaction: Transaction) -> tuple[TaskRow, list[ConversationRow]]:
+        task, _ = await task_service.create_task(transaction, wanted, caller)
+        return task, await _conversations_of(transaction.sql, task)
 
     def made(found: tuple[TaskRow, list[ConversationRow]]) -> Response:
         return answer(show_task(*found), 201, {"Location": f"{path}/{found[0].number}"})
 
-    return await once.write(create, made)
+    return await idempotent.write(create, made)
 
 
-async def list_tasks(context: Shared) -> Response:
+async def list_tasks(transactions: Transactions) -> Response:
     """All tasks, streamed, with their conversation counts."""
-    return await stream_array(all_tasks(context), show_task)
+    return await stream_array(all_tasks(transactions), show_task)
 
 
-async def read_task(context: Shared, task_id: NumberOrId) -> Response:
+async def read_task(transactions: Transactions, task_id: NumberOrId) -> Response:
     """One task with its conversations."""
-    key = await find_task(context, task_id)
-    async with context.reading() as connection:
+    key = await find_task(transactions, task_id)
+    async with transactions.read() as connection:
         task = await tasks.read_task(connection, key)
         if task is None:
             raise NotFoundError("task", task_id)
@@ -86,94 +87,94 @@ async def read_task(context: Shared, task_id: NumberOrId) -> Response:
 
 
 async def update_task(
-    context: Shared, caller: Changer, task_id: NumberOrId, wanted: TaskChangeC
+    transactions: Transactions, caller: Changer, task_id: NumberOrId, wanted: TaskChangeC
 ) -> Response:
     """Change title, description or status."""
-    key = await find_task(context, task_id)
+    key = await find_task(transactions, task_id)
     given = TaskChange.model_construct(
         wanted.model_fields_set, **wanted.model_dump(exclude_unset=True)
     )
-    change = Change(caller, pending_means=SHOWN_AS_PENDING)
-    return answer(
-        show_task(
-            await context.write(lambda c: task_service.change_task(context, c, key, given, change))
-        )
+    task = await transactions.write(
+        lambda t: task_service.change_task(t, key, given, caller, shown_as_pending=SHOWN_AS_PENDING)
     )
+    return answer(show_task(task))
 
 
-async def delete_task(context: Shared, caller: Changer, task_id: NumberOrId) -> Response:
+async def delete_task(transactions: Transactions, caller: Changer, task_id: NumberOrId) -> Response:
     """Delete a task and its conversations."""
-    key = await find_task(context, task_id)
-    await context.write(lambda c: task_service.remove_task(context, c, key, Change(caller)))
+    key = await find_task(transactions, task_id)
+    await transactions.write(lambda t: task_service.remove_task(t, key, caller))
     return Response(status_code=204)
 
 
 async def create_conversation(
-    context: Shared, caller: Changer, once: Posted, task_id: NumberOrId, new: NewConversationC
+    transactions: Transactions,
+    caller: Changer,
+    idempotent: Idempotent,
+    task_id: NumberOrId,
+    new: NewConversationC,
 ) -> Response:
     """Add a conversation to a task."""
-    key = await find_task(context, task_id)
+    key = await find_task(transactions, task_id)
 
-    async def add(connection: AsyncConnection) -> dict[str, Any]:
-        [row] = await conversation_service.add_conversations(
-            context, connection, key, [new], caller
-        )
-        return show_conversation(row, await number_of(connection, row.task_id))
+    async def add(transaction: Transaction) -> dict[str, Any]:
+        [row] = await conversation_service.add_conversations(transaction, key, [new], caller)
+        return show_conversation(row, await read_number(transaction.sql, row.task_id))
 
-    return await once.write(add, lambda shown: answer(shown, 201))
+    return await idempotent.write(add, lambda shown: answer(shown, 201))
 
 
-async def list_conversations(context: Shared, task_id: NumberOrId) -> Response:
+async def list_conversations(transactions: Transactions, task_id: NumberOrId) -> Response:
     """All conversations of a task, streamed."""
-    key = await find_task(context, task_id)
-    async with context.reading() as connection:
-        number = await number_of(connection, key)
+    key = await find_task(transactions, task_id)
+    async with transactions.read() as connection:
+        number = await read_number(connection, key)
     return await stream_array(
-        all_conversations(context, key), lambda row: show_conversation(row, number)
+        all_conversations(transactions, key), lambda row: show_conversation(row, number)
     )
 
 
 async def update_conversation(
-    context: Shared, caller: Changer, conversation_id: ConversationId, wanted: ConversationChangeC
+    transactions: Transactions,
+    caller: Changer,
+    conversation_id: ConversationId,
+    wanted: ConversationChangeC,
 ) -> Response:
     """Change a conversation's body or status."""
-    key = await find_conversation(context, conversation_id)
+    key = await find_conversation(transactions, conversation_id)
 
-    async def change(connection: AsyncConnection) -> dict[str, Any]:
-        row = await conversation_service.change_conversation(
-            context, connection, key, wanted, caller
-        )
-        return show_conversation(row, await number_of(connection, row.task_id))
+    async def change(transaction: Transaction) -> dict[str, Any]:
+        row = await conversation_service.change_conversation(transaction, key, wanted, caller)
+        return show_conversation(row, await read_number(transaction.sql, row.task_id))
 
-    return answer(await context.write(change))
+    return answer(await transactions.write(change))
 
 
-async def read_health(context: Shared) -> Response:
+async def read_health(transactions: Transactions) -> Response:
     """Whether the service and its database answer; 503 when the database does not."""
-    async with context.reading() as connection:
+    async with transactions.read() as connection:
         await ping(connection)
     return answer({"status": "healthy", "database": "up"})
 
 
-async def read_status(context: Shared) -> Response:
+async def read_status(transactions: Transactions, worker: LocalWorker) -> Response:
     """The worker in this process, if it has one, and all workers."""
-    async with context.reading() as connection:
+    async with transactions.read() as connection:
         workers = await list_workers(await raw(connection))
-    settings = context.settings
+    settings = transactions.settings
     has_cache = settings.redis_url or settings.redis_url_file or settings.redis_host
     return answer(
         {
             "service": settings.app_name,
             "version": settings.version,
-            "worker": _show_worker(context),
+            "worker": _show_worker(worker),
             "workers": workers,
             "cache": "configured" if has_cache else "not configured",
         }
     )
 
 
-def _show_worker(context: Context) -> dict[str, Any] | None:
-    worker = context.worker
+def _show_worker(worker: WorkerStatus | None) -> dict[str, Any] | None:
     if worker is None:
         return None
     running = list(worker.current_task_ids)

@@ -32,8 +32,8 @@ from task_service.api.compat.d_schemas import (
     show_task,
 )
 from task_service.api.compat.offset_lists import page_answer
-from task_service.api.dependencies import Shared
-from task_service.api.http.idempotency import Posted
+from task_service.api.dependencies import Transactions
+from task_service.api.http.idempotency import Idempotent
 from task_service.api.http.uploads import FORM, uploaded_file
 from task_service.api.routes import auth
 from task_service.api.routes.audit import MAY_AUDIT
@@ -43,12 +43,11 @@ from task_service.domain.statuses import OPEN
 from task_service.schemas.responses import Page, present
 from task_service.services import tasks as task_service
 from task_service.services.cached_reads import read_day
-from task_service.services.context import Context
 from task_service.services.csv.importer import import_csv
 from task_service.services.daily_log import find_entry
 from task_service.services.legacy.numeric_ids import find_task
 from task_service.services.legacy.streams import all_entries
-from task_service.services.tasks import Change
+from task_service.services.transactions import TransactionManager
 from task_service.store import daily_log, tasks
 from task_service.store.audit import AuditFilter, list_audit
 from task_service.store.tasks import TaskRow
@@ -64,70 +63,68 @@ def task_answer(t: TaskRow, status: int, headers: Mapping[str, str]) -> Response
     return answer(show_task(t), status, headers)
 
 
-async def create_task(context: Shared, caller: CreatorD, once: Posted, new: NewTaskD) -> Response:
+async def create_task(caller: CreatorD, idempotent: Idempotent, new: NewTaskD) -> Response:
     """Create a task."""
-    path = once.request.url.path.rstrip("/")
-    return await once.write(
-        lambda connection: task_service.create_task(context, connection, new, caller),
+    path = idempotent.request.url.path.rstrip("/")
+    return await idempotent.write(
+        lambda t: task_service.create_task(t, new, caller),
         lambda made: answers.created(made, task_answer, f"{path}/{made.task.number}"),
     )
 
 
 async def update_task(
-    context: Shared, caller: ChangerD, task_id: NumberOrId, wanted: TaskChangeD
+    transactions: Transactions, caller: ChangerD, task_id: NumberOrId, wanted: TaskChangeD
 ) -> Response:
     """Change the given fields of a task; what is left out stays."""
-    key = await find_task(context, task_id)
-    change = Change(caller, reason=wanted.reason, pending_means=OPEN)
-    return answer(
-        show_task(
-            await context.write(lambda c: task_service.change_task(context, c, key, wanted, change))
-        )
+    key = await find_task(transactions, task_id)
+    task = await transactions.write(
+        lambda t: task_service.change_task(t, key, wanted, caller, shown_as_pending=OPEN)
     )
+    return answer(show_task(task))
 
 
-async def delete_task(context: Shared, caller: ChangerD, task_id: NumberOrId) -> Response:
+async def delete_task(
+    transactions: Transactions, caller: ChangerD, task_id: NumberOrId
+) -> Response:
     """Delete a task: it is cancelled when it is open, and hidden."""
-    key = await find_task(context, task_id)
-    await context.write(lambda c: task_service.remove_task(context, c, key, Change(caller)))
+    key = await find_task(transactions, task_id)
+    await transactions.write(lambda t: task_service.remove_task(t, key, caller))
     return answer({"message": "Task soft deleted successfully"})
 
 
-async def list_tasks(context: Shared, query: Annotated[ListQueryD, Query()]) -> Response:
+async def list_tasks(transactions: Transactions, query: Annotated[ListQueryD, Query()]) -> Response:
     """One page of tasks, or with `date` all entries of that day's log."""
     if query.date is not None:
-        return await _list_day(context, query.date)
-    return await page_answer(context, query, show_task)
+        return await _list_day(transactions, query.date)
+    return await page_answer(transactions, query, show_task)
 
 
-async def _list_day(context: Context, day: date) -> Response:
+async def _list_day(transactions: TransactionManager, day: date) -> Response:
     """A day's log from the cache; one of more than 5,000 entries is streamed from the database."""
 
     async def make(connection: AsyncConnection) -> bytes:
         rows, more = await daily_log.list_entries(connection, day, CACHED_ENTRIES)
         return b"" if more else to_json([show_entry(row) for row in rows])
 
-    cached = await read_day(context, f"d:{day}", make)
+    cached = await read_day(transactions, f"d:{day}", make)
     if cached:
         return Response(cached, media_type="application/json")
-    return await stream_array(all_entries(context, day), show_entry)
+    return await stream_array(all_entries(transactions, day), show_entry)
 
 
 async def read_entry(
-    context: Shared,
+    transactions: Transactions,
     task_id: Annotated[str, Path(description="The entry's number, or its UUID.", examples=["1"])],
 ) -> Response:
     """One entry of the daily log: here the number in the path is a `log_id`, as lists by date tell it."""
-    return answer(show_entry(await find_entry(context, task_id)))
+    return answer(show_entry(await find_entry(transactions, task_id)))
 
 
-async def upload_csv(
-    request: Request, context: Shared, caller: ImporterD, once: Posted
-) -> Response:
+async def upload_csv(request: Request, caller: ImporterD, idempotent: Idempotent) -> Response:
     """Import tasks from a CSV file with a header row: all or, when a row is wrong, nothing."""
     async with uploaded_file(request) as upload:
-        return await once.write(
-            lambda connection: import_csv(context, connection, upload, "all-or-nothing", caller),
+        return await idempotent.write(
+            lambda t: import_csv(t, upload, "all-or-nothing", caller),
             lambda r: answer(
                 asdict(r) | {"message": f"{r.created} tasks were imported"},
                 200 if r.repeated else 201,
@@ -136,19 +133,23 @@ async def upload_csv(
         )
 
 
-async def read_audit_log(context: Shared, query: Annotated[AuditQueryD, Query()]) -> Response:
+async def read_audit_log(
+    transactions: Transactions, query: Annotated[AuditQueryD, Query()]
+) -> Response:
     """One page of what was changed, by whom, newest first."""
-    async with context.reading() as connection:
+    async with transactions.read() as connection:
         rows, cursor = await list_audit(connection, AuditFilter(), query.limit, query.cursor)
         numbers = await tasks.read_numbers(connection, {row.task_id for row in rows})
     return answers.page((show_change(row, numbers.get(row.task_id)) for row in rows), cursor)
 
 
 async def log_in_by_json(
-    context: Shared, security: auth.Security, wanted: Annotated[auth.PasswordForm, Body()]
+    transactions: Transactions,
+    security: auth.Security,
+    wanted: Annotated[auth.PasswordForm, Body()],
 ) -> Response:
     """Log in with user name and password: the same tokens as those of `/api/v1/auth/token`."""
-    return await auth.log_in(context, security, wanted)
+    return await auth.log_in(transactions, security, wanted)
 
 
 CHANGES = documented_d(404, 409, 413, 415)

@@ -8,14 +8,16 @@ from task_service.api import answers
 from task_service.api.compat.common import Route, make_router
 from task_service.api.compat.manual_tasks import PeoplesTasks, new_task
 from task_service.api.compat.offset_lists import TaskPage, TaskPageQuery, page_answer
-from task_service.api.dependencies import Shared
+from task_service.api.dependencies import Transactions
 from task_service.api.routes.stats import Summary, read_summary
 from task_service.schemas.responses import Task
 
 
-async def list_tasks(context: Shared, query: Annotated[TaskPageQuery, Query()]) -> Response:
+async def list_tasks(
+    transactions: Transactions, query: Annotated[TaskPageQuery, Query()]
+) -> Response:
     """Tasks that fulfil all filters: by `page` and `page_size` (the first 10,000), or by `cursor` without an end."""
-    return await page_answer(context, query, answers.task_item)
+    return await page_answer(transactions, query, answers.task_item)
 
 
 TASKS = PeoplesTasks(answers.task_answer)

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 from task_service.api.answers import created
 from task_service.api.auth.access import Changer, Creator
-from task_service.api.dependencies import Shared
-from task_service.api.http.idempotency import Posted
+from task_service.api.dependencies import Transactions
+from task_service.api.http.idempotency import Idempotent
 from task_service.api.http.problems import documented
 from task_service.domain.errors import NotFoundError
 from task_service.schemas.responses import present
@@ -19,7 +19,6 @@ from task_service.schemas.tasks import NewTask, TaskChange
 from task_service.schemas.types import parse_id
 from task_service.services import tasks as task_service
 from task_service.services.cached_reads import read_task
-from task_service.services.tasks import Change
 from task_service.store.tasks import TaskRow
 
 
@@ -55,39 +54,40 @@ class PeoplesTasks:
     show: Callable[[TaskRow, int, Mapping[str, str]], Response]
 
     async def create_task(
-        self, context: Shared, caller: Creator, once: Posted, new: NewTaskForm
+        self, caller: Creator, idempotent: Idempotent, new: NewTaskForm
     ) -> Response:
         """Create a task, for a person unless it names a handler."""
-        path = once.request.url.path.rstrip("/")
-        return await once.write(
-            lambda connection: task_service.create_task(context, connection, new, caller),
+        path = idempotent.request.url.path.rstrip("/")
+        return await idempotent.write(
+            lambda t: task_service.create_task(t, new, caller),
             lambda made: created(made, self.show, f"{path}/{made.task.id}"),
         )
 
-    async def read_task(self, context: Shared, task_id: Id) -> Response:
+    async def read_task(self, transactions: Transactions, task_id: Id) -> Response:
         """One task."""
-        task = await read_task(context, task_id)
+        task = await read_task(transactions, task_id)
         if task is None:
             raise NotFoundError("task", task_id)
         return self.show(task, 200, {})
 
     async def change_task(
-        self, context: Shared, caller: Changer, task_id: Id, wanted: TaskChangeForm
+        self, transactions: Transactions, caller: Changer, task_id: Id, wanted: TaskChangeForm
     ) -> Response:
         """Change the given fields; those left out stay."""
-        change = Change(caller, reason=wanted.reason)
-        task = await context.write(
-            lambda c: task_service.change_task(context, c, task_id, wanted, change)
+        task = await transactions.write(
+            lambda t: task_service.change_task(t, task_id, wanted, caller)
         )
         return self.show(task, 200, {})
 
     async def update_task(
-        self, context: Shared, caller: Changer, task_id: Id, wanted: TaskChangeForm
+        self, transactions: Transactions, caller: Changer, task_id: Id, wanted: TaskChangeForm
     ) -> Response:
         """Change the given fields; those left out stay."""
-        return await self.change_task(context, caller, task_id, wanted)
+        return await self.change_task(transactions, caller, task_id, wanted)
 
-    async def delete_task(self, context: Shared, caller: Changer, task_id: Id) -> Response:
+    async def delete_task(
+        self, transactions: Transactions, caller: Changer, task_id: Id
+    ) -> Response:
         """Delete a task."""
-        await context.write(lambda c: task_service.remove_task(context, c, task_id, Change(caller)))
+        await transactions.write(lambda t: task_service.remove_task(t, task_id, caller))
         return Response(status_code=204)

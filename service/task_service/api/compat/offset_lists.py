@@ -9,8 +9,8 @@ from pydantic import BaseModel, Field, model_validator
 from task_service.api.answers import answer
 from task_service.schemas.responses import TaskItem, TaskQuery
 from task_service.schemas.types import Limit
-from task_service.services.context import Context
-from task_service.services.legacy.offset_pages import MAX_OFFSET, PageWanted, read_page
+from task_service.services.legacy.offset_pages import MAX_OFFSET, PageRequest, read_page
+from task_service.services.transactions import TransactionManager
 from task_service.store.tasks import TaskRow
 
 
@@ -54,11 +54,13 @@ class TaskPage(PageFields):
 
 
 async def page_answer(
-    context: Context, query: TaskPageQuery, show: Callable[[TaskRow], dict[str, Any]]
+    transactions: TransactionManager,
+    query: TaskPageQuery,
+    show: Callable[[TaskRow], dict[str, Any]],
 ) -> Response:
     """The page that is asked for, each task shown in a service's words."""
-    wanted = PageWanted(query.conditions(), query.sort, query.size, query.page or 1, query.cursor)
-    found = await read_page(context, wanted)
+    wanted = PageRequest(query.conditions(), query.sort, query.size, query.page or 1, query.cursor)
+    found = await read_page(transactions, wanted)
     return answer(
         {
             "items": [show(task) for task in found.rows],

@@ -11,14 +11,14 @@ from hashlib import sha256
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Header, Request, Response
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from task_service.api.auth.access import Caller
-from task_service.api.dependencies import Shared
+from task_service.api.dependencies import Transactions
 from task_service.api.http.edge import route_of
 from task_service.domain.errors import IdempotencyConflictError
 from task_service.domain.principals import Principal
-from task_service.services.context import Context
+from task_service.services.single_flight import SingleFlight
+from task_service.services.transactions import Transaction, TransactionManager
 from task_service.store.idempotency import Kept, KeyName, claim, give_up, keep
 
 T = TypeVar("T")
@@ -41,14 +41,15 @@ REPLAYED = "Idempotency-Replayed"
 class IdempotentRequest:
     """A POST request whose change is made once per caller, route and key."""
 
-    context: Context
+    transactions: TransactionManager
+    single_flight: SingleFlight
     caller: Principal
     request: Request
     key: str | None
 
     async def write(
         self,
-        change: Callable[[AsyncConnection], Awaitable[T]],
+        change: Callable[[Transaction], Awaitable[T]],
         render: Callable[[T], Response],
         *,
         body_digest: bytes | None = None,
@@ -59,28 +60,30 @@ class IdempotentRequest:
         IdempotencyConflictError if the key was used for a different request.
         """
         if self.key is None:
-            return render(await self.context.write(change))
+            return render(await self.transactions.write(change))
         name = KeyName(_name_of(self.caller), route_of(self.request.scope), self.key)
         digest = await self._digest(body_digest)
-        settings = self.context.settings
+        settings = self.transactions.settings
         fresh: Response | None = None
 
-        async def answer(connection: AsyncConnection) -> Kept | None:
+        async def write_once(transaction: Transaction) -> Kept | None:
             nonlocal fresh
             fresh = None
-            kept = await claim(connection, name, digest, settings.idempotency_hours)
+            kept = await claim(transaction.sql, name, digest, settings.idempotency_hours)
             if kept is not None:
                 return kept
-            fresh = render(await change(connection))
+            fresh = render(await change(transaction))
             if fresh.status_code >= 400:
-                await give_up(connection, name)
+                await give_up(transaction.sql, name)
                 return None
             kept = _kept(digest, fresh)
-            await keep(connection, name, kept)
+            await keep(transaction.sql, name, kept)
             return kept
 
-        kept, _ = await self.context.flights.share(
-            name, lambda: self.context.write(answer), settings.db_statement_timeout_seconds
+        kept, _ = await self.single_flight.run(
+            name,
+            lambda: self.transactions.write(write_once),
+            settings.db_statement_timeout_seconds,
         )
         if fresh is not None:
             return fresh
@@ -111,10 +114,14 @@ def _kept(digest: str, answer: Response) -> Kept:
 
 
 async def idempotent_request(
-    request: Request, context: Shared, caller: Caller, idempotency_key: IdempotencyKey = None
+    request: Request,
+    transactions: Transactions,
+    caller: Caller,
+    idempotency_key: IdempotencyKey = None,
 ) -> IdempotentRequest:
     """Return the idempotent request, as a dependency."""
-    return IdempotentRequest(context, caller, request, idempotency_key)
+    single_flight: SingleFlight = request.app.state.single_flight
+    return IdempotentRequest(transactions, single_flight, caller, request, idempotency_key)
 
 
-Posted = Annotated[IdempotentRequest, Depends(idempotent_request)]
+Idempotent = Annotated[IdempotentRequest, Depends(idempotent_request)]

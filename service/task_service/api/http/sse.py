@@ -13,7 +13,8 @@ from starlette.types import Receive, Scope, Send
 from task_service.api.answers import to_json
 from task_service.domain.errors import DomainError
 from task_service.domain.permissions import Permission
-from task_service.services.events import Events, Stream
+from task_service.services.events.broadcaster import Broadcaster
+from task_service.services.events.streams import Stream
 from task_service.store.database import is_unavailable
 from task_service.store.events import TaskEvent
 
@@ -67,7 +68,7 @@ class EventStream(Response):
     media_type = MEDIA_TYPE
 
     def __init__(
-        self, events: Events, stream: Stream, may_read: MayRead, last: str | None = None
+        self, events: Broadcaster, stream: Stream, may_read: MayRead, last: str | None = None
     ) -> None:
         """Prepare a stream.
 
@@ -112,7 +113,7 @@ class EventStream(Response):
         beat = time.monotonic()
         while not self._events.closed.is_set():
             received = await self._stream.take(BEAT_SECONDS)
-            text = RESET % self._id() if self._stream.went_back() else b""
+            text = RESET % self._id() if self._stream.take_reset() else b""
             text += b"".join(one.text for one in received)
             if time.monotonic() - beat >= BEAT_SECONDS:
                 if not await self._still_may_read():
@@ -158,10 +159,10 @@ def may_read(request: Request) -> MayRead:
     return check
 
 
-async def get_events(request: Request) -> Events:
+async def get_events(request: Request) -> Broadcaster:
     """Return the process's event streams, as a dependency."""
-    events: Events = request.app.state.events
+    events: Broadcaster = request.app.state.events
     return events
 
 
-Streams = Annotated[Events, Depends(get_events)]
+Streams = Annotated[Broadcaster, Depends(get_events)]

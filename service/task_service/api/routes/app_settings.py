@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from task_service.api import answers
 from task_service.api.answers import answer
 from task_service.api.auth.access import AuthorizedRoute, SettingsReader, SettingsWriter
-from task_service.api.dependencies import Shared
+from task_service.api.dependencies import Transactions
 from task_service.api.http.problems import documented
 from task_service.api.routes.tasks import IfMatch, IfNoneMatch
 from task_service.schemas.responses import Page, PageQuery
@@ -69,10 +69,10 @@ def setting_answer(row: SettingRow, status: int = 200) -> Response:
 
 @router.get("", response_model=Page[Setting], responses=documented())
 async def list_settings(
-    _: SettingsReader, context: Shared, query: Annotated[PageQuery, Query()]
+    _: SettingsReader, transactions: Transactions, query: Annotated[PageQuery, Query()]
 ) -> Response:
     """One page of settings in the order of their keys."""
-    async with context.reading() as connection:
+    async with transactions.read() as connection:
         rows, cursor = await store.list_settings(connection, query.limit, query.cursor)
     return answers.page(map(setting_item, rows), cursor)
 
@@ -83,10 +83,10 @@ async def list_settings(
     responses={304: {"description": "Unchanged"}, **documented(404)},
 )
 async def read_setting(
-    _: SettingsReader, context: Shared, key: Key, if_none_match: IfNoneMatch = None
+    _: SettingsReader, transactions: Transactions, key: Key, if_none_match: IfNoneMatch = None
 ) -> Response:
     """One setting. Its ETag guards changes by `If-Match`."""
-    async with context.reading() as connection:
+    async with transactions.read() as connection:
         row = await service.read_setting(connection, key)
     if is_unchanged(if_none_match, etag_of_setting(row)):
         return Response(status_code=304, headers={"ETag": etag_of_setting(row)})
@@ -100,7 +100,7 @@ async def read_setting(
 )
 async def put_setting(
     caller: SettingsWriter,
-    context: Shared,
+    transactions: Transactions,
     key: Key,
     wanted: SettingValue,
     if_match: IfMatch = None,
@@ -108,16 +108,16 @@ async def put_setting(
 ) -> Response:
     """Make a setting (201) or replace all of it (200): a description that is left out is gone."""
     guard, only_new = Guard(if_match), if_none_match is not None
-    row, made = await context.write(
-        lambda c: service.put_setting(c, key, wanted, caller, guard, only_new=only_new)
+    row, made = await transactions.write(
+        lambda t: service.put_setting(t, key, wanted, caller, guard, only_new=only_new)
     )
     return setting_answer(row, 201 if made else 200)
 
 
 @router.delete("/{key}", status_code=204, response_class=Response, responses=documented(404, 412))
 async def delete_setting(
-    _: SettingsWriter, context: Shared, key: Key, if_match: IfMatch = None
+    _: SettingsWriter, transactions: Transactions, key: Key, if_match: IfMatch = None
 ) -> Response:
     """Remove a setting for good."""
-    await context.write(lambda c: service.remove_setting(c, key, Guard(if_match)))
+    await transactions.write(lambda t: service.remove_setting(t, key, Guard(if_match)))
     return Response(status_code=204)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from task_service.api.answers import page
 from task_service.api.auth.access import AuthorizedRoute, allow
-from task_service.api.dependencies import Shared
+from task_service.api.dependencies import Transactions
 from task_service.api.http.problems import documented
 from task_service.domain.permissions import Permission
 from task_service.schemas.responses import Page, PageQuery
@@ -49,10 +49,12 @@ class AuditEntry(BaseModel):
     responses=documented(),
     dependencies=[MAY_AUDIT],
 )
-async def read_audit_log(context: Shared, query: Annotated[AuditQuery, Query()]) -> Response:
+async def read_audit_log(
+    transactions: Transactions, query: Annotated[AuditQuery, Query()]
+) -> Response:
     """One page of the history of all tasks, deleted ones too, newest first."""
     wanted = AuditFilter(query.task_id, query.modified_by, query.since, query.until)
-    async with context.reading() as connection:
+    async with transactions.read() as connection:
         rows, cursor = await list_audit(connection, wanted, query.limit, query.cursor)
     return page(map(_show, rows), cursor)
 

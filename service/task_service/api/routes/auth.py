@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from task_service.api.answers import answer
 from task_service.api.auth.access import AuthorizedRoute, Caller
 from task_service.api.auth.authenticator import Authenticator, get_authenticator
-from task_service.api.dependencies import Shared
+from task_service.api.dependencies import Transactions
 from task_service.api.http.problems import documented
 from task_service.domain.permissions import Permission, Role
 from task_service.domain.principals import Principal
@@ -76,11 +76,11 @@ def _tokens(granted: Granted) -> Response:
     "/token", response_model=Tokens, responses=documented(400, 401, 413, 429), dependencies=ATTEMPT
 )
 async def log_in(
-    context: Shared, security: Security, form: Annotated[PasswordForm, Form()]
+    transactions: Transactions, security: Security, form: Annotated[PasswordForm, Form()]
 ) -> Response:
     """Log in with user name and password."""
     granted = await service.log_in(
-        context, security.credentials, form.username, form.password.get_secret_value()
+        transactions, security.credentials, form.username, form.password.get_secret_value()
     )
     return _tokens(granted)
 
@@ -91,11 +91,13 @@ async def log_in(
     responses=documented(400, 401, 413, 415, 429),
     dependencies=ATTEMPT,
 )
-async def refresh(context: Shared, security: Security, wanted: RefreshRequest) -> Response:
+async def refresh(
+    transactions: Transactions, security: Security, wanted: RefreshRequest
+) -> Response:
     """The next pair of tokens. A refresh token that was used before ends the whole log-in: somebody has a copy."""
     return _tokens(
         await service.refresh(
-            context, security.credentials, wanted.refresh_token.get_secret_value()
+            transactions, security.credentials, wanted.refresh_token.get_secret_value()
         )
     )
 
@@ -103,14 +105,14 @@ async def refresh(context: Shared, security: Security, wanted: RefreshRequest) -
 @router.post("/logout", status_code=204, response_class=Response, responses=documented())
 async def log_out(
     request: Request,
-    context: Shared,
+    transactions: Transactions,
     security: Security,
     caller: Caller,  # noqa: ARG001
 ) -> Response:
     """End the log-in that the access token comes from, its refresh token with it."""
     claims = security.login_of(request.headers.get("authorization"))
     if claims is not None:
-        await service.log_out(context, claims.login_id)
+        await service.log_out(transactions, claims.login_id)
     return Response(status_code=204)
 
 
@@ -127,10 +129,12 @@ async def read_me(caller: Caller) -> Response:
     dependencies=ATTEMPT,
 )
 async def change_password(
-    context: Shared, security: Security, caller: Caller, wanted: PasswordChange
+    transactions: Transactions, security: Security, caller: Caller, wanted: PasswordChange
 ) -> Response:
     """Set one's own password. Every log-in ends; the answer begins a new one."""
-    return _tokens(await service.change_own_password(context, security.credentials, caller, wanted))
+    return _tokens(
+        await service.change_own_password(transactions, security.credentials, wanted, caller)
+    )
 
 
 def _me(caller: Principal) -> dict[str, object]:

@@ -7,22 +7,22 @@ from typing import Annotated, Any, NoReturn
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, ValidationError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from task_service.api import answers
 from task_service.api.auth.access import AuthorizedRoute, Creator
-from task_service.api.dependencies import Shared
+from task_service.api.dependencies import Transactions
 from task_service.api.http.bodies import UNREADABLE, unreadable
-from task_service.api.http.idempotency import Posted
+from task_service.api.http.idempotency import Idempotent
 from task_service.api.http.problems import documented
 from task_service.schemas.responses import TaskItem
 from task_service.schemas.tasks import NewTask
-from task_service.services.bulk import Entered, chunks, enter_tasks, past_due
-from task_service.services.context import MovedOnError
+from task_service.services import bulk
+from task_service.services.bulk import BulkResult, chunks, due_date_problem
+from task_service.services.transactions import Transaction, TransactionConflictError
 from task_service.store.tasks import read_tasks
 
-MOST_TASKS = 10_000
-MOST_ERRORS = 1_000
+TASKS_MAX = 10_000
+ERRORS_MAX = 1_000
 router = APIRouter(route_class=AuthorizedRoute, prefix="/api/v1/tasks", tags=["tasks"])
 
 SCHEMA = {
@@ -33,7 +33,7 @@ SCHEMA = {
         "tasks": {
             "type": "array",
             "minItems": 1,
-            "maxItems": MOST_TASKS,
+            "maxItems": TASKS_MAX,
             "items": {"$ref": "#/components/schemas/NewTask"},
         }
     },
@@ -51,27 +51,27 @@ class Created(BaseModel):
     )
 
 
-async def drafts_of(request: Request, context: Shared, _: Creator) -> list[NewTask]:
-    """The batch in the body. In a thread: 10,000 tasks take a good part of a second to check."""
+async def read_batch(request: Request, transactions: Transactions, _: Creator) -> list[NewTask]:
+    """Return the tasks in the body. Validates in a thread, because 10,000 tasks take a good part of a second."""
     body = await request.body()
     media = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
     if media != "application/json" and not (
         media.startswith("application/") and media.endswith("+json")
     ):
         _refuse("dict_type", (), "must be JSON", body)
-    drafts = await asyncio.to_thread(_parse, body)
-    now = context.clock()
-    late = [(i, problem) for i, draft in enumerate(drafts) if (problem := past_due(draft, now))]
+    tasks = await asyncio.to_thread(_parse, body)
+    now = transactions.clock()
+    late = [(i, message) for i, new in enumerate(tasks) if (message := due_date_problem(new, now))]
     if late:
         errors = [
-            _error("value_error", ("tasks", i, "due_date"), problem)
-            for i, problem in late[:MOST_ERRORS]
+            _error("value_error", ("tasks", i, "due_date"), message)
+            for i, message in late[:ERRORS_MAX]
         ]
         raise RequestValidationError(errors)
-    return drafts
+    return tasks
 
 
-Drafts = Annotated[list[NewTask], Depends(drafts_of)]
+Batch = Annotated[list[NewTask], Depends(read_batch)]
 
 
 PRESENT: dict[int | str, dict[str, Any]] = {
@@ -86,27 +86,30 @@ PRESENT: dict[int | str, dict[str, Any]] = {
     responses=PRESENT | documented(400, 413, 415),
     openapi_extra=BODY,
 )
-async def create_tasks(context: Shared, caller: Creator, once: Posted, drafts: Drafts) -> Response:
+async def create_tasks(caller: Creator, idempotent: Idempotent, batch: Batch) -> Response:
     """Create up to 10,000 tasks: all of them, or none. An error names its task by its place, as in `tasks.17.title`."""
 
-    async def enter(connection: AsyncConnection) -> Response:
-        entered = await enter_tasks(context, connection, drafts, caller)
-        content = await _show(connection, entered)
-        return Response(content, 201 if entered.new else 200, media_type="application/json")
+    async def create(transaction: Transaction) -> Response:
+        result = await bulk.create_tasks(transaction, batch, caller)
+        content = await _render(transaction, result)
+        return Response(content, 201 if result.inserted else 200, media_type="application/json")
 
-    return await once.write(enter, lambda answer: answer)
+    return await idempotent.write(create, lambda response: response)
 
 
-async def _show(connection: AsyncConnection, entered: Entered) -> bytes:
-    """The answer, made in pieces: other requests are served in between. MovedOnError when a task is gone for good."""
-    pieces = []
-    for some in chunks(entered.ids):
-        rows = await read_tasks(connection, some)
-        if len(rows) < len(some):
-            raise MovedOnError
-        pieces.append(answers.to_json([answers.task_item(row) for row in rows])[1:-1])
-    told = answers.to_json({"created": len(entered.new), "present": entered.present})
-    return b'{"items":[' + b",".join(pieces) + b"]," + told[1:]
+async def _render(transaction: Transaction, result: BulkResult) -> bytes:
+    """Render the response in chunks; between two chunks other requests are served.
+
+    Raises TransactionConflictError when a task was deleted for good meanwhile.
+    """
+    parts = []
+    for ids in chunks(result.ids):
+        rows = await read_tasks(transaction.sql, ids)
+        if len(rows) < len(ids):
+            raise TransactionConflictError
+        parts.append(answers.to_json([answers.task_item(row) for row in rows])[1:-1])
+    counts = answers.to_json({"created": len(result.inserted), "present": result.existing})
+    return b'{"items":[' + b",".join(parts) + b"]," + counts[1:]
 
 
 def _parse(body: bytes) -> list[NewTask]:
@@ -120,27 +123,27 @@ def _parse(body: bytes) -> list[NewTask]:
     others = [
         str(name)[:100].encode(errors="replace").decode() for name in content if name != "tasks"
     ]
-    unknown = [_error("extra_forbidden", (name,), "") for name in others[:MOST_ERRORS]]
+    unknown = [_error("extra_forbidden", (name,), "") for name in others[:ERRORS_MAX]]
     tasks = content.get("tasks")
-    if not isinstance(tasks, list) or not 1 <= len(tasks) <= MOST_TASKS:
+    if not isinstance(tasks, list) or not 1 <= len(tasks) <= TASKS_MAX:
         raise RequestValidationError(
             [
                 *unknown,
-                _error("list_type", ("tasks",), f"must be a list of 1 to {MOST_TASKS:,} tasks"),
+                _error("list_type", ("tasks",), f"must be a list of 1 to {TASKS_MAX:,} tasks"),
             ]
         )
-    drafts, errors = [], unknown
-    for place, task in enumerate(tasks):
+    batch, errors = [], unknown
+    for position, task in enumerate(tasks):
         try:
-            drafts.append(NewTask.model_validate(task))
+            batch.append(NewTask.model_validate(task))
         except ValidationError as error:
             found = error.errors(include_url=False, include_input=False, include_context=False)
-            errors += [{**e, "loc": ("body", "tasks", place, *e["loc"])} for e in found]
-            if len(errors) >= MOST_ERRORS:
+            errors += [{**e, "loc": ("body", "tasks", position, *e["loc"])} for e in found]
+            if len(errors) >= ERRORS_MAX:
                 break
     if errors:
-        raise RequestValidationError(errors[:MOST_ERRORS])
-    return drafts
+        raise RequestValidationError(errors[:ERRORS_MAX])
+    return batch
 
 
 def _error(kind: str, where: tuple[Any, ...], message: str) -> dict[str, Any]:

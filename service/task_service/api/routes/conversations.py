@@ -7,8 +7,8 @@ from fastapi import APIRouter, Depends, Path, Query, Response
 
 from task_service.api import answers
 from task_service.api.auth.access import MAY_READ, AuthorizedRoute, Changer
-from task_service.api.dependencies import Shared
-from task_service.api.http.idempotency import Posted
+from task_service.api.dependencies import Transactions
+from task_service.api.http.idempotency import Idempotent
 from task_service.api.http.problems import documented
 from task_service.api.routes.tasks import Id, require_task
 from task_service.domain.errors import NotFoundError
@@ -40,7 +40,10 @@ ConversationId = Annotated[UUID, Depends(conversation_id_of)]
     responses=documented(400, 404, 413, 415),
 )
 async def create_conversation(
-    context: Shared, caller: Changer, once: Posted, task_id: Id, new: NewConversation
+    caller: Changer,
+    idempotent: Idempotent,
+    task_id: Id,
+    new: NewConversation,
 ) -> Response:
     """Add a conversation to a task."""
 
@@ -49,8 +52,8 @@ async def create_conversation(
             answers.conversation(rows[0]), 201, {"Location": f"{PREFIX}/{rows[0].id}"}
         )
 
-    return await once.write(
-        lambda c: service.add_conversations(context, c, task_id, [new], caller), made
+    return await idempotent.write(
+        lambda t: service.add_conversations(t, task_id, [new], caller), made
     )
 
 
@@ -61,10 +64,10 @@ async def create_conversation(
     dependencies=[MAY_READ],
 )
 async def list_conversations(
-    context: Shared, task_id: Id, query: Annotated[PageQuery, Query()]
+    transactions: Transactions, task_id: Id, query: Annotated[PageQuery, Query()]
 ) -> Response:
     """One page of a task's conversations, oldest first."""
-    async with context.reading() as connection:
+    async with transactions.read() as connection:
         await require_task(connection, task_id)
         rows, cursor = await store.list_conversations(
             connection, task_id, query.limit, query.cursor
@@ -78,9 +81,11 @@ async def list_conversations(
     responses=documented(404),
     dependencies=[MAY_READ],
 )
-async def read_conversation(context: Shared, conversation_id: ConversationId) -> Response:
+async def read_conversation(
+    transactions: Transactions, conversation_id: ConversationId
+) -> Response:
     """One conversation."""
-    async with context.reading() as connection:
+    async with transactions.read() as connection:
         row = await store.read_conversation(connection, conversation_id)
     if row is None:
         raise NotFoundError("conversation", conversation_id)
@@ -93,11 +98,14 @@ async def read_conversation(context: Shared, conversation_id: ConversationId) ->
     responses=documented(400, 404, 413, 415),
 )
 async def change_conversation(
-    context: Shared, caller: Changer, conversation_id: ConversationId, wanted: ConversationChange
+    transactions: Transactions,
+    caller: Changer,
+    conversation_id: ConversationId,
+    wanted: ConversationChange,
 ) -> Response:
     """Change a conversation's body or status; what is left out stays."""
-    row = await context.write(
-        lambda c: service.change_conversation(context, c, conversation_id, wanted, caller)
+    row = await transactions.write(
+        lambda t: service.change_conversation(t, conversation_id, wanted, caller)
     )
     return answers.answer(answers.conversation(row))
 
@@ -108,10 +116,13 @@ async def change_conversation(
     responses=documented(400, 404, 413, 415),
 )
 async def update_conversation(
-    context: Shared, caller: Changer, conversation_id: ConversationId, wanted: ConversationChange
+    transactions: Transactions,
+    caller: Changer,
+    conversation_id: ConversationId,
+    wanted: ConversationChange,
 ) -> Response:
     """The same as PATCH."""
-    return await change_conversation(context, caller, conversation_id, wanted)
+    return await change_conversation(transactions, caller, conversation_id, wanted)
 
 
 @router.delete(
@@ -121,8 +132,8 @@ async def update_conversation(
     responses=documented(404),
 )
 async def delete_conversation(
-    context: Shared, caller: Changer, conversation_id: ConversationId
+    transactions: Transactions, caller: Changer, conversation_id: ConversationId
 ) -> Response:
     """Delete a conversation for good."""
-    await context.write(lambda c: service.remove_conversation(context, c, conversation_id, caller))
+    await transactions.write(lambda t: service.remove_conversation(t, conversation_id, caller))
     return Response(status_code=204)

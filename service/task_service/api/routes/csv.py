@@ -9,8 +9,8 @@ from pydantic import BaseModel, Field
 
 from task_service.api.answers import answer
 from task_service.api.auth.access import MAY_READ, AuthorizedRoute, Importer
-from task_service.api.dependencies import Shared
-from task_service.api.http.idempotency import Posted
+from task_service.api.dependencies import Transactions
+from task_service.api.http.idempotency import Idempotent
 from task_service.api.http.problems import documented
 from task_service.api.http.uploads import FORM, uploaded_file
 from task_service.schemas.responses import TaskConditions
@@ -66,9 +66,8 @@ EXPORT: dict[int | str, dict[str, Any]] = {
 )
 async def import_tasks(
     request: Request,
-    context: Shared,
     caller: Importer,
-    once: Posted,
+    idempotent: Idempotent,
     mode: ModeQuery = "all-or-nothing",
 ) -> Response:
     """Import tasks from a CSV file with a header row. The same file in the same mode is imported once.
@@ -76,8 +75,8 @@ async def import_tasks(
     A file that cannot be imported answers 422 `invalid_file`; its `errors` name line and column.
     """
     async with uploaded_file(request) as upload:
-        return await once.write(
-            lambda connection: import_csv(context, connection, upload, mode, caller),
+        return await idempotent.write(
+            lambda t: import_csv(t, upload, mode, caller),
             lambda report: answer(report, 200 if report.repeated else 201),
             body_digest=upload.digest,
         )
@@ -90,10 +89,10 @@ async def import_tasks(
     dependencies=[MAY_READ],
 )
 async def export_tasks(
-    context: Shared, query: Annotated[TaskConditions, Query()]
+    transactions: Transactions, query: Annotated[TaskConditions, Query()]
 ) -> StreamingResponse:
     """All tasks that match, oldest first, as CSV that can be imported again."""
-    pieces = export_csv(context, query.conditions())
+    pieces = export_csv(transactions, query.conditions())
     first = await anext(
         pieces
     )  # what is wrong with the request, or away, is found before the answer begins

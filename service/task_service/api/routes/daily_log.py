@@ -11,8 +11,8 @@ from pydantic import BaseModel, Field
 from task_service.api import answers
 from task_service.api.answers import answer
 from task_service.api.auth.access import MAY_READ, AuthorizedRoute, OperatorRole
-from task_service.api.dependencies import Shared
-from task_service.api.http.idempotency import Posted
+from task_service.api.dependencies import Transactions
+from task_service.api.http.idempotency import Idempotent
 from task_service.api.http.problems import documented
 from task_service.schemas.responses import Page, PageQuery
 from task_service.schemas.tasks import Input
@@ -60,9 +60,11 @@ class LoadWanted(Input):
 
 
 @router.get(PREFIX, response_model=Page[Entry], responses=documented(), dependencies=[MAY_READ])
-async def list_entries(context: Shared, query: Annotated[EntryQuery, Query()]) -> Response:
+async def list_entries(
+    transactions: Transactions, query: Annotated[EntryQuery, Query()]
+) -> Response:
     """One page of the daily log: of one day, or of all days."""
-    async with context.reading() as connection:
+    async with transactions.read() as connection:
         rows, cursor = await store.list_entries(connection, query.date, query.limit, query.cursor)
     return answers.page(map(asdict, rows), cursor)
 
@@ -71,20 +73,25 @@ async def list_entries(context: Shared, query: Annotated[EntryQuery, Query()]) -
     PREFIX + "/{entry_id}", response_model=Entry, responses=documented(404), dependencies=[MAY_READ]
 )
 async def read_entry(
-    context: Shared, entry_id: Annotated[str, Path(description="The entry's UUID or number.")]
+    transactions: Transactions,
+    entry_id: Annotated[str, Path(description="The entry's UUID or number.")],
 ) -> Response:
     """One entry of the daily log."""
-    return answer(asdict(await service.find_entry(context, entry_id)))
+    return answer(asdict(await service.find_entry(transactions, entry_id)))
 
 
 @router.post(PREFIX + ":run", response_model=Loaded, responses=documented(400, 413, 415))
 async def run_daily_log(
-    context: Shared, _: OperatorRole, once: Posted, wanted: LoadWanted | None = None
+    transactions: Transactions,
+    _: OperatorRole,
+    idempotent: Idempotent,
+    wanted: LoadWanted | None = None,
 ) -> Response:
     """Run the daily loader now: each active task gets its entry of the day, unless it has one. Of a day that is past,
     what was active at its end counts, as far as is known.
     """
-    return await once.write(
-        lambda c: service.run(context, wanted.date if wanted else None, c),
+    day = wanted.date if wanted else None
+    return await idempotent.write(
+        lambda t: service.run(transactions, day, waiting=t.sql),
         lambda load: answer(asdict(load)),
     )

@@ -7,13 +7,13 @@ from fastapi import APIRouter, Header, Query, Request
 from pydantic import Field
 
 from task_service.api.auth.access import MAY_READ, AuthorizedRoute
-from task_service.api.dependencies import Shared
+from task_service.api.dependencies import Transactions
 from task_service.api.http.problems import documented
 from task_service.api.http.sse import EventStream, Streams, may_read
 from task_service.api.routes.tasks import Id, require_task
 from task_service.schemas.tasks import Input
 from task_service.schemas.types import Name, StatusWord
-from task_service.services.events import Wanted
+from task_service.services.events.streams import EventFilter
 from task_service.store.events import Position
 
 router = APIRouter(route_class=AuthorizedRoute, prefix="/api/v1", tags=["events"])
@@ -96,7 +96,7 @@ async def stream_events(
     Connect again with the last `id`, and nothing is missed and nothing comes twice. `event: reset` says that the
     database was restored to a time before that id: read anew what you show. See docs/events.md.
     """
-    wanted = Wanted(
+    wanted = EventFilter(
         frozenset(query.task_id),
         frozenset(query.event),
         frozenset(query.status),
@@ -117,16 +117,16 @@ async def stream_events(
 )
 async def stream_task_events(
     request: Request,
-    context: Shared,
+    transactions: Transactions,
     events: Streams,
     task_id: Id,
     query: Annotated[Since, Query()],
     last_event_id: LastEventId = None,
 ) -> EventStream:
     """What happens to one task, until it is deleted."""
-    async with context.reading() as connection:
+    async with transactions.read() as connection:
         await require_task(connection, task_id)
-    wanted = Wanted(frozenset({task_id}), frozenset(query.event), frozenset(query.status))
+    wanted = EventFilter(frozenset({task_id}), frozenset(query.event), frozenset(query.status))
     stream = await events.open(wanted, _after(query, last_event_id))
     return EventStream(events, stream, may_read(request), last=DELETED)
 

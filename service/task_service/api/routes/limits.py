@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from task_service.api import answers
 from task_service.api.answers import answer
 from task_service.api.auth.access import MAY_READ, AuthorizedRoute, OperatorRole
-from task_service.api.dependencies import Shared
+from task_service.api.dependencies import Transactions
 from task_service.api.http.problems import documented
 from task_service.domain.fields import NAME_PATTERN
 from task_service.schemas.responses import Page, PageQuery
@@ -45,9 +45,9 @@ class Limit(BaseModel):
 
 
 @router.get("", response_model=Page[Limit], responses=documented(), dependencies=[MAY_READ])
-async def list_limits(context: Shared, query: Annotated[PageQuery, Query()]) -> Response:
+async def list_limits(transactions: Transactions, query: Annotated[PageQuery, Query()]) -> Response:
     """One page of limits: keys, then queues, by name."""
-    async with context.reading() as connection:
+    async with transactions.read() as connection:
         rows, cursor = await store.list_limits(connection, query.limit, query.cursor)
     return answers.page(map(asdict, rows), cursor)
 
@@ -55,9 +55,9 @@ async def list_limits(context: Shared, query: Annotated[PageQuery, Query()]) -> 
 @router.get(
     "/{kind}/{name}", response_model=Limit, responses=documented(404), dependencies=[MAY_READ]
 )
-async def read_limit(context: Shared, kind: OfKind, name: LimitName) -> Response:
+async def read_limit(transactions: Transactions, kind: OfKind, name: LimitName) -> Response:
     """One limit."""
-    async with context.reading() as connection:
+    async with transactions.read() as connection:
         return answer(asdict(await service.read_limit(connection, kind, name)))
 
 
@@ -67,11 +67,15 @@ async def read_limit(context: Shared, kind: OfKind, name: LimitName) -> Response
     responses={201: {"model": Limit}, **documented(400, 413, 415)},
 )
 async def put_limit(
-    context: Shared, caller: OperatorRole, kind: OfKind, name: LimitName, wanted: NewLimit
+    transactions: Transactions,
+    caller: OperatorRole,
+    kind: OfKind,
+    name: LimitName,
+    wanted: NewLimit,
 ) -> Response:
     """Set a limit (201) or replace it (200). What runs goes on, and counts."""
-    row, made = await context.write(
-        lambda c: service.put_limit(context, c, (kind, name), wanted, caller)
+    row, made = await transactions.write(
+        lambda t: service.put_limit(t, (kind, name), wanted, caller)
     )
     headers = {"Location": f"/api/v1/limits/{kind}/{name}"} if made else {}
     return answer(asdict(row), 201 if made else 200, headers)
@@ -81,8 +85,8 @@ async def put_limit(
     "/{kind}/{name}", status_code=204, response_class=Response, responses=documented(404)
 )
 async def delete_limit(
-    context: Shared, caller: OperatorRole, kind: OfKind, name: LimitName
+    transactions: Transactions, caller: OperatorRole, kind: OfKind, name: LimitName
 ) -> Response:
     """Remove a limit: what it held back may run."""
-    await context.write(lambda c: service.remove_limit(context, c, (kind, name), caller))
+    await transactions.write(lambda t: service.remove_limit(t, (kind, name), caller))
     return Response(status_code=204)

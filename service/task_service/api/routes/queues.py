@@ -10,8 +10,8 @@ from pydantic import BaseModel, Field
 
 from task_service.api.answers import answer
 from task_service.api.auth.access import MAY_READ, AuthorizedRoute, OperatorRole
-from task_service.api.dependencies import Shared
-from task_service.api.http.idempotency import Posted
+from task_service.api.dependencies import Transactions
+from task_service.api.http.idempotency import Idempotent
 from task_service.api.http.problems import documented
 from task_service.domain.fields import NAME_PATTERN
 from task_service.domain.outcomes import Reason
@@ -140,18 +140,18 @@ WorkerId = Annotated[UUID, Depends(worker_id_of)]
 
 
 @router.get("/queues", response_model=Queues, responses=documented(), dependencies=[MAY_READ])
-async def read_queues(context: Shared) -> Response:
+async def read_queues(transactions: Transactions) -> Response:
     """How many tasks wait and run, in all and per queue, and how old the oldest is."""
-    async with context.reading() as connection:
+    async with transactions.read() as connection:
         return answer(await service.read_queues(connection))
 
 
 @router.get(
     "/queues/{name}", response_model=QueueDetail, responses=documented(), dependencies=[MAY_READ]
 )
-async def read_queue(context: Shared, name: QueueName) -> Response:
+async def read_queue(transactions: Transactions, name: QueueName) -> Response:
     """One queue's depth, oldest age and rates; zeros for one that nobody uses."""
-    async with context.reading() as connection:
+    async with transactions.read() as connection:
         return answer(await service.read_queue(connection, name))
 
 
@@ -159,26 +159,26 @@ async def read_queue(context: Shared, name: QueueName) -> Response:
     "/queues/{name}:pause", response_model=QueueDetail, responses=documented(400, 413, 415)
 )
 async def pause_queue(
-    caller: OperatorRole, once: Posted, name: QueueName, because: Because | None = None
+    caller: OperatorRole, idempotent: Idempotent, name: QueueName, because: Because | None = None
 ) -> Response:
     """Let workers claim nothing more from a queue. What they hold goes on, and tasks can be added."""
     reason = because.reason if because else None
-    return await once.write(lambda c: service.pause(c, name, reason, caller), answer)
+    return await idempotent.write(lambda t: service.pause(t, name, reason, caller), answer)
 
 
 @router.post("/queues/{name}:resume", response_model=QueueDetail, responses=documented())
-async def resume_queue(
-    context: Shared, caller: OperatorRole, once: Posted, name: QueueName
-) -> Response:
+async def resume_queue(caller: OperatorRole, idempotent: Idempotent, name: QueueName) -> Response:
     """Let workers claim from a queue again, at once."""
-    return await once.write(lambda c: service.resume(context, c, name, caller), answer)
+    return await idempotent.write(lambda t: service.resume(t, name, caller), answer)
 
 
 @router.get("/workers", response_model=Workers, responses=documented(), dependencies=[MAY_READ])
-async def read_workers(context: Shared) -> Response:
+async def read_workers(transactions: Transactions) -> Response:
     """The worker processes with their leases and how many tasks each holds."""
-    async with context.reading() as connection:
-        return answer({"at": context.clock(), "workers": await list_workers(await raw(connection))})
+    async with transactions.read() as connection:
+        return answer(
+            {"at": transactions.clock(), "workers": await list_workers(await raw(connection))}
+        )
 
 
 @router.get(
@@ -187,9 +187,9 @@ async def read_workers(context: Shared) -> Response:
     responses=documented(404),
     dependencies=[MAY_READ],
 )
-async def read_worker(context: Shared, worker_id: WorkerId) -> Response:
+async def read_worker(transactions: Transactions, worker_id: WorkerId) -> Response:
     """One worker process, also one that has been dead for longer."""
-    async with context.reading() as connection:
+    async with transactions.read() as connection:
         return answer(await service.read_worker(connection, worker_id))
 
 
@@ -200,23 +200,25 @@ async def read_worker(context: Shared, worker_id: WorkerId) -> Response:
 )
 async def release_worker(
     caller: OperatorRole,
-    once: Posted,
+    idempotent: Idempotent,
     worker_id: WorkerId,
     loss: Loss | None = None,
     force: Force = False,
 ) -> Response:
     """Give the tasks of a dead worker to others. 409 for one that lives, unless by force. Idempotent."""
     reason = Reason(loss.reason if loss else "unknown")
-    return await once.write(
-        lambda c: service.release(c, worker_id, reason, caller, force=force),
+    return await idempotent.write(
+        lambda t: service.release(t, worker_id, reason, caller, force=force),
         lambda done: answer({"worker_id": worker_id, **asdict(done)}),
     )
 
 
 @router.post("/workers/{worker_id}:drain", response_model=Drained, responses=documented(404))
-async def drain_worker(caller: OperatorRole, once: Posted, worker_id: WorkerId) -> Response:
+async def drain_worker(
+    caller: OperatorRole, idempotent: Idempotent, worker_id: WorkerId
+) -> Response:
     """Ask a worker to claim no more; what it holds it may finish."""
-    return await once.write(
-        lambda c: service.drain(c, worker_id, caller),
+    return await idempotent.write(
+        lambda t: service.drain(t, worker_id, caller),
         lambda state: answer({"worker_id": worker_id, "state": state}),
     )

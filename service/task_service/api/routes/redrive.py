@@ -5,8 +5,7 @@ from pydantic import BaseModel, Field
 
 from task_service.api.answers import answer
 from task_service.api.auth.access import AuthorizedRoute, OperatorRole
-from task_service.api.dependencies import Shared
-from task_service.api.http.idempotency import Posted
+from task_service.api.http.idempotency import Idempotent
 from task_service.api.http.problems import documented
 from task_service.schemas.tasks import Redrive
 from task_service.services import redrive as service
@@ -24,14 +23,14 @@ class Redriven(BaseModel):
 
 @router.post(":redrive", response_model=Redriven, responses=documented(400, 413, 415))
 async def redrive_tasks(
-    context: Shared, caller: OperatorRole, once: Posted, wanted: Redrive | None = None
+    caller: OperatorRole,
+    idempotent: Idempotent,
+    wanted: Redrive | None = None,
 ) -> Response:
     """Make failed tasks of workers pending again, due now, with all their attempts: the oldest first."""
     wanted = wanted or Redrive()
     which = DeadLetters(wanted.handler, wanted.queue, wanted.failed_after, wanted.failed_before)
-    return await once.write(
-        lambda connection: service.redrive(
-            context, connection, which, wanted.limit, caller, wanted.reason
-        ),
+    return await idempotent.write(
+        lambda t: service.redrive(t, which, wanted.limit, caller, reason=wanted.reason),
         lambda number: answer({"redriven": number, "more": number == wanted.limit}),
     )

@@ -6,13 +6,12 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Path, Query, Response
 from pydantic import BaseModel, Field
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from task_service.api import answers
 from task_service.api.answers import answer
 from task_service.api.auth.access import MAY_READ, AuthorizedRoute, OperatorRole
-from task_service.api.dependencies import Shared
-from task_service.api.http.idempotency import Posted
+from task_service.api.dependencies import Transactions
+from task_service.api.http.idempotency import Idempotent
 from task_service.api.http.problems import documented
 from task_service.api.routes.tasks import IfMatch, IfNoneMatch
 from task_service.schemas.responses import Page, PageQuery
@@ -22,6 +21,7 @@ from task_service.services import daily_log
 from task_service.services import schedules as service
 from task_service.services.etags import Guard, is_unchanged
 from task_service.services.schedules import etag_of_schedule
+from task_service.services.transactions import Transaction
 from task_service.store import schedules as store
 from task_service.store.schedules import ScheduleRow
 
@@ -76,17 +76,21 @@ def schedule_answer(row: ScheduleRow, status: int = 200) -> Response:
 
 
 @router.post("", status_code=201, response_model=Schedule, responses=documented(400, 409, 413, 415))
-async def create_schedule(caller: OperatorRole, once: Posted, new: NewSchedule) -> Response:
+async def create_schedule(
+    caller: OperatorRole, idempotent: Idempotent, new: NewSchedule
+) -> Response:
     """Make a schedule. Each task's payload says for which time it is (`scheduled_for`), if it is an object or null."""
-    return await once.write(
-        lambda c: service.create_schedule(c, new, caller), lambda row: schedule_answer(row, 201)
+    return await idempotent.write(
+        lambda t: service.create_schedule(t, new, caller), lambda row: schedule_answer(row, 201)
     )
 
 
 @router.get("", response_model=Page[Schedule], responses=documented(), dependencies=[MAY_READ])
-async def list_schedules(context: Shared, query: Annotated[PageQuery, Query()]) -> Response:
+async def list_schedules(
+    transactions: Transactions, query: Annotated[PageQuery, Query()]
+) -> Response:
     """One page of schedules in the order of their names."""
-    async with context.reading() as connection:
+    async with transactions.read() as connection:
         rows, cursor = await store.list_schedules(connection, query.limit, query.cursor)
     return answers.page(map(schedule_item, rows), cursor)
 
@@ -98,10 +102,10 @@ async def list_schedules(context: Shared, query: Annotated[PageQuery, Query()]) 
     dependencies=[MAY_READ],
 )
 async def read_schedule(
-    context: Shared, schedule_id: ScheduleId, if_none_match: IfNoneMatch = None
+    transactions: Transactions, schedule_id: ScheduleId, if_none_match: IfNoneMatch = None
 ) -> Response:
     """One schedule. Its ETag guards changes by `If-Match`; a run does not make it stale."""
-    async with context.reading() as connection:
+    async with transactions.read() as connection:
         row = await service.read_schedule(connection, schedule_id)
     if is_unchanged(if_none_match, etag_of_schedule(row)):
         return Response(status_code=304, headers={"ETag": etag_of_schedule(row)})
@@ -112,7 +116,7 @@ async def read_schedule(
     "/{schedule_id}", response_model=Schedule, responses=documented(400, 404, 409, 412, 413, 415)
 )
 async def change_schedule(
-    context: Shared,
+    transactions: Transactions,
     caller: OperatorRole,
     schedule_id: ScheduleId,
     wanted: ScheduleChange,
@@ -120,8 +124,8 @@ async def change_schedule(
 ) -> Response:
     """Change some fields; what is left out stays. A template is replaced as a whole."""
     guard = Guard(if_match)
-    row = await context.write(
-        lambda c: service.change_schedule(c, schedule_id, wanted, caller, guard)
+    row = await transactions.write(
+        lambda t: service.change_schedule(t, schedule_id, wanted, caller, guard)
     )
     return schedule_answer(row)
 
@@ -130,24 +134,29 @@ async def change_schedule(
     "/{schedule_id}", status_code=204, response_class=Response, responses=documented(404, 409, 412)
 )
 async def delete_schedule(
-    context: Shared, caller: OperatorRole, schedule_id: ScheduleId, if_match: IfMatch = None
+    transactions: Transactions,
+    caller: OperatorRole,
+    schedule_id: ScheduleId,
+    if_match: IfMatch = None,
 ) -> Response:
     """Delete a schedule; the tasks that it made stay."""
-    await context.write(lambda c: service.remove_schedule(c, schedule_id, caller, Guard(if_match)))
+    await transactions.write(
+        lambda t: service.remove_schedule(t, schedule_id, caller, Guard(if_match))
+    )
     return Response(status_code=204)
 
 
 @router.post("/{schedule_id}:run", response_model=Schedule, responses=documented(404))
 async def run_schedule(
-    context: Shared, _: OperatorRole, once: Posted, schedule_id: ScheduleId
+    transactions: Transactions, _: OperatorRole, idempotent: Idempotent, schedule_id: ScheduleId
 ) -> Response:
     """Run a schedule at once, also a disabled one; its next time stays."""
 
-    async def run(connection: AsyncConnection) -> ScheduleRow:
-        row = await service.read_schedule(connection, schedule_id)
+    async def run(transaction: Transaction) -> ScheduleRow:
+        row = await service.read_schedule(transaction.sql, schedule_id)
         if row.action == "task":
-            return await service.run_now(context, connection, schedule_id)
-        await daily_log.run(context, waiting=connection)  # in transactions of its own, see there
-        return await service.note_own_run(connection, row)
+            return await service.run_now(transaction, schedule_id)
+        await daily_log.run(transactions, waiting=transaction.sql)  # loads in its own transactions
+        return await service.record_daily_log_run(transaction, row)
 
-    return await once.write(run, schedule_answer)
+    return await idempotent.write(run, schedule_answer)

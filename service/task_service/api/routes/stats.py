@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from task_service.api.answers import answer
 from task_service.api.auth.access import MAY_READ, AuthorizedRoute
-from task_service.api.dependencies import Shared
+from task_service.api.dependencies import Transactions
 from task_service.api.http.problems import documented
 from task_service.domain.priorities import Priority
 from task_service.domain.statuses import Status
@@ -26,11 +26,11 @@ class Summary(BaseModel):
 
 
 @router.get("/summary", response_model=Summary, responses=documented(), dependencies=[MAY_READ])
-async def read_summary(context: Shared) -> Response:
+async def read_summary(transactions: Transactions) -> Response:
     """How many tasks there are, by status and by priority. Quick however many there are."""
-    found = await summarize(context.engine)
+    found = await summarize(transactions)
     numbers = {
         "by_status": {str(status): number for status, number in found.by_status.items()},
         "by_priority": {str(priority): number for priority, number in found.by_priority.items()},
     }
-    return answer({"total": found.total, **numbers, "at": context.clock()})
+    return answer({"total": found.total, **numbers, "at": transactions.clock()})

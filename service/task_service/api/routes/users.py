@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from task_service.api.answers import answer, page
 from task_service.api.auth.access import AuthorizedRoute, UserManager, allow
-from task_service.api.dependencies import Shared
+from task_service.api.dependencies import Transactions
 from task_service.api.http.problems import documented
 from task_service.api.routes.auth import Security
 from task_service.domain.permissions import Permission, Role
@@ -54,32 +54,38 @@ Id = Annotated[UUID, Depends(user_id_of)]
 
 @router.post("", status_code=201, response_model=User, responses=documented(400, 409, 413, 415))
 async def register_user(
-    context: Shared, caller: UserManager, security: Security, new: NewUser
+    transactions: Transactions, caller: UserManager, security: Security, new: NewUser
 ) -> Response:
     """Register a user."""
-    user = await service.register(context, security.credentials, new, caller)
+    user = await service.register(transactions, security.credentials, new, caller)
     return answer(_show(user), 201, {"Location": f"{PREFIX}/{user.id}"})
 
 
 @router.get("", response_model=Page[User], responses=documented(), dependencies=[MAY_MANAGE])
-async def list_users(context: Shared, query: Annotated[PageQuery, Query()]) -> Response:
+async def list_users(transactions: Transactions, query: Annotated[PageQuery, Query()]) -> Response:
     """One page of users, in the order in which they were registered."""
-    async with context.reading() as connection:
+    async with transactions.read() as connection:
         rows, cursor = await store.list_users(connection, query.limit, query.cursor)
     return page(map(_show, rows), cursor)
 
 
 @router.get("/{user_id}", response_model=User, responses=documented(404), dependencies=[MAY_MANAGE])
-async def read_user(context: Shared, user_id: Id) -> Response:
+async def read_user(transactions: Transactions, user_id: Id) -> Response:
     """One user."""
-    return answer(_show(await service.read_user(context, user_id)))
+    return answer(_show(await service.read_user(transactions, user_id)))
 
 
 @router.patch("/{user_id}", response_model=User, responses=documented(400, 404, 409, 413, 415))
 async def change_user(
-    context: Shared, caller: UserManager, security: Security, user_id: Id, wanted: UserChange
+    transactions: Transactions,
+    caller: UserManager,
+    security: Security,
+    user_id: Id,
+    wanted: UserChange,
 ) -> Response:
     """Change role, password, or whether the user is disabled; what is left out stays. Any change ends their log-ins."""
     return answer(
-        _show(await service.change_user(context, security.credentials, user_id, wanted, caller))
+        _show(
+            await service.change_user(transactions, security.credentials, user_id, wanted, caller)
+        )
     )

@@ -4,8 +4,8 @@ import csv
 import io
 from collections.abc import AsyncIterator
 
-from task_service.services.context import Context
 from task_service.services.csv.format import COLUMNS, READ_ONLY, write_cells
+from task_service.services.transactions import TransactionManager
 from task_service.store.task_lists.filters import TaskFilter
 from task_service.store.task_lists.listing import list_tasks
 from task_service.store.tasks import read_payloads
@@ -14,7 +14,7 @@ PAGE = 200
 """Tasks per page. A page is held in memory, and a task may have a payload of 256 KiB."""
 
 
-async def export_csv(context: Context, where: TaskFilter) -> AsyncIterator[bytes]:
+async def export_csv(transactions: TransactionManager, where: TaskFilter) -> AsyncIterator[bytes]:
     """Yield the matching tasks, oldest first, as parts of a CSV file (UTF-8, CRLF) with a header.
 
     The export contains every task that existed at its start, with the content at the time when its
@@ -22,7 +22,7 @@ async def export_csv(context: Context, where: TaskFilter) -> AsyncIterator[bytes
     """
     header, cursor = True, None
     while header or cursor is not None:
-        async with context.reading() as connection:
+        async with transactions.read() as connection:
             page, cursor = await list_tasks(connection, where, "created_at", PAGE, cursor)
             payloads = await read_payloads(connection, [task.id for task in page])
         rows = [write_cells(task, payloads.get(task.id)) for task in page]

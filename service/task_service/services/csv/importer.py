@@ -3,15 +3,15 @@
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from itertools import islice
 from typing import IO, Any, Literal, NamedTuple
 
 import structlog
 from pydantic import Field, ValidationError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from task_service.domain.errors import InvalidFileError
 from task_service.domain.principals import Principal
@@ -19,14 +19,13 @@ from task_service.schemas.tasks import NewTask
 from task_service.schemas.types import KeptTags, KeptText, KeptTitle
 from task_service.services.bulk import (
     CHUNK,
-    Kind,
+    MetricLabels,
     claim_ids,
-    count_kinds,
-    insert_drafts,
-    kind_of,
-    past_due,
+    count_tasks,
+    due_date_problem,
+    insert_tasks,
+    metric_labels,
 )
-from task_service.services.context import Context
 from task_service.services.csv.format import (
     COLUMNS,
     IMPORT_ONLY,
@@ -36,12 +35,14 @@ from task_service.services.csv.format import (
     read_cells,
 )
 from task_service.services.csv.reader import Record, read_records
+from task_service.services.transactions import Transaction
 from task_service.store import import_files
-from task_service.store.database import ping, raw
+from task_service.store.database import ping
 
 Mode = Literal["all-or-nothing", "skip-invalid"]
 MAX_ERRORS = 1_000
-MAX_PRESENT = 1_000
+MAX_HEADER_ERRORS = 100
+MAX_EXISTING_LINES = 1_000
 NAME_MAX = 200
 BLOCK_BYTES = 1_048_576
 log = structlog.get_logger(__name__)
@@ -49,7 +50,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A file to import: seekable and within the size limit. `digest` is its SHA-256."""
+    """File to import: seekable, and within the size limit. `digest` is its SHA-256."""
 
     file: IO[bytes]
     name: str | None
@@ -58,7 +59,7 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class RowError:
-    """An error of a row. `line` is its first line. `column` is None for the whole row."""
+    """Error in a row. `line` is the line where the row begins; `column` None means the whole row."""
 
     line: int
     column: str | None
@@ -85,14 +86,14 @@ class Report:
 
 
 class Row(NamedTuple):
-    """A valid row and its first line."""
+    """Valid row, and the line where it begins."""
 
     line: int
-    draft: NewTask
+    task: NewTask
 
 
 async def import_csv(
-    context: Context, connection: AsyncConnection, upload: Upload, mode: Mode, caller: Principal
+    transaction: Transaction, upload: Upload, mode: Mode, caller: Principal
 ) -> Report:
     """Import a file. A repeated file in the same mode returns the first report, with `repeated`.
 
@@ -100,30 +101,38 @@ async def import_csv(
     invalid row.
     """
     digest = hashlib.sha256(f"{mode}\n".encode() + upload.digest).hexdigest()
-    if not await import_files.claim(connection, digest, _plain(upload.name), caller.name):
-        return _report_of(await import_files.read_report(connection, digest))
-    reader = _Reader(context, upload.file, Report(digest))
-    report, driver, kinds = reader.report, await raw(connection), Counter[Kind]()
+    name = _storable(upload.name)
+    if not await import_files.claim(transaction.sql, digest, name, caller.name):
+        return _report_of(await import_files.read_report(transaction.sql, digest))
+    reader = _Reader(transaction.clock, upload.file, Report(digest))
+    report, created = reader.report, Counter[MetricLabels]()
     async with aclosing(_read_ahead(reader)) as chunks:
         async for rows in chunks:
             if mode == "all-or-nothing" and report.error_count:
-                await ping(connection)  # the server ends idle transactions
+                await ping(transaction.sql)  # the server ends transactions that are idle for long
             else:
-                entered = await claim_ids(driver, [row.draft for row in rows])
-                await insert_drafts(context, driver, entered.new, caller)
-                kinds.update(kind_of(new.draft) for new in entered.new)
-                report.present += len(entered.present)
-                lines = [rows[place].line for place in entered.present]
-                report.present_lines += lines[: MAX_PRESENT - len(report.present_lines)]
+                created.update(await _insert(transaction, rows, report, caller))
     if mode == "all-or-nothing" and report.error_count:
-        raise _refusal(report.errors, report.error_count)
-    report.created = kinds.total()
-    count_kinds(kinds)
-    await import_files.keep_report(connection, digest, asdict(report))
+        raise _invalid_file(report.errors, report.error_count)
+    report.created = created.total()
+    count_tasks(created)
+    await import_files.keep_report(transaction.sql, digest, asdict(report))
     log.info(
         "csv_imported", digest=digest, rows=report.rows, created=report.created, by=caller.name
     )
     return report
+
+
+async def _insert(
+    transaction: Transaction, rows: Sequence[Row], report: Report, caller: Principal
+) -> Counter[MetricLabels]:
+    """Insert a chunk, report the rows whose unique key is held, and count the inserted tasks."""
+    result = await claim_ids(transaction, [row.task for row in rows])
+    await insert_tasks(transaction, result.inserted, caller)
+    report.present += len(result.existing)
+    lines = [rows[position].line for position in result.existing]
+    report.present_lines += lines[: MAX_EXISTING_LINES - len(report.present_lines)]
+    return Counter(metric_labels(task.new) for task in result.inserted)
 
 
 def digest_of(file: IO[bytes]) -> bytes:
@@ -158,11 +167,11 @@ class ExportedTask(NewTask):
 
 
 class _Reader:
-    """Reader of a file in chunks. It counts rows and errors in a report."""
+    """Reader of a file's rows in chunks; counts rows and errors in a report."""
 
-    def __init__(self, context: Context, file: IO[bytes], report: Report) -> None:
+    def __init__(self, clock: Callable[[], datetime], file: IO[bytes], report: Report) -> None:
         self.report = report
-        self._clock = context.clock
+        self._clock = clock
         self._file = file
         self._header: list[str] = []
         self._records: Iterator[Record] = iter(())
@@ -172,96 +181,84 @@ class _Reader:
         self._records = read_records(self._file)
         first = next(self._records, None)
         if first is None:
-            raise _refusal(
-                [
-                    RowError(
-                        1, None, "the file is empty; the first line must contain the column names"
-                    )
-                ]
-            )
+            message = "the file is empty; the first line must contain the column names"
+            raise _invalid_file([RowError(1, None, message)])
         if first.problem:
-            raise _refusal(
-                [
-                    RowError(
-                        first.line,
-                        None,
-                        f"the first line must contain the column names: {first.problem}",
-                    )
-                ]
-            )
+            message = f"the first line must contain the column names: {first.problem}"
+            raise _invalid_file([RowError(first.line, None, message)])
         self._header = [
             name.strip().lower().replace(" ", "_").replace("-", "_") for name in first.cells
         ]
         if errors := _check_header(first.line, self._header):
-            raise _refusal(errors, len(errors))
+            raise _invalid_file(errors, len(errors))
         return self.read()
 
     def read(self) -> list[Row] | None:
-        """Return the next valid rows, possibly none; None at the end of the file."""
+        """Return the valid rows of the next chunk, which may be none; None at the end of the file."""
         records = list(islice(self._records, CHUNK))
-        rows = [Row(record.line, draft) for record in records if (draft := self._draft(record))]
+        rows = [Row(record.line, task) for record in records if (task := self._task(record))]
         self.report.rows += len(records)
         self.report.skipped += len(records) - len(rows)
         return rows if records else None
 
-    def _draft(self, record: Record) -> NewTask | None:
+    def _task(self, record: Record) -> NewTask | None:
+        """Return the row's task; None after adding its errors to the report."""
         if record.problem or len(record.cells) != len(self._header):
-            self._note(
-                record.line, self._name(record.at), record.problem or self._miscounted(record)
-            )
+            column = self._column_name(record.at)
+            self._add_error(record.line, column, record.problem or self._wrong_count(record))
             return None
         row, now = dict(zip(self._header, record.cells, strict=True)), self._clock()
         try:
-            form = ExportedTask if row.get("id") and row.get("created_at") else NewTask
-            draft = form.model_validate({"title": ""} | read_cells(row))
-            if late := past_due(draft, due_from(row, now)):
-                raise CellError("due_date", late)
+            model = ExportedTask if row.get("id") and row.get("created_at") else NewTask
+            task = model.model_validate({"title": ""} | read_cells(row))
+            if problem := due_date_problem(task, due_from(row, now)):
+                raise CellError("due_date", problem)
         except CellError as error:
-            self._note(record.line, error.column, error.message)
+            self._add_error(record.line, error.column, error.message)
         except ValidationError as error:
             for each in error.errors(include_url=False, include_input=False, include_context=False):
-                self._note(
-                    record.line, str(each["loc"][0]), each["msg"].removeprefix("Value error, ")
-                )
+                message = each["msg"].removeprefix("Value error, ")
+                self._add_error(record.line, str(each["loc"][0]), message)
         else:
-            return draft
+            return task
         return None
 
-    def _name(self, at: int | None) -> str | None:
+    def _column_name(self, at: int | None) -> str | None:
         return self._header[at] if at is not None and at < len(self._header) else None
 
-    def _miscounted(self, record: Record) -> str:
+    def _wrong_count(self, record: Record) -> str:
         return f"the row has {len(record.cells)} cells, but the header has {len(self._header)}"
 
-    def _note(self, line: int, column: str | None, message: str) -> None:
+    def _add_error(self, line: int, column: str | None, message: str) -> None:
         self.report.error_count += 1
         if len(self.report.errors) < MAX_ERRORS:
             self.report.errors.append(RowError(line, column, message))
 
 
 def _check_header(line: int, header: Sequence[str]) -> list[RowError]:
-    """Return the first hundred errors of the column names."""
+    """Return the first 100 errors in the column names."""
     errors, seen, known = [], set[str](), (*COLUMNS, *IMPORT_ONLY)
     for name in header:
         shown = name.encode(errors="replace").decode()[:50]
         if name not in known and name not in READ_ONLY:
-            errors.append(RowError(line, shown, f"unknown column; known: {', '.join(known)}"))
+            message = f"unknown column; known: {', '.join(known)}"
+            errors.append(RowError(line, shown, message))
         elif name in seen:
             errors.append(RowError(line, shown, "the column is repeated"))
         seen.add(name)
-        if len(errors) == 100:
+        if len(errors) == MAX_HEADER_ERRORS:
             break
     if "title" not in header:
         errors.insert(0, RowError(line, "title", "the column is missing"))
     return errors
 
 
-def _refusal(errors: Sequence[RowError], count: int = 1) -> InvalidFileError:
+def _invalid_file(errors: Sequence[RowError], count: int = 1) -> InvalidFileError:
     first = errors[0]
     where = f"line {first.line}" + (f", column {first.column}" if first.column else "")
-    more = f" ({count:,} errors in all)" if count > 1 else ""
-    found = [asdict(error) | {"field": error.column or "file"} for error in errors]
-    return InvalidFileError(f"{where}: {first.message}{more}. Nothing was imported.", found, count)
+    more = f" ({count:,} errors in total)" if count > 1 else ""
+    shown = [asdict(error) | {"field": error.column or "file"} for error in errors]
+    return InvalidFileError(f"{where}: {first.message}{more}. Nothing was imported.", shown, count)
 
 
 def _report_of(stored: dict[str, Any]) -> Report:
@@ -269,6 +266,6 @@ def _report_of(stored: dict[str, Any]) -> Report:
     return Report(**stored | {"errors": errors, "repeated": True})
 
 
-def _plain(name: str | None) -> str | None:
-    """Return a file name that PostgreSQL accepts."""
+def _storable(name: str | None) -> str | None:
+    """Return a file name that PostgreSQL can store."""
     return name.replace("\x00", "").encode(errors="replace").decode()[:NAME_MAX] if name else None

@@ -11,9 +11,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import asyncpg
 import structlog
 
+from task_service.clocks import utc_now
 from task_service.queue.entries import Entry, enqueue
 from task_service.queue.wakeups import Wakeups
-from task_service.services.context import utc_now
 from task_service.services.importing import convert
 from task_service.services.importing.chunks import Children, Row, chunks, slices
 from task_service.services.importing.convert import Conversion

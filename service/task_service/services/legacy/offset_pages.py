@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from task_service.domain.errors import InvalidFieldError
-from task_service.services.context import Context
 from task_service.services.statistics import summarize
+from task_service.services.transactions import TransactionManager
 from task_service.store.task_lists.filters import Sort, TaskFilter
 from task_service.store.task_lists.listing import list_tasks, skip_tasks
 from task_service.store.tasks import TaskRow
@@ -14,7 +14,7 @@ MAX_OFFSET = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class PageWanted:
+class PageRequest:
     """The filter, the order, and the page: a page number from 1, or a cursor."""
 
     where: TaskFilter
@@ -25,7 +25,7 @@ class PageWanted:
 
 
 @dataclass(frozen=True, slots=True)
-class PageFound:
+class TaskPage:
     """A page of rows. `total` counts all matching tasks if the statistics contain it, else None."""
 
     rows: list[TaskRow]
@@ -33,7 +33,7 @@ class PageFound:
     total: int | None
 
 
-async def read_page(context: Context, wanted: PageWanted) -> PageFound:
+async def read_page(transactions: TransactionManager, wanted: PageRequest) -> TaskPage:
     """Read a page. Raises InvalidFieldError beyond 10,000 tasks or for an invalid cursor."""
     where, sort, size = wanted.where, wanted.sort, wanted.size
     skipped = 0 if wanted.cursor is not None else (wanted.page - 1) * size
@@ -42,21 +42,21 @@ async def read_page(context: Context, wanted: PageWanted) -> PageFound:
             "page",
             f"pages reach the first {MAX_OFFSET} tasks only; continue with next_cursor as cursor",
         )
-    async with context.reading() as connection:
+    async with transactions.read() as connection:
         cursor = await skip_tasks(connection, where, sort, skipped) if skipped else wanted.cursor
         rows: list[TaskRow] = []
         following = None
         if cursor is not None or not skipped:
             rows, following = await list_tasks(connection, where, sort, size, cursor)
-    return PageFound(rows, following, await _count(context, where))
+    return TaskPage(rows, following, await _count(transactions, where))
 
 
-async def _count(context: Context, where: TaskFilter) -> int | None:
-    """Count the matching tasks if the filter is empty, or has only statuses or priorities."""
-    given = where.given()
-    if given not in (set(), {"statuses"}, {"priorities"}):
+async def _count(transactions: TransactionManager, where: TaskFilter) -> int | None:
+    """Count matching tasks if the filter is empty or only by status or only by priority."""
+    conditions = where.given()
+    if conditions not in (set(), {"statuses"}, {"priorities"}):
         return None
-    summary = await summarize(context.engine)
+    summary = await summarize(transactions)
     if where.statuses:
         return sum(summary.by_status[status] for status in where.statuses)
     if where.priorities:

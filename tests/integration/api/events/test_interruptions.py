@@ -49,7 +49,7 @@ async def test_history_of_a_restored_dump_is_not_sent_to_live_streams(
     task = await create_task(api)
     await connection.execute("UPDATE task_history SET transaction_id = '7000000000'")
     async with open_stream(url + EVENTS, "0") as stream:
-        await migrate(app.state.context.engine)
+        await migrate(app.state.transactions.engine)
         await create_task(api)
         await stream.wait_for_count(1)
         assert task["id"] not in [event for event, _ in stream.summaries()]
@@ -192,7 +192,7 @@ async def test_database_is_not_polled_without_streams(
         "the end of the reader's connection",
         lambda: holds(app.state.events._connection is None),
     )
-    await app.state.context.engine.dispose()
+    await app.state.transactions.engine.dispose()
 
     async def is_closed() -> bool:
         return await connection.fetchval(READER_SESSIONS) == 0

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 from fastapi import FastAPI
 
-from task_service.services import events as service
+from task_service.services.events import broadcaster, streams
 from task_service.settings import Settings
 from task_service.store import events as store
 from task_service.telemetry.metrics import EVENT_LAG_SECONDS, EVENT_STREAMS
@@ -100,7 +100,7 @@ async def test_events_during_the_first_page_are_not_missed(
     other_leaves: bool,
 ) -> None:
     """The shared reader is ahead of the new stream and polls while the stream joins it."""
-    read, gates, held = service.read_events, dict[str, asyncio.Event](), set[str]()
+    read, gates, held = broadcaster.read_events, dict[str, asyncio.Event](), set[str]()
 
     async def gated(*arguments: Any) -> store.Page:
         page, caller = await read(*arguments), "stream" if len(arguments) > 4 else "reader"
@@ -109,7 +109,7 @@ async def test_events_during_the_first_page_are_not_missed(
             await gates[caller].wait()
         return page
 
-    monkeypatch.setattr(service, "read_events", gated)
+    monkeypatch.setattr(broadcaster, "read_events", gated)
     task_id = await add_task(connection)
     async with contextlib.AsyncExitStack() as others:
         other = await others.enter_async_context(open_stream(url + EVENTS))
@@ -138,8 +138,8 @@ async def test_events_during_the_first_page_are_not_missed(
 async def test_stream_that_falls_behind_reads_from_the_database(
     url: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "WAITING_MAX", 5)
-    monkeypatch.setattr(service, "PAGE", 7)
+    monkeypatch.setattr(streams, "WAITING_MAX", 5)
+    monkeypatch.setattr(broadcaster, "PAGE", 7)
     task_id = await add_task(connection)
     many = (
         "INSERT INTO task_history (task_id, new_status)"
