@@ -178,7 +178,7 @@ def _create_api(
             Maintenance(settings, acquire),
             Admitter(acquire, settings.poll_seconds),
         )
-        scheduler = Scheduler(app.state.context, acquire)
+        scheduler = Scheduler(app.state.transactions, acquire)
         app.state.background += [Loop(one.run) for one in (scheduler, maintenance, admitter)]
     return app
 
