@@ -208,7 +208,8 @@ class EmbeddedPostgres:
                 (line for line in done.stderr.splitlines() if "error:" in line), done.stderr.strip()
             )
             message = (
-                f"PostgreSQL could not set up {self.data}: {error.removeprefix('initdb: error: ')}. "
+                f"PostgreSQL could not set up {self.data}: "
+                f"{error.removeprefix('initdb: error: ')}. "
                 "Choose another folder (DATA=folder). If only a first start was interrupted there, "
                 "remove it."
             )

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from task_service.dev import _who_may_call, default_folder, run_dev
+from task_service.dev import _access_settings, default_folder, run_dev
 from task_service.embedded import EmbeddedPostgres, free_port
 from task_service.settings import load_settings
 from tests.support.waiting import eventually
@@ -133,8 +133,8 @@ async def test_it_is_open_to_everybody_and_keeps_its_key_to_sign_tokens(folder: 
 
 def test_what_the_environment_says_of_tokens_wins(folder: Path) -> None:
     given = load_settings(auth_mode="required", secret_key="k" * 32)
-    assert _who_may_call(given, folder) == {}
-    assert "auth_mode" not in _who_may_call(load_settings(environment="production"), folder)
+    assert _access_settings(given, folder) == {}
+    assert "auth_mode" not in _access_settings(load_settings(environment="production"), folder)
 
 
 async def test_used_ports_are_named_together_with_others_to_choose(folder: Path) -> None:
