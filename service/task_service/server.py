@@ -209,7 +209,7 @@ async def _stop_api(
 
 async def _notify(engine: AsyncEngine, queues: list[str]) -> None:
     async with engine.begin() as connection:
-        await (await raw(connection)).execute(statement("notify"), queues)
+        await (await raw(connection)).execute(statement("notify_queues"), queues)
 
 
 def _stop_signal() -> asyncio.Event:

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from task_service.domain.outcomes import Reason
-from task_service.queue.claims import BEGINNING, Bounds, Claim
+from task_service.queue.claims import EARLIEST, Bounds, Claim
 from task_service.queue.results import GivenBack
 from task_service.settings import Settings
 from task_service.worker.claimer import LOOK_AGAIN_SECONDS, PATIENCE_SECONDS, Claimer
@@ -89,17 +89,17 @@ class Claims:
 
     def __init__(self, claimer: Claimer, monkeypatch: pytest.MonkeyPatch) -> None:
         self.duration, self.count = 0.0, 0
-        self.behind, self.since = False, [BEGINNING]
+        self.behind, self.since = False, [EARLIEST]
         self._claimer = claimer
-        monkeypatch.setattr("task_service.worker.claimer.claim_in_turn", self._claim)
+        monkeypatch.setattr("task_service.worker.claimer.claim_in_slot", self._claim)
         fake: Any = claimer
         fake.membership = SimpleNamespace(worker_id=UUID(int=1))
         fake._acquire = nullcontext
 
     async def _claim(
-        self, _connection: Any, _worker: UUID, bounds: Bounds, limit: int, _turn: int, **how: bool
+        self, _connection: Any, _worker: UUID, bounds: Bounds, limit: int, _slot: int, **how: bool
     ) -> list[Claim]:
-        self.behind, self.since = how["behind"], bounds.lines(behind=False)[2]
+        self.behind, self.since = how["look_back"], bounds.lanes(look_back=False)[2]
         claims = [claim_at(NOW)] * min(self.count, limit)
         bounds.advance(claims)
         pass_time(self._claimer, self.duration)
@@ -110,7 +110,7 @@ class Claims:
         pass_time(self._claimer, after)
         self._claimer._more = bool(self.count)
         await self._claimer._claim(10, start_at_once=True)
-        if all(since == BEGINNING for since in self.since):
+        if all(since == EARLIEST for since in self.since):
             return "everywhere"
         return "behind" if self.behind else "on"
 
@@ -191,7 +191,7 @@ async def test_claimed_tasks_start_while_the_next_claim_is_in_progress(
     async def no_task_alone(**_: Any) -> bool:
         return False
 
-    monkeypatch.setattr("task_service.worker.claimer.claim_in_turn", slow_claim)
+    monkeypatch.setattr("task_service.worker.claimer.claim_in_slot", slow_claim)
     fake: Any = claimer
     fake._acquire = nullcontext
     fake.runner = SimpleNamespace(running={}, ahead=lambda _: 100, start=start)

@@ -22,7 +22,7 @@ import psycopg2
 from bench.rivals.adaptors import Start
 from bench.rivals.adaptors.ours import prepare as prepare  # noqa: PLC0414 - the same tables
 from task_service.domain.ids import new_id
-from task_service.queue.claims import BEGINNING
+from task_service.queue.claims import EARLIEST
 from task_service.queue.statements import statement
 from task_service.store.database import LOOK_UPS
 from task_service.worker.claimer import BATCH
@@ -116,7 +116,7 @@ def claim(url: str, worker: str, queue: str, start: Start, done: Batches) -> Non
     statements = Statements(url)
     statements.cursor.execute(f"LISTEN {CHANNEL}")
     while True:
-        rows = statements.execute("claim", worker, [queue], [2], [BEGINNING], BATCH, False, None)
+        rows = statements.execute("claim", worker, [queue], [2], [EARLIEST], BATCH, False, None)
         for row in rows:
             start(row[-1])
         if rows:

@@ -87,7 +87,7 @@ async def producer(url: str, queue: str) -> AsyncIterator[Service]:
 
     async def notify(queues: list[str]) -> None:
         async with engine.begin() as connection:
-            await (await raw(connection)).execute(statement("notify"), queues)
+            await (await raw(connection)).execute(statement("notify_queues"), queues)
 
     wakeups, connection = Wakeups(notify), await asyncpg.connect(url)
     yield Service(TransactionManager(settings, engine, wakeups), connection, queue)

@@ -10,7 +10,8 @@ import structlog
 from prometheus_client import Gauge
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from task_service.queue.figures import COUNTS, list_workers, queue_figures
+from task_service.queue.figures import COUNTS, queue_figures
+from task_service.queue.workers import list_workers
 from task_service.store.database import is_unavailable, raw
 
 SCRAPE_SECONDS = 5.0

@@ -25,7 +25,7 @@ from task_service.domain.errors import NotFoundError
 from task_service.domain.outcomes import Reason
 from task_service.migrations import NEEDS, code_revision
 from task_service.queue import workers
-from task_service.queue.figures import list_workers, release_worker
+from task_service.queue.workers import list_workers, release_worker
 from task_service.schemas.tasks import Input
 from task_service.schemas.types import parse_id
 from task_service.services.queues import read_claimable

@@ -52,11 +52,11 @@ class Admitter:
         now = time.monotonic()
         async with self._acquire() as connection:
             if now >= self._poll_at:
-                self._behind |= await limits.look_is_due(connection, self._poll_seconds / 2)
+                self._behind |= await limits.is_check_due(connection, self._poll_seconds / 2)
                 self._poll_at = now + self._poll_seconds
             if self._behind:
                 self._admit_at = 0.0
-                self._behind = not await limits.hold_back(connection)
+                self._behind = not await limits.block_by_limit(connection)
             if now >= self._admit_at:
                 self._admit_at = now + self._wait(await limits.admit(connection))
 

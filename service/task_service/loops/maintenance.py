@@ -84,7 +84,7 @@ class Maintenance:
                 metrics.WORKERS_DEAD.labels(Reason.UNKNOWN).inc()
                 log.warning("worker_lease_over", worker_id=str(worker_id))
         ended = 0
-        for worker_id, reason in await workers.unreleased(connection, strangers=strangers):
+        for worker_id, reason in await workers.list_unreleased(connection, orphans=strangers):
             done = await workers.release(connection, worker_id, reason)
             ended += done.failed
             if done.released or done.failed:

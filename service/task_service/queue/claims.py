@@ -1,4 +1,4 @@
-"""Claiming tasks, and where a claim starts to look."""
+"""Claims of tasks, and the bounds at which a claim starts its search."""
 
 import json
 from collections.abc import Sequence
@@ -13,21 +13,27 @@ from task_service.domain.priorities import RANKS
 from task_service.queue.statements import Connection, statement
 
 _decode = json.JSONDecoder().raw_decode
-"""JSON without white space around it, as the server writes it: `loads` looks for some first, which takes longer."""
-BEGINNING = 0.0
-"""Of all run_at, in seconds since 1970."""
-BEHIND_SECONDS = 2.0
-TURNS = 4
-"""So many workers of the same queues claim at a time."""
+"""Decode JSON without surrounding white space, which is how the server writes it.
+
+`json.loads` is slower because it skips white space first.
+"""
+EARLIEST = 0.0
+"""Lower bound of every run_at, in seconds since 1970."""
+LOOK_BACK_SECONDS = 2.0
+CLAIM_SLOTS = 4
+"""Number of workers with the same queues that may claim at the same time."""
 ALONE_AFTER_SECONDS = 5.0
-"""A task that must run alone waits so long for an idle worker before a busy one empties itself for it."""
+"""Time that a task that must run alone waits for an idle worker.
+
+After this time, a busy worker finishes what it runs in order to take the task.
+"""
 
 
 class Claim(NamedTuple):
-    """A task that this worker holds, under this fence, until it reports or is declared dead.
+    """A task that this worker holds under this fence until it reports or is declared dead.
 
-    `run_at` is in seconds since 1970, `waited` in seconds from then to the claim: two datetimes would take the driver
-    as long as all else in the row.
+    `run_at` is in seconds since 1970; `waited` is the number of seconds between `run_at` and the
+    claim. As datetimes, these two would take the driver as long as the rest of the row.
     """
 
     task_id: UUID
@@ -48,47 +54,48 @@ class Claim(NamedTuple):
 
 
 class Bounds:
-    """A lower bound of run_at per queue and priority: the last claimed row's, or two seconds behind it.
+    """Lower bounds of run_at, one per lane. A lane is a queue and a priority.
 
-    A transaction that is held open elsewhere keeps deleted rows in the index; without a bound each claim would walk
-    over all of them again. Rows below it can exist, of commits that took longer than others: look behind it now and
-    then, and sometimes `forget` it.
+    The bound is the run_at of the last claimed row, or two seconds before it. A transaction that is
+    held open elsewhere keeps deleted rows in the index; without a bound, each claim would scan all
+    of them again. Slow commits can leave rows below the bound: claim with `look_back` now and then,
+    and call `reset` from time to time.
 
-    Within a priority each claim begins with the next queue, so that none is drained before the others are served.
+    Within a priority, each claim starts with the next queue, so that no queue starves the others.
 
     >>> bounds = Bounds(["mail", "web"])
-    >>> bounds.lines()[0][:4], bounds.lines()[1][:4]
+    >>> bounds.lanes()[0][:4], bounds.lanes()[1][:4]
     (['mail', 'web', 'mail', 'web'], [0, 0, 1, 1])
     >>> bounds.advance([])
-    >>> bounds.lines()[0][:4]
+    >>> bounds.lanes()[0][:4]
     ['web', 'mail', 'web', 'mail']
     """
 
     def __init__(self, queues: Sequence[str]) -> None:
         self._queues = list(queues)
         self._ranks = sorted(RANKS.values())
-        self.forget()
+        self.reset()
 
-    def lines(self, *, behind: bool = True) -> tuple[list[str], list[int], list[float]]:
-        """Queues, priorities and bounds as the claim takes them, most urgent first."""
-        lines = [(queue, rank) for rank in self._ranks for queue in self._queues]
-        back = BEHIND_SECONDS if behind else 0.0
+    def lanes(self, *, look_back: bool = True) -> tuple[list[str], list[int], list[float]]:
+        """Return queues, priorities and bounds in the order of the claim, most urgent first."""
+        lanes = [(queue, rank) for rank in self._ranks for queue in self._queues]
+        back = LOOK_BACK_SECONDS if look_back else 0.0
         return (
-            [q for q, _ in lines],
-            [r for _, r in lines],
-            [self._since[line] - back for line in lines],
+            [queue for queue, _ in lanes],
+            [rank for _, rank in lanes],
+            [self._since[lane] - back for lane in lanes],
         )
 
     def advance(self, claims: Sequence[Claim]) -> None:
-        """Move up to what was claimed, and on to the next queue."""
+        """Raise the bounds to the claimed rows, and start the next claim with the next queue."""
         for claim in claims:
-            key = (claim.queue, claim.priority)
-            self._since[key] = max(self._since[key], claim.run_at)
+            lane = (claim.queue, claim.priority)
+            self._since[lane] = max(self._since[lane], claim.run_at)
         self._queues.append(self._queues.pop(0))
 
-    def forget(self) -> None:
-        """Let the next claim look at everything."""
-        self._since = {(queue, rank): BEGINNING for queue in self._queues for rank in self._ranks}
+    def reset(self) -> None:
+        """Remove the bounds: the next claim searches all rows."""
+        self._since = {(queue, rank): EARLIEST for queue in self._queues for rank in self._ranks}
 
 
 async def claim(
@@ -98,29 +105,33 @@ async def claim(
     limit: int,
     *,
     start_at_once: bool,
-    behind: bool = True,
+    look_back: bool = True,
 ) -> list[Claim]:
-    """Claim up to `limit` tasks and move the bounds; an empty list also when this worker was declared dead.
+    """Claim up to `limit` tasks and advance the bounds.
 
-    `behind`: look behind the bounds too.
+    The list is also empty if this worker was declared dead. `look_back` lowers the bounds by
+    LOOK_BACK_SECONDS for this claim.
     """
-    how = {"start_at_once": start_at_once, "behind": behind}
-    return await claim_in_turn(connection, worker_id, bounds, limit, None, **how) or []
+    how = {"start_at_once": start_at_once, "look_back": look_back}
+    return await claim_in_slot(connection, worker_id, bounds, limit, None, **how) or []
 
 
-async def claim_in_turn(  # noqa: PLR0913 - a claim, and whose turn it is
+async def claim_in_slot(  # noqa: PLR0913 - a claim and its slot
     connection: Connection,
     worker_id: UUID,
     bounds: Bounds,
     limit: int,
-    turn: int | None,
+    slot: int | None,
     *,
     start_at_once: bool,
-    behind: bool,
+    look_back: bool,
 ) -> list[Claim] | None:
-    """The same, unless another worker has this turn, one of `turns_of` the queues: None then. Without one: at once."""
-    queues, priorities, since = bounds.lines(behind=behind)
-    given = (worker_id, queues, priorities, since, limit, start_at_once, turn)
+    """Claim like `claim`, but return None if another worker occupies this claim slot.
+
+    The slot is one of `claim_slots`; with None the claim does not need a slot.
+    """
+    queues, priorities, since = bounds.lanes(look_back=look_back)
+    given = (worker_id, queues, priorities, since, limit, start_at_once, slot)
     rows = await connection.fetch(statement("claim"), *given)
     if rows and rows[-1][0] is None:
         return None
@@ -130,16 +141,16 @@ async def claim_in_turn(  # noqa: PLR0913 - a claim, and whose turn it is
     return claims
 
 
-def turns_of(queues: Sequence[str]) -> range:
-    """The turns of workers with these queues, who are in each other's way."""
-    first = crc32("\0".join(sorted(queues)).encode()) % (2**31 // TURNS) * TURNS
-    return range(first, first + TURNS)
+def claim_slots(queues: Sequence[str]) -> range:
+    """Return the claim slots that all workers with these queues share."""
+    first = crc32("\0".join(sorted(queues)).encode()) % (2**31 // CLAIM_SLOTS) * CLAIM_SLOTS
+    return range(first, first + CLAIM_SLOTS)
 
 
 async def claim_alone(
     connection: Connection, worker_id: UUID, queues: Sequence[str], waited_seconds: float
 ) -> Claim | None:
-    """Claim one task that must not run beside others, if one has waited so long."""
+    """Claim one task that must run alone, if one has waited for `waited_seconds`."""
     row = await connection.fetchrow(
         statement("claim_alone"), worker_id, list(queues), waited_seconds
     )

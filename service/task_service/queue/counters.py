@@ -1,6 +1,7 @@
-"""Numbers that are kept, not counted: triggers write how they change, and folding adds the changes up.
+"""Materialized task counts. Triggers insert changes of the counts, and folding adds them up.
 
-The truth is always the sum of both (`figures.sql`, `store.counts`); folding keeps it short to add up.
+The current count is always the sum of counts and changes (`figures.sql`, `store.statistics`);
+folding keeps the number of changes small.
 """
 
 from task_service.queue.statements import Connection, statement
@@ -9,9 +10,12 @@ FOLD_ROWS = 10_000
 
 
 async def fold(connection: Connection) -> int:
-    """Fold what has changed, a transaction per `FOLD_ROWS`; return how many. Harmless when many do it at once."""
+    """Fold all changes, one transaction per `FOLD_ROWS`, and return their number.
+
+    Safe to call from several processes at the same time.
+    """
     folded = 0
-    while batch := await connection.fetchval(statement("fold"), FOLD_ROWS):
+    while batch := await connection.fetchval(statement("fold_counts"), FOLD_ROWS):
         folded += batch
         if batch < FOLD_ROWS:
             break

@@ -1,6 +1,6 @@
-"""What the API does with the queue: enter tasks, lock, change and withdraw them, ask for a cancel.
+"""The API's operations on the queue: enqueue, lock, update, withdraw and cancel tasks.
 
-All run inside the caller's transaction, and lock the queue row before the row in `tasks`.
+All run inside the caller's transaction and lock the queue row before the row in `tasks`.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,10 @@ QueueState = Literal["ready", "running", "blocked"]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A task that a worker is to run; `run_at` None is now, `fence` the highest one of earlier runs."""
+    """A task to enqueue.
+
+    `run_at` None means now; `fence` is the highest fence of earlier runs.
+    """
 
     task_id: UUID
     queue: str
@@ -49,7 +52,7 @@ class QueueRow:
 
 
 async def enqueue(connection: Connection, entries: Sequence[Entry], wakeups: Wakeups) -> None:
-    """Enter tasks; asyncpg.UniqueViolationError when one is there already."""
+    """Enqueue tasks. Raises asyncpg.UniqueViolationError if one is already in the queue."""
     if not entries:
         return
     await connection.execute(
@@ -69,41 +72,49 @@ async def enqueue(connection: Connection, entries: Sequence[Entry], wakeups: Wak
 
 
 async def lock(connection: Connection, task_id: UUID) -> QueueRow | None:
-    """Lock the task's queue row until the transaction ends; None when no worker has to run it."""
-    row = await connection.fetchrow(statement("lock"), task_id)
+    """Lock the task's queue row until the transaction ends. None if it is not in the queue."""
+    row = await connection.fetchrow(statement("lock_task"), task_id)
     return QueueRow(**row) if row else None
 
 
 async def request_cancel(connection: Connection, task_id: UUID) -> datetime | None:
-    """Ask the worker that holds the task to cancel it; None when nobody does. A completion may come first, and wins."""
+    """Ask the worker that holds the task to cancel it, and return the time of the request.
+
+    None if no worker holds the task. If the task completes before the worker sees the request, it
+    stays completed.
+    """
     return await connection.fetchval(statement("request_cancel"), task_id)  # type: ignore[no-any-return]
 
 
 async def hide(connection: Connection, task_id: UUID) -> None:
-    """Note that the task was deleted while a worker holds it: it does not count any more, nor will its run."""
-    await connection.execute(statement("hide"), task_id)
+    """Hide a task that was deleted while a worker holds it, so that its run is hidden as well."""
+    await connection.execute(statement("hide_task"), task_id)
 
 
 async def withdraw(connection: Connection, task_id: UUID) -> int | None:
-    """Take the task out of the queue and return its fence; None when it was not there, or a worker holds it."""
-    return await connection.fetchval(statement("withdraw"), task_id)  # type: ignore[no-any-return]
+    """Remove the task from the queue and return its fence.
+
+    None if it is not in the queue or if a worker holds it.
+    """
+    return await connection.fetchval(statement("withdraw_task"), task_id)  # type: ignore[no-any-return]
 
 
 async def remove(connection: Connection, task_id: UUID) -> None:
-    """Take the task out of the queue whoever holds it; a worker that does has then lost its claim."""
-    await connection.execute(statement("remove"), task_id)
+    """Remove the task from the queue even if a worker holds it; that worker loses its claim."""
+    await connection.execute(statement("remove_task"), task_id)
 
 
 async def update(
-    connection: Connection, entry: Entry, wakeups: Wakeups, *, anew: bool = False
+    connection: Connection, entry: Entry, wakeups: Wakeups, *, reset: bool = False
 ) -> bool:
-    """Change how a waiting task is to run (all but its fence); False when it is held or not in the queue.
+    """Change all properties of a waiting task except its fence.
 
-    A time that it has already it keeps, its place in the queue with it; `anew`: it gets all its attempts back, and a
-    cancel that no worker got to is taken back.
+    False if a worker holds the task or it is not in the queue. An unchanged `run_at` keeps the
+    task's place in the queue. `reset` restores all attempts and withdraws a cancel request that no
+    worker has seen.
     """
     row = await connection.fetchrow(
-        statement("update"),
+        statement("update_task"),
         entry.task_id,
         entry.queue,
         entry.priority,
@@ -112,6 +123,6 @@ async def update(
         entry.timeout_seconds,
         entry.handler,
         bool(wakeups.inside([entry.queue])),
-        anew,
+        reset,
     )
     return row is not None

@@ -1,50 +1,54 @@
-"""Limits across all workers: what waits for one is admitted, by one process at a time.
+"""Limits across all workers. One process at a time admits the tasks that wait for a limit.
 
-A task under a limit waits as `blocked`. Admission counts what is in line or running under its key and its queue, and
-lets as many more into the line as there is room for; claims know nothing of it.
+A task under a limit waits in the state `blocked`. Admission counts the tasks of its key and its
+queue that are ready or running, and makes as many blocked tasks ready as the limit allows. Claims
+are independent of limits.
 """
 
 from dataclasses import dataclass
 
 from task_service.queue.statements import Connection, statement
 
-WINDOW = 100
-"""Tasks of a key that are in line at most: those of other keys come in between."""
+READY_PER_KEY = 100
+"""Ready tasks per key at most, so that tasks of other keys come in between."""
 BATCH = 500
-HOLD_BACK_ROWS = 10_000
+BLOCK_ROWS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """How many tasks were admitted, and in how many seconds the next token comes; None: no bucket is empty."""
+    """Number of admitted tasks, and seconds until the next token. None: no bucket is empty."""
 
     admitted: int
     seconds: float | None
 
 
-async def look_is_due(connection: Connection, seconds: float) -> bool:
-    """Whether there may be something to hold back or to admit, and nobody has looked for so long."""
-    return bool(await connection.fetchval(statement("look_due"), seconds))
+async def is_check_due(connection: Connection, seconds: float) -> bool:
+    """Return True if limits may apply to tasks and no process has checked for this long."""
+    return bool(await connection.fetchval(statement("is_limit_check_due"), seconds))
 
 
 async def admit(connection: Connection) -> Admission | None:
-    """Admit what there is room for, in a transaction of its own; None when somebody else is at it.
+    """Admit as many tasks as the limits allow, in one transaction.
 
-    Whoever is told None tries again: the other one may have looked before our news came. So does whoever admitted
-    something, until there is nothing more.
+    None if another process is admitting. Then try again: that process may have read the queue
+    before the caller's changes were committed. Also call again after an admission, until nothing
+    is admitted.
     """
     async with connection.transaction():
-        if not await connection.fetchval(statement("take_turn")):
+        if not await connection.fetchval(statement("lock_admission")):
             return None
-        [row] = await connection.fetch(statement("admit"), WINDOW, BATCH)
+        [row] = await connection.fetch(statement("admit"), READY_PER_KEY, BATCH)
         return Admission(row["admitted"], row["seconds"])
 
 
-async def hold_back(connection: Connection) -> bool:
-    """Hold back what must wait by the limits as they are now, in its own transaction; False: there is more to do."""
+async def block_by_limit(connection: Connection) -> bool:
+    """Block the tasks that must wait under the current limits, in one transaction.
+
+    False if the caller must call again: more rows are left, or another process is admitting.
+    """
     async with connection.transaction():
-        if not await connection.fetchval(statement("take_turn")):
+        if not await connection.fetchval(statement("lock_admission")):
             return False
-        return (
-            int(await connection.fetchval(statement("hold_back"), HOLD_BACK_ROWS)) < HOLD_BACK_ROWS
-        )
+        blocked = int(await connection.fetchval(statement("block_by_limit"), BLOCK_ROWS))
+        return blocked < BLOCK_ROWS

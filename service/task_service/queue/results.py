@@ -1,4 +1,7 @@
-"""Reporting how attempts ended. Everything matches task, worker and fence: a claim that was lost changes nothing."""
+"""Reports of attempts.
+
+Each statement matches task, worker and fence, so a lost claim changes nothing.
+"""
 
 from collections.abc import Sequence
 from operator import attrgetter
@@ -12,11 +15,14 @@ from task_service.domain.progress import Progress
 from task_service.queue.statements import Connection, or_none, statement
 
 Attempt = tuple[UUID, int]
-"""A task and the fence under which it was claimed."""
+"""A task's id and the fence under which it was claimed."""
 
 
 class Finished(NamedTuple):
-    """An attempt that ends its task. `result` is JSON text. In the order in which finish.sql takes them."""
+    """An attempt that ends its task. `result` is JSON text.
+
+    The fields have the order of the parameters of finish.sql.
+    """
 
     task_id: UUID
     fence: int
@@ -27,7 +33,7 @@ class Finished(NamedTuple):
 
 
 class GivenBack(NamedTuple):
-    """An attempt after which the task waits for another one."""
+    """An attempt after which the task returns to the queue. `counts`: it counts as an attempt."""
 
     task_id: UUID
     fence: int
@@ -38,28 +44,38 @@ class GivenBack(NamedTuple):
     counts: bool = True
 
 
-class Told(NamedTuple):
-    """What the handler of an attempt says of its progress."""
+class ProgressReport(NamedTuple):
+    """The progress that a handler reports for its attempt."""
 
     task_id: UUID
     fence: int
     progress: Progress
 
 
-class Ended(NamedTuple):
-    """The attempts that were not ours, and those tasks of the other ones that others may wait for (`dependencies`)."""
+class FinishResult(NamedTuple):
+    """The result of `finish_batch`.
+
+    `lost`: attempts that this worker did not hold. `awaited`: ended tasks that other tasks may wait
+    for (see `dependencies`).
+    """
 
     lost: set[Attempt]
     awaited: list[UUID]
 
 
 async def finish(connection: Connection, worker_id: UUID, ends: Sequence[Finished]) -> set[Attempt]:
-    """End attempts in one statement; return those that were ours. A data error (22xxx) fails the whole batch."""
-    return {(e.task_id, e.fence) for e in ends} - (await end(connection, worker_id, ends)).lost
+    """Finish attempts in one statement and return those that this worker held.
+
+    A data error (SQLSTATE 22xxx) fails the whole batch.
+    """
+    result = await finish_batch(connection, worker_id, ends)
+    return {(e.task_id, e.fence) for e in ends} - result.lost
 
 
-async def end(connection: Connection, worker_id: UUID, ends: Sequence[Finished]) -> Ended:
-    """As `finish`, but say which were not ours, and which tasks others may wait for: mostly none."""
+async def finish_batch(
+    connection: Connection, worker_id: UUID, ends: Sequence[Finished]
+) -> FinishResult:
+    """Finish attempts in one statement; return lost attempts and awaited tasks, usually none."""
     ends = sorted(ends, key=attrgetter("task_id"))
     tasks, fences, outcomes, *texts = (
         zip(*ends, strict=True) if ends else [()] * len(Finished._fields)
@@ -67,7 +83,7 @@ async def end(connection: Connection, worker_id: UUID, ends: Sequence[Finished])
     rows = await connection.fetch(
         statement("finish"), worker_id, tasks, fences, outcomes, *map(or_none, texts)
     )
-    return Ended(
+    return FinishResult(
         {(row[0], row[1]) for row in rows if row[2]}, [row[0] for row in rows if not row[2]]
     )
 
@@ -75,7 +91,7 @@ async def end(connection: Connection, worker_id: UUID, ends: Sequence[Finished])
 async def give_back(
     connection: Connection, worker_id: UUID, given: Sequence[GivenBack]
 ) -> set[Attempt]:
-    """Put tasks back into the queue in one statement; return those that were ours."""
+    """Return tasks to the queue in one statement. Return the attempts that this worker held."""
     given = sorted(given, key=attrgetter("task_id"))
     rows = await connection.fetch(
         statement("give_back"),
@@ -91,49 +107,59 @@ async def give_back(
     return _attempts(rows)
 
 
-async def recorded(
+async def list_recorded_attempts(
     connection: Connection, worker_id: UUID, attempts: Sequence[Attempt]
 ) -> set[Attempt]:
-    """Those of these attempts that are recorded as ours: the answer to an earlier report was lost, not the claim."""
+    """Return the attempts for which a run of this worker is already recorded.
+
+    For these, an earlier report succeeded and only its response was lost.
+    """
     tasks, fences = [a[0] for a in attempts], [a[1] for a in attempts]
-    rows = await connection.fetch(statement("recorded"), worker_id, tasks, fences)
+    rows = await connection.fetch(statement("list_recorded_attempts"), worker_id, tasks, fences)
     return _attempts(rows)
 
 
-async def held(connection: Connection, worker_id: UUID) -> set[Attempt]:
-    """Every attempt that this worker holds as far as the database knows."""
-    return _attempts(await connection.fetch(statement("held"), worker_id))
+async def list_attempts(connection: Connection, worker_id: UUID) -> set[Attempt]:
+    """Return every attempt that this worker holds according to the database."""
+    return _attempts(await connection.fetch(statement("list_attempts"), worker_id))
 
 
-async def hold(connection: Connection, worker_id: UUID, attempt: Attempt) -> bool:
-    """Lock the attempt's queue row for the caller's transaction; False when the claim is lost."""
-    return bool(await connection.fetchval(statement("hold"), attempt[0], worker_id, attempt[1]))
+async def lock_attempt(connection: Connection, worker_id: UUID, attempt: Attempt) -> bool:
+    """Lock the attempt's queue row for the caller's transaction. False if the claim is lost."""
+    task_id, fence = attempt
+    return bool(await connection.fetchval(statement("lock_attempt"), task_id, worker_id, fence))
 
 
-async def note_progress(
-    connection: Connection, worker_id: UUID, told: Sequence[Told]
+async def record_progress(
+    connection: Connection, worker_id: UUID, reports: Sequence[ProgressReport]
 ) -> set[Attempt]:
-    """Note how far attempts are; those that are ours and that no transaction has locked."""
-    told = sorted(told, key=lambda t: t.task_id)
+    """Record progress and return the attempts that were updated.
+
+    Skips attempts that this worker does not hold and rows that a transaction has locked.
+    """
+    reports = sorted(reports, key=attrgetter("task_id"))
     rows = await connection.fetch(
-        statement("progress"),
+        statement("update_progress"),
         worker_id,
-        [t.task_id for t in told],
-        [t.fence for t in told],
-        [t.progress.fraction for t in told],
-        [t.progress.note for t in told],
+        [report.task_id for report in reports],
+        [report.fence for report in reports],
+        [report.progress.fraction for report in reports],
+        [report.progress.note for report in reports],
     )
     return _attempts(rows)
 
 
-async def extend(connection: Connection, worker_id: UUID, attempt: Attempt, seconds: float) -> bool:
-    """Move the attempt's deadline to so many seconds from now; False when the claim is lost."""
-    return (
-        await connection.fetchval(statement("extend"), attempt[0], worker_id, attempt[1], seconds)
-        is not None
+async def extend_deadline(
+    connection: Connection, worker_id: UUID, attempt: Attempt, seconds: float
+) -> bool:
+    """Set the attempt's deadline to this many seconds from now. False if the claim is lost."""
+    task_id, fence = attempt
+    deadline = await connection.fetchval(
+        statement("extend_deadline"), task_id, worker_id, fence, seconds
     )
+    return deadline is not None
 
 
 def _attempts(rows: Sequence[asyncpg.Record]) -> set[Attempt]:
-    """Rows that begin with a task and a fence."""
+    """Return the attempts of rows that start with a task's id and a fence."""
     return {(row[0], row[1]) for row in rows}

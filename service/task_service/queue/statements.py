@@ -1,4 +1,4 @@
-"""The statements by name, and what they run on."""
+"""The queue's SQL statements by name, and the type of the connections that run them."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -17,10 +17,13 @@ else:
 
 @cache
 def statement(name: str) -> str:
-    """The text of `sql/NAME.sql`."""
+    """Return the text of `sql/NAME.sql`."""
     return files(__package__).joinpath("sql", f"{name}.sql").read_text()
 
 
 def or_none(values: Sequence[str | None]) -> Sequence[str | None]:
-    """An empty one for one of nulls only: UNNEST fills up with nulls, and the driver looks at every element."""
+    """Return an empty list if all values are null.
+
+    UNNEST pads shorter arrays with nulls, so the driver need not encode every element.
+    """
     return [] if values.count(None) == len(values) else values

@@ -1,8 +1,9 @@
-"""Waking workers without slowing writers.
+"""Notifications that wake workers without slowing down writers.
 
-A NOTIFY takes a lock that every notifying commit shares, so they commit one after the other. Therefore the first
-notification of a process and queue in 20 ms goes inside the writer's transaction (it arrives with the commit); later
-ones are merged into one that follows outside. Workers also poll, so a lost one costs a second at most.
+Each commit with a NOTIFY takes the same lock, so these commits run one after the other. Therefore a
+process sends only the first notification per queue and 20 ms inside the writer's transaction, where
+it arrives with the commit. Later ones are merged into one notification outside the transaction.
+Workers also poll, so a lost notification delays a task by a second at most.
 """
 
 import asyncio
@@ -15,12 +16,12 @@ log = structlog.get_logger(__name__)
 
 QUEUE_CHANNEL = "task_service_queue"
 LIMITS = "*limits"
-"""No queue's name: something waits to be admitted (the statements say when)."""
+"""Payload that asks for an admission instead of naming a queue. The statements send it."""
 WINDOW_SECONDS = 0.02
 
 
 class Wakeups:
-    """One per process. `notify` sends a NOTIFY for these queues on a connection of its own."""
+    """Notifications of one process. `notify` sends a NOTIFY for queues on its own connection."""
 
     def __init__(
         self,
@@ -34,7 +35,7 @@ class Wakeups:
         self._trailing: asyncio.Task[None] | None = None
 
     def inside(self, queues: Iterable[str]) -> list[str]:
-        """The queues to wake inside the caller's transaction; the others are woken a moment later."""
+        """Return the queues to notify inside the caller's transaction; others follow later."""
         now, first = self._clock(), []
         for queue in set(queues):
             if now - self._last.get(queue, -WINDOW_SECONDS) >= WINDOW_SECONDS:
@@ -52,10 +53,10 @@ class Wakeups:
             queues, self._later = sorted(self._later), set()
             try:
                 await self._notify(queues)
-            except Exception as error:  # noqa: BLE001 - the poll finds the tasks: a lost wake-up costs a second
+            except Exception as error:  # noqa: BLE001 - workers also poll
                 log.warning("wakeup_lost", queues=queues, error=str(error))
 
     async def close(self) -> None:
-        """Send what is still to be sent."""
+        """Wait until the pending notifications are sent."""
         if self._trailing is not None:
             await self._trailing

@@ -1,7 +1,7 @@
-"""Worker processes in the database: registering, renewing the lease, dying, and what becomes of their tasks.
+"""Worker processes in the database: registration, lease, death, and the release of their tasks.
 
-Declaring dead and releasing are separate statements on purpose: in one, a claim that commits in between would stay with
-the dead worker.
+Declaring a worker dead and releasing its tasks are separate statements on purpose. In a single
+statement, a claim that commits in between would stay with the dead worker.
 """
 
 from dataclasses import dataclass, fields
@@ -17,7 +17,10 @@ RELEASE_BATCH = 1000
 
 @dataclass(frozen=True, slots=True)
 class WorkerRow:
-    """What a process says of itself when it registers; `host` and `slot` tell its successor that it is gone."""
+    """The registration of a worker process.
+
+    A later process with the same `host` and `slot` is its successor and releases its tasks.
+    """
 
     id: UUID
     host: str
@@ -35,7 +38,7 @@ class WorkerRow:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The answer to a heartbeat."""
+    """The response to a heartbeat."""
 
     draining: bool
     drained_reason: str | None
@@ -44,20 +47,37 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """What became of a dead worker's tasks: given to others, or ended as failed."""
+    """The number of a dead worker's tasks that returned to the queue, and that ended as failed."""
 
     released: int
     failed: int
 
 
+@dataclass(frozen=True, slots=True)
+class ReleaseResult:
+    """The result of `release_worker`.
+
+    `already_dead`: a successor, or the end of the lease, was first. `explained`: lost attempts
+    whose reason was unknown until now.
+    """
+
+    released: int
+    failed: int
+    explained: int
+    already_dead: bool
+
+
 async def register(connection: Connection, row: WorkerRow) -> list[UUID]:
-    """Enter this process; return its predecessors in the same place, which the caller releases."""
+    """Register this process and return its predecessors, which the caller must release.
+
+    Predecessors are workers of the same host and slot that are not released yet.
+    """
     values = (getattr(row, f.name) for f in fields(row))
-    return [r[0] for r in await connection.fetch(statement("register"), *values)]
+    return [r[0] for r in await connection.fetch(statement("register_worker"), *values)]
 
 
 async def heartbeat(connection: Connection, worker_id: UUID) -> Lease | None:
-    """Renew the lease; None when this worker was declared dead."""
+    """Renew the lease. None if this worker was declared dead."""
     row = await connection.fetchrow(statement("heartbeat"), worker_id)
     if row is None:
         return None
@@ -67,34 +87,51 @@ async def heartbeat(connection: Connection, worker_id: UUID) -> Lease | None:
 
 
 async def read_worker(connection: Connection, worker_id: UUID) -> dict[str, Any] | None:
-    """A worker as `list_workers` shows it, and `expired`: it is dead or its lease is over. None when it is unknown."""
-    row = await connection.fetchrow(statement("worker"), worker_id)
+    """Return a worker with the fields of `list_workers` and `expired`. None if it is unknown.
+
+    `expired`: the worker is dead or its lease has expired.
+    """
+    row = await connection.fetchrow(statement("read_worker"), worker_id)
     return dict(row) if row else None
 
 
+async def list_workers(connection: Connection) -> list[dict[str, Any]]:
+    """Return workers that are alive or died within the last hour, and how many tasks each holds."""
+    return [dict(row) for row in await connection.fetch(statement("list_workers"))]
+
+
 async def drain(connection: Connection, worker_id: UUID, reason: Reason) -> str | None:
-    """Ask a worker to claim no more; return its state, None when it is unknown."""
-    return await connection.fetchval(statement("drain"), worker_id, reason)  # type: ignore[no-any-return]
+    """Ask a worker to stop claiming and return its state. None if it is unknown."""
+    return await connection.fetchval(statement("drain_worker"), worker_id, reason)  # type: ignore[no-any-return]
 
 
 async def declare_dead(connection: Connection, worker_id: UUID, reason: Reason) -> bool:
-    """Declare a worker dead, for good; False when it was already, or is unknown."""
+    """Declare a worker dead, which is final. False if it was already dead or is unknown."""
     return await connection.fetchval(statement("declare_dead"), worker_id, reason) is not None
 
 
 async def declare_expired(connection: Connection) -> list[UUID]:
-    """Declare every worker dead whose lease is over. Only for callers that have held their own for a lease."""
+    """Declare every worker with an expired lease dead.
+
+    Only for callers that have renewed their own lease without interruption for one lease period.
+    """
     return [row[0] for row in await connection.fetch(statement("declare_expired"))]
 
 
-async def unreleased(connection: Connection, *, strangers: bool) -> list[tuple[UUID, Reason]]:
-    """Dead workers that may still have tasks; with `strangers`, also ids in the queue that nobody registered."""
-    rows = await connection.fetch(statement("unreleased"), strangers)
+async def list_unreleased(connection: Connection, *, orphans: bool) -> list[tuple[UUID, Reason]]:
+    """Return dead workers that may still hold tasks.
+
+    With `orphans`, also return worker ids in the queue that have no row in `workers`.
+    """
+    rows = await connection.fetch(statement("list_unreleased_workers"), orphans)
     return [(row["worker_id"], Reason(row["reason"])) for row in rows]
 
 
 async def release(connection: Connection, worker_id: UUID, reason: Reason) -> Release:
-    """Put a dead worker's tasks back, or end them when the reason says so. Idempotent; batches commit one by one."""
+    """Return a dead worker's tasks to the queue, or end them as failed, depending on the reason.
+
+    Safe to run more than once. Each batch is one transaction.
+    """
     released = failed = 0
     while True:
         rows = await connection.fetch(
@@ -111,15 +148,36 @@ async def release(connection: Connection, worker_id: UUID, reason: Reason) -> Re
         released += sum(not row["final"] for row in rows)
         if len(rows) < RELEASE_BATCH:
             break
-    await connection.execute(statement("released"), worker_id)
+    await connection.execute(statement("mark_worker_released"), worker_id)
     return Release(released, failed)
 
 
-async def explain_loss(connection: Connection, worker_id: UUID, reason: Reason) -> int:
-    """Replace the reason `unknown` of a worker's death and of its lost attempts; how many attempts."""
-    return int(await connection.fetchval(statement("explain_loss"), worker_id, reason))
+async def release_worker(
+    connection: Connection, worker_id: UUID, reason: Reason
+) -> ReleaseResult | None:
+    """Declare a worker dead and release its tasks. None if the worker was never registered.
+
+    Safe to run more than once. The two statements have separate snapshots: the second one sees
+    every claim that the first one waited for.
+    """
+    if await connection.fetchval(statement("read_worker_state"), worker_id) is None:
+        return None
+    declared = await declare_dead(connection, worker_id, reason)
+    done = await release(connection, worker_id, reason)
+    explained = 0
+    if not declared and reason is not Reason.UNKNOWN:
+        explained = await set_loss_reason(connection, worker_id, reason)
+    return ReleaseResult(done.released, done.failed, explained, already_dead=not declared)
+
+
+async def set_loss_reason(connection: Connection, worker_id: UUID, reason: Reason) -> int:
+    """Set the reason of a worker's death and of its lost attempts where it is still `unknown`.
+
+    Return the number of attempts.
+    """
+    return int(await connection.fetchval(statement("set_loss_reason"), worker_id, reason))
 
 
 async def prune(connection: Connection, older_than_seconds: float) -> None:
-    """Forget workers that died so long ago."""
+    """Delete the rows of workers that were released and died more than this long ago."""
     await connection.execute(statement("prune_workers"), older_than_seconds)

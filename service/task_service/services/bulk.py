@@ -76,7 +76,7 @@ async def _block_dependents(
 ) -> None:
     """Block all tasks with dependencies in one statement, which locks the needed tasks in a single order."""
     needs = [need for task in inserted for need in needs_of(task.id, task.new)]
-    if missing := await dependencies.block(transaction.driver, needs):
+    if missing := await dependencies.add_needs(transaction.driver, needs):
         position, needed = next(
             (n, i) for n, task in enumerate(new) for i in task.needs if i in missing
         )

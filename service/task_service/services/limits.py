@@ -39,7 +39,7 @@ async def put_limit(
         raise InvalidFieldError("period_seconds", "goes with rate: give both, or neither")
     values = wanted.concurrency, wanted.rate, wanted.period_seconds
     is_new = await store.put_limit(transaction.sql, key, *values, caller.name)
-    await queue.hold_back(transaction.driver)
+    await queue.block_by_limit(transaction.driver)
     await _wake_admission(transaction)
     log.info("limit_set", kind=key[0], name=key[1], by=caller.name, **wanted.model_dump())
     return await read_limit(transaction.sql, *key), is_new
@@ -54,4 +54,6 @@ async def remove_limit(transaction: Transaction, key: tuple[str, str], caller: P
 
 
 async def _wake_admission(transaction: Transaction) -> None:
-    await transaction.driver.execute(statement("notify"), transaction.wakeups.inside([LIMITS]))
+    await transaction.driver.execute(
+        statement("notify_queues"), transaction.wakeups.inside([LIMITS])
+    )

@@ -11,8 +11,9 @@ from task_service.domain.errors import ConflictError, NotFoundError
 from task_service.domain.outcomes import Reason
 from task_service.domain.principals import Principal
 from task_service.queue import workers
-from task_service.queue.figures import COUNTS, ReleaseResult, queue_figures, release_worker
+from task_service.queue.figures import COUNTS, queue_figures
 from task_service.queue.statements import statement
+from task_service.queue.workers import ReleaseResult, release_worker
 from task_service.services.transactions import Transaction
 from task_service.store import queues as store
 from task_service.store.database import raw
@@ -68,7 +69,9 @@ async def pause(
 async def resume(transaction: Transaction, name: str, caller: Principal) -> dict[str, Any]:
     """Let workers claim from a queue again, and wake them. Idempotent."""
     if await store.delete_pause(transaction.sql, name):
-        await transaction.driver.execute(statement("notify"), transaction.wakeups.inside([name]))
+        await transaction.driver.execute(
+            statement("notify_queues"), transaction.wakeups.inside([name])
+        )
         log.info("queue_resumed", queue=name, by=caller.name)
     return await read_queue(transaction.sql, name)
 

@@ -62,7 +62,7 @@ async def create_task(transaction: Transaction, new: NewTask, caller: Principal)
     )
     if entry := entry_of(row, current_trace_context()):
         await entries.enqueue(driver, [entry], transaction.wakeups)
-        if missing := await dependencies.block(driver, needs_of(task_id, new)):
+        if missing := await dependencies.add_needs(driver, needs_of(task_id, new)):
             raise InvalidFieldError("needs", f"there is no task {min(missing)}")
     task = await _require(transaction, task_id)
     count_created(new.queue, new.handler)
@@ -135,7 +135,7 @@ async def remove_task(
     if hard:
         await entries.remove(transaction.driver, task_id)
         await store.erase_task(transaction.sql, task_id)
-        await dependencies.note_end(transaction.driver, task_id)
+        await dependencies.record_end(transaction.driver, task_id)
         await transaction.cache.forget(transaction.sql, task_id, task.row.stamp + 1)
         await transaction.cache.forget_daily_log(transaction.sql)
     else:
@@ -216,7 +216,7 @@ async def _carry_out(transaction: Transaction, task: OpenTask, decision: Decisio
         stamp = await store.update_task(transaction.sql, task_id, decision.columns)
         await transaction.cache.forget(transaction.sql, task_id, stamp)
     if "status" in decision.columns:
-        await dependencies.note_end(transaction.driver, task_id)
+        await dependencies.record_end(transaction.driver, task_id)
 
 
 async def _change_queue(transaction: Transaction, task: OpenTask, decision: Decision) -> None:
@@ -228,11 +228,11 @@ async def _change_queue(transaction: Transaction, task: OpenTask, decision: Deci
             await entries.withdraw(driver, task_id)
         case QueueAction.ENQUEUE:
             await entries.enqueue(driver, [_entry(task, decision)], transaction.wakeups)
-            await dependencies.keep_awaited(driver, task_id)
+            await dependencies.mark_awaited(driver, task_id)
         case QueueAction.UPDATE | QueueAction.RESTART:
             restarts = decision.queue is QueueAction.RESTART
             entry = _entry(task, decision)
-            await entries.update(driver, entry, transaction.wakeups, anew=restarts)
+            await entries.update(driver, entry, transaction.wakeups, reset=restarts)
         case QueueAction.LEAVE:
             pass
 

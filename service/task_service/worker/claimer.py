@@ -21,8 +21,8 @@ from task_service.queue.claims import (
     Claim,
     claim,
     claim_alone,
-    claim_in_turn,
-    turns_of,
+    claim_in_slot,
+    claim_slots,
 )
 from task_service.queue.results import GivenBack
 from task_service.queue.wakeups import WINDOW_SECONDS
@@ -73,7 +73,10 @@ class Claimer:
         self.stopped = False
         self._waiting: deque[tuple[UUID, Claim]] = deque()  # claimed, not started: prefetched
         self._alone: tuple[UUID, Claim] | None = None
-        self._bounds, self._turns = Bounds(settings.worker_queues), turns_of(settings.worker_queues)
+        self._bounds, self._slots = (
+            Bounds(settings.worker_queues),
+            claim_slots(settings.worker_queues),
+        )
         self._clock: Callable[[], float] = asyncio.get_running_loop().time
         self._forget_at = self._look_behind_at = self._look_for_alone_at = (
             self._look_for_strays_at
@@ -187,14 +190,14 @@ class Claimer:
             return []
         began = self._clock()
         forgets = began >= self._forget_at
-        behind = self._looked_behind = forgets or not self._more or began >= self._look_behind_at
+        look_back = self._looked_behind = forgets or not self._more or began >= self._look_behind_at
         if forgets:
-            self._bounds.forget()
+            self._bounds.reset()
         self.wake.clear()
-        claims = await self._claim_in_turn(
-            worker_id, limit, start_at_once=start_at_once, behind=behind
+        claims = await self._claim_in_slot(
+            worker_id, limit, start_at_once=start_at_once, look_back=look_back
         )
-        if behind:
+        if look_back:
             self._look_behind_at = self._not_before(began, LOOK_BEHIND_SECONDS)
         if forgets:
             self._forget_at = self._not_before(began, FORGET_BOUNDS_SECONDS)
@@ -205,16 +208,16 @@ class Claimer:
             self._claimed_at = self._clock()
         return claims
 
-    async def _claim_in_turn(
-        self, worker_id: UUID, limit: int, *, start_at_once: bool, behind: bool
+    async def _claim_in_slot(
+        self, worker_id: UUID, limit: int, *, start_at_once: bool, look_back: bool
     ) -> list[Claim]:
-        """Claim when a turn is free, and after some attempts in any case: who has them all may stand still."""
-        how = {"start_at_once": start_at_once, "behind": behind}
+        """Claim in a free slot; after several attempts without one, because its holders may hang."""
+        how = {"start_at_once": start_at_once, "look_back": look_back}
         for pause in PAUSES_SECONDS:
             async with self._acquire() as connection:
-                turn = random.choice(self._turns)  # noqa: S311
-                claims = await claim_in_turn(
-                    connection, worker_id, self._bounds, limit, turn, **how
+                slot = random.choice(self._slots)  # noqa: S311
+                claims = await claim_in_slot(
+                    connection, worker_id, self._bounds, limit, slot, **how
                 )
             if claims is not None:
                 return claims
@@ -283,7 +286,7 @@ class Claimer:
         if worker_id is None:
             return
         async with self._acquire() as connection:
-            held = await results.held(connection, worker_id)
+            held = await results.list_attempts(connection, worker_id)
             claims = [c for _, c in self._unstarted()] + [run.claim for run in self.runner.running]
             known = {(c.task_id, c.fence) for c in claims} | self.reports.attempts()
             strays = [

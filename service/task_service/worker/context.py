@@ -15,7 +15,7 @@ from task_service.domain.outcomes import Outcome
 from task_service.domain.progress import Progress, check_progress
 from task_service.queue import results
 from task_service.queue.claims import Claim
-from task_service.queue.dependencies import note_end
+from task_service.queue.dependencies import record_end
 from task_service.queue.statements import Connection
 from task_service.store.database import is_unavailable
 from task_service.telemetry import metrics
@@ -42,11 +42,11 @@ class HeldTransaction:
         if problem:
             raise ValueError(problem)
         end = results.Finished(context.task_id, context.fence, Outcome.COMPLETED, result=text)
-        ended = await results.end(self.connection, context.worker_id, [end])
+        ended = await results.finish_batch(self.connection, context.worker_id, [end])
         if ended.lost:
             raise LostClaimError
         if ended.awaited:
-            await note_end(self.connection, context.task_id)
+            await record_end(self.connection, context.task_id)
         self.completes = True
 
 
@@ -92,7 +92,7 @@ class RunContext:
 
     async def _hold(self, connection: Connection) -> None:
         self._still_ours()
-        if not await results.hold(connection, self.worker_id, (self.task_id, self.fence)):
+        if not await results.lock_attempt(connection, self.worker_id, (self.task_id, self.fence)):
             self._lose()
 
     def _still_ours(self) -> None:
@@ -115,7 +115,7 @@ class RunContext:
         """The answer to our commit was lost: ask whether it was done."""
         async with self._pool.acquire() as connection:
             attempts = [(self.task_id, self.fence)]
-            if not await results.recorded(connection, self.worker_id, attempts):
+            if not await results.list_recorded_attempts(connection, self.worker_id, attempts):
                 raise error
         self.completed = True
 
@@ -123,7 +123,7 @@ class RunContext:
         """See `handlers.Context.extend`."""
         refuse_in_fork()
         async with self._pool.acquire() as connection:
-            if not await results.extend(
+            if not await results.extend_deadline(
                 connection, self.worker_id, (self.task_id, self.fence), seconds
             ):
                 self._lose()

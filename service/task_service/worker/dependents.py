@@ -6,7 +6,7 @@ from uuid import UUID
 
 import structlog
 
-from task_service.queue.dependencies import settle
+from task_service.queue.dependencies import resolve_dependents
 from task_service.store.database import Acquire, is_unavailable
 
 RETRY_SECONDS = 0.5
@@ -45,5 +45,5 @@ class Dependents:
         ended = self._ended.copy()
         if ended:
             async with self._acquire() as connection:
-                await settle(connection, ended)
+                await resolve_dependents(connection, ended)
             self._ended -= ended

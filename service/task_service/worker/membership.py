@@ -192,7 +192,7 @@ class Membership:
         if (
             self._former_id is not None
         ):  # others, who could not know, may have released it before we were back
-            await workers.explain_loss(connection, self._former_id, Reason.OUTAGE)
+            await workers.set_loss_reason(connection, self._former_id, Reason.OUTAGE)
             self._former_id = None
 
     async def _release(self, connection: Connection, predecessor: UUID) -> None:

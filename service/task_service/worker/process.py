@@ -154,7 +154,7 @@ class Worker:
 
     async def _notify(self, queues: list[str]) -> None:
         async with self._aside() as connection:
-            await connection.execute(statement("notify"), queues)
+            await connection.execute(statement("notify_queues"), queues)
 
     async def _enforce(self) -> None:
         while True:

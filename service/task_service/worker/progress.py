@@ -5,7 +5,7 @@ import asyncio
 import structlog
 
 from task_service.queue import results
-from task_service.queue.results import Told
+from task_service.queue.results import ProgressReport
 from task_service.store.database import Acquire, is_unavailable
 from task_service.worker.runner import Run, Runner
 
@@ -41,12 +41,12 @@ class ProgressNotes:
 
     async def _tell(self, runs: list[Run]) -> None:
         words = [
-            Told(run.claim.task_id, run.claim.fence, run.context.said)
+            ProgressReport(run.claim.task_id, run.claim.fence, run.context.said)
             for run in runs
             if run.context.said
         ]
         async with self._acquire() as connection:
-            noted = await results.note_progress(connection, runs[0].worker_id, words)
+            noted = await results.record_progress(connection, runs[0].worker_id, words)
         for run, told in zip(runs, words, strict=True):
             if (told.task_id, told.fence) in noted and run.context.said is told.progress:
                 run.context.said = None

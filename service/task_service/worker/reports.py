@@ -91,7 +91,7 @@ class Reports:
         """Connect, and let the server load what reporting needs: some 15 ms that the first results do not wait for."""
         with contextlib.suppress(Exception):  # they will tell
             async with self._acquire() as connection:
-                await results.end(connection, NOBODY, [])
+                await results.finish_batch(connection, NOBODY, [])
 
     def attempts(self) -> set[Attempt]:
         """Those whose results are on their way."""
@@ -140,7 +140,7 @@ class Reports:
                 refused = error
             else:
                 if again and lost:
-                    lost -= await results.recorded(connection, worker_id, list(lost))
+                    lost -= await results.list_recorded_attempts(connection, worker_id, list(lost))
                 _count(reports, lost)
                 return
         await self._bisect(reports, send, refused)
@@ -161,7 +161,7 @@ class Reports:
     async def _finish(
         self, connection: Connection, worker_id: UUID, ends: list[Finished]
     ) -> set[Attempt]:
-        ended = await results.end(connection, worker_id, ends)
+        ended = await results.finish_batch(connection, worker_id, ends)
         if ended.awaited:
             self.on_awaited(ended.awaited)
         return ended.lost

@@ -15,10 +15,10 @@ from task_service.domain.ids import new_id
 from task_service.domain.outcomes import Outcome
 from task_service.queue import dependencies
 from task_service.queue.claims import Bounds, Claim, claim
-from task_service.queue.dependencies import settle
+from task_service.queue.dependencies import resolve_dependents
 from task_service.queue.entries import Entry, enqueue
 from task_service.queue.limits import Admission, admit
-from task_service.queue.results import Finished, end
+from task_service.queue.results import Finished, finish_batch
 from task_service.queue.statements import statement
 from tests.support.locks import wait_for_blocked_sessions
 from tests.support.problems import check_problem
@@ -88,10 +88,12 @@ class FakeWorker:
         self, task: str, outcome: Outcome = Outcome.COMPLETED, *, settles: bool = True
     ) -> None:
         held = self.held.pop(task)
-        ended = await end(self.connection, self.id, [Finished(held.task_id, held.fence, outcome)])
+        ended = await finish_batch(
+            self.connection, self.id, [Finished(held.task_id, held.fence, outcome)]
+        )
         assert not ended.lost
         if settles:
-            await settle(self.connection, ended.awaited)
+            await resolve_dependents(self.connection, ended.awaited)
 
 
 @pytest_asyncio.fixture
@@ -363,13 +365,15 @@ class TestRaces:
         await transaction.start()
         held = worker.held[need]
         assert not (
-            await end(other, worker.id, [Finished(held.task_id, held.fence, Outcome.COMPLETED)])
+            await finish_batch(
+                other, worker.id, [Finished(held.task_id, held.fence, Outcome.COMPLETED)]
+            )
         ).lost
         creates = asyncio.create_task(create_waiter(client, need))
         await wait_for_blocked_sessions(connection, 1)
         await (transaction.commit() if commits else transaction.rollback())
         assert await queue_state(connection, await creates) == ("ready" if commits else "blocked")
-        await settle(connection, [UUID(need)])
+        await resolve_dependents(connection, [UUID(need)])
 
     async def test_end_waits_for_an_uncommitted_create_and_sees_it(
         self,
@@ -388,19 +392,19 @@ class TestRaces:
         )
         transaction = other.transaction()
         await transaction.start()
-        assert not await dependencies.block(
+        assert not await dependencies.add_needs(
             other, [dependencies.Need(UUID(task), UUID(need), cancels=True)]
         )
         held = worker.held[need]
         ends = asyncio.create_task(
-            end(ender, worker.id, [Finished(held.task_id, held.fence, Outcome.COMPLETED)])
+            finish_batch(ender, worker.id, [Finished(held.task_id, held.fence, Outcome.COMPLETED)])
         )
         await wait_for_blocked_sessions(connection, 1)
         await transaction.commit()
         ended = await ends
         assert ended.awaited == [UUID(need)]
         assert await queue_state(connection, task) == "blocked"
-        await settle(ender, ended.awaited)
+        await resolve_dependents(ender, ended.awaited)
         assert await queue_state(connection, task) == "ready"
 
     @pytest.mark.parametrize("way", ["status", "erase"])
@@ -411,7 +415,7 @@ class TestRaces:
         other = await connect()
         transaction = other.transaction()
         await transaction.start()
-        assert not await dependencies.block(
+        assert not await dependencies.add_needs(
             other, [dependencies.Need(UUID(task), UUID(need), cancels=False)]
         )
         if way == "status":
@@ -445,7 +449,7 @@ class TestRaces:
         )
         entry = Entry(UUID(need), "default", 2, None, 5, None, "noop", fence=1)
         await enqueue(other, [entry], quiet_wakeups())
-        await dependencies.keep_awaited(other, UUID(need))
+        await dependencies.mark_awaited(other, UUID(need))
         creates = asyncio.create_task(create_waiter(client, need))
         await wait_for_blocked_sessions(connection, 1)
         await transaction.commit()
@@ -468,9 +472,9 @@ class TestRaces:
         await worker.end(needs[0], settles=False)
         transaction = other.transaction()
         await transaction.start()
-        await settle(other, [UUID(needs[0])])
+        await resolve_dependents(other, [UUID(needs[0])])
         await worker.end(needs[1], settles=False)
-        second = asyncio.create_task(settle(connection, [UUID(needs[1])]))
+        second = asyncio.create_task(resolve_dependents(connection, [UUID(needs[1])]))
         watch = await connect()
         await wait_for_blocked_sessions(watch, 1)
         await transaction.commit()
@@ -491,10 +495,10 @@ class TestRaces:
         other, watch = await connect(), await connect()
         transaction = other.transaction()
         await transaction.start()
-        await settle(other, [UUID(need)])
+        await resolve_dependents(other, [UUID(need)])
         claimed = "UPDATE queue SET state = 'running', worker_id = $2, fence = 1, attempt = 1 WHERE task_id = $1"
         await other.execute(claimed, task, worker.id)
-        second = asyncio.create_task(settle(connection, [UUID(need)]))
+        second = asyncio.create_task(resolve_dependents(connection, [UUID(need)]))
         await wait_for_blocked_sessions(watch, 1)
         await transaction.commit()
         await second
@@ -515,8 +519,8 @@ class TestRaces:
         async def ends(number: int) -> None:
             for claimed in held[number::4]:
                 finished = Finished(claimed.task_id, claimed.fence, Outcome.COMPLETED)
-                ended = await end(connections[number], worker.id, [finished])
-                await settle(connections[number], ended.awaited)
+                ended = await finish_batch(connections[number], worker.id, [finished])
+                await resolve_dependents(connections[number], ended.awaited)
 
         creates = (create_waiter(client, *needs[n % 7 :: 3]) for n in range(30))
         made, *_ = await asyncio.gather(asyncio.gather(*creates), *map(ends, range(4)))
@@ -552,7 +556,7 @@ class TestSweep:
             await create_waiter(client, (await create_task(client, handler=handler))["id"])
             for handler in (None, "noop")
         ]
-        assert not await connection.fetch(statement("unresolved"), 10)
+        assert not await connection.fetch(statement("list_unresolved_dependents"), 10)
         await dependencies.sweep(connection, everything=True)
         assert [await queue_state(connection, task) for task in tasks] == ["blocked", "blocked"]
 

@@ -10,7 +10,7 @@ import pytest
 from task_service.api.routes.queues import Queues, Workers
 from task_service.domain.outcomes import Outcome
 from task_service.domain.progress import Progress
-from task_service.queue.results import Finished, Told, finish, note_progress
+from task_service.queue.results import Finished, ProgressReport, finish, record_progress
 from task_service.schemas.responses import Conversation, HistoryEvent, Page, Run, Task, TaskItem
 from tests.support.task_api import TASKS, ClaimTask, create_task
 
@@ -266,8 +266,10 @@ async def test_progress_changes_the_etag_but_if_match_still_accepts_the_old_one(
     before = await client.get(one)
     assert before.json()["progress"] is None
     worker = await connection.fetchval("SELECT worker_id FROM queue")
-    assert await note_progress(
-        connection, worker, [Told(claim.task_id, claim.fence, Progress(0.4, "half of it"))]
+    assert await record_progress(
+        connection,
+        worker,
+        [ProgressReport(claim.task_id, claim.fence, Progress(0.4, "half of it"))],
     )
     shown = await client.get(one, headers={"If-None-Match": before.headers["etag"]})
     assert shown.status_code == 200

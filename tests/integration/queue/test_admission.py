@@ -194,7 +194,7 @@ async def test_new_limit_applies_to_waiting_tasks(
     worker = await add_worker(connection)
     running = await claim(connection, worker, Bounds(["default"]), 2, start_at_once=True)
     await set_limit(connection, "queue", "default", concurrency=3)
-    assert await limits.hold_back(connection)
+    assert await limits.block_by_limit(connection)
     assert await states(connection) == {"running": 2, "blocked": 18}
     assert await admit_all(connection) == 1, "running tasks count"
     await finish(connection, worker, running)
@@ -211,10 +211,10 @@ async def test_lowered_limit_blocks_ready_tasks_and_raised_limit_admits_more(
     worker = await add_worker(connection)
     await claim(connection, worker, Bounds(["a"]), 2, start_at_once=True)
     await set_limit(connection, kind, "a", concurrency=3)
-    await limits.hold_back(connection)
+    await limits.block_by_limit(connection)
     assert await states(connection) == {"running": 2, "ready": 1, "blocked": 17}
     await set_limit(connection, kind, "a", concurrency=1)
-    await limits.hold_back(connection)
+    await limits.block_by_limit(connection)
     assert await states(connection) == {"running": 2, "blocked": 18}
     assert await admit_all(connection) == 0
     await set_limit(connection, kind, "a", concurrency=5)
@@ -237,7 +237,7 @@ async def test_ready_tasks_of_an_older_version_count_and_are_blocked(
     await add_tasks(connection, 5, limit_key="x")
     await connection.execute("UPDATE queue SET state = 'ready'")
     assert await admit_all(connection) == 0
-    await limits.hold_back(connection)
+    await limits.block_by_limit(connection)
     assert await states(connection) == {"ready": 2, "blocked": 3}
 
 
@@ -248,7 +248,7 @@ async def test_paused_queue_uses_no_capacity(connection: asyncpg.Connection) -> 
     await connection.execute("INSERT INTO paused_queues (name) VALUES ('b')")
     assert await admit_all(connection) == 2
     await connection.execute("UPDATE paused_queues SET name = 'a'")
-    await limits.hold_back(connection)
+    await limits.block_by_limit(connection)
     assert await admit_all(connection) == 2
     rows = await connection.fetch("SELECT DISTINCT queue FROM queue WHERE state = 'ready'")
     assert [row[0] for row in rows] == ["b"]
@@ -300,7 +300,7 @@ async def test_admission_is_exclusive_and_sees_earlier_admissions(
     await holder.start()
     assert await limits.admit(connection) is not None
     assert await limits.admit(others[0]) is None
-    assert not await limits.hold_back(others[0])
+    assert not await limits.block_by_limit(others[0])
     await holder.rollback()
     for other in others:
         await other.close()
@@ -338,9 +338,9 @@ async def test_worker_serves_its_queues_in_turn(connection: asyncpg.Connection) 
 async def test_limit_check_is_due_if_limits_exist_and_no_check_ran(
     connection: asyncpg.Connection,
 ) -> None:
-    assert not await limits.look_is_due(connection, 0), "there are no limits"
+    assert not await limits.is_check_due(connection, 0), "there are no limits"
     await add_tasks(connection, limit_key="x")
-    assert await limits.look_is_due(connection, 60)
-    await limits.hold_back(connection)
-    assert not await limits.look_is_due(connection, 60), "another process has looked"
-    assert await limits.look_is_due(connection, 0)
+    assert await limits.is_check_due(connection, 60)
+    await limits.block_by_limit(connection)
+    assert not await limits.is_check_due(connection, 60), "another process has looked"
+    assert await limits.is_check_due(connection, 0)

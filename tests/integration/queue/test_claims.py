@@ -8,7 +8,7 @@ import pytest
 
 from task_service.domain.outcomes import Outcome, Reason
 from task_service.queue import results, workers
-from task_service.queue.claims import Bounds, claim, claim_alone, claim_in_turn, turns_of
+from task_service.queue.claims import Bounds, claim, claim_alone, claim_in_slot, claim_slots
 from task_service.queue.results import Finished
 from tests.support.tasks import add_tasks, add_worker, statuses
 
@@ -58,31 +58,31 @@ async def test_claim_slot_is_exclusive_until_the_claim_commits(
     worker, other = await add_worker(connection), await add_worker(connection)
     ids = await add_tasks(connection, 2)
     other_connection = await asyncpg.connect(database)
-    turn, other_turn, *_ = turns_of(["default"])
+    slot, other_slot, *_ = claim_slots(["default"])
 
-    async def try_claim(turn: int) -> int | None:
-        claims = await claim_in_turn(
-            connection, worker, no_bounds(), 1, turn, start_at_once=True, behind=True
+    async def try_claim(slot: int) -> int | None:
+        claims = await claim_in_slot(
+            connection, worker, no_bounds(), 1, slot, start_at_once=True, look_back=True
         )
         return None if claims is None else len(claims)
 
     async with other_connection.transaction():
         assert (
-            await claim_in_turn(
-                other_connection, other, no_bounds(), 0, turn, start_at_once=True, behind=True
+            await claim_in_slot(
+                other_connection, other, no_bounds(), 0, slot, start_at_once=True, look_back=True
             )
             == []
         )
-        assert await try_claim(turn) is None
+        assert await try_claim(slot) is None
         assert await statuses(connection, ids) == ["pending", "pending"]
-        assert await try_claim(other_turn) == 1
-    assert [await try_claim(turn), await try_claim(turn)] == [1, 0]
+        assert await try_claim(other_slot) == 1
+    assert [await try_claim(slot), await try_claim(slot)] == [1, 0]
     await other_connection.close()
 
 
 async def test_workers_of_different_queues_use_different_claim_slots() -> None:
-    assert turns_of(["a", "b"]) == turns_of(["b", "a"])
-    assert not {*turns_of(["a", "b"])} & ({*turns_of(["ab"])} | {*turns_of(["a"])})
+    assert claim_slots(["a", "b"]) == claim_slots(["b", "a"])
+    assert not {*claim_slots(["a", "b"])} & ({*claim_slots(["ab"])} | {*claim_slots(["a"])})
 
 
 async def test_task_with_a_future_run_at_is_scheduled_and_not_claimed(
@@ -131,7 +131,7 @@ async def test_claim_bound_lags_two_seconds_and_can_be_reset(
     worker, bounds = await add_worker(connection), no_bounds()
     await add_tasks(connection)
     [first] = await claim(connection, worker, bounds, 1, start_at_once=True)
-    assert max(bounds.lines()[2]) == first.run_at - 2
+    assert max(bounds.lanes()[2]) == first.run_at - 2
     query = "SELECT run_at FROM queue WHERE task_id = $2 AND run_at = to_timestamp($1)"
     assert await connection.fetchval(query, first.run_at, first.task_id), "exact to the microsecond"
     [late] = await add_tasks(connection)
@@ -139,7 +139,7 @@ async def test_claim_bound_lags_two_seconds_and_can_be_reset(
         "UPDATE queue SET run_at = now() - interval '1 hour' WHERE task_id = $1", late
     )
     assert await claim(connection, worker, bounds, 1, start_at_once=True) == []
-    bounds.forget()
+    bounds.reset()
     assert [c.task_id for c in await claim(connection, worker, bounds, 1, start_at_once=True)] == [
         late
     ]

@@ -32,8 +32,8 @@ async def test_lost_claim_cannot_be_completed_released_extended_or_locked(
     attempt = (lost.task_id, lost.fence)
     assert not await results.finish(connection, old, [Finished(*attempt, Outcome.COMPLETED)])
     assert not await results.give_back(connection, old, [GivenBack(*attempt, Outcome.FAILED)])
-    assert not await results.extend(connection, old, attempt, 60)
-    assert not await results.hold(connection, old, attempt)
+    assert not await results.extend_deadline(connection, old, attempt, 60)
+    assert not await results.lock_attempt(connection, old, attempt)
     [row] = await connection.fetch("SELECT fence, state FROM queue")
     assert dict(row) == {"fence": held.fence, "state": "running"}
 
@@ -49,8 +49,8 @@ async def test_fence_of_an_earlier_attempt_is_rejected(connection: asyncpg.Conne
     [second] = await claim(connection, worker, Bounds(["default"]), 1, start_at_once=True)
     late = Finished(first.task_id, first.fence, Outcome.COMPLETED)
     assert not await results.finish(connection, worker, [late])
-    assert not await results.hold(connection, worker, (first.task_id, first.fence))
-    assert await results.hold(connection, worker, (second.task_id, second.fence))
+    assert not await results.lock_attempt(connection, worker, (first.task_id, first.fence))
+    assert await results.lock_attempt(connection, worker, (second.task_id, second.fence))
     assert await statuses(connection, [second.task_id]) == ["processing"]
 
 
@@ -71,7 +71,7 @@ async def test_repeated_report_is_recognized(connection: asyncpg.Connection) -> 
     end, attempt = Finished(c.task_id, c.fence, Outcome.COMPLETED), (c.task_id, c.fence)
     assert await results.finish(connection, worker, [end]) == {attempt}
     assert await results.finish(connection, worker, [end]) == set()
-    assert await results.recorded(connection, worker, [attempt]) == {attempt}
+    assert await results.list_recorded_attempts(connection, worker, [attempt]) == {attempt}
 
 
 async def test_batch_ends_valid_claims_and_returns_the_stale_ones(
@@ -85,7 +85,7 @@ async def test_batch_ends_valid_claims_and_returns_the_stale_ones(
     await connection.execute("UPDATE queue SET awaited = true WHERE task_id = $1", third.task_id)
     ends = [Finished(c.task_id, c.fence, Outcome.COMPLETED) for c in (first, second, third)]
     stale = Finished(fourth.task_id, fourth.fence - 1, Outcome.COMPLETED)
-    assert await results.end(connection, worker, [*ends, stale]) == (
+    assert await results.finish_batch(connection, worker, [*ends, stale]) == (
         {(stale.task_id, stale.fence)},
         [third.task_id],
     )
@@ -98,4 +98,6 @@ async def test_lost_attempt_is_not_a_recorded_report(
     connection: asyncpg.Connection,
 ) -> None:
     old, lost, _, _ = await overtaken(connection)
-    assert await results.recorded(connection, old, [(lost.task_id, lost.fence)]) == set()
+    assert (
+        await results.list_recorded_attempts(connection, old, [(lost.task_id, lost.fence)]) == set()
+    )

@@ -50,28 +50,33 @@ DETECTED_BY_MODEL = [
         "q.worker_id IS NOT DISTINCT FROM $1",
         ANY_WORKER,
     ),
-    Protection("transaction checks the fence", "hold", "fence = $3", ANY_FENCE),
+    Protection("transaction checks the fence", "lock_attempt", "fence = $3", ANY_FENCE),
     Protection(
         "transaction checks the worker",
-        "hold",
+        "lock_attempt",
         "worker_id IS NOT DISTINCT FROM $2",
         "$2::uuid IS NOT NULL",
     ),
-    Protection("transaction locks the task", "hold", " FOR UPDATE"),
-    Protection("extend checks the fence", "extend", "fence = $3", ANY_FENCE),
+    Protection("transaction locks the task", "lock_attempt", " FOR UPDATE"),
+    Protection("extend checks the fence", "extend_deadline", "fence = $3", ANY_FENCE),
     Protection(
         "extend checks the worker",
-        "extend",
+        "extend_deadline",
         "worker_id IS NOT DISTINCT FROM $2",
         "$2::uuid IS NOT NULL",
     ),
     Protection(
         "recorded checks the worker",
-        "recorded",
+        "list_recorded_attempts",
         "runs.worker_id IS NOT DISTINCT FROM $1",
         ANY_WORKER,
     ),
-    Protection("recorded excludes lost attempts", "recorded", "runs.outcome <> 'lost'", "true"),
+    Protection(
+        "recorded excludes lost attempts",
+        "list_recorded_attempts",
+        "runs.outcome <> 'lost'",
+        "true",
+    ),
     Protection("claim requires an active worker", "claim", " AND state = 'active'"),
     Protection("claim_alone requires an active worker", "claim_alone", " AND state = 'active'"),
     Protection("claim skips locked rows", "claim", " SKIP LOCKED"),
@@ -98,11 +103,14 @@ DETECTED_BY_MODEL = [
         "$3 AND false",
     ),
     Protection(
-        "sweep finds dead workers", "unreleased", "state = 'dead' AND released_at IS NULL", "false"
+        "sweep finds dead workers",
+        "list_unreleased_workers",
+        "state = 'dead' AND released_at IS NULL",
+        "false",
     ),
     Protection(
         "released workers hold no task",
-        "released",
+        "mark_worker_released",
         "SELECT FROM queue WHERE",
         "SELECT FROM queue WHERE false AND",
     ),
@@ -130,8 +138,8 @@ DETECTED_BY_MODEL = [
         "verdict IS NOT NULL, hidden",
         "true, hidden",
     ),
-    Protection("withdraw skips running tasks", "withdraw", " AND state <> 'running'"),
-    Protection("update skips running tasks", "update", " AND state <> 'running'"),
+    Protection("withdraw skips running tasks", "withdraw_task", " AND state <> 'running'"),
+    Protection("update skips running tasks", "update_task", " AND state <> 'running'"),
 ]
 
 
@@ -201,7 +209,7 @@ class Race:
 
     async def sweep(self) -> None:
         """Release the tasks of dead and unregistered workers."""
-        for worker, reason in await workers.unreleased(self.observer, strangers=True):
+        for worker, reason in await workers.list_unreleased(self.observer, orphans=True):
             await workers.release(self.observer, worker, reason)
 
     async def check_pending(self, task: UUID) -> None:
@@ -331,7 +339,10 @@ DETECTED_BY_RACE = [
     (
         worker_without_a_row,
         Protection(
-            "sweep finds tasks of unregistered workers", "unreleased", "$1 AND", "$1 AND false AND"
+            "sweep finds tasks of unregistered workers",
+            "list_unreleased_workers",
+            "$1 AND",
+            "$1 AND false AND",
         ),
     ),
 ]

@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 
 from task_service.domain.ids import new_id
-from task_service.queue.claims import BEGINNING
+from task_service.queue.claims import EARLIEST
 from task_service.queue.statements import statement
 from task_service.store.database import LOOK_UPS, connect, looking_up
 from task_service.store.persistent_connection import KeptConnection
@@ -44,13 +44,13 @@ TYPES = {
     "claim": "uuid, text[], smallint[], float8[], integer, boolean, integer",
     "finish": "uuid, uuid[], bigint[], text[], text[], text[], text[]",
     "give_back": "uuid, uuid[], bigint[], text[], text[], text[], float8[], boolean[]",
-    "held": "uuid",
-    "progress": "uuid, uuid[], bigint[], float8[], text[]",
+    "list_attempts": "uuid",
+    "update_progress": "uuid, uuid[], bigint[], float8[], text[]",
     "release": "uuid, text, boolean, integer, boolean, integer, integer",
     "admit": "integer, integer",
-    "hold_back": "integer",
+    "block_by_limit": "integer",
 }
-WORKER_STATEMENTS = ("claim", "finish", "give_back", "held")
+WORKER_STATEMENTS = ("claim", "finish", "give_back", "list_attempts")
 """Statements of connections on which a worker only claims and reports."""
 IDS = "'{{" + ",".join(str(new_id()) for _ in range(100)) + "}}'"  # escaped braces: see VALUES
 SAME = "array_fill({}, ARRAY[100])"
@@ -61,21 +61,21 @@ VALUES = {
     "claim": "'{worker}', '{{default,default}}', '{{0,2}}', '{{0,0}}', 100, false, null",
     "finish": f"'{{worker}}', {IDS}, {FENCES}, {TEXTS}, {TEXTS}, {TEXTS}, {TEXTS}",
     "give_back": f"'{{worker}}', {IDS}, {FENCES}, {TEXTS}, {TEXTS}, {TEXTS}, {DELAYS}, {COUNTS}",
-    "held": "'{worker}'",
-    "progress": f"'{{worker}}', {IDS}, {FENCES}, {DELAYS}, {TEXTS}",
+    "list_attempts": "'{worker}'",
+    "update_progress": f"'{{worker}}', {IDS}, {FENCES}, {DELAYS}, {TEXTS}",
     "release": "'{worker}', 'crash', true, 1000, true, 2, 3",
     "admit": "100, 500",
-    "hold_back": "1000",
+    "block_by_limit": "1000",
 }
 INDEXES = {
     "claim": {"queue_ready", "queue_pkey"},
     "finish": {"queue_pkey"},
     "give_back": {"queue_pkey"},
-    "held": {"queue_running"},
-    "progress": {"queue_pkey"},
+    "list_attempts": {"queue_running"},
+    "update_progress": {"queue_pkey"},
     "release": {"queue_running", "queue_pkey"},
     "admit": {"queue_blocked", "queue_admitted", "queue_admitted_keys", "queue_pkey"},
-    "hold_back": {
+    "block_by_limit": {
         "queue_ready",
         "queue_alone",
         "queue_running",
@@ -156,7 +156,7 @@ async def test_claim_reads_only_its_rows_even_if_the_planner_prefers_a_sort(
     acquire = looking_up(settings, persistent.acquire)
     for _ in range(3):
         async with acquire() as claiming:
-            values = [worker, ["default"] * 2, [0, 2], [BEGINNING] * 2, 100, True, 1]
+            values = [worker, ["default"] * 2, [0, 2], [EARLIEST] * 2, 100, True, 1]
             text = await claiming.fetchval(
                 f"EXPLAIN (ANALYZE, FORMAT json) {statement('claim')}", *values
             )

@@ -8,7 +8,8 @@ import pytest
 from task_service.domain.outcomes import Reason
 from task_service.queue import workers
 from task_service.queue.claims import Bounds, claim, claim_alone
-from task_service.queue.figures import ReleaseResult, queue_figures, release_worker
+from task_service.queue.figures import queue_figures
+from task_service.queue.workers import ReleaseResult, release_worker
 from tests.support.tasks import add_tasks, add_worker, statuses
 
 pytestmark = pytest.mark.asyncio
@@ -104,8 +105,8 @@ async def test_tasks_of_an_unregistered_worker_are_found(
     ids = await add_tasks(connection)
     await claim(connection, worker, Bounds(["default"]), 1, start_at_once=True)
     await connection.execute("DELETE FROM workers")
-    assert await workers.unreleased(connection, strangers=False) == []
-    [(orphan, reason)] = await workers.unreleased(connection, strangers=True)
+    assert await workers.list_unreleased(connection, orphans=False) == []
+    [(orphan, reason)] = await workers.list_unreleased(connection, orphans=True)
     await workers.release(connection, orphan, reason)
     assert await statuses(connection, ids) == ["pending"]
 

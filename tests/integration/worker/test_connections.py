@@ -5,7 +5,7 @@ import asyncio
 import asyncpg
 import pytest
 
-from task_service.queue.claims import Bounds, claim_in_turn, turns_of
+from task_service.queue.claims import Bounds, claim_in_slot, claim_slots
 from task_service.services import schedules
 from task_service.services.transactions import TransactionManager
 from task_service.store.database import Connection, connect, create_engine
@@ -74,11 +74,11 @@ async def test_tasks_are_claimed_even_if_the_holders_of_all_claim_slots_hang(
 
     blocker, other = await asyncpg.connect(database), await add_worker(connection)
     async with blocker.transaction():
-        for turn in turns_of(["default"]):
+        for slot in claim_slots(["default"]):
             bounds = Bounds(["default"])
             assert (
-                await claim_in_turn(
-                    blocker, other, bounds, 0, turn, start_at_once=True, behind=True
+                await claim_in_slot(
+                    blocker, other, bounds, 0, slot, start_at_once=True, look_back=True
                 )
                 == []
             )

@@ -10,7 +10,7 @@ import pytest
 from task_service.domain.ids import new_id
 from task_service.loops.maintenance import Maintenance
 from task_service.queue.claims import Bounds, claim
-from task_service.queue.dependencies import Need, block, settle
+from task_service.queue.dependencies import Need, add_needs, resolve_dependents
 from task_service.queue.statements import statement
 from task_service.worker.handlers import Context, handler
 from tests.support.sample_tasks import insert_sample_tasks
@@ -29,7 +29,7 @@ async def add_dependent(
     """Add a task that depends on these."""
     async with connection.transaction():
         [task] = await add_tasks(connection, handler=handler)
-        assert not await block(connection, [Need(task, need, cancels=True) for need in needs])
+        assert not await add_needs(connection, [Need(task, need, cancels=True) for need in needs])
     return task
 
 
@@ -67,7 +67,7 @@ async def test_unblocked_tasks_notify_workers(
     await connection.execute("UPDATE tasks SET status = 'completed' WHERE id = $1", need)
     listener, notified = await asyncpg.connect(database), asyncio.Event()
     await listener.add_listener("task_service_queue", lambda *_: notified.set())
-    await settle(connection, [need])
+    await resolve_dependents(connection, [need])
     await asyncio.wait_for(notified.wait(), 15)
     await listener.close()
 
@@ -146,7 +146,11 @@ async def test_dependency_statements_use_indexes(
     )
     await connection.execute("ANALYZE dependencies")
     many = "'{" + ",".join(map(str, ids)) + "}'"
-    for name, values in (("resolve", many), ("unresolved", "1000"), ("waiting_for", many)):
+    for name, values in (
+        ("resolve_dependents", many),
+        ("list_unresolved_dependents", "1000"),
+        ("list_dependents", many),
+    ):
         text = re.sub(
             r"\$1(::\w+(\[\])?)?", values + ("::uuid[]" if "{" in values else ""), statement(name)
         )

@@ -16,7 +16,7 @@ from task_service.domain.outcomes import Reason
 from task_service.embedded import EmbeddedPostgres
 from task_service.migrations.upgrade import migrate
 from task_service.queue import workers
-from task_service.queue.figures import release_worker
+from task_service.queue.workers import release_worker
 from task_service.store.database import create_engine
 from task_service.worker.handlers import Context, handler
 from task_service.worker.process import Worker

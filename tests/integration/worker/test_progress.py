@@ -10,7 +10,7 @@ import pytest
 from task_service.domain.progress import Progress
 from task_service.queue import entries, results
 from task_service.queue.claims import Bounds, claim
-from task_service.queue.results import Told, hold, note_progress
+from task_service.queue.results import ProgressReport, lock_attempt, record_progress
 from task_service.worker.handlers import Context, Retry, handler
 from tests.support.handler_package.sample_handlers import ALL_HANDLERS
 from tests.support.tasks import add_tasks, add_worker
@@ -197,11 +197,11 @@ async def test_progress_reported_in_a_transaction_is_written_after_it(
     tried, ends = asyncio.Event(), asyncio.Event()
 
     async def recorded(*arguments: Any) -> Any:
-        written = await note_progress(*arguments)
+        written = await record_progress(*arguments)
         tried.set()
         return written
 
-    monkeypatch.setattr(results, "note_progress", recorded)
+    monkeypatch.setattr(results, "record_progress", recorded)
 
     @handler("reports")
     async def reports(context: Context) -> None:
@@ -225,15 +225,15 @@ async def test_only_the_current_claim_can_write_progress(
     [claimed] = await claim(connection, worker, Bounds(["default"]), 1, start_at_once=True)
     task, waiting = claimed.task_id, second if claimed.task_id == first else first
     for sender, report in (
-        (other, Told(task, 1, HALF)),
-        (worker, Told(task, 0, HALF)),
-        (worker, Told(task, 2, HALF)),
-        (worker, Told(waiting, 0, HALF)),
+        (other, ProgressReport(task, 1, HALF)),
+        (worker, ProgressReport(task, 0, HALF)),
+        (worker, ProgressReport(task, 2, HALF)),
+        (worker, ProgressReport(waiting, 0, HALF)),
     ):
-        assert await note_progress(connection, sender, [report]) == set()
+        assert await record_progress(connection, sender, [report]) == set()
     assert await shown(connection, task) is None
-    assert await note_progress(
-        connection, worker, [Told(waiting, 0, HALF), Told(task, 1, HALF)]
+    assert await record_progress(
+        connection, worker, [ProgressReport(waiting, 0, HALF), ProgressReport(task, 1, HALF)]
     ) == {(task, 1)}
     assert await shown(connection, task) == HALF
 
@@ -246,11 +246,11 @@ async def test_locked_row_is_skipped_until_the_next_write(
     claims = await claim(connection, worker, Bounds(["default"]), 2, start_at_once=True)
     [locked, free] = [(c.task_id, c.fence) for c in claims]
     holder = await asyncpg.connect(database)
-    reports = [Told(*locked, HALF), Told(*free, HALF)]
+    reports = [ProgressReport(*locked, HALF), ProgressReport(*free, HALF)]
     async with holder.transaction():
-        assert await hold(holder, worker, locked)
-        assert await note_progress(connection, worker, reports) == {free}
-    assert await note_progress(connection, worker, reports) == {locked, free}
+        assert await lock_attempt(holder, worker, locked)
+        assert await record_progress(connection, worker, reports) == {free}
+    assert await record_progress(connection, worker, reports) == {locked, free}
     await holder.close()
 
 
@@ -263,6 +263,6 @@ async def test_progress_write_changes_no_index(connection: asyncpg.Connection) -
     )
     async with connection.transaction():
         before = await connection.fetchrow(updates) or ()
-        await note_progress(connection, worker, [Told(task, 1, HALF)])
+        await record_progress(connection, worker, [ProgressReport(task, 1, HALF)])
         after = await connection.fetchrow(updates) or ()
     assert [new - old for new, old in zip(after, before, strict=True)] == [1, 1]

@@ -16,8 +16,7 @@ from task_service.domain.outcomes import (
     Reason,
 )
 from task_service.domain.statuses import OPEN, Status, check_change
-from task_service.queue.figures import ReleaseResult
-from task_service.queue.workers import Release
+from task_service.queue.workers import Release, ReleaseResult
 from tests.support.queue_model.model_rows import Row, Task, Worker
 
 Attempt = tuple[int, int]

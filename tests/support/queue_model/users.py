@@ -124,7 +124,7 @@ class Users(ModelMachine):
             entry = entries.Entry(task_id, "b", 0, None, 3, None, "noop")
             assert self.run(entries.withdraw(connection, task_id)) is None
             assert not self.run(
-                entries.update(connection, entry, self.real_queue.transactions.wakeups, anew=True)
+                entries.update(connection, entry, self.real_queue.transactions.wakeups, reset=True)
             )
         else:
             assert self.run(entries.request_cancel(connection, task_id)) is None

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from task_service.domain.ids import new_id
 from task_service.domain.outcomes import Outcome, Reason
 from task_service.loops.maintenance import Maintenance
-from task_service.queue import figures, results, workers
+from task_service.queue import results, workers
 from task_service.queue.claims import Bounds, Claim, claim, claim_alone
 from task_service.queue.workers import WorkerRow
 from task_service.worker.context import HeldTransaction, RunContext
@@ -160,7 +160,7 @@ class Workers(ModelMachine):
     def rescue(self, worker: int, reason: Reason) -> None:
         """Release the worker as the operator does."""
         answer = self.run(
-            figures.release_worker(self.real_queue.operator, self.workers[worker], reason)
+            workers.release_worker(self.real_queue.operator, self.workers[worker], reason)
         )
         assert answer == self.model.rescue(worker, reason)
 
@@ -287,7 +287,9 @@ class Workers(ModelMachine):
     @step(worker=ModelMachine.some_worker)
     def return_orphaned(self, worker: int) -> None:
         """Return the claims that the worker holds without having received them."""
-        held = self.named(self.run(results.held(self.connection(worker), self.workers[worker])))
+        held = self.named(
+            self.run(results.list_attempts(self.connection(worker), self.workers[worker]))
+        )
         assert held == self.model.held_by(worker)
         self._give_back(
             worker,
@@ -308,7 +310,9 @@ class Workers(ModelMachine):
     def _query_recorded(self, worker: int, attempts: Sequence[Attempt]) -> None:
         """Query which attempts are recorded, as a worker does that got no response."""
         known = self.run(
-            results.recorded(self.connection(worker), self.workers[worker], self.real(attempts))
+            results.list_recorded_attempts(
+                self.connection(worker), self.workers[worker], self.real(attempts)
+            )
         )
         assert self.named(known) == self.model.recorded(worker, attempts)
 
@@ -316,7 +320,9 @@ class Workers(ModelMachine):
     def extend(self, report: Report) -> None:
         worker, attempts = report
         for attempt, real in zip(attempts, self.real(attempts), strict=True):
-            ours = self.run(results.extend(self.connection(worker), self.workers[worker], real, 60))
+            ours = self.run(
+                results.extend_deadline(self.connection(worker), self.workers[worker], real, 60)
+            )
             assert ours == self.model.extend(worker, attempt)
 
     @step(4, report=late_reports, action=st.integers(0, 3))

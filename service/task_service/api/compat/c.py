@@ -29,7 +29,7 @@ from task_service.api.compat.common import NumberOrId, Route, make_router, strea
 from task_service.api.dependencies import LocalWorker, Transactions, WorkerStatus
 from task_service.api.http.idempotency import Idempotent
 from task_service.domain.errors import NotFoundError
-from task_service.queue.figures import list_workers
+from task_service.queue.workers import list_workers
 from task_service.schemas.tasks import NewConversation, NewTask, TaskChange
 from task_service.services import conversations as conversation_service
 from task_service.services import tasks as task_service

@@ -15,7 +15,7 @@ from task_service.api.http.idempotency import Idempotent
 from task_service.api.http.problems import documented
 from task_service.domain.fields import NAME_PATTERN
 from task_service.domain.outcomes import Reason
-from task_service.queue.figures import list_workers
+from task_service.queue.workers import list_workers
 from task_service.schemas.tasks import Because, Input
 from task_service.schemas.types import parse_id
 from task_service.services import queues as service

@@ -1,5 +1,5 @@
 -- Admit tasks that wait for a limit: up to $2 that are due and for which there is room become ready, and workers are woken.
--- By whoever has the turn (take_turn.sql). $1: how many of a key may be in line, so that no key fills the line alone.
+-- By whoever has the turn (lock_admission.sql). $1: how many of a key may be in line, so that no key fills the line alone.
 --
 -- A line is a key within a queue ('' for tasks without one). Of each line whose key and queue both have room the first come
 -- into question, by priority and age; of many lines, few of each. A task must be within its key's room, and then within its

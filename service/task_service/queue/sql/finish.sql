@@ -2,7 +2,7 @@
 --
 -- Arrays, sorted by task id: $2 task ids, $3 fences, $4 outcomes, $5 reasons, $6 results (jsonb as text), $7 errors; the
 -- last three may be empty, for nulls. Returns only what there is more to do about: ended tasks that others may wait for,
--- and pairs that were not ours, a claim that was lost, or an answer that was (see recorded.sql). LATERAL and
+-- and pairs that were not ours, a claim that was lost, or an answer that was (see list_recorded_attempts.sql). LATERAL and
 -- = ANY (ARRAY(…)) keep the plan to index look-ups, whatever the statistics say.
 WITH held AS MATERIALIZED (
     SELECT q.task_id, i.fence, q.attempt, q.claimed_at, q.hidden, q.awaited, i.outcome, i.reason, i.result, i.error

@@ -1,6 +1,6 @@
 -- Hold back what must wait by the limits as they are now, up to $1 rows of a kind: tasks that were entered before their
 -- queue had a limit, those that are in line beyond a limit that was lowered, and those in line in a queue that was paused
--- since (they would take the room of others). What runs goes on, and counts. By whoever has the turn (take_turn.sql). Returns how
+-- since (they would take the room of others). What runs goes on, and counts. By whoever has the turn (lock_admission.sql). Returns how
 -- many rows were changed. The orders have rows read by the index of their state, whatever the statistics say.
 WITH entered_before AS (
     SELECT early.task_id
