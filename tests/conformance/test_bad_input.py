@@ -208,7 +208,8 @@ def test_times_that_do_not_exist_are_refused_by_name(
         moment,
         float(moment) if moment.replace(".", "").lstrip("-").isdigit() else moment,
     ):
-        problem = check_problem(create_task(client, **{field: value}), 422, "invalid_field")
+        fields: dict[str, Any] = {field: value}
+        problem = check_problem(create_task(client, **fields), 422, "invalid_field")
         assert [e["field"] for e in problem["errors"]] == [field]
 
 

@@ -79,7 +79,8 @@ def test_pages_follow_each_other_by_cursor(client: httpx.Client) -> None:
         check_json(client.post("/tasks", json={"title": "a", "assigned_to": who}), 201)["id"]
         for _ in range(5)
     ]
-    found, cursor = [], {}
+    found: list[str] = []
+    cursor: dict[str, str] = {}
     while True:
         page = check_json(client.get("/tasks", params={"assigned_to": who, "limit": 2, **cursor}))
         found += [t["id"] for t in page["items"]]

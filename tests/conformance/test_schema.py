@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -19,7 +20,13 @@ IS_THOROUGH = EXAMPLES >= 20
 PHASES = "examples,coverage,fuzzing,stateful" if IS_THOROUGH else "examples,fuzzing"
 COPIES = "" if IS_THOROUGH else "|^/compat/[abd]/"
 LEFT_OUT = f"/events$|/auth/logout$|/auth/password${COPIES}"
-"""Streams without an end, and what ends the log-in of the test."""
+"""Endless streams, and operations that end the session of the test."""
+BODIES: list[dict[str, Any]] = [
+    {"json": {}},
+    {"content": "{"},
+    {"files": {"file": b"title\n"}},
+    {},
+]
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 PROGRAM = Path(sys.executable).with_name("schemathesis")
 PUBLIC = {"/health", "/compat/c/health"}
@@ -42,7 +49,7 @@ def strict_deployment(deployments: DeploymentFactory) -> Deployment:
 
 def run_schemathesis(deployment: Deployment, folder: Path, *options: str) -> None:
     """Try every operation of a product's document with all checks; pytest shows what was found."""
-    argv = [
+    argv: list[str | Path] = [
         PROGRAM, "--config-file", CONFIG, "run", f"{deployment.url}/openapi.json", "--checks", "all", "--phases", PHASES,
         "--max-examples", str(EXAMPLES), "--exclude-path-regex", LEFT_OUT, "--no-shrink", "--continue-on-failure",
         "--warnings", "off", "--request-timeout", "30", *options,
@@ -79,7 +86,7 @@ def test_without_a_token_every_operation_says_only_that_it_takes_one(
         for path, operations in document["paths"].items():
             for method in operations:
                 url = path.replace("{", "").replace("}", "")
-                for body in ({"json": {}}, {"content": "{"}, {"files": {"file": b"title\n"}}, {}):
+                for body in BODIES:
                     response = nobody.request(method, url, **body)
                     if path in PUBLIC:
                         assert response.status_code == 200

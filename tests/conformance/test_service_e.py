@@ -84,7 +84,12 @@ def test_fields_are_cleaned_and_kept(task: dict[str, Any]) -> None:
 def test_patch_changes_what_is_given_and_null_clears(
     client: httpx.Client, task: dict[str, Any]
 ) -> None:
-    wanted = {"assigned_to": None, "due_date": None, "tags": [], "status": "In_Progress"}
+    wanted: dict[str, Any] = {
+        "assigned_to": None,
+        "due_date": None,
+        "tags": [],
+        "status": "In_Progress",
+    }
     changed = check_json(client.patch(f"/tasks/{task['id']}", json=wanted))
     assert {name: changed[name] for name in wanted} == wanted | {"status": "in_progress"}
     assert (changed["title"], changed["description"], changed["priority"]) == (
@@ -134,7 +139,8 @@ def test_pages_and_cursors_agree_in_every_order(
         for n in range(1, 6)
         for t in check_json(client.get("/tasks", params=where | {"page": n}))["items"]
     ]
-    by_cursor, cursor = [], {}
+    by_cursor: list[str] = []
+    cursor: dict[str, str] = {}
     while True:
         page = check_json(client.get("/tasks/", params=where | cursor))
         by_cursor += [t["id"] for t in page["items"]]

@@ -96,7 +96,8 @@ async def test_a_number_that_is_taken_is_replaced_and_new_tasks_come_after_those
     await connection.execute(
         "INSERT INTO tasks (id, title, status) VALUES (gen_random_uuid(), 'later', 'pending')"
     )
-    numbers = dict(await connection.fetch("SELECT title, number FROM tasks"))
+    rows = await connection.fetch("SELECT title, number FROM tasks")
+    numbers = {row["title"]: row["number"] for row in rows}
     assert (numbers["ours"], numbers["free"]) == (1, 500)
     assert numbers["taken"] > 500
     assert numbers["later"] > 500

@@ -69,7 +69,8 @@ async def test_users_tasks_and_what_happened_to_them_come_over_once(
         (31, date(2024, 2, 1), "was open", "pending"),
         (32, date(2024, 2, 2), "open", "pending"),
     ]
-    assert dict(await connection.fetch("SELECT date, entries FROM daily_loads")) == {
+    loads = await connection.fetch("SELECT date, entries FROM daily_loads")
+    assert {load["date"]: load["entries"] for load in loads} == {
         date(2024, 2, 1): 2,
         date(2024, 2, 2): 1,
     }

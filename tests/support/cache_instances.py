@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from uuid import UUID
 
+from redis.asyncio import Redis
+
 from task_service.domain.principals import ANONYMOUS
 from task_service.loops.cache_watch import CacheWatch
 from task_service.schemas.tasks import NewTask, TaskChange
@@ -61,6 +63,13 @@ class Instance:
             return self.cache.is_trusted
 
         await eventually("trust in the cache", is_trusted, 60)
+
+
+async def value_of(client: Redis, key: str) -> bytes:
+    """Return the value of a key, which must exist."""
+    value = await client.get(key)
+    assert isinstance(value, bytes)
+    return value
 
 
 StartInstance = Callable[..., Awaitable[Instance]]

@@ -11,9 +11,9 @@ LOGIN = "/api/v1/auth/token"
 ADMIN = {"username": "root", "password": PASSWORD}
 
 
-def secured_settings(database: str, **overrides: object) -> dict[str, object]:
+def secured_settings(database: str, **overrides: Any) -> dict[str, Any]:
     """Return settings with AUTH_MODE=required and a first administrator."""
-    defaults: dict[str, object] = {
+    defaults: dict[str, Any] = {
         "database_url": database,
         "secret_key": KEY,
         "auth_mode": "required",

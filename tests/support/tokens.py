@@ -67,6 +67,12 @@ class TokenIssuer:
         return entry | {"jwks": {"keys": [self.jwk]}} | fields
 
 
+def unsigned_token(claims: dict[str, Any], **headers: str) -> str:
+    """Return a token with `alg: none` and an empty signature."""
+    no_key: Any = None
+    return jwt.encode(claims, no_key, "none", headers=dict(headers))
+
+
 def write_trust(path: Path, *entries: dict[str, Any]) -> Path:
     """Write the trust file, as a whole at once."""
     fresh = path.with_suffix(".new")

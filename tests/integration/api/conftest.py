@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -89,7 +90,7 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     transactions: TransactionManager = app.state.transactions
     watches = watch_cache(transactions.settings, transactions.cache)
     for watch in watches:
-        await eventually("the first check of Redis", lambda watch=watch: _check_redis(watch))
+        await eventually("the first check of Redis", partial(_check_redis, watch))
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://service"
     ) as client:
@@ -117,6 +118,14 @@ async def claim_task(connection: asyncpg.Connection) -> Callable[[str], Awaitabl
         return claimed
 
     return claim_next
+
+
+@pytest_asyncio.fixture
+async def other(database: str) -> AsyncIterator[asyncpg.Connection]:
+    """Second connection to this test's database, as of another process."""
+    connection = await asyncpg.connect(database)
+    yield connection
+    await connection.close()
 
 
 @pytest_asyncio.fixture(autouse=True)

@@ -127,7 +127,10 @@ async def test_missing_or_invalid_token_returns_401_on_every_protected_route(
 async def test_unauthorized_callers_get_no_validation_errors(
     secured: SecuredApp,
 ) -> None:
-    broken = {"content": b"{" * 100, "headers": {"content-type": "application/json"}}
+    broken: dict[str, Any] = {
+        "content": b"{" * 100,
+        "headers": {"content-type": "application/json"},
+    }
     viewer = await secured.register("eve", Role.VIEWER)
     async with secured.client() as nobody, secured.client(secured.token(viewer)) as client:
         for method, path, permission, _ in protected_routes(secured.app):

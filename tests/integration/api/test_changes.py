@@ -1,6 +1,5 @@
 """Changes of tasks: fields, statuses, ETags and claimed tasks."""
 
-import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,20 +11,12 @@ import pytest
 
 from task_service.domain.outcomes import Outcome
 from task_service.queue.claims import Bounds, claim
-from task_service.queue.entries import Entry, enqueue
 from task_service.queue.results import Finished, GivenBack, finish, give_back
+from tests.support.database_rows import queue_row
 from tests.support.task_api import TASKS, ClaimTask, create_task
-from tests.support.tasks import add_worker, quiet_wakeups
-from tests.support.waiting import eventually
+from tests.support.tasks import add_worker
 
 pytestmark = pytest.mark.asyncio
-
-
-async def queue_row(connection: asyncpg.Connection) -> dict[str, Any] | None:
-    row = await connection.fetchrow(
-        "SELECT state, queue, priority, handler, max_attempts, attempt, fence FROM queue"
-    )
-    return dict(row) if row else None
 
 
 async def test_patch_changes_the_named_fields_and_null_clears_them(
@@ -117,7 +108,7 @@ async def test_retry_of_a_task_in_backoff_resets_attempts_and_losses(
     row = await connection.fetchrow(
         "SELECT attempt, losses, alone, run_at <= clock_timestamp() FROM queue"
     )
-    assert tuple(row) == (0, 0, False, True)
+    assert row is not None and tuple(row) == (0, 0, False, True)
 
 
 async def test_retry_withdraws_a_cancel_request_that_no_worker_handled(
@@ -286,150 +277,3 @@ async def test_claimed_task_accepts_only_descriptive_changes_and_cancel(
     assert [(e["reason"], e["fields"]) for e in history[2:]] == [
         ("not needed", ["cancel_requested_at"])
     ]
-
-
-async def test_stale_etag_is_rejected_with_the_current_one(client: httpx.AsyncClient) -> None:
-    task = await create_task(client)
-    url = f"{TASKS}/{task['id']}"
-    first = (await client.get(url)).headers["etag"]
-    second = (await client.patch(url, json={"title": "b"}, headers={"If-Match": first})).headers[
-        "etag"
-    ]
-    for response in (
-        await client.patch(url, json={"title": "c"}, headers={"If-Match": first}),
-        await client.delete(url, headers={"If-Match": first}),
-        await client.post(f"{url}:cancel", headers={"If-Match": first}),
-    ):
-        assert (response.status_code, response.json()["code"], response.json()["current_etag"]) == (
-            412,
-            "stale_version",
-            second,
-        )
-    assert (
-        await client.patch(url, json={"title": "c"}, headers={"If-Match": f'"x", {second}'})
-    ).status_code == 200
-    assert (
-        await client.patch(url, json={"title": "d"}, headers={"If-Match": "*"})
-    ).status_code == 200
-
-
-async def test_claim_makes_an_etag_stale_and_a_new_conversation_does_not(
-    client: httpx.AsyncClient, connection: asyncpg.Connection, claim_task: ClaimTask
-) -> None:
-    task = await create_task(client, handler="noop")
-    url = f"{TASKS}/{task['id']}"
-    etag = (await client.get(url)).headers["etag"]
-    await client.post(f"{url}/conversations", json={"body": 1})
-    assert (
-        await client.patch(url, json={"title": "a task"}, headers={"If-Match": etag})
-    ).status_code == 200
-    await claim_task(task["id"])
-    assert (await client.post(f"{url}:cancel", headers={"If-Match": etag})).status_code == 412
-
-
-async def test_concurrent_updates_with_etags_are_not_lost(client: httpx.AsyncClient) -> None:
-    task = await create_task(client, payload=0, handler="noop", queue="unserved")
-    url = f"{TASKS}/{task['id']}"
-
-    async def add_one() -> int:
-        for tries in range(1, 200):
-            read = await client.get(url)
-            change = {"payload": read.json()["payload"] + 1}
-            response = await client.patch(
-                url, json=change, headers={"If-Match": read.headers["etag"]}
-            )
-            if response.status_code == 200:
-                return tries
-            assert response.status_code == 412
-        raise AssertionError("the update never succeeded")
-
-    tries = await asyncio.gather(*(add_one() for _ in range(16)))
-    assert (await client.get(url)).json()["payload"] == 16
-    assert sum(tries) > 16, "no update was ever stale: the clients did not compete"
-
-
-async def test_update_restarts_when_the_task_enters_the_queue_concurrently(
-    client: httpx.AsyncClient, connection: asyncpg.Connection, database: str
-) -> None:
-    task = await create_task(client, handler="noop", status="completed")
-    key = UUID(task["id"])
-    other = await asyncpg.connect(database)
-    async with other.transaction():  # reopens the task and has not committed yet
-        await other.execute("SELECT FROM tasks WHERE id = $1 FOR UPDATE", key)
-        change = asyncio.create_task(
-            client.patch(f"{TASKS}/{task['id']}", json={"status": "in_progress"})
-        )
-
-        async def waits() -> bool:
-            return bool(
-                await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted")
-            )
-
-        await eventually("the change waits for the task", waits)
-        await other.execute("UPDATE tasks SET status = NULL WHERE id = $1", key)
-        await enqueue(other, [Entry(key, "default", 2, None, 5, None, "noop")], quiet_wakeups())
-    response = await change
-    await other.close()
-    assert (response.status_code, response.json()["status"]) == (200, "in_progress")
-    assert await queue_row(connection) is None
-
-
-async def test_update_is_retried_after_a_deadlock(
-    client: httpx.AsyncClient, connection: asyncpg.Connection, database: str
-) -> None:
-    task = await create_task(client, handler="noop")
-    key = UUID(task["id"])
-    other = await asyncpg.connect(database)
-    await other.execute("SET deadlock_timeout = '1h'")  # PostgreSQL aborts the request
-    async with other.transaction():  # wrong lock order: the task before its queue row
-        await other.execute("SELECT FROM tasks WHERE id = $1 FOR UPDATE", key)
-        change = asyncio.create_task(
-            client.patch(f"{TASKS}/{task['id']}", json={"status": "in_progress"})
-        )
-
-        async def waits() -> bool:
-            return bool(
-                await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted")
-            )
-
-        await eventually("the change waits for the task", waits)
-        await other.execute("SELECT FROM queue WHERE task_id = $1 FOR UPDATE", key)
-    response = await change
-    await other.close()
-    assert (response.status_code, response.json()["status"]) == (200, "in_progress")
-
-
-async def test_concurrent_users_and_workers_keep_the_database_consistent(
-    client: httpx.AsyncClient, connection: asyncpg.Connection, database: str
-) -> None:
-    ids = [(await create_task(client, handler="noop"))["id"] for _ in range(6)]
-    done = asyncio.Event()
-
-    async def work() -> int:
-        own = await asyncpg.connect(database)
-        worker, finished = await add_worker(own), 0
-        while not done.is_set():
-            claims = await claim(own, worker, Bounds(["default"]), 3, start_at_once=True)
-            finished += len(
-                await finish(
-                    own, worker, [Finished(c.task_id, c.fence, Outcome.FAILED) for c in claims]
-                )
-            )
-        await own.close()
-        return finished
-
-    async def interfere(key: str) -> None:
-        for n in range(12):
-            for path, body in (
-                (":retry", None),
-                (":cancel", None),
-                ("", {"priority": ["low", "high"][n % 2]}),
-            ):
-                url = f"{TASKS}/{key}{path}"
-                response = await (client.post(url) if path else client.patch(url, json=body))
-                assert response.status_code in (200, 202, 409), response.text
-
-    workers = [asyncio.create_task(work()) for _ in range(2)]
-    await asyncio.gather(*(interfere(key) for key in ids for _ in range(2)))
-    done.set()
-    assert sum(await asyncio.gather(*workers)) > 0

@@ -55,7 +55,7 @@ async def clients(app: FastAPI, settings: Settings) -> AsyncIterator[list[httpx.
 async def test_sixteen_clients_with_if_match_lose_no_update(
     clients: list[httpx.AsyncClient], connection: asyncpg.Connection
 ) -> None:
-    task = await create_task(clients[0], payload={"count": 0})
+    task = await create_task(clients[0], payload={"count": 0}, handler="noop", queue="unserved")
     path = f"/api/v1/tasks/{task['id']}"
     refused = 0
 

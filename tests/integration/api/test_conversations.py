@@ -1,5 +1,7 @@
 """Conversations of a task."""
 
+from typing import Any
+
 import httpx
 import pytest
 
@@ -55,13 +57,14 @@ async def test_invalid_conversations_are_rejected(client: httpx.AsyncClient) -> 
     task = await create_task(client, conversations=[{"body": 1}])
     url = f"{TASKS}/{task['id']}/conversations"
     [conversation] = (await client.get(url)).json()["items"]
-    for body in (
+    invalid: list[Any] = [
         {},
         {"body": None},
         {"body": 1, "status": "processed"},
         {"body": "x" * 270_000},
         [],
-    ):
+    ]
+    for body in invalid:
         check_problem(await client.post(url, json=body), 422, "invalid_field")
     for body in ({"body": None}, {"status": None}, {"status": "done"}, {"id": "x"}):
         check_problem(

@@ -332,7 +332,8 @@ async def test_invalid_dates_are_rejected(client: httpx.AsyncClient) -> None:
     for text in (*bad, *more):
         check_field_error(await client.get(PATH, params={"date": text}), "date")
         check_field_error(await client.post(f"{PATH}:run", json={"date": text}), "date")
-    for value in (5, 1.5, True, [], {}):
+    wrong_types: list[Any] = [5, 1.5, True, [], {}]
+    for value in wrong_types:
         check_field_error(await client.post(f"{PATH}:run", json={"date": value}), "date")
     tomorrow = datetime.now(UTC).date() + timedelta(days=2)
     assert "future" in check_field_error(

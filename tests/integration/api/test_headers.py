@@ -33,10 +33,9 @@ async def make(database: str, engine: AsyncEngine, wakeups: Wakeups) -> AsyncIte
     """Function that creates applications with other settings."""
     made: list[FastAPI] = []
 
-    def instance(**overrides: object) -> SecuredApp:
-        settings = settings_for(
-            database, **({"secret_key": KEY, "auth_mode": "required"} | overrides)
-        )
+    def instance(**overrides: Any) -> SecuredApp:
+        defaults: dict[str, Any] = {"secret_key": KEY, "auth_mode": "required"}
+        settings = settings_for(database, **(defaults | overrides))
         app = create_app(settings, engine, wakeups)
         made.append(app)
         return SecuredApp(app)
@@ -78,7 +77,7 @@ async def responses_of_every_kind(
     async with secured.client() as client:
         task = (await client.post(TASKS, json={"title": "Ring"}, headers=token)).json()
         url = f"{TASKS}/{task['id']}"
-        big = {"content": b"x" * 2_000_000, "headers": token | {"content-type": "application/json"}}
+        json_type = {"content-type": "application/json"}
         responses = [
             await client.get(url, headers=token),
             await client.post(TASKS, json={"title": "Ring"}, headers=token),
@@ -90,7 +89,7 @@ async def responses_of_every_kind(
             await client.get(f"{TASKS}/{ada.id}", headers=token),
             await client.post(f"{TASKS}/{task['id']}", headers=token),
             await client.patch(url, json={"title": "x"}, headers=token | {"if-match": '"99"'}),
-            await client.post(TASKS, **big),
+            await client.post(TASKS, content=b"x" * 2_000_000, headers=token | json_type),
             await client.post(TASKS, content=b"x", headers=token | {"content-type": "text/plain"}),
             await client.post(TASKS, json={}, headers=token),
             await client.get("/fault", headers=headers),

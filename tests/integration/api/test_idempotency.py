@@ -21,6 +21,7 @@ from task_service.services.transactions import Transaction, TransactionManager
 from task_service.settings import Settings
 from task_service.store.database import create_engine
 from task_service.store.idempotency import prune_keys
+from tests.support.database_rows import count_rows
 from tests.support.http_servers import bare_server
 from tests.support.problems import check_problem
 from tests.support.secured_app import SecuredApp
@@ -47,11 +48,6 @@ def key(name: str | None = None) -> dict[str, str]:
     return {"Idempotency-Key": name or uuid4().hex}
 
 
-async def count_tasks(connection: asyncpg.Connection) -> int:
-    """Return the number of tasks."""
-    return int(await connection.fetchval("SELECT count(*) FROM tasks"))
-
-
 async def test_repeated_request_gets_the_first_response(
     client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
@@ -64,7 +60,7 @@ async def test_repeated_request_gets_the_first_response(
         assert again.headers[header] == first.headers[header]
     assert "idempotency-replayed" not in first.headers
     assert again.headers["idempotency-replayed"] == "true"
-    assert await count_tasks(connection) == 1
+    assert await count_rows(connection) == 1
 
 
 async def test_first_response_is_repeated_even_after_the_task_changed(
@@ -88,7 +84,7 @@ async def test_different_request_with_the_same_key_returns_422(
     name = key()
     await client.post(TASKS, json={"title": "a"}, headers=name)
     check_problem(await client.post(path, json=body, headers=name), 422, "idempotency_conflict")
-    assert await count_tasks(connection) == 1
+    assert await count_rows(connection) == 1
 
 
 async def test_same_key_for_another_task_returns_422(client: httpx.AsyncClient) -> None:
@@ -162,7 +158,13 @@ def idempotent_request(
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": b"the same"}
 
-    scope = {"type": "http", "path": "/x", "query_string": b"", "headers": [], "route": None}
+    scope: dict[str, Any] = {
+        "type": "http",
+        "path": "/x",
+        "query_string": b"",
+        "headers": [],
+        "route": None,
+    }
     return IdempotentRequest(transactions, SingleFlight(), caller, Request(scope, receive), name)
 
 
@@ -180,14 +182,17 @@ async def test_key_belongs_to_its_caller(
     )
     renamed = Principal("countess", Role.EDITOR, "user", ada.user_id)
     foreign = Principal("ada", Role.EDITOR, "issuer")
-    seen = []
-    for caller in (ada, bob, foreign, ANONYMOUS, renamed, ANONYMOUS):
+
+    async def run(caller: Principal) -> tuple[bytes, bool]:
         response = await idempotent_request(transactions, caller, "k").write(
-            change_nothing, lambda _, caller=caller: Response(caller.name)
+            change_nothing, lambda _: Response(caller.name)
         )
-        seen.append((response.body, "idempotency-replayed" in response.headers))
+        return bytes(response.body), "idempotency-replayed" in response.headers
+
+    seen = [await run(caller) for caller in (ada, bob, foreign, ANONYMOUS, renamed, ANONYMOUS)]
     assert seen == [
-        (b"ada", False), (b"bob", False), (b"ada", False), (b"anonymous", False), (b"ada", True), (b"anonymous", True)
+        (b"ada", False), (b"bob", False), (b"ada", False), (b"anonymous", False),
+        (b"ada", True), (b"anonymous", True),
     ]  # fmt: skip
 
 
@@ -202,7 +207,7 @@ async def test_expired_key_is_ignored_and_pruned(
     assert (await client.post(TASKS, json={"title": "a"}, headers=name)).json() == first.json()
     await connection.execute("UPDATE idempotency_keys SET created_at = now() - interval '24 h 1 s'")
     later = await client.post(TASKS, json={"title": "b"}, headers=name)
-    assert (later.status_code, await count_tasks(connection)) == (201, 2)
+    assert (later.status_code, await count_rows(connection)) == (201, 2)
     old = (
         "SELECT 'a', 'b', n::text, 'd', now() - interval '25 h' FROM generate_series(1, 2500) AS n"
     )
@@ -226,7 +231,7 @@ async def test_rollback_leaves_neither_task_nor_key(
             await asyncio.sleep(0)
         await connection.execute("SELECT pg_terminate_backend($1)", victim)
         check_problem(await hanging, 503, "unavailable")
-    assert (await count_tasks(connection), await connection.fetchval(KEYS)) == (0, 0)
+    assert (await count_rows(connection), await connection.fetchval(KEYS)) == (0, 0)
     again = await client.post(TASKS, json={"title": "a"}, headers=name)
     assert (again.status_code, "idempotency-replayed" in again.headers) == (201, False)
 
@@ -259,7 +264,7 @@ async def test_thousand_concurrent_creates_with_one_key_create_one_task(
         == 1
     )
     assert sum("idempotency-replayed" not in response.headers for response in responses) == 1
-    assert (await count_tasks(connection), await connection.fetchval(KEYS)) == (1, 1)
+    assert (await count_rows(connection), await connection.fetchval(KEYS)) == (1, 1)
 
 
 async def send_create(port: int, name: str) -> httpx.Response:

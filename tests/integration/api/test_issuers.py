@@ -31,7 +31,7 @@ from tests.support.problems import check_invalid_token, check_problem
 from tests.support.secured_app import KEY, ME, SecuredApp, bearer
 from tests.support.service_settings import settings_for
 from tests.support.task_api import TASKS
-from tests.support.tokens import TokenIssuer, write_trust
+from tests.support.tokens import TokenIssuer, unsigned_token, write_trust
 
 pytestmark = pytest.mark.asyncio
 
@@ -69,7 +69,7 @@ def publishing() -> Iterator[Publisher]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            status, body = publisher.respond()
+            status, body = key_server.respond()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             if status == 302:
@@ -81,10 +81,10 @@ def publishing() -> Iterator[Publisher]:
             """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        publisher = Publisher(server)
+        key_server = Publisher(server)
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        yield publisher
+        yield key_server
         server.shutdown()
         thread.join()
 
@@ -246,8 +246,8 @@ def invalid_tokens(company: TokenIssuer) -> dict[str, str]:
         "no expiry": company.token(**good, exp=None),
         "not valid yet": company.token(**good, nbf=now() + 600),
         "no subject": company.token(**(good | {"sub": None})),
-        "alg none": jwt.encode(unsigned, None, "none", headers={"kid": "one"}),
-        "alg none with a signature": f"{jwt.encode(unsigned, None, 'none', headers={'kid': 'one'})}{signature}",
+        "alg none": unsigned_token(unsigned, kid="one"),
+        "alg none with a signature": f"{unsigned_token(unsigned, kid='one')}{signature}",
         "HS256 signed with the public key": hs256(unsigned, pem),
         "HS256 signed with SECRET_KEY": jwt.encode(unsigned, KEY, "HS256", headers={"kid": "one"}),
         "unknown key id": company.token(**good, headers={"kid": "two"}),

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import httpx
 import pytest
@@ -39,8 +40,10 @@ async def make(database: str, engine: AsyncEngine, wakeups: Wakeups) -> AsyncIte
     """Function that creates instances; windows last an hour, so that none ends during a test."""
     made: list[FastAPI] = []
 
-    def instance(**overrides: object) -> SecuredApp:
-        limits = {f"rate_limit_{kind}": None for kind in ("read", "write", "login", "upload")}
+    def instance(**overrides: Any) -> SecuredApp:
+        limits: dict[str, Any] = {
+            f"rate_limit_{kind}": None for kind in ("read", "write", "login", "upload")
+        }
         settings = settings_for(
             database, **(limits | {"secret_key": KEY, "auth_mode": "required"} | overrides)
         )
@@ -235,7 +238,8 @@ async def test_requests_without_a_limit_do_not_call_redis(make: Make) -> None:
 async def test_invalid_limits_are_rejected_by_name(text: str) -> None:
     for kind in ("read", "write", "login", "upload"):
         with pytest.raises(ValidationError) as refused:
-            settings_for("postgresql://h/x", **{f"rate_limit_{kind}": text})
+            overrides: dict[str, Any] = {f"rate_limit_{kind}": text}
+            settings_for("postgresql://h/x", **overrides)
         assert refused.value.errors()[0]["loc"] == (f"rate_limit_{kind}",)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
+from pydantic import BaseModel
 
 from task_service.api.routes.queues import Queues, Workers
 from task_service.domain.outcomes import Outcome
@@ -239,7 +240,7 @@ async def test_responses_have_exactly_the_documented_fields(
     async def items(path: str) -> Any:
         return (await client.get(path)).json()["items"][0]
 
-    shown = {
+    shown: dict[type[BaseModel], Any] = {
         Task: (await client.get(url)).json(),
         TaskItem: await items(TASKS),
         Conversation: await items(f"{url}/conversations"),

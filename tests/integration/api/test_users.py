@@ -1,6 +1,7 @@
 """Users: registration, lists, changes, and the effect of changes on their tokens."""
 
 import asyncio
+from typing import Any
 
 import asyncpg
 import httpx
@@ -183,7 +184,7 @@ async def test_one_administrator_remains_after_concurrent_demotions(
 async def test_concurrent_instances_create_one_first_administrator(
     secured: SecuredApp, database: str, connection: asyncpg.Connection
 ) -> None:
-    settings = {
+    settings: dict[str, Any] = {
         "admin_username": "Root",
         "admin_password": PASSWORD,
         "secret_key": KEY,
@@ -192,9 +193,9 @@ async def test_concurrent_instances_create_one_first_administrator(
     shared: TransactionManager = secured.app.state.transactions
     credentials = secured.app.state.authenticator.credentials
 
-    def instance(**more: object) -> FirstAdmin:
+    def instance(**overrides: Any) -> FirstAdmin:
         transactions = TransactionManager(
-            settings_for(database, **{**settings, **more}), shared.engine, shared.wakeups
+            settings_for(database, **(settings | overrides)), shared.engine, shared.wakeups
         )
         return FirstAdmin(transactions, credentials)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -48,9 +49,9 @@ async def start(database: str, redis: RedisServer) -> AsyncIterator[StartInstanc
     started: list[Instance] = []
 
     async def start_instance(
-        *, trusted: bool = True, watched: bool = True, **overrides: object
+        *, trusted: bool = True, watched: bool = True, **overrides: Any
     ) -> Instance:
-        defaults = {"redis_url": redis.url, "db_pool_size": 8} | LONG_TIMEOUTS
+        defaults: dict[str, Any] = {"redis_url": redis.url, "db_pool_size": 8} | LONG_TIMEOUTS
         settings = settings_for(database, **(defaults | overrides))
         transactions = TransactionManager(settings, create_engine(settings), quiet_wakeups())
         assert isinstance(transactions.cache, Cache)

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from task_service.embedded import free_port
 from task_service.store.cache.cache import Missing
 from task_service.store.tasks import read_task as read_row
-from tests.support.cache_instances import Instance, StartInstance
+from tests.support.cache_instances import Instance, StartInstance, value_of
 from tests.support.redis import RedisServer, redis_server
 from tests.support.waiting import eventually
 
@@ -25,7 +25,7 @@ async def delivered(connection: asyncpg.Connection) -> None:
     """Wait until nothing is left in the outbox."""
 
     async def empty() -> bool:
-        return await connection.fetchval(WAITING) == 0
+        return not await connection.fetchval(WAITING)
 
     await eventually("delivery of the outbox", empty)
 
@@ -56,11 +56,11 @@ async def test_a_value_in_an_old_dump_is_not_believed(
     dumping_redis.kill()
     dumping_redis.start()
     async with Redis.from_url(dumping_redis.url, protocol=2) as client:
-        assert b'"title":"0"' in await client.get(f"tasks::{task}")
+        assert b'"title":"0"' in await value_of(client, f"tasks::{task}")
         for instance in (reader, writer, await start(redis_url=dumping_redis.url)):
             await instance.wait_until_trusted()
             assert await instance.title(task) == "new"
-        assert b'"title":"new"' in await client.get(f"tasks::{task}")
+        assert b'"title":"new"' in await value_of(client, f"tasks::{task}")
 
 
 async def test_a_fill_that_began_before_a_restart_is_not_kept_after_it(

@@ -25,7 +25,7 @@ from task_service.settings import Settings
 from task_service.store import tasks as store
 from task_service.store.cache.cache import Cache, Missing, NoCache
 from task_service.store.database import create_engine
-from tests.support.cache_instances import Instance, StartInstance
+from tests.support.cache_instances import Instance, StartInstance, value_of
 from tests.support.redis import RedisServer
 from tests.support.service_settings import settings_for
 from tests.support.tasks import add_worker, quiet_wakeups
@@ -58,7 +58,7 @@ async def test_the_first_read_fills_the_key_for_its_time_and_later_reads_need_no
     )
     first = await instance.read(task)
     assert 595_000 < await keys.pttl(f"tasks::{task}") <= 600_000
-    kept = json.loads(await keys.get(f"tasks::{task}"))
+    kept = json.loads(await value_of(keys, f"tasks::{task}"))
     assert (kept["stamp"], kept["task"]["title"]) == (1, "0")
     await connection.execute("UPDATE tasks SET title = 'behind its back'")
     assert await instance.read(task) == first
@@ -237,7 +237,7 @@ async def test_a_tombstone_never_goes_down(start: StartInstance, keys: Redis) ->
     for stamp in (9, 5):
         async with instance.transactions.engine.begin() as connection:
             await instance.cache.forget(connection, task, stamp)
-    assert (await keys.get(f"tasks::{task}::stamp")).startswith(b"gone:9:")
+    assert (await value_of(keys, f"tasks::{task}::stamp")).startswith(b"gone:9:")
     found = await missing(instance, task)
     await instance.cache.fill(found, task, await from_database(instance, task))
     assert not await keys.exists(f"tasks::{task}")
@@ -371,7 +371,7 @@ async def test_credentials_are_read_again_when_the_server_asks_for_others(
     task = await instance.create()
     await keys.config_set("requirepass", "secret")
     file.write_text(redis.url.replace("//", "//:secret@"))
-    await keys.execute_command("AUTH", "secret")
+    await keys.auth("secret")
     await keys.client_kill_filter(_type="normal", skipme=True)
     await instance.wait_until_trusted()
     await instance.title(task)

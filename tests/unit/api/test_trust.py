@@ -9,12 +9,11 @@ import jwt
 import pytest
 
 from task_service.api.auth.trusted_issuers import (
-    ForbiddenError,
     InternalClosedError,
     Trust,
-    UnauthorizedError,
 )
-from tests.support.tokens import SUBJECT, TokenIssuer, write_trust
+from task_service.domain.errors import ForbiddenError, UnauthorizedError
+from tests.support.tokens import SUBJECT, TokenIssuer, unsigned_token, write_trust
 
 NOW = int(time.time())
 
@@ -77,7 +76,7 @@ def test_a_token_that_another_key_signed_is_refused(trust: Trust) -> None:
 def test_other_algorithms_are_refused(trust: Trust, issuer: TokenIssuer) -> None:
     claims = jwt.decode(issuer.token(), options={"verify_signature": False})
     for token in (
-        jwt.encode(claims, None, "none", headers={"kid": "one"}),
+        unsigned_token(claims, kid="one"),
         jwt.encode(claims, "s" * 64, "HS256", headers={"kid": "one"}),
         jwt.encode(claims, TokenIssuer("one", "ES256").key, "ES256", headers={"kid": "one"}),
         jwt.encode(claims, issuer.key, "RS512", headers={"kid": "one"}),

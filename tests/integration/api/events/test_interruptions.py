@@ -195,7 +195,7 @@ async def test_database_is_not_polled_without_streams(
     await app.state.transactions.engine.dispose()
 
     async def is_closed() -> bool:
-        return await connection.fetchval(READER_SESSIONS) == 0
+        return not await connection.fetchval(READER_SESSIONS)
 
     await eventually("the end of the reader's session", is_closed)
     assert EVENT_STREAMS._value.get() == 0

@@ -30,6 +30,12 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.asyncio
 
 
+def lag_seconds() -> float:
+    """Return the value of the lag metric."""
+    value: float = EVENT_LAG_SECONDS._value.get()
+    return value
+
+
 async def test_events_wait_for_earlier_uncommitted_transactions(
     url: str, connection: asyncpg.Connection, database: str
 ) -> None:
@@ -43,7 +49,7 @@ async def test_events_wait_for_earlier_uncommitted_transactions(
         begun = time.monotonic()
 
         async def is_delayed() -> bool:
-            return EVENT_LAG_SECONDS._value.get() > 0.5
+            return lag_seconds() > 0.5
 
         await eventually("a lag", is_delayed)
         assert stream.messages == []
@@ -56,7 +62,7 @@ async def test_events_wait_for_earlier_uncommitted_transactions(
         ]
 
         async def is_current() -> bool:
-            return EVENT_LAG_SECONDS._value.get() == 0
+            return lag_seconds() == 0
 
         await eventually("no lag", is_current)
     for one in (first, second):
@@ -100,7 +106,7 @@ async def test_events_during_the_first_page_are_not_missed(
     other_leaves: bool,
 ) -> None:
     """The shared reader is ahead of the new stream and polls while the stream joins it."""
-    read, gates, held = broadcaster.read_events, dict[str, asyncio.Event](), set[str]()
+    read, gates, held = store.read_events, dict[str, asyncio.Event](), set[str]()
 
     async def gated(*arguments: Any) -> store.Page:
         page, caller = await read(*arguments), "stream" if len(arguments) > 4 else "reader"
