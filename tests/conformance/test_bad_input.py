@@ -1,4 +1,4 @@
-"""Bad input, line by line: every answer names the field and what it takes, and nothing is half done."""
+"""Invalid input: every error names the field, and nothing is done partially."""
 
 import base64
 import json
@@ -35,14 +35,14 @@ NUMBERS = [
 
 @pytest.fixture(scope="module")
 def client(deployment: Deployment) -> Iterator[httpx.Client]:
-    """A client with an administrator's token."""
+    """Client with an administrator's token."""
     with deployment.client() as client:
         yield client
 
 
 @pytest.mark.parametrize("depth", [100, 101, 1_000, 10_000, 100_000])
 @pytest.mark.parametrize("pair", ["[]", "{}"])
-def test_payloads_nested_deep_are_refused_by_name(
+def test_deeply_nested_payloads_are_rejected_by_field(
     client: httpx.Client, depth: int, pair: str
 ) -> None:
     opening = "[" if pair == "[]" else '{"a":'
@@ -90,7 +90,7 @@ NESTED = f"{'[' * 1_000}{']' * 1_000}"
         ("POST", "/compat/d/login", f'{{"username": "a", "password": {NESTED}}}', "password"),
     ],
 )
-def test_json_nested_a_thousand_deep_is_refused_by_name_on_every_path(
+def test_deeply_nested_json_is_rejected_by_field_on_every_path(
     client: httpx.Client, method: str, path: str, body: str, field: str
 ) -> None:
     response = client.request(
@@ -107,7 +107,7 @@ def test_json_nested_a_thousand_deep_is_refused_by_name_on_every_path(
     "path", [*CREATE_PATHS, "/task", "/api/python/v1/tasks", "/api/tasks", "/compat/c/tasks"]
 )
 @pytest.mark.parametrize("number", NUMBERS, ids=lambda n: f"{n[:6]} of {len(n)}")
-def test_numbers_beyond_range_are_kept_or_refused(
+def test_extreme_numbers_are_stored_or_rejected(
     client: httpx.Client, path: str, number: str
 ) -> None:
     for field in (
@@ -130,7 +130,7 @@ def test_numbers_beyond_range_are_kept_or_refused(
 
 
 @pytest.mark.parametrize("number", ["1e400", "-1e400", "9" * 5_000, "NaN", "Infinity", "-Infinity"])
-def test_numbers_that_json_or_the_database_cannot_hold_are_refused_by_name(
+def test_numbers_that_cannot_be_stored_are_rejected_by_field(
     client: httpx.Client, number: str
 ) -> None:
     for payload in (number, f"[{number}]", f'{{"a": {{"b": [1, {number}]}}}}'):
@@ -141,29 +141,27 @@ def test_numbers_that_json_or_the_database_cannot_hold_are_refused_by_name(
 @pytest.mark.parametrize(
     ("number", "value"), [("1" * 300, float("1" * 300)), ("1e308", 1e308), ("1e-400", 0), ("-0", 0)]
 )
-def test_numbers_within_range_are_kept(client: httpx.Client, number: str, value: float) -> None:
+def test_numbers_within_range_are_stored(client: httpx.Client, number: str, value: float) -> None:
     made = check_json(
         post_text(client, CREATE_PATHS[0], f'{{"title": "a", "payload": {number}}}'), 201
     )
     assert float(made["payload"]) == value
 
 
-HUGE = ["9" * 18, str(2**63 - 1), str(2**63), "9" * 40, "9" * 4_000]
+HUGE_IDS = ["9" * 18, str(2**63 - 1), str(2**63), "9" * 40, "9" * 4_000]
 
 
-@pytest.mark.parametrize("number", HUGE, ids=lambda n: f"of {len(n)} digits")
+@pytest.mark.parametrize("number", HUGE_IDS, ids=lambda n: f"of {len(n)} digits")
 @pytest.mark.parametrize(
     "path", ["/compat/c/tasks/{}", "/compat/c/conversations/{}", "/task/{}", "/compat/d/task/{}"]
 )
-def test_numbers_of_tasks_that_no_database_has_are_not_found(
-    client: httpx.Client, path: str, number: str
-) -> None:
+def test_huge_numeric_ids_return_404(client: httpx.Client, path: str, number: str) -> None:
     response = client.put(path.format(number), json={"title": "a", "body": 1})
     assert response.status_code == 404, response.text
 
 
 def cursor_of(*values: object) -> str:
-    """A cursor with these values, as the service writes them."""
+    """Encode a cursor with these values as the service does."""
     return base64.urlsafe_b64encode(json.dumps(values).encode()).decode().rstrip("=")
 
 
@@ -183,7 +181,7 @@ CURSORS = [
      "/api/v1/daily-log?date=2026-01-01", "/api/v1/audit-log", "/compat/e/tasks", "/compat/d/tasks",
      "/compat/d/audit-log"],
 )  # fmt: skip
-def test_cursors_that_were_never_given_are_refused_by_name(
+def test_invalid_cursors_are_rejected_by_field(
     client: httpx.Client, path: str, cursor: str
 ) -> None:
     response = client.get(path + ("&" if "?" in path else "?") + urlencode({"cursor": cursor}))
@@ -201,7 +199,7 @@ def test_cursors_that_were_never_given_are_refused_by_name(
      "0.5", "1e20", "Infinity", ""],
 )  # fmt: skip
 @pytest.mark.parametrize("field", ["due_date", "run_at"])
-def test_times_that_do_not_exist_are_refused_by_name(
+def test_nonexistent_times_are_rejected_by_field(
     client: httpx.Client, field: str, moment: str
 ) -> None:
     for value in (
@@ -221,7 +219,7 @@ def test_times_that_do_not_exist_are_refused_by_name(
 @pytest.mark.parametrize(
     "day", ["2026-02-30", "2026-02-29", "2026-13-01", "2026-00-10", "2026-04-31", "0000-01-01"]
 )
-def test_dates_that_do_not_exist_are_refused_by_name_in_parameters(
+def test_nonexistent_dates_in_parameters_are_rejected_by_name(
     client: httpx.Client, path: str, day: str
 ) -> None:
     name = path.partition("?")[2].partition("=")[0]
@@ -254,7 +252,7 @@ def test_dates_that_do_not_exist_are_refused_by_name_in_parameters(
         ("* " * 101, "200"),
     ],
 )
-def test_cron_expressions_that_never_fire_are_refused_by_name(
+def test_cron_expressions_that_never_fire_are_rejected(
     client: httpx.Client, cron: str, words: str
 ) -> None:
     new = {"name": "never", "cron": cron, "template": {"title": "a"}}
@@ -264,22 +262,24 @@ def test_cron_expressions_that_never_fire_are_refused_by_name(
     assert "never" not in [s["name"] for s in check_json(client.get("/api/v1/schedules"))["items"]]
 
 
-WRONG: list[Any] = [None, True, 7, 1.5, "x\x00y", [], [None], {}, {"a": 1}, [["x"]]]
-OF_TYPE: dict[str, tuple[type, ...]] = {
+VALUES: list[Any] = [None, True, 7, 1.5, "x\x00y", [], [None], {}, {"a": 1}, [["x"]]]
+ACCEPTED_TYPES: dict[str, tuple[type, ...]] = {
     "title": (), "description": (type(None),), "status": (), "priority": (), "assigned_to": (type(None),),
     "due_date": (type(None),), "tags": (), "handler": (type(None),), "queue": (), "run_at": (type(None),),
     "max_attempts": (type(None), int), "timeout_seconds": (type(None), int), "conversations": (),
 }  # fmt: skip
-"""For each field the types in `WRONG` that it takes."""
+"""The types in `VALUES` that each field accepts."""
 
 
-@pytest.mark.parametrize("field", OF_TYPE)
-def test_values_of_a_wrong_type_are_refused_by_name_and_nothing_is_made(
+@pytest.mark.parametrize("field", ACCEPTED_TYPES)
+def test_values_of_a_wrong_type_are_rejected_and_nothing_is_created(
     client: httpx.Client, field: str
 ) -> None:
     title = uuid4().hex
-    for value in WRONG:
-        good = type(value) in OF_TYPE[field] or (value == [] and field in ("tags", "conversations"))
+    for value in VALUES:
+        good = type(value) in ACCEPTED_TYPES[field] or (
+            value == [] and field in ("tags", "conversations")
+        )
         if good or (field == "title" and value is None):
             continue
         problem = check_problem(
@@ -294,17 +294,17 @@ def test_values_of_a_wrong_type_are_refused_by_name_and_nothing_is_made(
 @pytest.mark.parametrize("path", ["/api/v1/tasks?text={}", "/api/v1/tasks?assigned_to={}", "/api/v1/tasks?tag={}",
                                   "/api/v1/audit-log?modified_by={}", "/compat/e/tasks?handler={}",
                                   "/compat/d/tasks?text={}"])  # fmt: skip
-def test_nul_in_parameters_is_refused(client: httpx.Client, path: str) -> None:
+def test_nul_in_parameters_is_rejected(client: httpx.Client, path: str) -> None:
     assert client.get(path.format("a%00b")).status_code == 422
 
 
 @pytest.mark.parametrize("path", ["/api/v1/tasks/a%00b", "/api/v1/settings/a%00b", "/api/v1/users/%00", "/task/%00",
                                   "/api/v1/queues/%00", "/compat/c/tasks/%00", "/api/tasks/%00"])  # fmt: skip
-def test_nul_in_paths_is_not_found_or_refused(client: httpx.Client, path: str) -> None:
+def test_nul_in_paths_is_rejected(client: httpx.Client, path: str) -> None:
     assert client.get(path).status_code in (404, 405, 422)
 
 
-def test_nothing_is_half_done_when_a_part_is_wrong(client: httpx.Client) -> None:
+def test_nothing_is_done_if_one_part_is_invalid(client: httpx.Client) -> None:
     title = uuid4().hex
     for response in (
         client.post(

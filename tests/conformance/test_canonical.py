@@ -1,4 +1,4 @@
-"""The canonical API: each of its resources is there and does its main work. Details have tests of their own."""
+"""The canonical API: the main function of each resource. Other tests cover the details."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -14,27 +14,27 @@ from tests.support.conformance.deployments import Deployment, wait_until
 
 @pytest.fixture(scope="module")
 def client(deployment: Deployment) -> Iterator[httpx.Client]:
-    """A client of the canonical API, with an administrator's token."""
+    """Client of the canonical API with an administrator's token."""
     with deployment.client("/api/v1") as client:
         yield client
 
 
 @pytest.fixture
 def task(client: httpx.Client) -> dict[str, Any]:
-    """A task for a person."""
-    made: dict[str, Any] = check_json(
+    """A manual task."""
+    created: dict[str, Any] = check_json(
         client.post("/tasks", json={"title": f"Ring Ada {uuid4().hex}"}), 201
     )
-    return made
+    return created
 
 
-def test_a_task_lives_from_creation_to_deletion(client: httpx.Client) -> None:
+def test_task_passes_from_creation_to_deletion(client: httpx.Client) -> None:
     response = client.post(
         "/tasks", json={"title": "Ring Ada", "priority": "high", "tags": ["phone"]}
     )
-    made = check_json(response, 201)
-    assert response.headers["location"] == f"/api/v1/tasks/{made['id']}"
-    one = f"/tasks/{made['id']}"
+    created = check_json(response, 201)
+    assert response.headers["location"] == f"/api/v1/tasks/{created['id']}"
+    one = f"/tasks/{created['id']}"
     assert client.get(one, headers={"If-None-Match": response.headers["etag"]}).status_code == 304
     guard = {"If-Match": response.headers["etag"]}
     changed = check_json(
@@ -50,18 +50,18 @@ def test_a_task_lives_from_creation_to_deletion(client: httpx.Client) -> None:
     check_problem(client.get(one), 404, "not_found")
 
 
-def test_a_worker_runs_a_task_that_names_a_handler(client: httpx.Client) -> None:
-    made = check_json(client.post("/tasks", json={"title": "a", "handler": "noop"}), 201)
+def test_worker_runs_a_task_with_a_handler(client: httpx.Client) -> None:
+    created = check_json(client.post("/tasks", json={"title": "a", "handler": "noop"}), 201)
     wait_until(
         "it is completed",
-        lambda: check_json(client.get(f"/tasks/{made['id']}"))["status"] == "completed",
+        lambda: check_json(client.get(f"/tasks/{created['id']}"))["status"] == "completed",
         30,
     )
-    [run] = check_json(client.get(f"/tasks/{made['id']}/runs"))["items"]
+    [run] = check_json(client.get(f"/tasks/{created['id']}/runs"))["items"]
     assert (run["attempt"], run["outcome"], run["final"]) == (1, "completed", True)
 
 
-def test_many_tasks_are_made_all_or_none(client: httpx.Client) -> None:
+def test_batch_creates_all_tasks_or_none(client: httpx.Client) -> None:
     text = uuid4().hex
     check_json(
         client.post("/tasks:batch", json={"tasks": [{"title": f"{text} {n}"} for n in range(20)]}),
@@ -73,35 +73,37 @@ def test_many_tasks_are_made_all_or_none(client: httpx.Client) -> None:
     assert len(check_json(client.get("/tasks", params={"text": text}))["items"]) == 20
 
 
-def test_pages_follow_each_other_by_cursor(client: httpx.Client) -> None:
-    who = uuid4().hex
-    made = [
-        check_json(client.post("/tasks", json={"title": "a", "assigned_to": who}), 201)["id"]
+def test_cursor_leads_to_the_next_page(client: httpx.Client) -> None:
+    assignee = uuid4().hex
+    created = [
+        check_json(client.post("/tasks", json={"title": "a", "assigned_to": assignee}), 201)["id"]
         for _ in range(5)
     ]
     found: list[str] = []
     cursor: dict[str, str] = {}
     while True:
-        page = check_json(client.get("/tasks", params={"assigned_to": who, "limit": 2, **cursor}))
+        page = check_json(
+            client.get("/tasks", params={"assigned_to": assignee, "limit": 2, **cursor})
+        )
         found += [t["id"] for t in page["items"]]
         if page["next_cursor"] is None:
             break
         cursor = {"cursor": page["next_cursor"]}
-    assert found == made[::-1]
+    assert found == created[::-1]
 
 
 def test_conversations_belong_to_a_task(client: httpx.Client, task: dict[str, Any]) -> None:
-    made = check_json(
+    created = check_json(
         client.post(f"/tasks/{task['id']}/conversations", json={"body": {"text": "hello"}}), 201
     )
-    one = f"/conversations/{made['id']}"
-    assert check_json(client.get(f"/tasks/{task['id']}/conversations"))["items"] == [made]
+    one = f"/conversations/{created['id']}"
+    assert check_json(client.get(f"/tasks/{task['id']}/conversations"))["items"] == [created]
     assert check_json(client.patch(one, json={"status": "processed"}))["status"] == "processed"
     check_json(client.delete(one), 204)
     check_problem(client.get(one), 404, "not_found")
 
 
-def test_tasks_go_out_and_come_in_as_csv(client: httpx.Client, task: dict[str, Any]) -> None:
+def test_tasks_are_exported_and_imported_as_csv(client: httpx.Client, task: dict[str, Any]) -> None:
     sent = client.get("/tasks:export", params={"text": task["title"]})
     assert sent.headers["content-type"].startswith("text/csv")
     assert task["title"] in sent.text
@@ -111,7 +113,7 @@ def test_tasks_go_out_and_come_in_as_csv(client: httpx.Client, task: dict[str, A
     assert (report["created"], report["skipped"]) == (1, 0)
 
 
-def test_the_daily_log_has_what_is_active(client: httpx.Client, task: dict[str, Any]) -> None:
+def test_daily_log_contains_the_active_tasks(client: httpx.Client, task: dict[str, Any]) -> None:
     loaded = check_json(client.post("/daily-log:run", json={}))
     assert loaded["entries"] >= 1
     [entry] = check_json(client.get("/daily-log", params={"date": loaded["date"], "limit": 1}))[
@@ -121,33 +123,33 @@ def test_the_daily_log_has_what_is_active(client: httpx.Client, task: dict[str, 
     assert check_json(client.post("/daily-log:run", json={}))["added"] == 0
 
 
-def test_queues_are_shown_paused_and_resumed(client: httpx.Client) -> None:
+def test_queues_are_paused_and_resumed(client: httpx.Client) -> None:
     name = f"q-{uuid4().hex[:8]}"
     assert check_json(client.post(f"/queues/{name}:pause", json={"reason": "test"}))["paused"]
     assert not check_json(client.post(f"/queues/{name}:resume"))["paused"]
     assert check_json(client.get("/workers"))["workers"]
 
 
-def test_a_schedule_tells_its_next_run(client: httpx.Client) -> None:
+def test_schedule_shows_its_next_run(client: httpx.Client) -> None:
     new = {
         "name": f"nightly-{uuid4().hex}",
         "cron": "0 3 * * *",
         "time_zone": "UTC",
         "template": {"title": "Clean"},
     }
-    made = check_json(client.post("/schedules", json=new), 201)
-    following = datetime.fromisoformat(made["next_run_at"])
+    created = check_json(client.post("/schedules", json=new), 201)
+    following = datetime.fromisoformat(created["next_run_at"])
     assert datetime.now(UTC) < following <= datetime.now(UTC) + timedelta(days=1)
-    check_json(client.delete(f"/schedules/{made['id']}"), 204)
+    check_json(client.delete(f"/schedules/{created['id']}"), 204)
 
 
-def test_settings_are_kept(client: httpx.Client) -> None:
+def test_settings_are_stored(client: httpx.Client) -> None:
     key = f"k-{uuid4().hex}"
     assert check_json(client.put(f"/settings/{key}", json={"value": [1]}), 201)["value"] == [1]
     check_json(client.delete(f"/settings/{key}"), 204)
 
 
-def test_users_log_in_refresh_and_are_shut_out_when_disabled(
+def test_users_log_in_and_lose_access_when_disabled(
     deployment: Deployment, client: httpx.Client
 ) -> None:
     name, password = deployment.register("editor")
@@ -178,7 +180,7 @@ def test_statistics_add_up(client: httpx.Client) -> None:
     )
 
 
-def test_a_request_that_is_sent_again_is_done_once(client: httpx.Client) -> None:
+def test_repeated_request_runs_once(client: httpx.Client) -> None:
     headers = {"Idempotency-Key": uuid4().hex}
     first, second = (
         client.post("/tasks", json={"title": "once"}, headers=headers) for _ in range(2)
@@ -188,7 +190,7 @@ def test_a_request_that_is_sent_again_is_done_once(client: httpx.Client) -> None
     check_problem(other, 422, "idempotency_conflict")
 
 
-def test_a_unique_key_gives_the_task_that_holds_it(client: httpx.Client) -> None:
+def test_unique_key_returns_the_task_that_holds_it(client: httpx.Client) -> None:
     form = {"title": "once", "unique_key": f"k-{uuid4().hex}"}
     first, second = (client.post("/tasks", json=form) for _ in range(2))
     assert check_json(first, 201) == check_json(second, 200)
@@ -200,22 +202,22 @@ def test_a_unique_key_gives_the_task_that_holds_it(client: httpx.Client) -> None
     )
 
 
-def test_a_task_waits_for_what_it_needs(client: httpx.Client) -> None:
-    person = check_json(client.post("/tasks", json={"title": "first"}), 201)
-    form = {"title": "then", "handler": "noop", "needs": [person["id"]]}
-    waits = check_json(client.post("/tasks", json=form), 201)
-    assert waits["waits_for"] == [person["id"]]
-    check_json(client.patch(f"/tasks/{person['id']}", json={"status": "completed"}))
+def test_task_waits_for_the_tasks_it_needs(client: httpx.Client) -> None:
+    manual = check_json(client.post("/tasks", json={"title": "first"}), 201)
+    form = {"title": "then", "handler": "noop", "needs": [manual["id"]]}
+    dependent = check_json(client.post("/tasks", json=form), 201)
+    assert dependent["waits_for"] == [manual["id"]]
+    check_json(client.patch(f"/tasks/{manual['id']}", json={"status": "completed"}))
     wait_until(
         "it is completed",
-        lambda: check_json(client.get(f"/tasks/{waits['id']}"))["status"] == "completed",
+        lambda: check_json(client.get(f"/tasks/{dependent['id']}"))["status"] == "completed",
         30,
     )
-    check_json(client.delete(f"/tasks/{person['id']}", params={"hard": True}), 204)
+    check_json(client.delete(f"/tasks/{manual['id']}", params={"hard": True}), 204)
     check_problem(client.post("/tasks", json=form), 422, "invalid_field")
 
 
-def test_refusals_are_problems(client: httpx.Client) -> None:
+def test_errors_are_problems(client: httpx.Client) -> None:
     check_problem(client.get(f"/tasks/{UNKNOWN_ID}"), 404, "not_found")
     check_problem(client.get("/nothing"), 404, "not_found")
     check_problem(client.put("/tasks"), 405, "method_not_allowed")

@@ -1,4 +1,4 @@
-"""The field rules as properties: whatever is sent, it is kept as the rules say, or refused by name; never a fault."""
+"""Properties of the field rules: any input is stored as the rules require, or rejected by name."""
 
 import json
 import os
@@ -17,33 +17,33 @@ from tests.support.conformance.deployments import Deployment
 EXAMPLES = int(os.environ.get("FIELD_EXAMPLES", "60"))
 many = settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None)
 TEXT = st.text(st.characters(exclude_categories=()), max_size=60)
-"""Characters of every category: controls, private ones, lone surrogates too."""
+"""Characters of every category, including control, private-use and surrogate characters."""
 BIG = st.text(st.sampled_from("aé日👩 \n"), min_size=190, max_size=210)
 
 
 @pytest.fixture(scope="module")
 def client(deployment: Deployment) -> Iterator[httpx.Client]:
-    """A client with an administrator's token."""
+    """Client with an administrator's token."""
     with deployment.client() as client:
         yield client
 
 
-def as_read(text: str) -> str:
-    """What JSON makes of a text: two halves of a surrogate pair are one character."""
+def as_decoded(text: str) -> str:
+    """Return the text as JSON decodes it: a surrogate pair becomes one character."""
     read: str = json.loads(json.dumps(text))
     return read
 
 
-def can_be_kept(text: str) -> bool:
-    """Whether PostgreSQL can hold it."""
+def is_storable(text: str) -> bool:
+    """Check that PostgreSQL can store the text."""
     return "\x00" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 @many
 @given(text=TEXT | BIG, path=st.sampled_from(CREATE_PATHS))
-def test_titles(client: httpx.Client, text: str, path: str) -> None:
-    response, text = create_task(client, path, title=text), as_read(text)
-    if can_be_kept(text) and 1 <= len(text.strip()) <= 200:
+def test_titles_are_stripped_or_rejected(client: httpx.Client, text: str, path: str) -> None:
+    response, text = create_task(client, path, title=text), as_decoded(text)
+    if is_storable(text) and 1 <= len(text.strip()) <= 200:
         assert check_json(response, 201)["title"] == text.strip()
     else:
         assert [e["field"] for e in check_problem(response, 422, "invalid_field")["errors"]] == [
@@ -53,9 +53,9 @@ def test_titles(client: httpx.Client, text: str, path: str) -> None:
 
 @many
 @given(text=TEXT, times=st.sampled_from([1, 30, 40]))
-def test_descriptions(client: httpx.Client, text: str, times: int) -> None:
-    response, text = create_task(client, description=text * times), as_read(text * times)
-    if can_be_kept(text) and len(text.strip()) <= 2000:
+def test_descriptions_are_stripped_or_rejected(client: httpx.Client, text: str, times: int) -> None:
+    response, text = create_task(client, description=text * times), as_decoded(text * times)
+    if is_storable(text) and len(text.strip()) <= 2000:
         assert check_json(response, 201)["description"] == text.strip()
     else:
         check_problem(response, 422, "invalid_field")
@@ -68,15 +68,15 @@ def test_descriptions(client: httpx.Client, text: str, times: int) -> None:
         max_size=14,
     )
 )
-def test_tags(client: httpx.Client, tags: list[str]) -> None:
-    response, tags = create_task(client, tags=tags), [as_read(t) for t in tags]
-    kept: dict[str, str] = {}
+def test_tags_are_deduplicated_or_rejected(client: httpx.Client, tags: list[str]) -> None:
+    response, tags = create_task(client, tags=tags), [as_decoded(t) for t in tags]
+    expected: dict[str, str] = {}
     for tag in tags:
         if tag.strip():
-            kept.setdefault(tag.strip().casefold(), tag.strip())
-    fits = len(kept) <= 10 and all(len(t.strip()) <= 50 for t in tags)
-    if fits and all(can_be_kept(t) for t in tags):
-        assert check_json(response, 201)["tags"] == list(kept.values())
+            expected.setdefault(tag.strip().casefold(), tag.strip())
+    fits = len(expected) <= 10 and all(len(t.strip()) <= 50 for t in tags)
+    if fits and all(is_storable(t) for t in tags):
+        assert check_json(response, 201)["tags"] == list(expected.values())
     else:
         check_problem(response, 422, "invalid_field")
 
@@ -86,7 +86,7 @@ ZONES = st.none() | st.integers(-23 * 60, 23 * 60).map(lambda m: timezone(timede
 
 @many
 @given(due=st.datetimes(timezones=ZONES))
-def test_due_dates(client: httpx.Client, due: datetime) -> None:
+def test_due_dates_are_stored_or_rejected(client: httpx.Client, due: datetime) -> None:
     response = create_task(client, due_date=due.isoformat())
     try:
         moment = (due if due.tzinfo else due.replace(tzinfo=UTC)).astimezone(UTC)
@@ -94,7 +94,7 @@ def test_due_dates(client: httpx.Client, due: datetime) -> None:
         moment = None
     now = datetime.now(UTC)
     if moment is not None and abs(moment - now) < timedelta(minutes=5):
-        return  # whose clock decides is not the question here
+        return  # the clocks of test and service may differ
     if moment is not None and moment > now:
         assert datetime.fromisoformat(check_json(response, 201)["due_date"]) == moment
     else:
@@ -124,11 +124,13 @@ WORDS = [
     joint=st.sampled_from("_- "),
     blank=st.booleans(),
 )
-def test_status_words(client: httpx.Client, word: str, flips: int, joint: str, blank: bool) -> None:
-    said = "".join(c.upper() if flips >> n & 1 else c for n, c in enumerate(word)).replace(
+def test_status_is_normalized_or_rejected(
+    client: httpx.Client, word: str, flips: int, joint: str, blank: bool
+) -> None:
+    variant = "".join(c.upper() if flips >> n & 1 else c for n, c in enumerate(word)).replace(
         "_", joint
     )
-    response = create_task(client, status=f" {said} " if blank else said)
+    response = create_task(client, status=f" {variant} " if blank else variant)
     if word in ("pending", "in_progress", "completed", "failed", "cancelled"):
         assert check_json(response, 201)["status"] == word
     else:
@@ -149,7 +151,7 @@ JSON = st.recursive(
 
 
 def texts_of(value: Any) -> Iterator[str]:
-    """Every text in a JSON value, names too."""
+    """List every string in a JSON value, including names."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):
@@ -161,28 +163,30 @@ def texts_of(value: Any) -> Iterator[str]:
             yield from texts_of(inner)
 
 
-def same(sent: Any, read: Any) -> bool:
-    """Whether a JSON value came back: of numbers the value, not the spelling (65e15 reads 65000000000000000)."""
+def is_same(sent: Any, read: Any) -> bool:
+    """Compare JSON values; numbers by value, because 65e15 is returned as 65000000000000000."""
     if isinstance(sent, float):
         return isinstance(read, int | float) and not isinstance(read, bool) and float(read) == sent
     if isinstance(sent, list):
-        return isinstance(read, list) and len(sent) == len(read) and all(map(same, sent, read))
+        return isinstance(read, list) and len(sent) == len(read) and all(map(is_same, sent, read))
     if isinstance(sent, dict):
         return (
             isinstance(read, dict)
             and sent.keys() == read.keys()
-            and all(same(sent[k], read[k]) for k in sent)
+            and all(is_same(sent[k], read[k]) for k in sent)
         )
     return type(sent) is type(read) and bool(sent == read)
 
 
 @many
 @given(payload=JSON)
-def test_payloads(client: httpx.Client, payload: Any) -> None:
+def test_payloads_are_returned_unchanged_or_rejected(client: httpx.Client, payload: Any) -> None:
     response, payload = create_task(client, payload=payload), json.loads(json.dumps(payload))
-    if all(map(can_be_kept, texts_of(payload))):
+    if all(map(is_storable, texts_of(payload))):
         made = check_json(response, 201)
-        assert same(payload, made["payload"])
-        assert same(payload, check_json(client.get(f"{CREATE_PATHS[0]}/{made['id']}"))["payload"])
+        assert is_same(payload, made["payload"])
+        assert is_same(
+            payload, check_json(client.get(f"{CREATE_PATHS[0]}/{made['id']}"))["payload"]
+        )
     else:
         assert check_problem(response, 422, "invalid_field")["errors"][0]["field"] == "payload"

@@ -1,4 +1,4 @@
-"""Which service's paths are at the root for each ROOT_COMPATIBILITY, with and without a slash at their end."""
+"""The paths at the root for each ROOT_COMPATIBILITY, with and without a trailing slash."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,30 +11,32 @@ from tests.support.conformance.deployments import ROOTS, Deployment
 
 
 @pytest.fixture(params=ROOTS)
-def at(request: pytest.FixtureRequest, deployment_for: Callable[[str], Deployment]) -> Deployment:
-    """A product with each ROOT_COMPATIBILITY."""
+def deployment(
+    request: pytest.FixtureRequest, deployment_for: Callable[[str], Deployment]
+) -> Deployment:
+    """A deployment with each ROOT_COMPATIBILITY."""
     return deployment_for(request.param)
 
 
-def shape_of(listed: Any) -> str:
-    """Whose list of tasks this is."""
+def format_of(listed: Any) -> str:
+    """Return the service whose format this list of tasks has."""
     if isinstance(listed, list):
         return "c" if {"conversation_count", "processing_instance_id"} <= set(listed[0]) else "?"
     return "d" if set(listed["items"][0]) == {"id", "title", "status", "created_by"} else "e"
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_tasks_at_the_root_are_those_of_the_service_that_has_it(at: Deployment, slash: str) -> None:
-    with at.client() as client:
+def test_root_tasks_have_the_format_of_the_root_service(deployment: Deployment, slash: str) -> None:
+    with deployment.client() as client:
         check_json(client.post("/api/v1/tasks", json={"title": "a"}), 201)
-        assert shape_of(check_json(client.get(f"/tasks{slash}"))) == at.root
+        assert format_of(check_json(client.get(f"/tasks{slash}"))) == deployment.root
         for service in ROOTS:
-            assert shape_of(check_json(client.get(f"/compat/{service}/tasks{slash}"))) == service
+            assert format_of(check_json(client.get(f"/compat/{service}/tasks{slash}"))) == service
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_paths_that_collide_with_nothing_are_at_every_root(at: Deployment, slash: str) -> None:
-    with at.client() as client:
+def test_paths_without_conflicts_are_at_every_root(deployment: Deployment, slash: str) -> None:
+    with deployment.client() as client:
         a = check_json(client.post(f"/api/python/v1/tasks{slash}", json={"title": "a"}), 201)
         assert check_json(client.get(f"/api/python/v1/tasks/{a['id']}{slash}")) == a
         b = check_json(client.post(f"/api/tasks{slash}", json={"title": "b"}), 201)
@@ -64,10 +66,10 @@ def test_paths_that_collide_with_nothing_are_at_every_root(at: Deployment, slash
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_ds_other_paths_are_at_the_root_where_it_is_ds(at: Deployment, slash: str) -> None:
-    name, password = at.admin
-    with at.client() as client:
-        for prefix, is_there in (("", at.root == "d"), ("/compat/d", True)):
+def test_other_paths_of_d_are_at_the_root_only_for_d(deployment: Deployment, slash: str) -> None:
+    name, password = deployment.admin
+    with deployment.client() as client:
+        for prefix, is_available in (("", deployment.root == "d"), ("/compat/d", True)):
             responses = [
                 client.post(
                     f"{prefix}/login{slash}", json={"username": name, "password": password}
@@ -78,14 +80,14 @@ def test_ds_other_paths_are_at_the_root_where_it_is_ds(at: Deployment, slash: st
                 client.get(f"{prefix}/audit-log{slash}"),
             ]
             for response in responses:
-                if is_there:
+                if is_available:
                     check_json(response)
                 else:
                     check_problem(response, 404, "not_found")
 
 
-def test_errors_are_in_the_words_of_the_service_whose_path_it_is(at: Deployment) -> None:
-    with at.client() as client:
+def test_errors_have_the_format_of_the_service_of_the_path(deployment: Deployment) -> None:
+    with deployment.client() as client:
         for path in ("/task", "/compat/d/task"):
             check_d_error(client.post(path, json={}), 400, "Field 'title' is required")
         for path in (
@@ -102,22 +104,24 @@ def test_errors_are_in_the_words_of_the_service_whose_path_it_is(at: Deployment)
                 == "title"
             )
         response = client.get("/tasks", params={"cursor": "x", "date": "x"})
-        if at.root == "d":
+        if deployment.root == "d":
             check_d_error(response, 422)
-        elif at.root == "e":
+        elif deployment.root == "e":
             check_problem(response, 422, "invalid_field")
         else:
-            check_json(response)  # C's list takes no parameters, and ignores them
+            check_json(response)  # the list of C ignores parameters
 
 
-def test_c_and_d_show_numbers_and_a_and_e_show_uuids_of_the_same_task(at: Deployment) -> None:
-    with at.client() as client:
-        made = check_json(client.post("/api/v1/tasks", json={"title": uuid4().hex}), 201)
+def test_task_has_a_numeric_id_in_c_and_d_and_a_uuid_in_a_and_e(deployment: Deployment) -> None:
+    with deployment.client() as client:
+        created = check_json(client.post("/api/v1/tasks", json={"title": uuid4().hex}), 201)
         for path in ("/compat/e/tasks", "/api/python/v1/tasks", "/api/tasks"):
-            assert UUID(check_json(client.get(f"{path}/{made['id']}"))["id"]) == UUID(made["id"])
-        number = check_json(client.get(f"/compat/c/tasks/{made['id']}"))["id"]
+            assert UUID(check_json(client.get(f"{path}/{created['id']}"))["id"]) == UUID(
+                created["id"]
+            )
+        number = check_json(client.get(f"/compat/c/tasks/{created['id']}"))["id"]
         assert isinstance(number, int)
-        for key in (number, made["id"]):
+        for key in (number, created["id"]):
             assert (
                 check_json(client.put(f"/compat/d/task/{key}", json={"title": "d"}))["id"] == number
             )

@@ -15,10 +15,10 @@ TASKS, SETTINGS = "/api/tasks", "/api/settings"
 @pytest.fixture
 def task(client: httpx.Client) -> dict[str, Any]:
     """A task of service B."""
-    made: dict[str, Any] = check_json(
+    created: dict[str, Any] = check_json(
         client.post(TASKS, json={"title": "Write", "description": "The report"}), 201
     )
-    return made
+    return created
 
 
 @pytest.fixture
@@ -29,23 +29,23 @@ def setting(client: httpx.Client) -> dict[str, Any]:
         "value": {"colour": "green"},
         "description": "Of the pages",
     }
-    made: dict[str, Any] = check_json(client.post(SETTINGS, json=new), 201)
-    return made
+    created: dict[str, Any] = check_json(client.post(SETTINGS, json=new), 201)
+    return created
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_a_task_is_created_read_changed_and_deleted(client: httpx.Client, slash: str) -> None:
+def test_task_is_created_read_changed_and_deleted(client: httpx.Client, slash: str) -> None:
     response = client.post(f"{TASKS}{slash}", json={"title": "Write", "description": "The report"})
-    made = check_json(response, 201)
-    assert str(UUID(made["id"])) == made["id"]
-    assert response.headers["location"].endswith(f"{TASKS}/{made['id']}")
-    assert (made["title"], made["description"], made["status"]) == (
+    created = check_json(response, 201)
+    assert str(UUID(created["id"])) == created["id"]
+    assert response.headers["location"].endswith(f"{TASKS}/{created['id']}")
+    assert (created["title"], created["description"], created["status"]) == (
         "Write",
         "The report",
         "pending",
     )
-    one = f"{TASKS}/{made['id']}{slash}"
-    assert check_json(client.get(one)) == made
+    one = f"{TASKS}/{created['id']}{slash}"
+    assert check_json(client.get(one)) == created
     changed = check_json(client.put(one, json={"title": "Read", "status": "in_progress"}))
     assert (changed["title"], changed["description"], changed["status"]) == (
         "Read",
@@ -57,13 +57,13 @@ def test_a_task_is_created_read_changed_and_deleted(client: httpx.Client, slash:
     check_problem(client.get(one), 404, "not_found")
 
 
-def test_the_list_has_all_tasks_and_no_pages(client: httpx.Client) -> None:
-    made = [check_json(client.post(TASKS, json={"title": f"Task {n}"}), 201) for n in range(60)]
+def test_list_has_all_tasks_without_pages(client: httpx.Client) -> None:
+    created = [check_json(client.post(TASKS, json={"title": f"Task {n}"}), 201) for n in range(60)]
     listed = check_json(client.get(TASKS, params={"limit": 1, "unknown": "ignored"}))
-    assert [t for t in listed if t["id"] in {m["id"] for m in made}] == made
+    assert [t for t in listed if t["id"] in {m["id"] for m in created}] == created
 
 
-def test_tasks_are_for_people_unless_they_name_a_handler(
+def test_tasks_are_manual_unless_they_name_a_handler(
     client: httpx.Client, task: dict[str, Any]
 ) -> None:
     assert task["handler"] is None
@@ -73,32 +73,32 @@ def test_tasks_are_for_people_unless_they_name_a_handler(
     )
 
 
-def test_what_was_read_may_be_sent_back(client: httpx.Client, task: dict[str, Any]) -> None:
+def test_response_is_accepted_as_an_update(client: httpx.Client, task: dict[str, Any]) -> None:
     assert check_json(client.put(f"{TASKS}/{task['id']}", json=task)) == task
 
 
 @pytest.mark.parametrize("text", UNICODE)
-def test_text_of_every_kind_is_kept(client: httpx.Client, text: str) -> None:
-    made = check_json(client.post(TASKS, json={"title": text, "description": text}), 201)
-    assert (made["title"], made["description"]) == (text, text)
+def test_any_text_is_stored_unchanged(client: httpx.Client, text: str) -> None:
+    created = check_json(client.post(TASKS, json={"title": text, "description": text}), 201)
+    assert (created["title"], created["description"]) == (text, text)
 
 
 @pytest.mark.parametrize(
     "body", [{}, {"title": ""}, {"title": None}, {"title": "x" * 201}, {"title": "a", "tags": 1}]
 )
-def test_bad_fields_are_refused(client: httpx.Client, body: object) -> None:
+def test_invalid_fields_are_rejected(client: httpx.Client, body: object) -> None:
     check_problem(client.post(TASKS, json=body), 422, "invalid_field")
 
 
 @pytest.mark.parametrize("key", ["1", "x", UNKNOWN_ID])
-def test_unknown_tasks_are_not_found(client: httpx.Client, key: str) -> None:
+def test_unknown_tasks_return_404(client: httpx.Client, key: str) -> None:
     check_problem(client.get(f"{TASKS}/{key}"), 404, "not_found")
     check_problem(client.put(f"{TASKS}/{key}", json={"title": "a"}), 404, "not_found")
     check_problem(client.delete(f"{TASKS}/{key}"), 404, "not_found")
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_a_setting_is_made_read_replaced_and_removed(
+def test_setting_is_created_read_replaced_and_deleted(
     client: httpx.Client, setting: dict[str, Any], slash: str
 ) -> None:
     assert (setting["value"], setting["description"]) == ({"colour": "green"}, "Of the pages")
@@ -116,13 +116,15 @@ def test_a_setting_is_made_read_replaced_and_removed(
         check_problem(response, 404, "not_found")
 
 
-def test_putting_a_setting_that_is_not_there_makes_it(client: httpx.Client) -> None:
+def test_put_creates_a_missing_setting(client: httpx.Client) -> None:
     key = f"made-{uuid4().hex}"
     assert check_json(client.put(f"{SETTINGS}/{key}", json={"value": "on"}), 201)["key"] == key
     check_json(client.delete(f"{SETTINGS}/{key}"), 204)
 
 
-def test_a_setting_is_made_once_only(client: httpx.Client, setting: dict[str, Any]) -> None:
+def test_existing_setting_is_not_created_again(
+    client: httpx.Client, setting: dict[str, Any]
+) -> None:
     check_problem(client.post(SETTINGS, json={"key": setting["key"], "value": 1}), 409, "conflict")
     assert check_json(client.get(f"{SETTINGS}/{setting['key']}"))["value"] == setting["value"]
 
@@ -137,7 +139,7 @@ def test_a_setting_is_made_once_only(client: httpx.Client, setting: dict[str, An
         {"key": "k" * 101, "value": 1},
     ],
 )
-def test_bad_settings_are_refused(client: httpx.Client, body: object) -> None:
+def test_invalid_settings_are_rejected(client: httpx.Client, body: object) -> None:
     check_problem(client.post(SETTINGS, json=body), 422, "invalid_field")
 
 
@@ -152,13 +154,13 @@ def test_only_administrators_write_settings(mount: Mount, setting: dict[str, Any
             assert check_problem(response, 403, "forbidden")["needs"] == "admin"
 
 
-def test_without_a_token_nothing_is_told(mount: Mount) -> None:
+def test_missing_token_returns_401(mount: Mount) -> None:
     with mount.client(role=None) as nobody:
         for path in (TASKS, SETTINGS, f"{TASKS}/{UNKNOWN_ID}"):
             check_problem(nobody.get(path), 401, "unauthorized")
 
 
-def test_a_client_that_sends_again_makes_one_task(client: httpx.Client) -> None:
+def test_repeated_request_runs_once(client: httpx.Client) -> None:
     headers = {"Idempotency-Key": uuid4().hex}
     first, second = (client.post(TASKS, json={"title": "once"}, headers=headers) for _ in range(2))
     assert check_json(first, 201) == check_json(second, 201)

@@ -26,18 +26,18 @@ CONVERSATION_FIELDS = {
 
 @pytest.fixture
 def task(client: httpx.Client, canonical: httpx.Client) -> dict[str, Any]:
-    """A task with two conversations that no worker takes: its time comes later."""
+    """A task with two conversations that is scheduled in the future, so that no worker runs it."""
     wanted = {
         "title": "Answer", "description": "Soon", "handler": "conversations", "run_at": "2100-01-01T00:00:00Z",
         "conversations": [{"body": {"n": 1}}, {"body": "two"}],
     }  # fmt: skip
-    made = check_json(canonical.post("/tasks", json=wanted), 201)
-    shown: dict[str, Any] = check_json(client.get(f"/tasks/{made['id']}"))
+    created = check_json(canonical.post("/tasks", json=wanted), 201)
+    shown: dict[str, Any] = check_json(client.get(f"/tasks/{created['id']}"))
     return shown
 
 
 @pytest.mark.parametrize("slash", ["/", ""])
-def test_a_task_is_created_with_its_conversations_and_a_worker_runs_it(
+def test_task_is_created_with_conversations_and_run_by_a_worker(
     client: httpx.Client, slash: str
 ) -> None:
     new = {
@@ -46,36 +46,46 @@ def test_a_task_is_created_with_its_conversations_and_a_worker_runs_it(
         "conversations": [{"body": "hello"}, {"body": {"text": "you"}}],
     }
     response = client.post(f"/tasks{slash}", json=new)
-    made = check_json(response, 201)
-    assert set(made) == TASK_FIELDS | {"conversations"}
-    assert isinstance(made["id"], int)
+    created = check_json(response, 201)
+    assert set(created) == TASK_FIELDS | {"conversations"}
+    assert isinstance(created["id"], int)
     assert (
         check_json(client.get(str(response.url.join(response.headers["location"]))))["id"]
-        == made["id"]
+        == created["id"]
     )
-    assert (made["title"], made["description"], made["conversation_count"]) == ("Answer", "Soon", 2)
-    assert [c["body"] for c in made["conversations"]] == ["hello", {"text": "you"}]
-    assert {c["task_id"] for c in made["conversations"]} == {made["id"]}
-    assert all(set(c) == CONVERSATION_FIELDS for c in made["conversations"])
+    assert (created["title"], created["description"], created["conversation_count"]) == (
+        "Answer",
+        "Soon",
+        2,
+    )
+    assert [c["body"] for c in created["conversations"]] == ["hello", {"text": "you"}]
+    assert {c["task_id"] for c in created["conversations"]} == {created["id"]}
+    assert all(set(c) == CONVERSATION_FIELDS for c in created["conversations"])
 
     def completed() -> bool:
-        return bool(check_json(client.get(f"/tasks/{made['id']}{slash}"))["status"] == "completed")
+        return bool(
+            check_json(client.get(f"/tasks/{created['id']}{slash}"))["status"] == "completed"
+        )
 
     wait_until("the worker completes the task", completed, 30)
-    done = check_json(client.get(f"/tasks/{made['id']}{slash}"))
+    done = check_json(client.get(f"/tasks/{created['id']}{slash}"))
     assert done["processed_at"]
     UUID(done["processing_instance_id"])
     assert {c["status"] for c in done["conversations"]} == {"processed"}
     assert all(c["processed_at"] for c in done["conversations"])
 
 
-def test_a_task_may_come_without_conversations(client: httpx.Client) -> None:
-    made = check_json(client.post("/tasks/", json={"title": "a"}), 201)
-    assert (made["description"], made["conversation_count"], made["conversations"]) == (None, 0, [])
+def test_conversations_are_optional(client: httpx.Client) -> None:
+    created = check_json(client.post("/tasks/", json={"title": "a"}), 201)
+    assert (created["description"], created["conversation_count"], created["conversations"]) == (
+        None,
+        0,
+        [],
+    )
 
 
 @pytest.mark.parametrize("slash", ["/", ""])
-def test_the_list_is_one_array_with_counts_of_conversations(
+def test_list_is_one_array_with_conversation_counts(
     client: httpx.Client, task: dict[str, Any], slash: str
 ) -> None:
     listed = check_json(client.get(f"/tasks{slash}"))
@@ -86,12 +96,12 @@ def test_the_list_is_one_array_with_counts_of_conversations(
     assert [t["id"] for t in listed] == sorted(t["id"] for t in listed)
 
 
-def test_a_waiting_task_reads_pending(task: dict[str, Any]) -> None:
+def test_scheduled_task_is_shown_as_pending(task: dict[str, Any]) -> None:
     assert task["status"] == "pending"
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_a_task_is_changed_and_what_is_left_out_stays(
+def test_update_keeps_missing_fields(
     client: httpx.Client, task: dict[str, Any], slash: str
 ) -> None:
     changed = check_json(
@@ -102,7 +112,7 @@ def test_a_task_is_changed_and_what_is_left_out_stays(
     assert check_json(client.get(f"/tasks/{task['id']}"))["title"] == "New"
 
 
-def test_what_was_read_may_be_sent_back(client: httpx.Client) -> None:
+def test_response_is_accepted_as_an_update(client: httpx.Client) -> None:
     done = check_json(client.post("/tasks/", json={"title": "a"}), 201)
     check_json(
         client.put(f"/tasks/{done['id']}", json={"title": "b", "id": 7, "conversation_count": 9})
@@ -112,10 +122,10 @@ def test_what_was_read_may_be_sent_back(client: httpx.Client) -> None:
     assert check_json(client.put(f"/conversations/{own['id']}", json=own))["body"] == 1
 
 
-def test_a_waiting_task_that_is_sent_back_as_it_was_read_waits_on(
+def test_scheduled_task_sent_back_unchanged_stays_scheduled(
     client: httpx.Client, canonical: httpx.Client, task: dict[str, Any]
 ) -> None:
-    """C reads `pending` for what others call `scheduled`."""
+    """C shows the status `scheduled` as `pending`."""
     assert task["status"] == "pending"
     title = f"Sent back {task['id']}"
     check_json(client.put(f"/tasks/{task['id']}", json=task | {"title": title}))
@@ -126,7 +136,7 @@ def test_a_waiting_task_that_is_sent_back_as_it_was_read_waits_on(
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_deleting_a_task_deletes_its_conversations(
+def test_delete_removes_the_conversations(
     client: httpx.Client, task: dict[str, Any], slash: str
 ) -> None:
     check_json(client.delete(f"/tasks/{task['id']}{slash}"), 204)
@@ -154,24 +164,26 @@ def test_conversations_are_added_listed_and_changed(
     assert (changed["id"], changed["body"], changed["status"]) == (added["id"], "3", "processed")
 
 
-def test_uuids_are_accepted_as_ids_too(client: httpx.Client, canonical: httpx.Client) -> None:
-    made = check_json(
+def test_uuids_are_accepted_as_ids(client: httpx.Client, canonical: httpx.Client) -> None:
+    created = check_json(
         canonical.post("/tasks", json={"title": "a", "conversations": [{"body": 1}]}), 201
     )
-    shown = check_json(client.get(f"/tasks/{made['id']}"))
+    shown = check_json(client.get(f"/tasks/{created['id']}"))
     assert isinstance(shown["id"], int)
     assert check_json(client.get(f"/tasks/{shown['id']}")) == shown
-    assert check_json(client.put(f"/tasks/{made['id']}", json={"title": "b"}))["id"] == shown["id"]
+    assert (
+        check_json(client.put(f"/tasks/{created['id']}", json={"title": "b"}))["id"] == shown["id"]
+    )
 
 
-def test_health_tells_of_the_database_and_asks_for_no_token(mount: Mount) -> None:
+def test_health_shows_the_database_and_needs_no_token(mount: Mount) -> None:
     with mount.client(role=None) as nobody:
         for path in ("/health", "/health/"):
             assert check_json(nobody.get(path)) == {"status": "healthy", "database": "up"}
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_status_tells_of_the_worker(client: httpx.Client, slash: str) -> None:
+def test_status_shows_the_workers(client: httpx.Client, slash: str) -> None:
     status = check_json(client.get(f"/status{slash}"))
     assert set(status) == {"service", "version", "worker", "workers", "cache"}
     assert all(w["id"] for w in status["workers"])
@@ -191,10 +203,10 @@ def test_status_tells_of_the_worker(client: httpx.Client, slash: str) -> None:
 
 
 @pytest.mark.parametrize("text", UNICODE)
-def test_text_of_every_kind_is_kept(client: httpx.Client, text: str) -> None:
+def test_any_text_is_stored_unchanged(client: httpx.Client, text: str) -> None:
     new = {"title": text, "description": text, "conversations": [{"body": text}]}
-    made = check_json(client.post("/tasks/", json=new), 201)
-    assert (made["title"], made["description"], made["conversations"][0]["body"]) == (
+    created = check_json(client.post("/tasks/", json=new), 201)
+    assert (created["title"], created["description"], created["conversations"][0]["body"]) == (
         text,
         text,
         text,
@@ -202,7 +214,7 @@ def test_text_of_every_kind_is_kept(client: httpx.Client, text: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["0", "9" * 18, "9" * 40, "-1", "1.5", "x", "٣", UNKNOWN_ID])
-def test_unknown_ids_are_not_found(client: httpx.Client, key: str) -> None:
+def test_unknown_ids_return_404(client: httpx.Client, key: str) -> None:
     for response in (
         client.get(f"/tasks/{key}"),
         client.put(f"/tasks/{key}", json={"title": "a"}),
@@ -226,14 +238,12 @@ def test_unknown_ids_are_not_found(client: httpx.Client, key: str) -> None:
         ({"title": "a", "conversations": [{"body": 1}] * 1001}, "conversations"),
     ],
 )
-def test_bad_fields_are_named(client: httpx.Client, body: object, field: str) -> None:
+def test_invalid_fields_are_named(client: httpx.Client, body: object, field: str) -> None:
     problem = check_problem(client.post("/tasks/", json=body), 422, "invalid_field")
     assert [e["field"] for e in problem["errors"]] == [field]
 
 
-def test_statuses_that_make_no_sense_are_refused(
-    client: httpx.Client, task: dict[str, Any]
-) -> None:
+def test_invalid_statuses_are_rejected(client: httpx.Client, task: dict[str, Any]) -> None:
     check_problem(client.put(f"/tasks/{task['id']}", json={"status": "done"}), 422, "invalid_field")
     problem = check_problem(
         client.put(f"/tasks/{task['id']}", json={"status": "processing"}), 409, "invalid_transition"
@@ -241,14 +251,14 @@ def test_statuses_that_make_no_sense_are_refused(
     assert "completed" in problem["allowed"]
 
 
-def test_without_a_token_nothing_is_told(mount: Mount) -> None:
+def test_missing_token_returns_401(mount: Mount) -> None:
     with mount.client(role=None) as nobody:
         for path in ("/tasks/", "/tasks/1", "/tasks/1/conversations/", "/status"):
             check_problem(nobody.get(path), 401, "unauthorized")
         check_problem(nobody.post("/tasks/", json={"title": "a"}), 401, "unauthorized")
 
 
-def test_editors_change_their_own_tasks_only(mount: Mount, task: dict[str, Any]) -> None:
+def test_editors_change_only_their_own_tasks(mount: Mount, task: dict[str, Any]) -> None:
     with mount.client("editor") as editor:
         own = check_json(editor.post("/tasks/", json={"title": "mine"}), 201)
         check_json(editor.put(f"/tasks/{own['id']}", json={"title": "still mine"}))

@@ -1,4 +1,4 @@
-"""Service D: tokens always, integer ids, `active`, the daily log by date, CSV, the audit log, errors in its words."""
+"""Service D: tokens, integer ids, `active`, daily log, CSV, audit log, errors in its format."""
 
 from datetime import datetime
 from typing import Any
@@ -16,33 +16,33 @@ TASK_FIELDS = {"id", "title", "status", "created_by"}
 @pytest.fixture
 def task(client: httpx.Client) -> dict[str, Any]:
     """A task of service D."""
-    made: dict[str, Any] = check_json(
+    created: dict[str, Any] = check_json(
         client.post("/task", json={"title": f"Report {uuid4().hex}"}), 201
     )
-    return made
+    return created
 
 
 @pytest.fixture
 def today(canonical: httpx.Client, task: dict[str, Any]) -> str:
-    """Today's date, when the daily loader has run and the task is in its log."""
+    """Today's date, after the daily loader has run."""
     return str(check_json(canonical.post("/daily-log:run", json={}))["date"])
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_a_task_is_created_and_reads_active(mount: Mount, client: httpx.Client, slash: str) -> None:
-    made = check_json(
+def test_task_is_created_as_active(mount: Mount, client: httpx.Client, slash: str) -> None:
+    created = check_json(
         client.post(f"/task{slash}", json={"title": "Report", "description": "Daily"}), 201
     )
-    assert made == {
-        "id": made["id"],
+    assert created == {
+        "id": created["id"],
         "title": "Report",
         "status": "active",
         "created_by": mount.deployment.admin[0],
     }
-    assert isinstance(made["id"], int)
+    assert isinstance(created["id"], int)
 
 
-def test_a_task_is_for_people_unless_it_names_a_handler(
+def test_task_is_manual_unless_it_names_a_handler(
     client: httpx.Client, canonical: httpx.Client
 ) -> None:
     title = uuid4().hex
@@ -52,7 +52,7 @@ def test_a_task_is_for_people_unless_it_names_a_handler(
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_a_task_is_changed_by_number_or_uuid(
+def test_task_is_changed_by_number_or_uuid(
     client: httpx.Client, canonical: httpx.Client, task: dict[str, Any], slash: str
 ) -> None:
     changed = check_json(
@@ -60,11 +60,13 @@ def test_a_task_is_changed_by_number_or_uuid(
     )
     assert changed == task | {"title": "New", "status": "completed"}
     title = uuid4().hex
-    made = check_json(canonical.post("/tasks", json={"title": title}), 201)
-    assert check_json(client.put(f"/task/{made['id']}{slash}", json={"title": "b"}))["title"] == "b"
+    created = check_json(canonical.post("/tasks", json={"title": title}), 201)
+    assert (
+        check_json(client.put(f"/task/{created['id']}{slash}", json={"title": "b"}))["title"] == "b"
+    )
 
 
-def test_active_opens_an_ended_task_and_leaves_an_open_one_as_it_is(
+def test_active_reopens_ended_tasks_and_keeps_open_ones(
     client: httpx.Client, canonical: httpx.Client
 ) -> None:
     title = uuid4().hex
@@ -89,7 +91,7 @@ def test_active_opens_an_ended_task_and_leaves_an_open_one_as_it_is(
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_a_task_is_deleted_softly(client: httpx.Client, task: dict[str, Any], slash: str) -> None:
+def test_task_is_soft_deleted(client: httpx.Client, task: dict[str, Any], slash: str) -> None:
     assert check_json(client.delete(f"/task/{task['id']}{slash}")) == {
         "message": "Task soft deleted successfully"
     }
@@ -97,15 +99,15 @@ def test_a_task_is_deleted_softly(client: httpx.Client, task: dict[str, Any], sl
     check_d_error(client.put(f"/task/{task['id']}", json={"title": "b"}), 404)
 
 
-def test_the_list_is_paginated(client: httpx.Client, task: dict[str, Any]) -> None:
-    made = [
+def test_list_is_paginated(client: httpx.Client, task: dict[str, Any]) -> None:
+    created = [
         task,
         *(check_json(client.post("/task", json={"title": f"Page {n}"}), 201) for n in range(4)),
     ]
     for size in ("page_size", "per_page", "limit"):
         pages = [check_json(client.get("/tasks", params={"page": n, size: 2})) for n in (1, 2)]
         assert [t["id"] for page in pages for t in page["items"]] == [
-            t["id"] for t in reversed(made[1:])
+            t["id"] for t in reversed(created[1:])
         ]
         for number, page in enumerate(pages, 1):
             assert (page["page"], page["page_size"]) == (number, 2)
@@ -118,19 +120,19 @@ def test_the_list_is_paginated(client: httpx.Client, task: dict[str, Any]) -> No
     assert following["items"] == pages[1]["items"]
 
 
-def test_the_list_is_filtered_by_words_of_d(client: httpx.Client, task: dict[str, Any]) -> None:
+def test_list_is_filtered_by_the_statuses_of_d(client: httpx.Client, task: dict[str, Any]) -> None:
     check_json(client.put(f"/task/{task['id']}", json={"status": "completed"}))
     text = task["title"].split()[1]
-    for status, there in (("active", 0), ("completed", 1), ("ACTIVE", 0)):
+    for status, count in (("active", 0), ("completed", 1), ("ACTIVE", 0)):
         found = check_json(client.get("/tasks", params={"status": status, "text": text}))["items"]
-        assert len(found) == there
+        assert len(found) == count
 
 
 def test_unknown_parameters_are_ignored(client: httpx.Client) -> None:
     check_json(client.get("/tasks", params={"unknown": "x", "page": 1}))
 
 
-def test_the_daily_log_is_read_by_date_and_by_entry(
+def test_daily_log_is_read_by_date_and_by_entry(
     client: httpx.Client, task: dict[str, Any], today: str
 ) -> None:
     log = check_json(client.get("/tasks", params={"date": today}))
@@ -143,14 +145,14 @@ def test_the_daily_log_is_read_by_date_and_by_entry(
     assert check_json(client.get("/tasks/", params={"date": today})) == log
 
 
-def test_an_entry_of_the_daily_log_is_read_by_uuid_too(
+def test_daily_log_entry_is_read_by_uuid(
     client: httpx.Client, canonical: httpx.Client, today: str
 ) -> None:
     [entry] = check_json(canonical.get("/daily-log", params={"date": today, "limit": 1}))["items"]
     assert check_json(client.get(f"/task/{entry['id']}"))["id"] == entry["number"]
 
 
-def test_a_cached_day_shows_what_is_loaded_later(
+def test_cached_day_shows_entries_that_are_loaded_later(
     client: httpx.Client, canonical: httpx.Client, today: str
 ) -> None:
     before = check_json(client.get("/tasks", params={"date": today}))
@@ -162,17 +164,17 @@ def test_a_cached_day_shows_what_is_loaded_later(
     )
 
 
-def test_a_day_without_entries_is_an_empty_list(client: httpx.Client) -> None:
+def test_day_without_entries_is_an_empty_list(client: httpx.Client) -> None:
     assert check_json(client.get("/tasks", params={"date": "2001-02-03"})) == []
 
 
 @pytest.mark.parametrize("day", ["2026-02-30", "2026-13-01", "yesterday", "", "0"])
-def test_dates_that_do_not_exist_are_refused(client: httpx.Client, day: str) -> None:
+def test_nonexistent_dates_are_rejected(client: httpx.Client, day: str) -> None:
     assert check_d_error(client.get("/tasks", params={"date": day}), 422).startswith("date: ")
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_tasks_are_uploaded_as_csv(
+def test_csv_upload_creates_tasks_once(
     client: httpx.Client, canonical: httpx.Client, slash: str
 ) -> None:
     title = uuid4().hex
@@ -207,7 +209,7 @@ def test_tasks_are_uploaded_as_csv(
         (b"title,description\none\n", "line 2"),
     ],
 )
-def test_a_file_that_is_wrong_is_refused_with_its_line_and_column(
+def test_invalid_file_is_rejected_with_line_and_column(
     client: httpx.Client, content: bytes, words: str
 ) -> None:
     assert words in check_d_error(
@@ -215,7 +217,7 @@ def test_a_file_that_is_wrong_is_refused_with_its_line_and_column(
     )
 
 
-def test_an_upload_without_a_file_is_told_so(client: httpx.Client) -> None:
+def test_upload_without_a_file_is_rejected(client: httpx.Client) -> None:
     check_d_error(
         client.post("/upload-csv", files={"other": ("x.csv", b"title\na\n")}),
         400,
@@ -224,7 +226,7 @@ def test_an_upload_without_a_file_is_told_so(client: httpx.Client) -> None:
     check_d_error(client.post("/upload-csv", json={}), 415)
 
 
-def test_administrators_read_who_changed_what(
+def test_administrators_read_the_audit_log(
     mount: Mount, client: httpx.Client, canonical: httpx.Client, task: dict[str, Any]
 ) -> None:
     check_json(client.put(f"/task/{task['id']}", json={"status": "completed"}))
@@ -253,7 +255,9 @@ def test_administrators_read_who_changed_what(
 
 
 @pytest.mark.parametrize("body", [{}, {"description": "no title"}])
-def test_a_missing_field_is_named_in_ds_words(client: httpx.Client, body: dict[str, str]) -> None:
+def test_missing_field_is_named_in_the_format_of_d(
+    client: httpx.Client, body: dict[str, str]
+) -> None:
     check_d_error(client.post("/task", json=body), 400, "Field 'title' is required")
 
 
@@ -267,23 +271,23 @@ def test_a_missing_field_is_named_in_ds_words(client: httpx.Client, body: dict[s
         {"title": "a", "status": "done"},
     ],
 )
-def test_other_bad_fields_are_refused(
+def test_other_invalid_fields_are_rejected(
     client: httpx.Client, task: dict[str, Any], body: dict[str, Any]
 ) -> None:
     assert check_d_error(client.post("/task", json=body), 422).startswith(("title: ", "status: "))
     check_d_error(client.put(f"/task/{task['id']}", json=body), 422)
 
 
-def test_what_is_no_json_is_refused(client: httpx.Client) -> None:
+def test_body_that_is_not_json_is_rejected(client: httpx.Client) -> None:
     check_d_error(client.post("/task", content="{"), 400)
     check_d_error(client.post("/task", content="a=b", headers={"Content-Type": "text/plain"}), 415)
 
 
-def test_a_body_that_is_too_large_is_refused(client: httpx.Client) -> None:
+def test_body_over_the_limit_is_rejected(client: httpx.Client) -> None:
     check_d_error(client.post("/task", json={"title": "a", "description": "x" * 2_000_000}), 413)
 
 
-def test_changes_that_make_no_sense_are_refused(client: httpx.Client, task: dict[str, Any]) -> None:
+def test_invalid_transitions_are_rejected(client: httpx.Client, task: dict[str, Any]) -> None:
     check_json(client.put(f"/task/{task['id']}", json={"status": "completed"}))
     assert "completed cannot become failed" in check_d_error(
         client.put(f"/task/{task['id']}", json={"status": "failed"}), 409
@@ -291,7 +295,7 @@ def test_changes_that_make_no_sense_are_refused(client: httpx.Client, task: dict
 
 
 @pytest.mark.parametrize("key", ["0", "9" * 18, "9" * 40, "-1", "x", UNKNOWN_ID])
-def test_unknown_ids_are_not_found(client: httpx.Client, key: str) -> None:
+def test_unknown_ids_return_404(client: httpx.Client, key: str) -> None:
     for response in (
         client.get(f"/task/{key}"),
         client.put(f"/task/{key}", json={}),
@@ -301,7 +305,7 @@ def test_unknown_ids_are_not_found(client: httpx.Client, key: str) -> None:
         check_d_error(response, 404)
 
 
-def test_other_methods_and_paths_are_refused_in_ds_words(
+def test_other_methods_and_paths_get_errors_in_the_format_of_d(
     client: httpx.Client, mount: Mount
 ) -> None:
     response = client.patch("/task/1", json={})
@@ -310,7 +314,7 @@ def test_other_methods_and_paths_are_refused_in_ds_words(
     check_d_error(client.get("/task/1/nothing"), 404)
 
 
-def test_writing_always_takes_a_token(mount: Mount) -> None:
+def test_missing_token_returns_401(mount: Mount) -> None:
     with mount.client(role=None) as nobody:
         for response in (
             nobody.post("/task", json={"title": "a"}),
@@ -325,7 +329,7 @@ def test_writing_always_takes_a_token(mount: Mount) -> None:
 
 
 @pytest.mark.parametrize("token", ["x", "a.b.c", "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZG1pbiJ9."])
-def test_tokens_that_are_none_are_refused(client: httpx.Client, token: str) -> None:
+def test_invalid_tokens_are_rejected(client: httpx.Client, token: str) -> None:
     response = client.post(
         "/task", json={"title": "a"}, headers={"Authorization": f"Bearer {token}"}
     )
@@ -333,7 +337,7 @@ def test_tokens_that_are_none_are_refused(client: httpx.Client, token: str) -> N
     assert response.headers["www-authenticate"].startswith("Bearer")
 
 
-def test_a_role_decides_who_may_change_what(mount: Mount, task: dict[str, Any]) -> None:
+def test_role_decides_who_may_change_a_task(mount: Mount, task: dict[str, Any]) -> None:
     with (
         mount.client("viewer") as viewer,
         mount.client("editor") as editor,
@@ -348,7 +352,7 @@ def test_a_role_decides_who_may_change_what(mount: Mount, task: dict[str, Any]) 
         own = check_json(editor.post("/task", json={"title": "own"}), 201)
         check_json(editor.put(f"/task/{own['id']}", json={"title": "still own"}))
         check_json(editor.delete(f"/task/{own['id']}"))
-        check_json(operator.put(f"/task/{task['id']}", json={"title": "everybody's"}))
+        check_json(operator.put(f"/task/{task['id']}", json={"title": "any task"}))
 
 
 def test_users_log_in_with_a_form_or_with_json(mount: Mount) -> None:
@@ -376,11 +380,11 @@ def test_users_log_in_with_a_form_or_with_json(mount: Mount) -> None:
 
 
 @pytest.mark.parametrize("text", UNICODE)
-def test_text_of_every_kind_is_kept(client: httpx.Client, text: str) -> None:
+def test_any_text_is_stored_unchanged(client: httpx.Client, text: str) -> None:
     assert check_json(client.post("/task", json={"title": text}), 201)["title"] == text
 
 
-def test_a_request_that_is_sent_again_is_done_once(client: httpx.Client) -> None:
+def test_repeated_request_runs_once(client: httpx.Client) -> None:
     headers = {"Idempotency-Key": uuid4().hex}
     first, second = (
         client.post("/task", json={"title": "once"}, headers=headers) for _ in range(2)
@@ -389,7 +393,7 @@ def test_a_request_that_is_sent_again_is_done_once(client: httpx.Client) -> None
     check_d_error(client.post("/task", json={"title": "other"}, headers=headers), 422)
 
 
-def test_hard_deleting_a_task_removes_its_log_entries(
+def test_hard_delete_removes_the_daily_log_entries(
     client: httpx.Client, canonical: httpx.Client, task: dict[str, Any], today: str
 ) -> None:
     [entry] = [
@@ -406,9 +410,9 @@ def test_hard_deleting_a_task_removes_its_log_entries(
 
 
 class TestRateLimits:
-    """What happens when a limit is used up; this takes a product with a low one."""
+    """Rate limits, on a deployment with a low limit."""
 
-    def test_too_many_requests_are_told_when_to_come_again(
+    def test_too_many_requests_return_429_with_retry_after(
         self, deployments: DeploymentFactory
     ) -> None:
         deployment = deployments.start("d", RATE_LIMIT_WRITE="3/hour", RATE_LIMIT_LOGIN="2/hour")
@@ -428,9 +432,7 @@ class TestRateLimits:
                 "Too many requests, please try again later.",
             )
 
-    def test_writing_takes_a_token_also_where_nothing_else_does(
-        self, open_deployment: Deployment
-    ) -> None:
+    def test_writes_need_a_token_even_with_open_access(self, open_deployment: Deployment) -> None:
         with open_deployment.client(role=None) as nobody:
             check_json(nobody.get("/tasks"))
             check_json(nobody.post("/api/v1/tasks", json={"title": "a"}), 201)

@@ -1,4 +1,4 @@
-"""Service E: `/tasks` by pages or cursors, filters, field rules, statistics."""
+"""Service E: `/tasks` with pages or cursors, filters, field rules and statistics."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,13 +26,13 @@ def task(client: httpx.Client) -> dict[str, Any]:
         "title": "Deploy", "description": "To production", "priority": "HIGH", "assigned_to": "ada",
         "due_date": LATER.isoformat(), "tags": ["ops", "Release", "OPS"],
     }  # fmt: skip
-    made: dict[str, Any] = check_json(client.post("/tasks", json=new), 201)
-    return made
+    created: dict[str, Any] = check_json(client.post("/tasks", json=new), 201)
+    return created
 
 
 @pytest.fixture(scope="module")
 def seven(client: httpx.Client) -> list[dict[str, Any]]:
-    """Seven tasks of one assignee, who is on every page that the tests look at."""
+    """Seven tasks of one assignee, by whom the tests filter."""
     who = f"ada-{uuid4().hex[:8]}"
     priorities = ["low", "medium", "high", "urgent", "low", "medium", "high"]
     return [
@@ -45,20 +45,20 @@ def seven(client: httpx.Client) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_a_task_is_created_read_changed_and_deleted(client: httpx.Client, slash: str) -> None:
+def test_task_is_created_read_changed_and_deleted(client: httpx.Client, slash: str) -> None:
     response = client.post(f"/tasks{slash}", json={"title": "Deploy"})
-    made = check_json(response, 201)
-    assert set(made) == FIELDS
-    assert str(UUID(made["id"])) == made["id"]
-    assert response.headers["location"].endswith(f"/tasks/{made['id']}")
-    assert (made["status"], made["priority"], made["tags"], made["handler"]) == (
+    created = check_json(response, 201)
+    assert set(created) == FIELDS
+    assert str(UUID(created["id"])) == created["id"]
+    assert response.headers["location"].endswith(f"/tasks/{created['id']}")
+    assert (created["status"], created["priority"], created["tags"], created["handler"]) == (
         "pending",
         "medium",
         [],
         None,
     )
-    one = f"/tasks/{made['id']}{slash}"
-    assert check_json(client.get(one)) == made
+    one = f"/tasks/{created['id']}{slash}"
+    assert check_json(client.get(one)) == created
     for number, method in enumerate(("PUT", "PATCH"), 2):
         changed = check_json(client.request(method, one, json={"title": method}))
         assert (changed["title"], changed["version"]) == (method, number)
@@ -72,7 +72,7 @@ def test_a_task_is_created_read_changed_and_deleted(client: httpx.Client, slash:
         )
 
 
-def test_fields_are_cleaned_and_kept(task: dict[str, Any]) -> None:
+def test_fields_are_normalized_and_stored(task: dict[str, Any]) -> None:
     assert (task["priority"], task["assigned_to"], task["tags"]) == (
         "high",
         "ada",
@@ -81,7 +81,7 @@ def test_fields_are_cleaned_and_kept(task: dict[str, Any]) -> None:
     assert datetime.fromisoformat(task["due_date"]) == LATER
 
 
-def test_patch_changes_what_is_given_and_null_clears(
+def test_patch_changes_the_given_fields_and_null_clears_them(
     client: httpx.Client, task: dict[str, Any]
 ) -> None:
     wanted: dict[str, Any] = {
@@ -99,14 +99,12 @@ def test_patch_changes_what_is_given_and_null_clears(
     )
 
 
-def test_what_was_read_may_be_sent_back(client: httpx.Client, task: dict[str, Any]) -> None:
+def test_response_is_accepted_as_an_update(client: httpx.Client, task: dict[str, Any]) -> None:
     for method in ("PUT", "PATCH"):
         assert check_json(client.request(method, f"/tasks/{task['id']}", json=task)) == task
 
 
-def test_pages_by_number_follow_each_other(
-    client: httpx.Client, seven: list[dict[str, Any]]
-) -> None:
+def test_numbered_pages_are_consecutive(client: httpx.Client, seven: list[dict[str, Any]]) -> None:
     where = {"assigned_to": seven[0]["assigned_to"], "sort": "created_at", "page_size": 3}
     pages = [check_json(client.get("/tasks", params=where | {"page": n})) for n in (1, 2, 3, 4)]
     assert [[t["title"] for t in p["items"]] for p in pages] == [
@@ -152,7 +150,7 @@ def test_pages_and_cursors_agree_in_every_order(
     assert sorted(by_page) == sorted(t["id"] for t in seven)
 
 
-def test_totals_are_told_without_filters_and_by_status_or_priority(client: httpx.Client) -> None:
+def test_totals_are_shown_without_filters_and_by_status_or_priority(client: httpx.Client) -> None:
     summary = check_json(client.get("/tasks/stats/summary"))
     for params, total in (
         ({}, summary["total"]),
@@ -169,7 +167,7 @@ def test_totals_are_told_without_filters_and_by_status_or_priority(client: httpx
         ), params
 
 
-def test_filters_hold_together(client: httpx.Client, seven: list[dict[str, Any]]) -> None:
+def test_filters_can_be_combined(client: httpx.Client, seven: list[dict[str, Any]]) -> None:
     mine = {"assigned_to": seven[0]["assigned_to"]}
 
     def titles(**params: Any) -> list[str]:
@@ -181,7 +179,7 @@ def test_filters_hold_together(client: httpx.Client, seven: list[dict[str, Any]]
     assert titles(priority="LOW") == ["Task 0", "Task 4"]
     assert titles(priority=["low", "urgent"]) == ["Task 0", "Task 3", "Task 4"]
     assert titles(text="task 3") == titles(text="3 TA*") == ["Task 3"]
-    assert titles(text="ask 3") == []  # words, not parts of them
+    assert titles(text="ask 3") == []  # whole words only
     assert titles(status="completed") == []
     assert titles(created_after=seven[5]["created_at"]) == ["Task 5", "Task 6"]
     assert titles(created_before=seven[2]["created_at"]) == ["Task 0", "Task 1"]
@@ -197,7 +195,7 @@ def test_filters_hold_together(client: httpx.Client, seven: list[dict[str, Any]]
         {"created_after": "yesterday"}, {"cursor": "x"}, {"cursor": "x", "page": 2}, {"pgae": 2}, {"tag": "x" * 51},
     ],
 )  # fmt: skip
-def test_bad_parameters_are_refused(client: httpx.Client, params: dict[str, Any]) -> None:
+def test_invalid_parameters_are_rejected(client: httpx.Client, params: dict[str, Any]) -> None:
     check_problem(client.get("/tasks", params=params), 422, "invalid_field")
 
 
@@ -234,7 +232,7 @@ def test_statistics_count_by_status_and_priority(client: httpx.Client) -> None:
         ({"handler": "a b"}, "handler"),
     ],
 )
-def test_field_rules_hold_for_new_and_for_changed_tasks(
+def test_field_rules_apply_to_create_and_update(
     client: httpx.Client, task: dict[str, Any], change: dict[str, Any], field: str
 ) -> None:
     for response in (
@@ -248,19 +246,19 @@ def test_field_rules_hold_for_new_and_for_changed_tasks(
 
 def test_bounds_are_inclusive(client: httpx.Client) -> None:
     new = {"title": "x" * 200, "description": "y" * 2000, "tags": [f"{n:050}" for n in range(10)]}
-    made = check_json(client.post("/tasks", json=new), 201)
-    assert {name: made[name] for name in new} == new
+    created = check_json(client.post("/tasks", json=new), 201)
+    assert {name: created[name] for name in new} == new
 
 
 @pytest.mark.parametrize("text", UNICODE)
-def test_text_of_every_kind_is_kept(client: httpx.Client, text: str) -> None:
+def test_any_text_is_stored_unchanged(client: httpx.Client, text: str) -> None:
     new = {"title": text, "description": text, "tags": [text], "assigned_to": text}
-    made = check_json(client.post("/tasks", json=new), 201)
-    assert {name: made[name] for name in new} == new
+    created = check_json(client.post("/tasks", json=new), 201)
+    assert {name: created[name] for name in new} == new
 
 
 @pytest.mark.parametrize("key", ["1", "x", UNKNOWN_ID])
-def test_unknown_tasks_are_not_found(client: httpx.Client, key: str) -> None:
+def test_unknown_tasks_return_404(client: httpx.Client, key: str) -> None:
     for method in ("GET", "PUT", "PATCH", "DELETE"):
         response = client.request(
             method, f"/tasks/{key}", json=None if method in ("GET", "DELETE") else {"title": "a"}
@@ -268,7 +266,7 @@ def test_unknown_tasks_are_not_found(client: httpx.Client, key: str) -> None:
         check_problem(response, 404, "not_found")
 
 
-def test_without_a_token_nothing_is_told(mount: Mount) -> None:
+def test_missing_token_returns_401(mount: Mount) -> None:
     with mount.client(role=None) as nobody:
         for path in ("/tasks", "/tasks/stats/summary", f"/tasks/{UNKNOWN_ID}"):
             response = nobody.get(path)
@@ -276,7 +274,7 @@ def test_without_a_token_nothing_is_told(mount: Mount) -> None:
             assert response.headers["www-authenticate"].startswith("Bearer")
 
 
-def test_swagger_redoc_and_the_schema_are_served(mount: Mount) -> None:
+def test_swagger_redoc_and_schema_are_served(mount: Mount) -> None:
     with mount.deployment.client(role=None) as nobody:
         assert f"{mount.prefix}/tasks/stats/summary" in nobody.get("/openapi.json").json()["paths"]
         for path in ("/docs", "/redoc"):

@@ -1,4 +1,4 @@
-"""Service B's tasks and settings: integer ids, dates, times without a zone."""
+"""Import from service B: integer ids, settings, dates, and times without a zone."""
 
 import json
 from datetime import UTC, datetime
@@ -13,11 +13,11 @@ from tests.support.legacy_databases import B, count_rows, legacy_database
 from tests.support.service_settings import settings_for
 
 
-async def test_tasks_and_settings_come_over_and_their_new_ids_stay_the_same(
+async def test_tasks_and_settings_are_imported_with_stable_ids(
     postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
 ) -> None:
-    async with legacy_database(postgres, B) as (url, theirs):
-        await theirs.execute("""
+    async with legacy_database(postgres, B) as (url, source):
+        await source.execute("""
             INSERT INTO tasks (title, status, priority, due_date, created_at) VALUES
                 ('one', 'done', 'HIGH', '2020-02-29', '2020-01-02 03:04:05'), ('two', NULL, 'whatever', NULL, now());
             INSERT INTO settings VALUES ('theme', 'dark', 'colours'), ('', 'x', NULL), ('nothing', NULL, NULL)
@@ -44,16 +44,16 @@ async def test_tasks_and_settings_come_over_and_their_new_ids_stay_the_same(
     await check_invariants(connection)
 
 
-async def test_a_database_without_settings_still_brings_its_tasks(
+async def test_database_without_settings_imports_its_tasks(
     postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
 ) -> None:
     async with legacy_database(
         postgres, 'CREATE TABLE "Task" (id uuid, name text, completed boolean, colour text)'
     ) as (
         url,
-        theirs,
+        source,
     ):
-        await theirs.execute("""INSERT INTO "Task" VALUES (gen_random_uuid(), 'x', true, 'red')""")
+        await source.execute("""INSERT INTO "Task" VALUES (gen_random_uuid(), 'x', true, 'red')""")
         summary = await run_import(settings_for(database), "b", url)
     assert summary.notes.first == [
         "Task.colour is not read",

@@ -1,4 +1,4 @@
-"""Service C's tasks with their conversations: integer ids that stay, and work that goes on."""
+"""Import from service C: integer ids, conversations, and unfinished tasks that continue."""
 
 import json
 from datetime import UTC, datetime
@@ -16,8 +16,8 @@ from tests.support.service_settings import settings_for
 INSTANCE = str(new_id())
 
 
-async def fill(theirs: asyncpg.Connection) -> None:
-    await theirs.execute(f"""
+async def insert_rows(source: asyncpg.Connection) -> None:
+    await source.execute(f"""
         INSERT INTO tasks (id, title, status, processed_at, processing_instance_id) VALUES
             (7, 'waits', 'pending', NULL, NULL),
             (8, 'is held', 'processing', NULL, '{INSTANCE}'),
@@ -31,14 +31,14 @@ async def fill(theirs: asyncpg.Connection) -> None:
     """)
 
 
-async def test_waiting_and_held_tasks_wait_in_the_queue_and_the_rest_has_ended(
+async def test_unfinished_tasks_are_queued_and_the_others_keep_their_status(
     postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
 ) -> None:
-    async with legacy_database(postgres, C) as (url, theirs):
-        await fill(theirs)
+    async with legacy_database(postgres, C) as (url, source):
+        await insert_rows(source)
         summary = await run_import(settings_for(database), "c", url)
         before = await count_rows(connection)
-        again = await run_import(settings_for(database), "c", url)
+        second = await run_import(settings_for(database), "c", url)
     rows = await connection.fetch("SELECT * FROM task_view ORDER BY number")
     assert [
         (r["number"], r["title"], r["status"], r["handler"], r["conversation_count"]) for r in rows
@@ -76,7 +76,7 @@ async def test_waiting_and_held_tasks_wait_in_the_queue_and_the_rest_has_ended(
         "tasks 11: the title is empty",
         f"tasks 12: unknown status 'exploded': use {', '.join(Status)}",
     ]
-    assert (before, again.of("tasks").made, again.of("tasks").known) == (
+    assert (before, second.of("tasks").made, second.of("tasks").known) == (
         await count_rows(connection),
         0,
         4,
@@ -84,14 +84,14 @@ async def test_waiting_and_held_tasks_wait_in_the_queue_and_the_rest_has_ended(
     await check_invariants(connection)
 
 
-async def test_a_number_that_is_taken_is_replaced_and_new_tasks_come_after_those_that_came_over(
+async def test_taken_number_is_replaced_and_new_numbers_continue(
     postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
 ) -> None:
     await connection.execute(
         "INSERT INTO tasks (id, title, status) VALUES (gen_random_uuid(), 'ours', 'pending')"
     )
-    async with legacy_database(postgres, C) as (url, theirs):
-        await theirs.execute("INSERT INTO tasks (id, title) VALUES (1, 'taken'), (500, 'free')")
+    async with legacy_database(postgres, C) as (url, source):
+        await source.execute("INSERT INTO tasks (id, title) VALUES (1, 'taken'), (500, 'free')")
         summary = await run_import(settings_for(database), "c", url)
     await connection.execute(
         "INSERT INTO tasks (id, title, status) VALUES (gen_random_uuid(), 'later', 'pending')"
@@ -104,11 +104,11 @@ async def test_a_number_that_is_taken_is_replaced_and_new_tasks_come_after_those
     assert "1 rows got a new number because theirs was taken" in summary.render(dry_run=False)
 
 
-async def test_without_a_default_handler_the_tasks_are_for_people(
+async def test_tasks_are_manual_without_a_default_handler(
     postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
 ) -> None:
-    async with legacy_database(postgres, C) as (url, theirs):
-        await fill(theirs)
+    async with legacy_database(postgres, C) as (url, source):
+        await insert_rows(source)
         await run_import(settings_for(database, default_handler=""), "c", url)
     assert (await count_rows(connection))["queue"] == 0
     assert (
@@ -120,11 +120,11 @@ async def test_without_a_default_handler_the_tasks_are_for_people(
     await check_invariants(connection)
 
 
-async def test_conversations_find_their_tasks_across_chunks(
+async def test_conversations_keep_their_tasks_across_chunks(
     postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
 ) -> None:
-    async with legacy_database(postgres, C) as (url, theirs):
-        await theirs.execute("""
+    async with legacy_database(postgres, C) as (url, source):
+        await source.execute("""
             INSERT INTO tasks (title) SELECT 'task ' || n FROM generate_series(1, 2100) AS n;
             INSERT INTO conversations (task_id, content) SELECT n % 2100 + 1, n::text FROM generate_series(1, 5000) AS n
         """)

@@ -1,4 +1,4 @@
-"""Service D's users, tasks, audit log and daily log."""
+"""Import from service D: users, tasks, audit log and daily log."""
 
 import asyncio
 from datetime import UTC, date, datetime
@@ -15,8 +15,8 @@ from tests.support.service_settings import settings_for
 HASH = PasswordHasher(time_cost=1, memory_cost=64).hash("correct horse")
 
 
-async def fill(theirs: asyncpg.Connection) -> None:
-    await theirs.execute(f"""
+async def insert_rows(source: asyncpg.Connection) -> None:
+    await source.execute(f"""
         INSERT INTO users (id, username, hashed_password, role, is_active) VALUES
             (1, 'ada', '{HASH}', 'Admin', true), (2, 'bob', '$2b$12$abc', 'manager', true),
             (3, 'eve', '{HASH}', 'editor', false), (4, ' ', 'x', 'viewer', true);
@@ -33,16 +33,16 @@ async def fill(theirs: asyncpg.Connection) -> None:
     """)
 
 
-async def test_users_tasks_and_what_happened_to_them_come_over_once(
+async def test_users_tasks_and_their_history_are_imported_once(
     postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
 ) -> None:
-    async with legacy_database(postgres, D) as (url, theirs):
-        await fill(theirs)
+    async with legacy_database(postgres, D) as (url, source):
+        await insert_rows(source)
         summary = await run_import(settings_for(database), "d", url)
         before = await count_rows(connection)
-        again = await run_import(settings_for(database), "d", url)
+        later = await run_import(settings_for(database), "d", url)
     assert await count_rows(connection) == before
-    assert [f.made for f in again.figures.values()] == [0, 0, 0, 0]
+    assert [f.made for f in later.figures.values()] == [0, 0, 0, 0]
     rows = await connection.fetch("SELECT * FROM task_view ORDER BY number")
     assert [
         (r["number"], r["status"], r["created_by"], r["deleted_at"] is not None) for r in rows
@@ -84,12 +84,12 @@ async def test_users_tasks_and_what_happened_to_them_come_over_once(
     await check_invariants(connection)
 
 
-async def test_two_runs_at_once_make_nothing_twice(
+async def test_concurrent_runs_import_nothing_twice(
     postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
 ) -> None:
-    async with legacy_database(postgres, D) as (url, theirs):
-        await fill(theirs)
-        await theirs.execute("""
+    async with legacy_database(postgres, D) as (url, source):
+        await insert_rows(source)
+        await source.execute("""
             INSERT INTO tasks (id, title, created_by) SELECT n, 'task ' || n, 1 FROM generate_series(100, 4100) AS n;
             INSERT INTO task_audit_log (task_id, previous_status, new_status, modified_by, timestamp)
             SELECT n, 'active', 'in_progress', 1, '2024-02-01 10:00' FROM generate_series(100, 4100) AS n
@@ -98,25 +98,25 @@ async def test_two_runs_at_once_make_nothing_twice(
             *(run_import(settings_for(database, lease_seconds=15), "d", url) for _ in range(2))
         )
         before = await count_rows(connection)
-        again = await run_import(settings_for(database), "d", url)
+        later = await run_import(settings_for(database), "d", url)
     assert [sum(s.of(table).made for s in summaries) for table in ("users", "tasks", "audit_log", "daily_log")] == [
         3, 4004, 4004, 3,
     ]  # fmt: skip
-    assert (await count_rows(connection), sum(f.made for f in again.figures.values())) == (
+    assert (await count_rows(connection), sum(f.made for f in later.figures.values())) == (
         before,
         0,
     )
     await check_invariants(connection)
 
 
-async def test_argon2_hashes_are_kept_and_other_passwords_must_be_set_anew(
+async def test_argon2_hashes_are_kept_and_other_passwords_are_disabled(
     postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
 ) -> None:
     await connection.execute(
         "INSERT INTO users (id, username, password_hash, role) VALUES (gen_random_uuid(), 'EVE', 'hers', 'viewer')"
     )
-    async with legacy_database(postgres, D) as (url, theirs):
-        await fill(theirs)
+    async with legacy_database(postgres, D) as (url, source):
+        await insert_rows(source)
         summary = await run_import(settings_for(database), "d", url)
     users = {r["username"]: r for r in await connection.fetch("SELECT * FROM users")}
     assert (users["ada"]["password_hash"], users["ada"]["role"], users["ada"]["disabled_at"]) == (
@@ -133,11 +133,11 @@ async def test_argon2_hashes_are_kept_and_other_passwords_must_be_set_anew(
     assert "user bob: unknown role 'manager', imported as viewer" in notes
 
 
-async def test_a_disabled_user_stays_disabled(
+async def test_disabled_user_stays_disabled(
     postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
 ) -> None:
-    async with legacy_database(postgres, D) as (url, theirs):
-        await fill(theirs)
+    async with legacy_database(postgres, D) as (url, source):
+        await insert_rows(source)
         await run_import(settings_for(database), "d", url)
     assert await connection.fetchval(
         "SELECT disabled_at IS NOT NULL FROM users WHERE username = 'eve'"

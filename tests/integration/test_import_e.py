@@ -1,4 +1,4 @@
-"""Service E's tasks, and what every import does with sources that cannot be read."""
+"""Import from service E, and errors that every import reports."""
 
 import asyncio
 import subprocess
@@ -18,12 +18,12 @@ from tests.support.legacy_databases import E, count_rows, legacy_database
 from tests.support.service_settings import settings_for
 
 
-async def test_priorities_tags_people_and_due_dates_come_over(
+async def test_priorities_tags_assignees_and_due_dates_are_imported(
     postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
 ) -> None:
     key = new_id()
-    async with legacy_database(postgres, E) as (url, theirs):
-        await theirs.execute(
+    async with legacy_database(postgres, E) as (url, source):
+        await source.execute(
             """
             INSERT INTO tasks (id, title, status, priority, assigned_to, due_date, tags, completed_at) VALUES
                 ($1, 'one', 'COMPLETED', 'critical', 'ada', '2020-01-01 00:00+02', '["Home", "home", "x"]',
@@ -60,23 +60,23 @@ async def test_tags_are_read_from_lists_json_and_text(
         postgres, f"CREATE TABLE tasks (id int, title text, tags {tags})"
     ) as (
         url,
-        theirs,
+        source,
     ):
-        await theirs.execute("INSERT INTO tasks VALUES (1, 'x')")
+        await source.execute("INSERT INTO tasks VALUES (1, 'x')")
         await run_import(settings_for(database), "e", url)
     assert await connection.fetchval("SELECT tags FROM tasks") == ["a", "B"]
 
 
-async def test_rows_that_our_database_refuses_are_found_and_the_rest_comes_over(
+async def test_rows_that_the_database_rejects_are_reported_and_skipped(
     postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
 ) -> None:
     async with legacy_database(
         postgres, "CREATE TABLE tasks (id int, title text, due_date timestamp, assigned_to text)"
     ) as (
         url,
-        theirs,
+        source,
     ):
-        await theirs.execute("""
+        await source.execute("""
             INSERT INTO tasks SELECT n, 'task ' || n FROM generate_series(1, 1500) AS n;
             UPDATE tasks SET due_date = 'infinity' WHERE id = 3;
             UPDATE tasks SET assigned_to = (SELECT string_agg(md5(n::text), '') FROM generate_series(1, 1000) AS n)
@@ -89,14 +89,14 @@ async def test_rows_that_our_database_refuses_are_found_and_the_rest_comes_over(
     assert (await count_rows(connection))["tasks"] == 1498
 
 
-async def test_a_run_that_broke_off_is_taken_up_where_it_was(
+async def test_interrupted_run_continues_where_it_stopped(
     postgres: EmbeddedPostgres, database: str, connection: asyncpg.Connection
 ) -> None:
     async with legacy_database(postgres, "CREATE TABLE tasks (id int, title text)") as (
         url,
-        theirs,
+        source,
     ):
-        await theirs.execute(
+        await source.execute(
             "INSERT INTO tasks SELECT n, 'task ' || n FROM generate_series(1, 3500) AS n"
         )
         await connection.execute("""
@@ -113,7 +113,7 @@ async def test_a_run_that_broke_off_is_taken_up_where_it_was(
     await check_invariants(connection)
 
 
-async def test_a_database_of_another_kind_is_refused_with_what_is_missing(
+async def test_wrong_kind_of_database_is_rejected_with_the_missing_parts(
     postgres: EmbeddedPostgres, database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = settings_for(database)
@@ -122,11 +122,11 @@ async def test_a_database_of_another_kind_is_refused_with_what_is_missing(
         _,
     ):
         assert await run_command(settings, "C", url, dry_run=False) == 1
-    told = capsys.readouterr().err
-    assert "not a database of service C" in told
-    assert "tasks.id (or task_id, uuid)" in told
-    assert "tasks.title (or name, task_title)" in told
-    assert "the table conversations" in told
+    errors = capsys.readouterr().err
+    assert "not a database of service C" in errors
+    assert "tasks.id (or task_id, uuid)" in errors
+    assert "tasks.title (or name, task_title)" in errors
+    assert "the table conversations" in errors
     assert await run_command(settings, "e", database, dry_run=False) == 1
     assert "a database of the task service itself" in capsys.readouterr().err
     assert await run_command(settings, "f", database, dry_run=False) == 2
@@ -136,39 +136,39 @@ async def test_a_database_of_another_kind_is_refused_with_what_is_missing(
     "url",
     ["postgresql://ada:geheim@127.0.0.1:1/tasks", "mysql://ada:geheim@127.0.0.1/tasks", "nonsense"],
 )
-async def test_an_address_that_does_not_answer_is_told_without_its_password(
+async def test_connection_error_does_not_show_the_password(
     database: str, capsys: pytest.CaptureFixture[str], url: str
 ) -> None:
     assert await run_command(settings_for(database), "e", url, dry_run=False) == 1
-    told = capsys.readouterr().err
-    assert told.startswith("import failed: ")
-    assert "geheim" not in told
+    errors = capsys.readouterr().err
+    assert errors.startswith("import failed: ")
+    assert "geheim" not in errors
 
 
-async def test_our_own_database_must_be_migrated(
+async def test_target_database_must_be_migrated(
     postgres: EmbeddedPostgres, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with (
         legacy_database(postgres, "SELECT") as (empty, _),
-        legacy_database(postgres, E) as (url, theirs),
+        legacy_database(postgres, E) as (url, source),
     ):
-        await theirs.execute(
+        await source.execute(
             "INSERT INTO tasks (id, title, status, priority) VALUES (gen_random_uuid(), 'x', 'pending', 'low')"
         )
         assert await run_command(settings_for(empty), "e", url, dry_run=False) == 1
     assert "run task-service migrate first" in capsys.readouterr().err
 
 
-async def test_the_command_prints_a_summary_and_says_by_its_exit_code_that_rows_were_left_out(
+async def test_command_prints_a_summary_and_exits_with_3_for_skipped_rows(
     postgres: EmbeddedPostgres, database: str, tmp_path: Path
 ) -> None:
     async with legacy_database(
         postgres, "CREATE TABLE tasks (id int, title text, colour text)"
     ) as (
         url,
-        theirs,
+        source,
     ):
-        await theirs.execute("INSERT INTO tasks VALUES (1, 'x'), (2, '')")
+        await source.execute("INSERT INTO tasks VALUES (1, 'x'), (2, '')")
         command = [sys.executable, "-m", "task_service.cli", "import", "--from", "e"]
         environment = {"DATABASE_URL": database, "SOURCE_DATABASE_URL": url, "PATH": "/usr/bin"}
         done = await asyncio.to_thread(

@@ -1,4 +1,4 @@
-"""Migrations: the tables match the code's picture of them, and old and new code live on one database."""
+"""Migrations: the schema matches the code, and old and new code work on one database."""
 
 import asyncio
 from pathlib import Path
@@ -29,7 +29,7 @@ async def state_of(database: str) -> SchemaState | None:
         return await connection.run_sync(read_state)
 
 
-async def test_the_migrated_schema_is_the_one_that_the_code_queries(database: str) -> None:
+async def test_migrated_schema_matches_the_tables_of_the_code(database: str) -> None:
     def differences(connection: Connection) -> list[object]:
         options = {"compare_type": True, "compare_server_default": True}
         return list(
@@ -42,22 +42,22 @@ async def test_the_migrated_schema_is_the_one_that_the_code_queries(database: st
         assert (await connection.execute(select(task_view))).all() == []
 
 
-async def test_migrating_again_changes_nothing(database: str) -> None:
+async def test_second_migration_changes_nothing(database: str) -> None:
     engine = create_engine(settings_for(database), pooled=False)
     assert await migrate(engine) == Migrated(code_revision(), code_revision())
 
 
-async def test_two_migrations_at_once_are_one(postgres: EmbeddedPostgres) -> None:
+async def test_concurrent_migrations_run_once(postgres: EmbeddedPostgres) -> None:
     admin = await asyncpg.connect(postgres.url())
     await admin.execute("CREATE DATABASE at_once")
     engines = [create_engine(settings_for(postgres.url("at_once")), pooled=False) for _ in range(4)]
-    done = await asyncio.gather(*(migrate(e) for e in engines))
-    assert sorted(d.before for d in done) == [0, *[code_revision()] * 3]
+    results = await asyncio.gather(*(migrate(e) for e in engines))
+    assert sorted(d.before for d in results) == [0, *[code_revision()] * 3]
     await admin.execute("DROP DATABASE at_once")
     await admin.close()
 
 
-async def test_a_newer_compatible_database_is_left_alone_and_an_incompatible_one_refused(
+async def test_newer_database_is_accepted_if_compatible_and_rejected_otherwise(
     database: str, connection: asyncpg.Connection
 ) -> None:
     engine = create_engine(settings_for(database), pooled=False)
@@ -69,7 +69,7 @@ async def test_a_newer_compatible_database_is_left_alone_and_an_incompatible_one
     assert await state_of(database) == SchemaState(9000, 8000)
 
 
-async def test_a_failed_migration_changes_nothing_and_says_why_without_the_password(
+async def test_failed_migration_changes_nothing_and_reports_no_password(
     database: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -106,10 +106,10 @@ async def test_a_failed_migration_changes_nothing_and_says_why_without_the_passw
     await check.close()
 
 
-async def test_a_migration_waits_for_a_lock_instead_of_queueing_everybody_behind_it(
+async def test_migration_retries_a_lock_with_a_timeout(
     database: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The advisory lock stands for any: taken, the migration gives up its wait, tries again, and then succeeds."""
+    """The lock of one table stands for any lock: the migration times out, retries and succeeds."""
     monkeypatch.setattr(upgrade, "LOCK_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(upgrade, "LOCK_TIMEOUT", "100ms")
     waited = asyncio.Event()
@@ -127,7 +127,7 @@ async def test_a_migration_waits_for_a_lock_instead_of_queueing_everybody_behind
 
 
 @pytest.mark.parametrize("name", ["made by migrate", "made%20by%20migrate"])
-async def test_a_missing_database_is_made_when_the_role_may(
+async def test_missing_database_is_created_if_the_role_may_create_it(
     postgres: EmbeddedPostgres, name: str
 ) -> None:
     assert await run_migrate(settings_for(postgres.url(name))) == 0
@@ -137,16 +137,16 @@ async def test_a_missing_database_is_made_when_the_role_may(
     await admin.close()
 
 
-async def test_a_missing_database_that_the_role_may_not_make_is_said_so(
+async def test_missing_privilege_to_create_the_database_is_reported(
     postgres: EmbeddedPostgres, capsys: pytest.CaptureFixture[str]
 ) -> None:
     admin = await asyncpg.connect(postgres.url())
     await admin.execute("CREATE ROLE humble LOGIN")
     settings = settings_for(postgres.url("forbidden").replace("postgres@", "humble@"))
     assert await run_migrate(settings) == 1
-    said = capsys.readouterr().err
-    assert "may not create it" in said
-    assert 'CREATE DATABASE "forbidden" OWNER "humble"' in said
+    output = capsys.readouterr().err
+    assert "may not create it" in output
+    assert 'CREATE DATABASE "forbidden" OWNER "humble"' in output
     await admin.execute("REVOKE CONNECT ON DATABASE postgres FROM PUBLIC")
     assert await run_migrate(settings) == 1
     assert "may not create it" in capsys.readouterr().err
@@ -154,16 +154,16 @@ async def test_a_missing_database_that_the_role_may_not_make_is_said_so(
     await admin.close()
 
 
-async def test_a_database_that_starts_late_is_waited_for(
+async def test_migration_waits_for_a_database_that_starts_late(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reached, pauses = migrate_command.ensure_database, []
+    ensure_database, pauses = migrate_command.ensure_database, []
 
     async def late(settings: Settings) -> None:
         pauses.append(1)
         if len(pauses) < 4:
             raise ConnectionRefusedError
-        await reached(settings)
+        await ensure_database(settings)
 
     monkeypatch.setattr(migrate_command, "ensure_database", late)
     monkeypatch.setattr(migrate_command, "WAIT_PAUSES_SECONDS", (0.001, 0.002))
@@ -171,7 +171,7 @@ async def test_a_database_that_starts_late_is_waited_for(
     assert len(pauses) == 4
 
 
-async def test_a_database_that_never_answers_is_an_error_after_the_wait(
+async def test_database_that_never_responds_is_an_error_after_the_wait(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     settings = settings_for("postgresql://postgres@127.0.0.1:1/tasks", database_wait_seconds=0)
@@ -179,10 +179,10 @@ async def test_a_database_that_never_answers_is_an_error_after_the_wait(
     assert "cannot be reached" in capsys.readouterr().err
 
 
-async def test_the_raw_connection_is_inside_sqlalchemys_transaction(
+async def test_raw_connection_belongs_to_the_sqlalchemy_transaction(
     database: str, connection: asyncpg.Connection
 ) -> None:
-    """Also when the queue's statement comes first: what is rolled back leaves nothing."""
+    """A rollback undoes it, even if the statement on the raw connection comes first."""
     engine = create_engine(settings_for(database), pooled=False)
     async with engine.connect() as outer:
         await (await raw(outer)).execute(

@@ -1,4 +1,4 @@
-"""Everything works through a transaction pooler: no LISTEN, no session settings, no statement kept."""
+"""The service behind a transaction pooler: no LISTEN, session settings or prepared statements."""
 
 import asyncio
 import tempfile
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.asyncio
 
 @pytest_asyncio.fixture
 async def pooled(database: str, tmp_path: Path) -> AsyncIterator[Settings]:
-    """Settings of a service that reaches the test's database by way of a pooler."""
+    """Settings of a service that reaches the test's database through a pooler."""
     with transaction_pooler(database) as url:
         settings = settings_for(
             url,
@@ -39,7 +39,7 @@ async def pooled(database: str, tmp_path: Path) -> AsyncIterator[Settings]:
             runtime_dir=tmp_path,
             conversations_min_seconds=0,
             conversations_max_seconds=0,
-            lease_seconds=15,  # the default: no lease is to end here, and time limits of connections follow from it
+            lease_seconds=15,  # the default, so that no lease ends
         )
 
         async def responses() -> bool:
@@ -54,8 +54,8 @@ async def pooled(database: str, tmp_path: Path) -> AsyncIterator[Settings]:
         yield settings
 
 
-async def test_requests_answer_503_while_the_pooler_has_no_server() -> None:
-    """It takes connections all the same, and keeps statements waiting for two minutes."""
+async def test_requests_return_503_while_the_pooler_has_no_server() -> None:
+    """The pooler still accepts connections, and queues statements for two minutes."""
     with (
         tempfile.TemporaryDirectory(prefix="task-service-test-", dir="/var/tmp") as folder,
         EmbeddedPostgres(Path(folder)) as server,
@@ -79,14 +79,14 @@ async def test_requests_answer_503_while_the_pooler_has_no_server() -> None:
                 assert [await status() for _ in range(3)] == [503] * 3
             await asyncio.to_thread(server.start)
 
-            async def is_back() -> bool:
+            async def is_available() -> bool:
                 return await status() == 200
 
-            await eventually("an answer", is_back)
+            await eventually("an answer", is_available)
         await engine.dispose()
 
 
-async def test_two_workers_finish_tasks_that_the_api_made(
+async def test_two_workers_complete_tasks_through_the_pooler(
     pooled: Settings, connection: asyncpg.Connection, tmp_path: Path
 ) -> None:
     engine = create_engine(pooled)
@@ -102,9 +102,13 @@ async def test_two_workers_finish_tasks_that_the_api_made(
             {"title": f"t{n}", "handler": "conversations", "conversations": [{"body": n}]}
             for n in range(60)
         ]
-        made = await asyncio.gather(*(client.post("/api/v1/tasks", json=body) for body in bodies))
-        assert {response.status_code for response in made} == {201}
-        ids = [UUID(response.json()["id"]) for response in made] + await add_tasks(connection, 500)
+        responses = await asyncio.gather(
+            *(client.post("/api/v1/tasks", json=body) for body in bodies)
+        )
+        assert {response.status_code for response in responses} == {201}
+        ids = [UUID(response.json()["id"]) for response in responses] + await add_tasks(
+            connection, 500
+        )
 
         async def done() -> bool:
             return set(await statuses(connection, ids)) == {"completed"}
@@ -117,7 +121,7 @@ async def test_two_workers_finish_tasks_that_the_api_made(
         == 60
     )
     assert await connection.fetchval("SELECT count(*) FROM runs WHERE final") == 560
-    # Prefetched tasks may be given back when the others turn out slow; nothing else may have ended without an end.
+    # Workers may release prefetched tasks. Every other attempt must be final.
     assert (
         await connection.fetchval(
             "SELECT count(*) FROM runs WHERE NOT final AND outcome <> 'released'"

@@ -1,4 +1,4 @@
-"""One trace from the request through the queue to the outgoing call; a collector that is away harms nobody."""
+"""Traces from the request through the queue to the outgoing call, and a missing collector."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ TRACEPARENT = {"traceparent": f"00-{TRACE}-{CALLER}-01"}
 
 
 class Service:
-    """A `task-service serve` of its own, with traces on."""
+    """A `task-service serve` process with traces enabled."""
 
     def __init__(self, database: str, folder: Path, **settings: object) -> None:
         self.ports = {"PORT": free_port(), "MANAGEMENT_PORT": free_port()}
@@ -45,7 +45,7 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[httpx.AsyncClient]:
-        """A client of the service once it answers; afterwards the service has ended by SIGTERM."""
+        """Start the service and yield a client of it; stop the service with SIGTERM afterwards."""
         argv = [sys.executable, "-m", "task_service.cli", "serve"]
         process = await asyncio.create_subprocess_exec(
             *argv, env=self.env, cwd="/", stdout=PIPE, stderr=PIPE
@@ -56,7 +56,9 @@ class Service:
                 base_url=f"http://127.0.0.1:{self.ports['PORT']}", timeout=20
             ) as client:
                 await eventually(
-                    "the service's first answer", lambda: self._answers(client, process, output), 60
+                    "the service's first answer",
+                    lambda: self._is_ready(client, process, output),
+                    60,
                 )
                 yield client
         finally:
@@ -65,7 +67,7 @@ class Service:
             self.output, errors = await output
             self.lines = [json.loads(line) for line in errors.splitlines() if line.startswith(b"{")]
 
-    async def _answers(
+    async def _is_ready(
         self,
         client: httpx.AsyncClient,
         process: Process,
@@ -77,24 +79,24 @@ class Service:
         return False
 
 
-async def webhook_done(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
-    """Create a task that calls this URL, in the caller's trace; the task once it is completed."""
+async def run_webhook(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
+    """Create a task that calls this URL in the caller's trace, and wait until it is completed."""
     body = {"title": "call", "handler": "webhook", "payload": {"url": url, "body": {"n": 1}}}
-    made = (
+    created = (
         (await client.post("/api/v1/tasks", json=body, headers=TRACEPARENT))
         .raise_for_status()
         .json()
     )
 
     async def completed() -> dict[str, Any] | None:
-        task: dict[str, Any] = (await client.get(f"/api/v1/tasks/{made['id']}")).json()
+        task: dict[str, Any] = (await client.get(f"/api/v1/tasks/{created['id']}")).json()
         return task if task["status"] == "completed" else None
 
     return await eventually("the task's completion", completed, 30)
 
 
 @pytest.mark.timeout(1200)  # Jaeger may have to be built
-async def test_jaeger_shows_one_trace_from_the_request_to_the_outgoing_call(
+async def test_jaeger_shows_one_trace_from_request_to_outgoing_call(
     database: str, tmp_path: Path
 ) -> None:
     with jaeger_process() as jaeger, receiver() as target:
@@ -107,7 +109,7 @@ async def test_jaeger_shows_one_trace_from_the_request_to_the_outgoing_call(
         }
         service = Service(database, tmp_path, **settings)
         async with service.running() as client:
-            task = await webhook_done(client, f"{target.url}/hook")
+            task = await run_webhook(client, f"{target.url}/hook")
         spans = await jaeger.trace(TRACE)
     names = {span["operationName"] for span in spans}
     assert {"POST /api/v1/tasks", "run webhook", "POST"} <= names
@@ -123,15 +125,15 @@ async def test_jaeger_shows_one_trace_from_the_request_to_the_outgoing_call(
     assert tags(request)["http.response.status_code"] == 201
     assert tags(request)["http.route"] == "/api/v1/tasks"
     assert tags(failed)["otel.status_code"] == "ERROR"
-    found = tags(succeeded)
-    assert (found["task.id"], found["task.attempt"], found["task.outcome"]) == (
+    attributes = tags(succeeded)
+    assert (attributes["task.id"], attributes["task.attempt"], attributes["task.outcome"]) == (
         task["id"],
         2,
         "completed",
     )
     process = {tag["key"]: tag["value"] for tag in request["process"]["tags"]}
     assert (request["process"]["serviceName"], process["k8s.pod.name"]) == ("shop", "pod-7")
-    # The called service is told the span that called it, and log lines name the trace.
+    # The called service receives the calling span, and log lines contain the trace.
     assert [r.headers["traceparent"].split("-")[1:3] for r in target.received] == [
         [TRACE, calls[failed["spanID"]]["spanID"]],
         [TRACE, calls[succeeded["spanID"]]["spanID"]],
@@ -144,13 +146,13 @@ async def test_jaeger_shows_one_trace_from_the_request_to_the_outgoing_call(
     assert logged["webhook_answered"] == succeeded["spanID"]
 
 
-async def test_the_console_exporter_prints_a_line_for_each_span_also_for_the_last_ones(
+async def test_console_exporter_prints_every_span_including_the_last(
     database: str, tmp_path: Path
 ) -> None:
     service = Service(database, tmp_path, OTEL_EXPORTER="console")
     with receiver() as target:
         async with service.running() as client:
-            await webhook_done(client, target.url)
+            await run_webhook(client, target.url)
             last = (await client.get("/api/v1/tasks?limit=1")).headers["x-request-id"]
     spans = [json.loads(line) for line in service.output.splitlines()]
     assert {"POST /api/v1/tasks", "run webhook"} <= {
@@ -165,7 +167,7 @@ async def test_the_console_exporter_prints_a_line_for_each_span_also_for_the_las
     )
 
 
-async def test_a_caller_that_does_not_sample_is_heeded_and_ids_are_still_passed_on(
+async def test_unsampled_trace_is_not_exported_but_propagated(
     database: str, tmp_path: Path
 ) -> None:
     service = Service(database, tmp_path, OTEL_EXPORTER="console")
@@ -179,8 +181,8 @@ async def test_a_caller_that_does_not_sample_is_heeded_and_ids_are_still_passed_
     assert TRACE.encode() not in service.output
 
 
-@pytest.mark.parametrize("silent", [False, True], ids=["nobody listens", "it never answers"])
-async def test_a_collector_that_is_away_neither_slows_nor_breaks_requests_and_is_told_once(
+@pytest.mark.parametrize("silent", [False, True], ids=["connection refused", "no response"])
+async def test_missing_collector_is_logged_once_and_delays_no_request(
     database: str, tmp_path: Path, silent: bool
 ) -> None:
     with contextlib.ExitStack() as stack:
@@ -193,15 +195,15 @@ async def test_a_collector_that_is_away_neither_slows_nor_breaks_requests_and_is
         async with service.running() as client:
             seconds = []
             for _ in range(200):
-                began = time.monotonic()
+                started_at = time.monotonic()
                 assert (await client.get("/api/v1/tasks?limit=1")).status_code == 200
-                seconds.append(time.monotonic() - began)
-            began = time.monotonic()
+                seconds.append(time.monotonic() - started_at)
+            started_at = time.monotonic()
     assert sorted(seconds)[100] < 0.25
-    assert time.monotonic() - began < 15  # the last spans are waited for within a bound
-    about = [
+    assert time.monotonic() - started_at < 15  # the wait for the last spans is limited
+    events = [
         line["event"]
         for line in service.lines
         if "traces" in line["event"] or "opentel" in line["logger"]
     ]
-    assert 1 <= len(about) <= 3, about
+    assert 1 <= len(events) <= 3, events

@@ -237,8 +237,8 @@ async def test_requests_without_a_limit_do_not_call_redis(make: Make) -> None:
 )
 async def test_invalid_limits_are_rejected_by_name(text: str) -> None:
     for kind in ("read", "write", "login", "upload"):
+        overrides: dict[str, Any] = {f"rate_limit_{kind}": text}
         with pytest.raises(ValidationError) as refused:
-            overrides: dict[str, Any] = {f"rate_limit_{kind}": text}
             settings_for("postgresql://h/x", **overrides)
         assert refused.value.errors()[0]["loc"] == (f"rate_limit_{kind}",)
 

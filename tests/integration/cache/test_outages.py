@@ -1,4 +1,4 @@
-"""Redis dies, hangs, restarts with an old dump, or is cut off from a writer: what readers see, and how fast."""
+"""Redis crashes, hangs, restarts with an old dump or is unreachable: what readers see, and how fast."""
 
 import asyncio
 import time
@@ -17,31 +17,31 @@ from tests.support.redis import RedisServer, redis_server
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio
-WAITING = "SELECT count(*) FROM cache_outbox"
+COUNT_OUTBOX = "SELECT count(*) FROM cache_outbox"
 TIMEOUT_SECONDS = 0.25
 
 
-async def delivered(connection: asyncpg.Connection) -> None:
-    """Wait until nothing is left in the outbox."""
+async def wait_for_delivery(connection: asyncpg.Connection) -> None:
+    """Wait until the outbox is empty."""
 
-    async def empty() -> bool:
-        return not await connection.fetchval(WAITING)
+    async def is_empty() -> bool:
+        return not await connection.fetchval(COUNT_OUTBOX)
 
-    await eventually("delivery of the outbox", empty)
+    await eventually("delivery of the outbox", is_empty)
 
 
-async def kept_again(instance: Instance, task: UUID, url: str) -> None:
+async def wait_until_cached(instance: Instance, task: UUID, url: str) -> None:
     """Wait until reads fill the cache again."""
     async with Redis.from_url(url, protocol=2) as client:
 
-        async def kept() -> bool:
+        async def is_cached() -> bool:
             await instance.read(task)
             return bool(await client.exists(f"tasks::{task}"))
 
-        await eventually("a fill", kept)
+        await eventually("a cached value", is_cached)
 
 
-async def test_a_value_in_an_old_dump_is_not_believed(
+async def test_value_in_an_old_dump_is_not_used(
     start: StartInstance, dumping_redis: RedisServer
 ) -> None:
     writer, reader = (
@@ -63,7 +63,7 @@ async def test_a_value_in_an_old_dump_is_not_believed(
         assert b'"title":"new"' in await value_of(client, f"tasks::{task}")
 
 
-async def test_a_fill_that_began_before_a_restart_is_not_kept_after_it(
+async def test_fill_that_began_before_a_restart_is_rejected_after_it(
     start: StartInstance, dumping_redis: RedisServer
 ) -> None:
     writer, slow = (
@@ -71,65 +71,65 @@ async def test_a_fill_that_began_before_a_restart_is_not_kept_after_it(
         await start(redis_url=dumping_redis.url),
     )
     task = await writer.create()
-    found = await slow.cache.read(task)
+    token = await slow.cache.read(task)
     old = await writer.read(task)
     async with Redis.from_url(dumping_redis.url, protocol=2) as client:
         await client.delete(f"tasks::{task}")
-        await client.save()  # with the mark that the slow reader has found
+        await client.save()  # the dump contains the fill token of the slow reader
     await writer.update(task, title="new")
     dumping_redis.kill()
     dumping_redis.start()
-    assert found is not None
+    assert token is not None
     assert old is not None
-    await slow.cache.fill(found, task, old)  # type: ignore[arg-type]
+    await slow.cache.fill(token, task, old)  # type: ignore[arg-type]
     await slow.wait_until_trusted()
     assert await slow.title(task) == "new"
 
 
-async def test_while_redis_is_dead_reads_and_updates_go_on_and_it_is_used_when_it_is_back(
+async def test_reads_and_updates_work_without_redis_and_use_it_again_later(
     start: StartInstance, redis: RedisServer, connection: asyncpg.Connection
 ) -> None:
     writer, reader = await start(), await start()
     task = await writer.create()
     await reader.title(task)
     redis.kill()
-    begun = time.monotonic()
+    started_at = time.monotonic()
     for n in range(1, 21):
         await writer.update(task, title=str(n))
         assert (await writer.title(task), await reader.title(task)) == (str(n), str(n))
-    assert time.monotonic() - begun < 5
-    assert await connection.fetchval(WAITING) == 20
+    assert time.monotonic() - started_at < 5
+    assert await connection.fetchval(COUNT_OUTBOX) == 20
     redis.start()
-    await delivered(connection)
-    await kept_again(reader, task, redis.url)
+    await wait_for_delivery(connection)
+    await wait_until_cached(reader, task, redis.url)
     assert await reader.title(task) == "20"
 
 
-async def test_a_redis_that_hangs_slows_only_the_first_reads_and_what_it_holds_is_not_old_when_it_goes_on(
+async def test_redis_that_hangs_delays_only_the_first_reads(
     start: StartInstance, redis: RedisServer, connection: asyncpg.Connection
 ) -> None:
     writer, reader = await start(), await start()
     task = await writer.create()
     await reader.title(task)
     redis.hang()
-    begun = time.monotonic()
+    started_at = time.monotonic()
     assert await reader.title(task) == "0"
-    assert time.monotonic() - begun < TIMEOUT_SECONDS + 0.5
-    begun = time.monotonic()
+    assert time.monotonic() - started_at < TIMEOUT_SECONDS + 0.5
+    started_at = time.monotonic()
     for n in range(100):
         await writer.update(task, title=str(n))
         assert await reader.title(task) == str(n)
-    taken = time.monotonic() - begun
-    assert taken < 15, f"100 updates and reads took {taken:.1f} s"
+    seconds = time.monotonic() - started_at
+    assert seconds < 15, f"100 updates and reads took {seconds:.1f} s"
     redis.resume()
     for _ in range(50):
         assert (await reader.title(task), await writer.title(task)) == ("99", "99")
-    await delivered(connection)
-    await kept_again(reader, task, redis.url)
+    await wait_for_delivery(connection)
+    await wait_until_cached(reader, task, redis.url)
     assert await reader.title(task) == "99"
 
 
-async def test_a_thousand_reads_at_once_of_a_hanging_redis_wait_for_it_once(
+async def test_thousand_concurrent_reads_wait_once_for_a_hanging_redis(
     start: StartInstance, redis: RedisServer
 ) -> None:
     reader = await start()
@@ -138,19 +138,19 @@ async def test_a_thousand_reads_at_once_of_a_hanging_redis_wait_for_it_once(
     redis.hang()
 
     async def read() -> float:
-        begun = time.monotonic()
+        started_at = time.monotonic()
         titles = await asyncio.gather(*(reader.title(task) for _ in range(1000)))
         assert set(titles) == {"0"}
-        return time.monotonic() - begun
+        return time.monotonic() - started_at
 
-    first, without = await read(), await read()
+    first, without_redis = await read(), await read()
     redis.resume()
-    assert first < 3 * without + 3, (
-        f"a thousand reads took {first:.1f} s, without Redis {without:.1f} s"
+    assert first < 3 * without_redis + 3, (
+        f"a thousand reads took {first:.1f} s, without Redis {without_redis:.1f} s"
     )
 
 
-async def test_a_writer_alone_that_cannot_reach_redis_makes_reads_old_for_five_seconds_at_most(
+async def test_writer_without_redis_causes_at_most_five_seconds_of_stale_reads(
     start: StartInstance, redis: RedisServer, connection: asyncpg.Connection
 ) -> None:
     writer, reader = (
@@ -161,20 +161,20 @@ async def test_a_writer_alone_that_cannot_reach_redis_makes_reads_old_for_five_s
     longest = 0.0
     for n in range(1, 4):
         await reader.wait_until_trusted()
-        await kept_again(reader, task, redis.url)
+        await wait_until_cached(reader, task, redis.url)
         await writer.update(task, title=str(n))
         acknowledged = time.monotonic()
         while await reader.title(task) != str(n):
             assert time.monotonic() - acknowledged < 5
             await asyncio.sleep(0)
         longest = max(longest, time.monotonic() - acknowledged)
-        await delivered(connection)
+        await wait_for_delivery(connection)
         for _ in range(50):
             assert await reader.title(task) == str(n)
     print(f"longest staleness {longest:.2f} s")
 
 
-async def test_a_reader_that_cannot_look_into_the_outbox_passes_the_cache_by(
+async def test_reader_that_cannot_check_the_outbox_bypasses_the_cache(
     start: StartInstance, redis: RedisServer, connection: asyncpg.Connection
 ) -> None:
     writer, reader = (
@@ -183,18 +183,17 @@ async def test_a_reader_that_cannot_look_into_the_outbox_passes_the_cache_by(
     )
     task = await writer.create()
     await reader.title(task)
-    await (
-        reader.watch.stop()
-    )  # as when its loop hangs, or the database answers requests but not the loop
+    # As if the loop of the watch hangs, or the database serves requests but not the loop.
+    await reader.watch.stop()
     await writer.update(task, title="new")
     acknowledged = time.monotonic()
     while await reader.title(task) != "new":
         assert time.monotonic() - acknowledged < 5
         await asyncio.sleep(0.01)
-    assert await connection.fetchval(WAITING) == 1
+    assert await connection.fetchval(COUNT_OUTBOX) == 1
 
 
-async def test_redis_that_goes_between_a_change_and_its_commit_is_told_by_the_outbox(
+async def test_outbox_invalidates_after_redis_fails_during_a_commit(
     start: StartInstance, redis: RedisServer, connection: asyncpg.Connection
 ) -> None:
     from task_service.domain.principals import ANONYMOUS
@@ -210,13 +209,13 @@ async def test_redis_that_goes_between_a_change_and_its_commit_is_told_by_the_ou
         redis.kill()
 
     await writer.transactions.write(change)
-    assert await connection.fetchval(WAITING) == 1
+    assert await connection.fetchval(COUNT_OUTBOX) == 1
     redis.start()
-    await delivered(connection)
+    await wait_for_delivery(connection)
     assert await writer.title(task) == "new"
 
 
-async def test_a_redis_that_refuses_to_write_turns_the_cache_off_and_breaks_nothing(
+async def test_read_only_redis_disables_the_cache(
     start: StartInstance, redis: RedisServer, connection: asyncpg.Connection
 ) -> None:
     writer, reader = await start(), await start()
@@ -225,18 +224,18 @@ async def test_a_redis_that_refuses_to_write_turns_the_cache_off_and_breaks_noth
     async with Redis.from_url(redis.url, protocol=2) as client:
         await client.config_set("min-replicas-to-write", "1")
         await writer.update(task, title="new")
-        assert await connection.fetchval(WAITING) == 1
+        assert await connection.fetchval(COUNT_OUTBOX) == 1
 
-        async def seen() -> bool:
+        async def is_visible() -> bool:
             return await reader.title(task) == "new"
 
-        await eventually("the new title", seen, 5)
+        await eventually("the new title", is_visible, 5)
         await client.config_set("min-replicas-to-write", "0")
-    await delivered(connection)
-    await kept_again(reader, task, redis.url)
+    await wait_for_delivery(connection)
+    await wait_until_cached(reader, task, redis.url)
 
 
-async def test_a_full_redis_keeps_nothing_more_but_forgets(
+async def test_full_redis_accepts_invalidations_but_no_values(
     start: StartInstance, redis: RedisServer, connection: asyncpg.Connection
 ) -> None:
     writer, reader = await start(), await start()
@@ -249,10 +248,10 @@ async def test_a_full_redis_keeps_nothing_more_but_forgets(
         for _ in range(2):
             assert (await reader.title(task), await reader.title(other)) == ("new", "0")
         assert not await client.exists(f"tasks::{task}", f"tasks::{other}")
-    assert await connection.fetchval(WAITING) == 0
+    assert await connection.fetchval(COUNT_OUTBOX) == 0
 
 
-async def test_what_was_told_to_a_server_that_was_already_replaced_is_told_to_the_next_one(
+async def test_invalidation_is_repeated_on_a_replaced_server(
     start: StartInstance, redis: RedisServer, tmp_path: Path
 ) -> None:
     file = tmp_path / "redis_url"
@@ -264,19 +263,19 @@ async def test_what_was_told_to_a_server_that_was_already_replaced_is_told_to_th
     with redis_server() as other:
         file.write_text(other.url)
         reader = await start(**settings)
-        found = await reader.cache.read(task)
+        token = await reader.cache.read(task)
         async with reader.transactions.read() as own:
             old = await read_row(own, task)
         await writer.update(task, title="2")
-        assert isinstance(found, Missing)
+        assert isinstance(token, Missing)
         assert old is not None
-        await reader.cache.fill(found, task, old)
-        assert await reader.title(task) == "1"  # the writer has reached a server, but not this one
+        await reader.cache.fill(token, task, old)
+        assert await reader.title(task) == "1"  # the writer has invalidated another server
         await writer.watch.look()
         assert await reader.title(task) == "2"
 
 
-async def test_a_replica_is_not_used(
+async def test_replica_is_not_used(
     start: StartInstance, redis: RedisServer, connection: asyncpg.Connection
 ) -> None:
     with redis_server() as other:

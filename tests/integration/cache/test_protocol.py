@@ -1,4 +1,4 @@
-"""What the cache holds, and what it must not: the interleavings in which an old version could come back, one by one."""
+"""The cache protocol: each interleaving in which an old version could be cached."""
 
 import json
 from datetime import UTC, date, datetime, timedelta
@@ -33,22 +33,22 @@ from tests.support.tasks import add_worker, quiet_wakeups
 pytestmark = pytest.mark.asyncio
 
 
-async def missing(instance: Instance, task_id: UUID) -> Missing:
-    """What a reader gets that finds nothing."""
-    found = await instance.cache.read(task_id)
-    assert isinstance(found, Missing)
-    return found
+async def miss(instance: Instance, task_id: UUID) -> Missing:
+    """Return the fill token that a reader gets on a cache miss."""
+    token = await instance.cache.read(task_id)
+    assert isinstance(token, Missing)
+    return token
 
 
 async def from_database(instance: Instance, task_id: UUID) -> store.TaskRow:
-    """What a reader then reads."""
+    """Return the row that the reader then loads."""
     async with instance.transactions.read() as connection:
         row = await store.read_task(connection, task_id)
     assert row is not None
     return row
 
 
-async def test_the_first_read_fills_the_key_for_its_time_and_later_reads_need_no_database(
+async def test_first_read_fills_the_cache_and_later_reads_use_it(
     start: StartInstance, keys: Redis, connection: asyncpg.Connection
 ) -> None:
     instance = await start()
@@ -60,11 +60,11 @@ async def test_the_first_read_fills_the_key_for_its_time_and_later_reads_need_no
     assert 595_000 < await keys.pttl(f"tasks::{task}") <= 600_000
     kept = json.loads(await value_of(keys, f"tasks::{task}"))
     assert (kept["stamp"], kept["task"]["title"]) == (1, "0")
-    await connection.execute("UPDATE tasks SET title = 'behind its back'")
+    await connection.execute("UPDATE tasks SET title = 'changed without the cache'")
     assert await instance.read(task) == first
 
 
-async def test_update_and_delete_remove_the_key_and_are_seen_at_once_by_every_process(
+async def test_update_and_delete_are_visible_at_once_in_every_process(
     start: StartInstance, keys: Redis
 ) -> None:
     one, other = await start(), await start()
@@ -83,7 +83,7 @@ async def test_update_and_delete_remove_the_key_and_are_seen_at_once_by_every_pr
     assert not await keys.exists(f"tasks::{task}", f"tasks::{erased}")
 
 
-async def test_the_number_of_conversations_is_never_old(start: StartInstance) -> None:
+async def test_conversation_count_is_never_stale(start: StartInstance) -> None:
     one, other = await start(), await start()
     task = await one.create()
     before = await other.read(task)
@@ -95,7 +95,7 @@ async def test_the_number_of_conversations_is_never_old(start: StartInstance) ->
     assert (before.conversation_count, after.conversation_count) == (0, 1)
 
 
-async def test_what_a_worker_or_time_alone_changes_is_not_kept(
+async def test_tasks_that_workers_or_time_change_are_not_cached(
     start: StartInstance, keys: Redis, connection: asyncpg.Connection
 ) -> None:
     instance = await start()
@@ -108,12 +108,12 @@ async def test_what_a_worker_or_time_alone_changes_is_not_kept(
         await instance.read(one)
         assert not await keys.exists(f"tasks::{one}")
     assert await claim(connection, worker, Bounds(["default"]), 1, start_at_once=True)
-    held = await instance.read(task)
-    assert held is not None
-    assert held.status == "processing"
+    claimed = await instance.read(task)
+    assert claimed is not None
+    assert claimed.status == "processing"
 
 
-async def test_a_task_that_comes_back_to_a_person_is_kept_again(
+async def test_task_that_becomes_manual_again_is_cached_again(
     start: StartInstance, keys: Redis
 ) -> None:
     instance = await start()
@@ -126,34 +126,34 @@ async def test_a_task_that_comes_back_to_a_person_is_kept_again(
 
 
 @pytest.mark.parametrize("evicted", [[], ["tasks::{}::stamp"], ["tasks::{}", "tasks::{}::stamp"]])
-async def test_a_slow_reader_does_not_bring_back_what_it_read_before_an_update(
+async def test_slow_reader_does_not_cache_a_row_from_before_an_update(
     start: StartInstance, keys: Redis, evicted: list[str]
 ) -> None:
     slow, writer = await start(), await start()
     task = await slow.create()
-    found, old = await missing(slow, task), await from_database(slow, task)
+    token, old = await miss(slow, task), await from_database(slow, task)
     await writer.update(task, title="new")
     for key in evicted:
         await keys.delete(key.format(task))
-    await slow.cache.fill(found, task, old)
+    await slow.cache.fill(token, task, old)
     assert await writer.title(task) == "new"
-    await slow.cache.fill(found, task, old)
+    await slow.cache.fill(token, task, old)
     assert await slow.title(task) == "new"
 
 
-async def test_a_reader_that_is_slower_than_its_mark_fills_nothing(
+async def test_reader_whose_fill_token_expired_fills_nothing(
     start: StartInstance, keys: Redis
 ) -> None:
     slow = await start()
     task = await slow.create()
-    found, row = await missing(slow, task), await from_database(slow, task)
+    token, row = await miss(slow, task), await from_database(slow, task)
     assert 0 < await keys.pttl(f"tasks::{task}::stamp") <= 10_000
-    await keys.delete(f"tasks::{task}::stamp")  # as its end of life does
-    await slow.cache.fill(found, task, row)
+    await keys.delete(f"tasks::{task}::stamp")  # as its expiry does
+    await slow.cache.fill(token, task, row)
     assert not await keys.exists(f"tasks::{task}")
 
 
-async def test_between_tombstone_and_commit_the_old_version_is_read_but_not_kept(
+async def test_old_version_is_not_cached_between_tombstone_and_commit(
     start: StartInstance, keys: Redis
 ) -> None:
     writer, reader = await start(), await start()
@@ -161,7 +161,7 @@ async def test_between_tombstone_and_commit_the_old_version_is_read_but_not_kept
     await reader.title(task)
 
     async def change(transaction: Transaction) -> None:
-        await changed(transaction, task)
+        await change_title(transaction, task)
         assert await reader.title(task) == "0"
         assert not await keys.exists(f"tasks::{task}")
 
@@ -169,51 +169,51 @@ async def test_between_tombstone_and_commit_the_old_version_is_read_but_not_kept
     assert await reader.title(task) == "new"
 
 
-async def changed(transaction: Transaction, task_id: UUID) -> None:
+async def change_title(transaction: Transaction, task_id: UUID) -> None:
     """Change the title in an open transaction."""
     await change_task(transaction, task_id, TaskChange(title="new"), ANONYMOUS)
 
 
 @pytest.mark.parametrize("fills", ["before the commit", "after the commit"])
-async def test_a_tombstone_that_is_evicted_before_the_commit_lets_nothing_old_stay(
-    start: StartInstance, keys: Redis, fills: str
+async def test_eviction_of_a_tombstone_before_the_commit_leaves_nothing_stale(
+    start: StartInstance, keys: Redis, fill_time: str
 ) -> None:
     writer, reader = await start(), await start()
     task = await writer.create()
-    seen: list[tuple[Missing, store.TaskRow]] = []
+    reads: list[tuple[Missing, store.TaskRow]] = []
 
     async def change(transaction: Transaction) -> None:
-        await changed(transaction, task)
+        await change_title(transaction, task)
         await keys.flushall()
-        seen.append((await missing(reader, task), await from_database(reader, task)))
-        if fills == "before the commit":
-            await reader.cache.fill(*_filling(seen[0], task))
+        reads.append((await miss(reader, task), await from_database(reader, task)))
+        if fill_time == "before the commit":
+            await reader.cache.fill(*_fill_arguments(reads[0], task))
             assert await keys.exists(f"tasks::{task}")
 
     await writer.transactions.write(change)
-    if fills == "after the commit":
-        await reader.cache.fill(*_filling(seen[0], task))
+    if fill_time == "after the commit":
+        await reader.cache.fill(*_fill_arguments(reads[0], task))
     assert await reader.title(task) == "new"
 
 
-def _filling(
-    seen: tuple[Missing, store.TaskRow], task: UUID
+def _fill_arguments(
+    reads: tuple[Missing, store.TaskRow], task: UUID
 ) -> tuple[Missing, UUID, store.TaskRow]:
-    return seen[0], task, seen[1]
+    return reads[0], task, reads[1]
 
 
-async def test_a_writer_that_dies_right_after_its_commit_leaves_nothing_old(
+async def test_writer_that_dies_after_its_commit_leaves_nothing_stale(
     start: StartInstance,
 ) -> None:
     writer, reader = await start(), await start()
     task = await writer.create()
     assert await reader.title(task) == "0"
     async with writer.transactions.begin() as transaction:
-        await changed(transaction, task)  # and `write` has no chance to tell Redis again
+        await change_title(transaction, task)  # without `write`, which would invalidate again
     assert await reader.title(task) == "new"
 
 
-async def test_a_change_that_is_rolled_back_leaves_the_old_version_to_be_read(
+async def test_rolled_back_change_leaves_the_old_version(
     start: StartInstance,
 ) -> None:
     writer, reader = await start(), await start()
@@ -221,7 +221,7 @@ async def test_a_change_that_is_rolled_back_leaves_the_old_version_to_be_read(
     await reader.title(task)
 
     async def change(transaction: Transaction) -> None:
-        await changed(transaction, task)
+        await change_title(transaction, task)
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -231,19 +231,19 @@ async def test_a_change_that_is_rolled_back_leaves_the_old_version_to_be_read(
     assert await reader.title(task) == "1"
 
 
-async def test_a_tombstone_never_goes_down(start: StartInstance, keys: Redis) -> None:
+async def test_version_of_a_tombstone_never_decreases(start: StartInstance, keys: Redis) -> None:
     instance = await start()
     task = await instance.create()
     for stamp in (9, 5):
         async with instance.transactions.engine.begin() as connection:
             await instance.cache.forget(connection, task, stamp)
     assert (await value_of(keys, f"tasks::{task}::stamp")).startswith(b"gone:9:")
-    found = await missing(instance, task)
-    await instance.cache.fill(found, task, await from_database(instance, task))
+    token = await miss(instance, task)
+    await instance.cache.fill(token, task, await from_database(instance, task))
     assert not await keys.exists(f"tasks::{task}")
 
 
-async def test_a_day_of_the_log_is_kept_until_the_log_changes(
+async def test_day_of_the_log_is_cached_until_the_log_changes(
     start: StartInstance, connection: asyncpg.Connection
 ) -> None:
     one, other = await start(), await start()
@@ -255,10 +255,10 @@ async def test_a_day_of_the_log_is_kept_until_the_log_changes(
     async def make(reader: AsyncConnection) -> bytes:
         nonlocal reads
         reads += 1
-        found = await reader.exec_driver_sql(
+        token = await reader.exec_driver_sql(
             "SELECT count(*) FROM daily_log WHERE date = '2026-01-01'"
         )
-        return str(found.scalar()).encode()
+        return str(token.scalar()).encode()
 
     async def read() -> list[bytes]:
         return [
@@ -271,7 +271,7 @@ async def test_a_day_of_the_log_is_kept_until_the_log_changes(
     assert (await read(), reads) == ([b"0"] * 3, 2)
 
 
-async def test_a_day_that_was_read_before_a_load_is_not_kept_after_it(start: StartInstance) -> None:
+async def test_day_read_before_a_load_is_not_cached_after_it(start: StartInstance) -> None:
     loader, reader = await start(), await start()
 
     async def load(transaction: Transaction) -> None:
@@ -292,7 +292,7 @@ async def test_a_day_that_was_read_before_a_load_is_not_kept_after_it(start: Sta
 
 
 def client_of(instance: Instance) -> httpx.AsyncClient:
-    """A client of an application with this instance's transaction manager, and so with its cache."""
+    """Return a client of an application that uses the instance's transactions and cache."""
     app = create_app(instance.transactions.settings, instance.transactions.engine, quiet_wakeups())
     app.state.transactions = instance.transactions
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service")
@@ -308,29 +308,29 @@ FILL_DAY = """
 """
 
 
-async def titles_of(client: httpx.AsyncClient, day: date) -> list[str]:
-    """What service D lists of a day."""
+async def list_titles(client: httpx.AsyncClient, day: date) -> list[str]:
+    """Return the titles that service D lists for a day."""
     response = await client.get("/compat/d/tasks", params={"date": str(day)})
     assert response.status_code == 200, response.text
     return [entry["title"] for entry in response.json()]
 
 
-async def test_a_day_that_service_d_has_listed_is_read_from_the_cache(
+async def test_day_that_service_d_has_listed_is_read_from_the_cache(
     start: StartInstance, connection: asyncpg.Connection
 ) -> None:
     day, other = date(2026, 1, 1), date(2026, 1, 2)
     async with client_of(await start()) as one, client_of(await start()) as two:
         await connection.execute(FILL_DAY, day, 2)
-        assert await titles_of(one, day) == ["task 1", "task 2"]
-        await connection.execute("UPDATE daily_log SET title = 'behind its back'")
+        assert await list_titles(one, day) == ["task 1", "task 2"]
+        await connection.execute("UPDATE daily_log SET title = 'changed without the cache'")
         for client in (one, two):
-            assert await titles_of(client, day) == ["task 1", "task 2"]
+            assert await list_titles(client, day) == ["task 1", "task 2"]
         await connection.execute(FILL_DAY, other, 1)
-        assert await titles_of(two, other) == ["task 1"]
+        assert await list_titles(two, other) == ["task 1"]
 
 
 @pytest.mark.parametrize("count", [0, 3, 4, 5, 9])
-async def test_a_day_is_listed_whole_also_when_it_is_too_long_to_be_kept(
+async def test_day_that_is_too_long_to_cache_is_listed_completely(
     start: StartInstance,
     keys: Redis,
     connection: asyncpg.Connection,
@@ -344,16 +344,16 @@ async def test_a_day_is_listed_whole_also_when_it_is_too_long_to_be_kept(
     expected = [f"task {n}" for n in range(1, count + 1)]
     async with client_of(await start()) as client:
         for _ in range(2):
-            assert await titles_of(client, day) == expected
+            assert await list_titles(client, day) == expected
     kept: Any = await keys.get(f"daily_log::d:{day}")
     assert (b"task 1" in kept) == (0 < count <= 4)
 
 
-async def test_host_and_port_alone_are_a_redis_to_cache_limits_and_status(
+async def test_host_and_port_configure_cache_limits_and_status(
     start: StartInstance, redis: RedisServer, keys: Redis
 ) -> None:
-    where = {"redis_url": None, "redis_host": "127.0.0.1", "redis_port": redis.port}
-    instance = await start(rate_limit_read="100/hour", **where)
+    settings = {"redis_url": None, "redis_host": "127.0.0.1", "redis_port": redis.port}
+    instance = await start(rate_limit_read="100/hour", **settings)
     task = await instance.create()
     await instance.title(task)
     assert await keys.exists(f"tasks::{task}")
@@ -362,7 +362,7 @@ async def test_host_and_port_alone_are_a_redis_to_cache_limits_and_status(
     assert await keys.keys("*task-service:limits*")
 
 
-async def test_credentials_are_read_again_when_the_server_asks_for_others(
+async def test_credentials_are_reloaded_after_an_authentication_error(
     start: StartInstance, redis: RedisServer, keys: Redis, tmp_path: Path
 ) -> None:
     file = tmp_path / "redis_url"
@@ -378,7 +378,7 @@ async def test_credentials_are_read_again_when_the_server_asks_for_others(
     assert await keys.exists(f"tasks::{task}")
 
 
-async def test_without_redis_in_the_settings_there_is_no_cache(database: str) -> None:
+async def test_cache_is_disabled_without_redis(database: str) -> None:
     settings: Settings = settings_for(database)
     engine = create_engine(settings)
     transactions = TransactionManager(settings, engine, quiet_wakeups())

@@ -1,4 +1,4 @@
-"""Cursors: what was encoded comes back, and nothing else gets in."""
+"""Cursors: encoded values are decoded unchanged, and other text is rejected."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -16,7 +16,7 @@ moments = st.datetimes(timezones=st.just(UTC))
 
 
 @given(text, st.integers(-(2**63) + 1, 2**63 - 1), moments, st.uuids())
-def test_a_cursor_gives_back_its_parts(word: str, number: int, moment: datetime, key: UUID) -> None:
+def test_cursor_decodes_to_its_parts(word: str, number: int, moment: datetime, key: UUID) -> None:
     cursor = encode_cursor(word, number, moment, key, None)
     assert cursor.isascii()
     assert decode_cursor(cursor, str, int, datetime, UUID, None) == (
@@ -29,7 +29,7 @@ def test_a_cursor_gives_back_its_parts(word: str, number: int, moment: datetime,
 
 
 @given(st.text(max_size=450))
-def test_any_text_is_read_or_refused_by_name(cursor: str) -> None:
+def test_any_text_is_decoded_or_rejected_by_name(cursor: str) -> None:
     refused = {}
     try:
         read = decode_cursor(cursor, int)
@@ -55,7 +55,7 @@ def test_any_text_is_read_or_refused_by_name(cursor: str) -> None:
         ((), (int,)),
     ],
 )
-def test_parts_of_another_kind_are_refused(
+def test_parts_of_another_type_are_rejected(
     parts: tuple[Any, ...], kinds: tuple[type | None, ...]
 ) -> None:
     with pytest.raises(InvalidFieldError):

@@ -1,4 +1,4 @@
-"""What a change does: every status against every wish, decided without a database."""
+"""Decisions about changes: every status with every requested status, without a database."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -44,7 +44,7 @@ def ended(status: Status, **fields: Any) -> OpenTask:
     return OpenTask(ROW._replace(status=status, **fields), None, None)
 
 
-def set_by_person(status: Status, **fields: Any) -> OpenTask:
+def manual(status: Status, **fields: Any) -> OpenTask:
     return OpenTask(ROW._replace(status=status, **fields), status, None)
 
 
@@ -54,10 +54,8 @@ def decide(task: OpenTask, wanted: Status | None = None, **given: Any) -> Decisi
 
 @pytest.mark.parametrize("wanted", list(Status))
 @pytest.mark.parametrize("current", list(Status))
-def test_only_allowed_changes_of_status_are_decided(current: Status, wanted: Status) -> None:
-    task = (
-        queued("running") if current is Status.PROCESSING else set_by_person(current, handler=None)
-    )
+def test_only_allowed_status_transitions_are_accepted(current: Status, wanted: Status) -> None:
+    task = queued("running") if current is Status.PROCESSING else manual(current, handler=None)
     if wanted == current:
         assert decide(task, wanted).is_nothing
     elif wanted in ALLOWED[current]:
@@ -70,23 +68,21 @@ def test_only_allowed_changes_of_status_are_decided(current: Status, wanted: Sta
 @pytest.mark.parametrize(
     "wanted", [Status.IN_PROGRESS, Status.COMPLETED, Status.FAILED, Status.CANCELLED]
 )
-def test_a_person_takes_a_waiting_task_out_of_the_queue(wanted: Status) -> None:
+def test_manual_status_removes_a_task_from_the_queue(wanted: Status) -> None:
     assert decide(queued(), wanted) == Decision({"status": wanted}, QueueAction.WITHDRAW)
 
 
-def test_a_held_task_is_cancelled_by_its_worker_and_asked_once() -> None:
+def test_cancel_of_a_claimed_task_is_requested_once() -> None:
     assert decide(queued("running"), Status.CANCELLED) == Decision(queue=QueueAction.CANCEL)
     assert decide(queued("running", cancel_requested_at=NOW), Status.CANCELLED).is_nothing
 
 
-def test_opening_again_enters_the_queue_or_waits_for_a_person() -> None:
+def test_reopened_task_is_queued_or_becomes_manual() -> None:
     again = {"run_at": None, "status": None}
     assert decide(ended(Status.FAILED), Status.PENDING) == Decision(
         again, QueueAction.ENQUEUE, reopens=True
     )
-    assert decide(set_by_person(Status.CANCELLED), Status.PENDING) == Decision(
-        again, QueueAction.ENQUEUE
-    )
+    assert decide(manual(Status.CANCELLED), Status.PENDING) == Decision(again, QueueAction.ENQUEUE)
     own = {"run_at": None, "status": Status.PENDING}
     assert decide(ended(Status.FAILED, handler=None), Status.PENDING) == Decision(own, reopens=True)
     assert decide(ended(Status.FAILED), Status.PENDING, handler=None).columns == {
@@ -95,7 +91,7 @@ def test_opening_again_enters_the_queue_or_waits_for_a_person() -> None:
     }
 
 
-def test_a_time_given_with_pending_is_kept() -> None:
+def test_run_at_given_with_pending_is_kept() -> None:
     later = NOW + timedelta(days=1)
     assert decide(ended(Status.FAILED), Status.PENDING, run_at=later).columns == {
         "run_at": later,
@@ -103,39 +99,39 @@ def test_a_time_given_with_pending_is_kept() -> None:
     }
 
 
-def test_a_scheduled_task_becomes_due_at_once() -> None:
+def test_scheduled_task_set_to_pending_becomes_due_at_once() -> None:
     task = queued(status=Status.SCHEDULED, run_at=NOW + timedelta(days=1))
     assert decide(task, Status.PENDING) == Decision(
         {"run_at": None, "status": None}, QueueAction.RESTART
     )
 
 
-def test_a_run_no_longer_decides_when_a_person_does() -> None:
+def test_manual_status_overrides_the_final_run() -> None:
     assert decide(ended(Status.FAILED), Status.CANCELLED) == Decision(
         {"status": Status.CANCELLED}, reopens=True
     )
 
 
-def test_only_what_differs_is_written() -> None:
+def test_only_different_values_are_written() -> None:
     assert decide(queued(), title="a", payload={"a": 1}, tags=[], handler="noop").is_nothing
     assert decide(queued(), title="b", payload={"a": 1}) == Decision({"title": "b"})
     assert decide(queued(), payload={"a": 2}) == Decision({"payload": {"a": 2}})
     assert decide(queued(), queue="mail") == Decision({"queue": "mail"}, QueueAction.UPDATE)
 
 
-def test_naming_a_handler_hands_a_waiting_task_to_workers_and_a_person_keeps_theirs() -> None:
-    waiting = set_by_person(Status.PENDING, handler=None)
+def test_new_handler_queues_pending_tasks_but_not_tasks_in_progress() -> None:
+    waiting = manual(Status.PENDING, handler=None)
     assert decide(waiting, handler="noop") == Decision(
         {"handler": "noop", "status": None}, QueueAction.ENQUEUE
     )
-    working = set_by_person(Status.IN_PROGRESS, handler=None)
+    working = manual(Status.IN_PROGRESS, handler=None)
     assert decide(working, handler="noop") == Decision({"handler": "noop"})
     assert decide(queued(), handler=None) == Decision(
         {"handler": None, "status": Status.PENDING}, QueueAction.WITHDRAW
     )
 
 
-def test_how_a_held_task_runs_cannot_change() -> None:
+def test_execution_fields_of_a_claimed_task_cannot_change() -> None:
     for given in (
         {"handler": None},
         {"queue": "b"},
@@ -149,7 +145,7 @@ def test_how_a_held_task_runs_cannot_change() -> None:
     assert decide(queued("running"), title="b", priority=2).columns == {"title": "b"}
 
 
-def test_a_due_date_is_checked_when_it_is_set_anew() -> None:
+def test_due_date_is_checked_only_when_it_changes() -> None:
     past = NOW - timedelta(days=1)
     with pytest.raises(InvalidFieldError):
         decide(queued(), due_date=past)
@@ -157,14 +153,14 @@ def test_a_due_date_is_checked_when_it_is_set_anew() -> None:
     assert decide(queued(due_date=past), due_date=None).columns == {"due_date": None}
 
 
-def test_a_removal_cancels_what_is_open() -> None:
+def test_deletion_cancels_open_tasks() -> None:
     hidden = {"deleted_at": NOW}
     assert decide_removal(queued("running"), NOW) == Decision(hidden, QueueAction.CANCEL)
     assert decide_removal(queued("running", cancel_requested_at=NOW), NOW) == Decision(hidden)
     assert decide_removal(queued(), NOW) == Decision(
         hidden | {"status": Status.CANCELLED}, QueueAction.WITHDRAW
     )
-    assert decide_removal(set_by_person(Status.IN_PROGRESS), NOW) == Decision(
+    assert decide_removal(manual(Status.IN_PROGRESS), NOW) == Decision(
         hidden | {"status": Status.CANCELLED}
     )
     assert decide_removal(ended(Status.COMPLETED), NOW) == Decision(hidden)

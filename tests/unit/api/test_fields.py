@@ -1,4 +1,4 @@
-"""The field rules hold for any input: what is accepted obeys them, what breaks them is refused by name."""
+"""Properties of the field rules: any input is valid, or rejected by field name."""
 
 import json
 import math
@@ -23,10 +23,10 @@ anything = st.recursive(
 )
 
 
-def broken(model: type[Any], **given_fields: Any) -> set[str]:
-    """The fields that a model refuses."""
+def invalid_fields(model: type[Any], **values: Any) -> set[str]:
+    """Return the fields that a model rejects."""
     try:
-        model.model_validate(given_fields)
+        model.model_validate(values)
     except ValidationError as error:
         return {str(e["loc"][0]) for e in error.errors()}
     return set()
@@ -37,24 +37,26 @@ def is_text(text: str) -> bool:
 
 
 @given(st.text(max_size=230) | st.text(alphabet=" \n\tä\u3000", max_size=300))
-def test_a_title_is_taken_exactly_when_it_has_1_to_200_characters_without_outer_blanks(
+def test_title_must_have_1_to_200_characters_after_stripping(
     title: str,
 ) -> None:
     good = is_text(title) and 1 <= len(title.strip()) <= 200
-    assert broken(NewTask, title=title) == (set() if good else {"title"})
+    assert invalid_fields(NewTask, title=title) == (set() if good else {"title"})
     if good:
         assert NewTask(title=title).title == title.strip()
 
 
 @given(st.text(max_size=40).map(lambda t: t * 100))
-def test_a_description_has_at_most_2000_characters(text: str) -> None:
+def test_description_has_at_most_2000_characters(text: str) -> None:
     good = is_text(text) and len(text.strip()) <= 2000
-    assert broken(NewTask, title="a", description=text) == (set() if good else {"description"})
+    assert invalid_fields(NewTask, title="a", description=text) == (
+        set() if good else {"description"}
+    )
 
 
 @given(st.lists(st.text(max_size=60) | st.sampled_from(["Home", "home", " HOME "]), max_size=14))
-def test_tags_are_few_short_and_different_without_regard_to_case(tags: list[str]) -> None:
-    if broken(NewTask, title="a", tags=tags):
+def test_tags_are_limited_and_unique_regardless_of_case(tags: list[str]) -> None:
+    if invalid_fields(NewTask, title="a", tags=tags):
         unique = {t.strip().casefold() for t in tags if is_text(t) and t.strip()}
         assert len(unique) > 10 or any(len(t.strip()) > 50 or not is_text(t) for t in tags)
     else:
@@ -65,7 +67,7 @@ def test_tags_are_few_short_and_different_without_regard_to_case(tags: list[str]
 
 
 @given(st.sampled_from(list(Status)), st.sampled_from(list(Priority)), st.data())
-def test_words_are_read_without_regard_to_case(
+def test_status_and_priority_are_case_insensitive(
     status: Status, priority: Priority, data: st.DataObject
 ) -> None:
     def shuffled(word: str) -> str:
@@ -77,7 +79,7 @@ def test_words_are_read_without_regard_to_case(
 
 
 @given(anything)
-def test_a_payload_is_taken_exactly_when_the_database_and_the_answer_can_hold_it(
+def test_payload_must_be_storable_and_serializable(
     payload: Any,
 ) -> None:
     def holds(value: Any) -> bool:
@@ -89,50 +91,54 @@ def test_a_payload_is_taken_exactly_when_the_database_and_the_answer_can_hold_it
             return all(holds(k) and holds(v) for k, v in value.items())
         return all(map(holds, value)) if isinstance(value, list) else True
 
-    assert broken(NewTask, title="a", payload=payload) == (set() if holds(payload) else {"payload"})
+    assert invalid_fields(NewTask, title="a", payload=payload) == (
+        set() if holds(payload) else {"payload"}
+    )
 
 
 @given(st.integers(1, 300))
-def test_a_payload_is_nested_at_most_100_levels_deep(depth: int) -> None:
+def test_payload_is_nested_at_most_100_levels_deep(depth: int) -> None:
     payload = json.loads("[" * depth + "]" * depth)
-    assert broken(NewTask, title="a", payload=payload) == (set() if depth <= 100 else {"payload"})
+    assert invalid_fields(NewTask, title="a", payload=payload) == (
+        set() if depth <= 100 else {"payload"}
+    )
 
 
 @pytest.mark.parametrize("filler", ["a", "ä", "\U0001f600", '"'])
-def test_the_size_of_a_payload_is_counted_in_bytes(filler: str) -> None:
+def test_payload_size_is_measured_in_bytes(filler: str) -> None:
     each = len(json.dumps(filler, ensure_ascii=False).encode()) - 2
     most = (fields.PAYLOAD_MAX_BYTES - 2) // each
-    assert not broken(NewTask, title="a", payload=filler * most)
-    assert broken(NewTask, title="a", payload=filler * (most + 1)) == {"payload"}
+    assert not invalid_fields(NewTask, title="a", payload=filler * most)
+    assert invalid_fields(NewTask, title="a", payload=filler * (most + 1)) == {"payload"}
 
 
 @given(
     st.sampled_from([n for n in NewTask.model_fields if n not in ("payload", "conversations")]),
     anything,
 )
-def test_no_value_of_any_field_does_worse_than_being_refused_by_name(
-    field: str, value: Any
-) -> None:
-    assert broken(NewTask, **({"title": "a"} | {field: value})) <= {field}
-    assert broken(TaskChange, **{field: value}) <= {field}
+def test_any_value_of_any_field_is_at_worst_rejected_by_name(field: str, value: Any) -> None:
+    assert invalid_fields(NewTask, **({"title": "a"} | {field: value})) <= {field}
+    assert invalid_fields(TaskChange, **{field: value}) <= {field}
 
 
 @given(st.datetimes(timezones=st.none() | st.timezones()))
-def test_times_are_kept_in_utc(moment: datetime) -> None:
-    if not broken(NewTask, title="a", run_at=moment.isoformat()):
+def test_times_are_stored_in_utc(moment: datetime) -> None:
+    if not invalid_fields(NewTask, title="a", run_at=moment.isoformat()):
         kept = NewTask.model_validate({"title": "a", "run_at": moment.isoformat()}).run_at
         assert kept is not None
         assert kept.tzinfo is UTC
 
 
 @given(st.integers() | st.floats() | st.booleans() | st.text(max_size=3))
-def test_numbers_are_taken_only_as_whole_numbers_in_their_range(number: Any) -> None:
+def test_numbers_must_be_integers_in_their_range(number: Any) -> None:
     whole = isinstance(number, int) and not isinstance(number, bool)
     good = whole and 1 <= number <= fields.ATTEMPTS_MAX
-    assert broken(NewTask, title="a", max_attempts=number) == (set() if good else {"max_attempts"})
+    assert invalid_fields(NewTask, title="a", max_attempts=number) == (
+        set() if good else {"max_attempts"}
+    )
 
 
-def test_a_change_tells_what_was_left_out_from_what_is_null() -> None:
+def test_change_distinguishes_missing_fields_from_null() -> None:
     assert TaskChange.model_validate({}).columns() == {}
     change = TaskChange.model_validate(
         {"tags": None, "handler": None, "priority": "urgent", "status": "failed"}
@@ -140,12 +146,12 @@ def test_a_change_tells_what_was_left_out_from_what_is_null() -> None:
     assert change.columns() == {"tags": [], "handler": None, "priority": 0}
 
 
-def test_null_is_refused_where_a_field_cannot_be_empty() -> None:
+def test_null_is_rejected_for_required_fields() -> None:
     names = {"title", "status", "priority", "queue", "max_attempts"}
-    assert broken(TaskChange, **dict.fromkeys(TaskChange.model_fields)) == names
+    assert invalid_fields(TaskChange, **dict.fromkeys(TaskChange.model_fields)) == names
 
 
-def test_filters_keep_the_order_and_drop_repetitions() -> None:
+def test_filters_keep_their_order_and_drop_duplicates() -> None:
     query = TaskQuery.model_validate(
         {"status": ["Failed", "pending", "FAILED"], "tag": ["a"], "text": " b "}
     )

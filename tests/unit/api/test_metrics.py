@@ -1,4 +1,4 @@
-"""Metrics whose labels callers choose."""
+"""Metrics with labels that callers choose."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,10 +7,8 @@ from task_service.telemetry.metrics import OTHER, BoundedNames
 
 
 @given(st.lists(st.text()), st.integers(0, 5))
-def test_however_many_names_callers_invent_the_series_are_few(
-    invented: list[str], most: int
-) -> None:
+def test_number_of_series_is_bounded_for_any_labels(labels_used: list[str], most: int) -> None:
     names = BoundedNames(most)
-    labels = {names.label(name) for name in invented}
+    labels = {names.label(name) for name in labels_used}
     assert len(labels - {OTHER}) <= most
-    assert len(labels) <= len(set(invented))
+    assert len(labels) <= len(set(labels_used))
