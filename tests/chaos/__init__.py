@@ -1,1 +1,4 @@
-"""The chaos run: real processes, faults drawn from a seed, and a judgement from the database alone (docs/chaos.md)."""
+"""Chaos tests: real processes, faults drawn from a seed, and checks of the database.
+
+See docs/chaos.md.
+"""

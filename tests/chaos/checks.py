@@ -1,4 +1,4 @@
-"""The judgement: what must hold when a chaos run is over, asked of the database alone. A query finds what is wrong."""
+"""Invariants after a chaos run, as queries that find violations in the database."""
 
 import asyncpg
 
@@ -11,16 +11,19 @@ TASKS_NOT_ONCE = """
 TIMES_NOT_ONCE = """
     WITH due AS (
         SELECT generate_series(
-            date_trunc('minute', created_at + interval '1 minute'), next_run_at - interval '1 minute', '1 minute'
+            date_trunc('minute', created_at + interval '1 minute'),
+            next_run_at - interval '1 minute', '1 minute'
         ) AS at
         FROM schedules WHERE name = 'chaos'
     ),
     made AS (
-        SELECT (payload ->> 'scheduled_for')::timestamptz AS at, created_at FROM tasks WHERE title = 'scheduled'
+        SELECT (payload ->> 'scheduled_for')::timestamptz AS at, created_at
+        FROM tasks WHERE title = 'scheduled'
     )
     SELECT at, count(created_at) AS times, min(created_at) AS first
     FROM due FULL JOIN made USING (at)
-    GROUP BY at HAVING count(created_at) <> 1 OR min(created_at) < at OR bool_or(due.at IS NULL)
+    GROUP BY at
+    HAVING count(created_at) <> 1 OR min(created_at) < at OR bool_or(due.at IS NULL)
 """
 LEFT_IN_QUEUE = (
     "SELECT task_id, handler, state, alone, attempt, fence, worker_id, run_at FROM queue"
@@ -37,28 +40,35 @@ FENCES_WITH_GAPS = """
 """
 END_OVERTAKEN = """
     SELECT r.task_id, r.fence, r.outcome FROM runs AS r
-    WHERE r.final AND EXISTS (SELECT FROM runs AS later WHERE later.task_id = r.task_id AND later.fence > r.fence)
+    WHERE r.final AND EXISTS (
+        SELECT FROM runs AS later WHERE later.task_id = r.task_id AND later.fence > r.fence
+    )
 """
 CLAIMS_AT_ONCE = """
     SELECT r.task_id, r.fence, r.finished_at, later.fence AS later_fence, later.claimed_at
-    FROM runs AS r JOIN runs AS later ON later.task_id = r.task_id AND later.fence = r.fence + 1
+    FROM runs AS r
+    JOIN runs AS later ON later.task_id = r.task_id AND later.fence = r.fence + 1
     WHERE later.claimed_at < r.finished_at
 """
 REPORTED_BY_THE_DEAD = """
-    SELECT r.task_id, r.fence, r.outcome, r.worker_id FROM runs AS r JOIN workers AS w ON w.id = r.worker_id
+    SELECT r.task_id, r.fence, r.outcome, r.worker_id
+    FROM runs AS r JOIN workers AS w ON w.id = r.worker_id
     WHERE r.outcome <> 'lost' AND r.finished_at > w.released_at
 """
 TAKEN_FROM_THE_LIVING = """
-    SELECT r.task_id, r.fence, r.worker_id FROM runs AS r LEFT JOIN workers AS w ON w.id = r.worker_id
-    WHERE w.id IS NULL OR r.outcome = 'lost' AND (w.dead_at IS NULL OR w.dead_at > r.finished_at)
+    SELECT r.task_id, r.fence, r.worker_id
+    FROM runs AS r LEFT JOIN workers AS w ON w.id = r.worker_id
+    WHERE w.id IS NULL
+        OR r.outcome = 'lost' AND (w.dead_at IS NULL OR w.dead_at > r.finished_at)
 """
 DEAD_BEFORE_THEIR_TIME = """
     SELECT w.id, w.heartbeat_at, w.dead_at FROM workers AS w
-    WHERE w.dead_reason = 'unknown' AND w.dead_at < w.heartbeat_at + make_interval(secs => w.lease_seconds)
+    WHERE w.dead_reason = 'unknown'
+        AND w.dead_at < w.heartbeat_at + make_interval(secs => w.lease_seconds)
         AND NOT EXISTS (
             SELECT FROM workers AS s
-            WHERE s.host = w.host AND s.slot = w.slot AND s.id <> w.id AND s.registered_at <= w.dead_at
-                AND s.registered_at >= w.registered_at
+            WHERE s.host = w.host AND s.slot = w.slot AND s.id <> w.id
+                AND s.registered_at <= w.dead_at AND s.registered_at >= w.registered_at
         )
 """
 EFFECTS_WITHOUT_CLAIM = """
@@ -67,15 +77,21 @@ EFFECTS_WITHOUT_CLAIM = """
     WHERE r.task_id IS NULL OR e.at NOT BETWEEN r.claimed_at AND r.finished_at
 """
 EFFECTS_NOT_ONCE = """
-    SELECT t.id, r.outcome, r.fence, array_agg(e.fence) FILTER (WHERE e.fence IS NOT NULL) AS effects
-    FROM tasks AS t JOIN runs AS r ON r.task_id = t.id AND r.final LEFT JOIN effects AS e ON e.task_id = t.id
+    SELECT
+        t.id, r.outcome, r.fence,
+        array_agg(e.fence) FILTER (WHERE e.fence IS NOT NULL) AS effects
+    FROM tasks AS t
+    JOIN runs AS r ON r.task_id = t.id AND r.final
+    LEFT JOIN effects AS e ON e.task_id = t.id
     WHERE t.handler = 'complete'
     GROUP BY t.id, r.outcome, r.fence
     HAVING array_agg(e.fence) FILTER (WHERE e.fence IS NOT NULL)
         IS DISTINCT FROM CASE WHEN r.outcome = 'completed' THEN ARRAY[r.fence] END
 """
 ENDED_WITHOUT_EFFECT = """
-    SELECT t.id, r.fence FROM tasks AS t JOIN runs AS r ON r.task_id = t.id AND r.final AND r.outcome = 'completed'
+    SELECT t.id, r.fence
+    FROM tasks AS t
+    JOIN runs AS r ON r.task_id = t.id AND r.final AND r.outcome = 'completed'
     WHERE t.handler = 'write' AND (
         SELECT count(*) FROM effects AS e WHERE e.task_id = t.id AND e.fence = r.fence
     ) <> 1
@@ -93,13 +109,13 @@ WRONG_ENDS = """
 """
 RUNS_WITHOUT_CLAIM = """
     SELECT n.task_id, n.fence, n.process, n.worker_id
-    FROM chaos_notes AS n LEFT JOIN runs AS r USING (task_id, fence, worker_id)
+    FROM chaos_events AS n LEFT JOIN runs AS r USING (task_id, fence, worker_id)
     WHERE r.task_id IS NULL
 """
 STARTED_TOO_LATE = """
     SELECT n.task_id, n.fence, n.process, n.at, r.finished_at, r.outcome
-    FROM chaos_notes AS n JOIN runs AS r USING (task_id, fence, worker_id)
-    WHERE n.what = 'start' AND n.at > r.finished_at AND NOT EXISTS (
+    FROM chaos_events AS n JOIN runs AS r USING (task_id, fence, worker_id)
+    WHERE n.event = 'start' AND n.at > r.finished_at AND NOT EXISTS (
         SELECT FROM chaos_faults AS f
         WHERE f.kind IN ('stop', 'machine') AND (f.process = n.process OR f.process IS NULL)
             AND f.began <= n.at AND f.ended >= r.claimed_at
@@ -107,59 +123,64 @@ STARTED_TOO_LATE = """
 """
 OVERLAPS_WITHOUT_CAUSE = "SELECT * FROM chaos_overlaps WHERE cause IS NULL"
 ISOLATED_OVERLAPS = """
-    SELECT o.* FROM chaos_overlaps AS o JOIN tasks AS t ON t.id = o.task_id WHERE t.handler = 'isolated'
+    SELECT o.* FROM chaos_overlaps AS o JOIN tasks AS t ON t.id = o.task_id
+    WHERE t.handler = 'isolated'
 """
 WORKERS_LEFT = "SELECT id, state, slot, heartbeat_at FROM workers WHERE released_at IS NULL"
-NUMBERS_THAT_DIFFER = """
+WRONG_COUNTERS = """
     WITH counted AS (
         SELECT 'priority' AS dimension, priority::text AS value, count(*) AS number
         FROM tasks WHERE deleted_at IS NULL GROUP BY 2
         UNION ALL
-        SELECT 'own', status, count(*) FROM tasks WHERE deleted_at IS NULL AND status IS NOT NULL GROUP BY 2
+        SELECT 'own', status, count(*)
+        FROM tasks WHERE deleted_at IS NULL AND status IS NOT NULL GROUP BY 2
         UNION ALL
-        SELECT 'run', status_of_outcome(outcome), count(*) FROM runs WHERE final AND NOT hidden GROUP BY 2
+        SELECT 'run', status_of_outcome(outcome), count(*)
+        FROM runs WHERE final AND NOT hidden GROUP BY 2
         UNION ALL
         SELECT 'queue', queue, count(*) FROM queue GROUP BY 2
     ),
-    kept AS (
+    stored AS (
         SELECT dimension, value, sum(number) AS number
-        FROM (SELECT * FROM task_counts UNION ALL SELECT dimension, value, number FROM task_deltas) AS parts
+        FROM (
+            SELECT * FROM task_counts UNION ALL SELECT dimension, value, number FROM task_deltas
+        ) AS parts
         GROUP BY 1, 2 HAVING sum(number) <> 0
     )
-    SELECT dimension, value, counted.number AS counted, kept.number AS kept
-    FROM counted FULL JOIN kept USING (dimension, value)
-    WHERE counted.number IS DISTINCT FROM kept.number
+    SELECT dimension, value, counted.number AS counted, stored.number AS stored
+    FROM counted FULL JOIN stored USING (dimension, value)
+    WHERE counted.number IS DISTINCT FROM stored.number
 """
 CHECKS = {
     "tasks that were not created exactly once": TASKS_NOT_ONCE,
-    "times of the schedule that were not run exactly once, or too early": TIMES_NOT_ONCE,
+    "times of the schedule that did not run exactly once, or ran too early": TIMES_NOT_ONCE,
     "tasks left in the queue": LEFT_IN_QUEUE,
     "tasks that did not end exactly once": NOT_ONE_END,
-    "tasks with a claim that has no end, or an end that has no claim": FENCES_WITH_GAPS,
-    "ends under a fence below another one": END_OVERTAKEN,
-    "claims of one task that overlap": CLAIMS_AT_ONCE,
-    "ends reported by a worker whose tasks had been released": REPORTED_BY_THE_DEAD,
-    "tasks taken from a worker that lived, or was never registered": TAKEN_FROM_THE_LIVING,
-    "workers declared dead before their lease was over": DEAD_BEFORE_THEIR_TIME,
-    "effects outside of a claim that was held": EFFECTS_WITHOUT_CLAIM,
-    "effects that were not once with their completion": EFFECTS_NOT_ONCE,
-    "completions without the effect under their fence": ENDED_WITHOUT_EFFECT,
-    "ends that do not fit the handler": WRONG_ENDS,
+    "tasks with a claim without an end, or an end without a claim": FENCES_WITH_GAPS,
+    "final runs with a fence below another one": END_OVERTAKEN,
+    "overlapping claims of one task": CLAIMS_AT_ONCE,
+    "ends reported by a worker after its tasks were released": REPORTED_BY_THE_DEAD,
+    "tasks taken from a worker that was alive or never registered": TAKEN_FROM_THE_LIVING,
+    "workers declared dead before their lease expired": DEAD_BEFORE_THEIR_TIME,
+    "effects outside a valid claim": EFFECTS_WITHOUT_CLAIM,
+    "completions in a transaction without exactly one effect": EFFECTS_NOT_ONCE,
+    "completions without an effect under their fence": ENDED_WITHOUT_EFFECT,
+    "outcomes that the handler cannot have": WRONG_ENDS,
     "runs without a claim": RUNS_WITHOUT_CLAIM,
-    "runs that started after their claim was lost, in a process that was not paused": STARTED_TOO_LATE,
-    "runs that overlap although the older one was not paused or cut off": OVERLAPS_WITHOUT_CAUSE,
-    "runs of isolated handlers that overlap, whatever the cause": ISOLATED_OVERLAPS,
+    "runs that started after the loss of their claim without a stop": STARTED_TOO_LATE,
+    "overlapping runs whose older worker was not stopped or disconnected": OVERLAPS_WITHOUT_CAUSE,
+    "overlapping runs of isolated handlers": ISOLATED_OVERLAPS,
     "workers that are not dead and released": WORKERS_LEFT,
-    "kept numbers that do not equal a count": NUMBERS_THAT_DIFFER,
+    "counters that differ from a count of the rows": WRONG_COUNTERS,
 }
-"""What would be broken, and the query that finds it. To be asked when all processes have ended."""
-MOST = 20
+"""Violations, and the queries that find them after all processes have ended."""
+MAX_ROWS = 20
 
 
 async def find_broken(connection: asyncpg.Connection) -> dict[str, list[dict[str, object]]]:
-    """Everything that does not hold, with up to 20 rows of evidence each; empty when all is well."""
-    found = {}
-    for what, query in CHECKS.items():
-        if rows := await connection.fetch(f"SELECT * FROM ({query}) AS wrong LIMIT {MOST}"):
-            found[what] = [dict(row) for row in rows]
-    return found
+    """Return the violations with up to 20 rows each; empty if no invariant is broken."""
+    violations: dict[str, list[dict[str, object]]] = {}
+    for check, query in CHECKS.items():
+        if rows := await connection.fetch(f"SELECT * FROM ({query}) AS wrong LIMIT {MAX_ROWS}"):
+            violations[check] = [dict(row) for row in rows]
+    return violations

@@ -1,7 +1,8 @@
-"""What the tasks of a chaos run do. To the worker it is an installed package, as a user's own handlers are.
+"""Handlers of a chaos run, which workers load like an installed package.
 
-Every run notes its start and its end in a file of its process, outside of any transaction, and on a clock that all
-processes of the machine share: so that runs that overlap are seen, whatever the database knows of them.
+Every run writes its start and end to a file of its process, outside any transaction, with the time
+of a clock that all processes of the machine share. That detects overlapping runs without the
+database.
 """
 
 import asyncio
@@ -16,15 +17,15 @@ from typing import Any
 from task_service.clocks import machine_seconds
 from task_service.worker import Context, Retry, Snooze, handler
 
-NOTES = "CHAOS_NOTES"
-"""The variable that names this process's file."""
+EVENTS = "CHAOS_EVENTS"
+"""Environment variable with the path of this process's file."""
 STALLED, PULSE_SECONDS, STALLED_SECONDS = "stalled", 0.05, 0.4
 INSERT_EFFECT = "INSERT INTO effects (task_id, fence, worker_id) VALUES ($1, $2, $3)"
 MODULE = "tests.chaos.handlers"
 
 
 def write_package(folder: Path) -> None:
-    """Make what an installer leaves in a folder: with it in PYTHONPATH the handlers are found."""
+    """Write package metadata, so that workers with the folder in PYTHONPATH find the handlers."""
     info = folder / "chaos_handlers-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: chaos-handlers\nVersion: 1\n")
@@ -32,20 +33,19 @@ def write_package(folder: Path) -> None:
     (info / "entry_points.txt").write_text(f"[task_service.handlers]\n{points}\n")
 
 
-class Notes:
-    """This process's file: one line for each start and end, and for each time in which the process stood still."""
+class EventFile:
+    """File of this process, with one line per start and end of a run and per stall."""
 
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
-    def run(self, what: str, context: Context) -> None:
-        """Note the `start` or `end` of a run, or that it is `alive`."""
-        self._write(
-            f"{what} {machine_seconds():.6f} {context.task_id} {context.fence} {context.worker_id}\n"
-        )
+    def write(self, event: str, context: Context) -> None:
+        """Write the `start` or `end` of a run, or that it is `alive`."""
+        run = f"{context.task_id} {context.fence} {context.worker_id}"
+        self._write_line(f"{event} {machine_seconds():.6f} {run}\n")
 
     def watch(self) -> None:
-        """From now on note when the process stands still."""
+        """Start to record stalls of the process."""
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
@@ -54,43 +54,43 @@ class Notes:
             time.sleep(PULSE_SECONDS)
             now = machine_seconds()
             if now - last > STALLED_SECONDS:
-                self._write(f"{STALLED} {last:.6f} {now:.6f}\n")
+                self._write_line(f"{STALLED} {last:.6f} {now:.6f}\n")
             last = now
 
-    def _write(self, line: str) -> None:
+    def _write_line(self, line: str) -> None:
         os.write(self._file, line.encode())
 
 
 @functools.cache
-def notes() -> Notes:
-    """The notes of this process, opened with its first run."""
-    opened = Notes(os.environ[NOTES])
+def event_file() -> EventFile:
+    """Return the file of this process, opened by its first run."""
+    opened = EventFile(os.environ[EVENTS])
     opened.watch()
     return opened
 
 
-def noted(function: Callable[[Context], Awaitable[Any]]) -> Callable[[Context], Awaitable[Any]]:
-    """Note when the handler starts and ends."""
+def recorded(function: Callable[[Context], Awaitable[Any]]) -> Callable[[Context], Awaitable[Any]]:
+    """Record the start and end of each run of the handler."""
 
     @functools.wraps(function)
     async def run(context: Context) -> Any:
-        notes().run("start", context)
+        event_file().write("start", context)
         try:
             return await function(context)
         finally:
-            notes().run("end", context)
+            event_file().write("end", context)
 
     return run
 
 
 @handler("quick")
-@noted
+@recorded
 async def quick(_: Context) -> None:
     """Do nothing."""
 
 
 @handler("sleep")
-@noted
+@recorded
 async def sleep(context: Context) -> None:
     """Sleep `payload` seconds."""
     await asyncio.sleep(context.payload)
@@ -98,32 +98,32 @@ async def sleep(context: Context) -> None:
 
 @handler("thread")
 def thread(context: Context) -> None:
-    """Sleep `payload` seconds in a thread, and look now and then whether to end."""
-    notes().run("start", context)
+    """Sleep `payload` seconds in a thread, and end early when cancelled."""
+    event_file().write("start", context)
     try:
         end = time.monotonic() + context.payload
         while time.monotonic() < end and not context.cancelled:
             time.sleep(0.01)
     finally:
-        notes().run("end", context)
+        event_file().write("end", context)
 
 
 @handler("isolated", isolated=True)
 def isolated(context: Context) -> None:
-    """Sleep `payload` seconds in a process of its own. It is killed without a word: what counts is the last note."""
-    own = Notes(os.environ[NOTES])
-    own.run("start", context)
+    """Sleep `payload` seconds in an own process; when killed, the last `alive` event counts."""
+    file = EventFile(os.environ[EVENTS])
+    file.write("start", context)
     end = time.monotonic() + context.payload
     while time.monotonic() < end and not context.cancelled:
-        own.run("alive", context)
+        file.write("alive", context)
         time.sleep(0.01)
-    own.run("end", context)
+    file.write("end", context)
 
 
 @handler("complete")
-@noted
+@recorded
 async def complete(context: Context) -> None:
-    """Sleep `payload` seconds; write an effect and complete in the same commit."""
+    """Sleep `payload` seconds, then write an effect and complete in one transaction."""
     await asyncio.sleep(context.payload)
     async with context.transaction() as transaction:
         await transaction.connection.execute(
@@ -133,9 +133,9 @@ async def complete(context: Context) -> None:
 
 
 @handler("write")
-@noted
+@recorded
 async def write(context: Context) -> None:
-    """Sleep `payload` seconds, write an effect through the transaction, sleep half as long and return."""
+    """Sleep `payload` seconds, write an effect in a transaction, sleep half as long and return."""
     await asyncio.sleep(context.payload)
     async with context.transaction() as transaction:
         await transaction.connection.execute(
@@ -145,14 +145,14 @@ async def write(context: Context) -> None:
 
 
 @handler("fail")
-@noted
+@recorded
 async def fail(_: Context) -> None:
-    """Raise, each time."""
-    raise ValueError("as always")
+    """Raise in every attempt."""
+    raise ValueError("always fails")
 
 
 @handler("flaky")
-@noted
+@recorded
 async def flaky(context: Context) -> None:
     """Raise in the first attempt."""
     if context.attempt == 1:
@@ -160,17 +160,17 @@ async def flaky(context: Context) -> None:
 
 
 @handler("retry")
-@noted
+@recorded
 async def retry(context: Context) -> None:
-    """Ask for another attempt in the first one."""
+    """Request a retry in the first attempt."""
     if context.attempt == 1:
         raise Retry(context.payload)
 
 
 @handler("snooze")
-@noted
+@recorded
 async def snooze(context: Context) -> None:
-    """Ask to run later, under the first fence."""
+    """Snooze under the first fence."""
     if context.fence == 1:
         raise Snooze(context.payload)
 

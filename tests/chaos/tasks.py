@@ -1,4 +1,4 @@
-"""The tasks of a chaos run: what they are, and how they are created whatever is away, each exactly once."""
+"""Tasks of a chaos run, and their creation exactly once despite outages."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -10,7 +10,7 @@ import asyncpg
 import httpx
 
 from task_service.enqueue import enqueue_async
-from tests.chaos.stage import AWAY, Stage
+from tests.chaos.system import CONNECTION_ERRORS, System
 
 MIX = {
     "quick": (44.5, 0.0, 0.0),
@@ -24,17 +24,17 @@ MIX = {
     "retry": (4, 0.0, 0.3),
     "snooze": (3, 0.0, 0.5),
 }
-"""Handlers: how many of a hundred, and the payload's bounds in seconds."""
+"""Handlers with their share in percent and the limits of the payload in seconds."""
 LONG_SHARE, LONG_SECONDS = 0.02, (2.5, 4.0)
-"""Of the tasks that sleep, so many sleep longer than a lease."""
+"""Share and duration of sleeping tasks that sleep longer than a lease."""
 FAIL_ATTEMPTS, ATTEMPTS = 2, 30
 RETRY_SECONDS = 0.3
 Attempt: TypeAlias = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
-    """A task to be created; its title tells it from all others."""
+class PlannedTask:
+    """A task to be created, with a unique title."""
 
     title: str
     handler: str
@@ -42,16 +42,17 @@ class Draft:
 
     @property
     def max_attempts(self) -> int:
-        """Few for what always fails; for others more than the faults can use up."""
+        """Few for the handler that always fails; otherwise more than the faults can use up."""
         return FAIL_ATTEMPTS if self.handler == "fail" else ATTEMPTS
 
 
-def draw(seed: int, first: int, count: int) -> list[Draft]:
-    """The tasks numbered from `first`; the same ones for the same seed."""
+def draw(seed: int, first: int, count: int) -> list[PlannedTask]:
+    """Draw the tasks numbered from `first`, which are the same for the same seed."""
     random = Random(f"{seed} {first}")
     handlers = random.choices(list(MIX), [share for share, _, _ in MIX.values()], k=count)
     return [
-        Draft(f"chaos {first + n}", name, _seconds(random, name)) for n, name in enumerate(handlers)
+        PlannedTask(f"chaos {first + n}", name, _seconds(random, name))
+        for n, name in enumerate(handlers)
     ]
 
 
@@ -60,52 +61,52 @@ def _seconds(random: Random, handler: str) -> float:
     return round(random.uniform(*(LONG_SECONDS if long else MIX[handler][1:])), 3)
 
 
-async def create(stage: Stage, drafts: Sequence[Draft], *, over_http: bool) -> None:
-    """Create them in one request or one transaction, trying again until that is known to have happened."""
-    attempt = _request(stage, drafts) if over_http else _transaction(stage, drafts)
+async def create(system: System, planned: Sequence[PlannedTask], *, over_http: bool) -> None:
+    """Create the tasks in one request or transaction, repeated until it is known to be done."""
+    attempt = _request(system, planned) if over_http else _transaction(system, planned)
     while True:
         try:
             await attempt()
             return
-        except (*AWAY, httpx.HTTPError):
+        except (*CONNECTION_ERRORS, httpx.HTTPError):
             await asyncio.sleep(RETRY_SECONDS)
 
 
-def _request(stage: Stage, drafts: Sequence[Draft]) -> Attempt:
-    """`POST /api/v1/tasks:batch` with a key: sent again, it creates nothing twice."""
-    body = {"tasks": [_fields(draft) for draft in drafts]}
-    headers = {"Idempotency-Key": drafts[0].title.replace(" ", "-")}
+def _request(system: System, planned: Sequence[PlannedTask]) -> Attempt:
+    """Return a request to `POST /api/v1/tasks:batch` with an idempotency key."""
+    body = {"tasks": [_fields(planned_task) for planned_task in planned]}
+    headers = {"Idempotency-Key": planned[0].title.replace(" ", "-")}
 
     async def post() -> None:
-        await stage.request("POST", "/api/v1/tasks:batch", json=body, headers=headers)
+        await system.request("POST", "/api/v1/tasks:batch", json=body, headers=headers)
 
     return post
 
 
-def _fields(draft: Draft) -> dict[str, Any]:
+def _fields(planned_task: PlannedTask) -> dict[str, Any]:
     return {
-        "title": draft.title,
-        "handler": draft.handler,
-        "payload": draft.seconds,
-        "max_attempts": draft.max_attempts,
+        "title": planned_task.title,
+        "handler": planned_task.handler,
+        "payload": planned_task.seconds,
+        "max_attempts": planned_task.max_attempts,
     }
 
 
-def _transaction(stage: Stage, drafts: Sequence[Draft]) -> Attempt:
-    """A program beside the service enters them in a transaction of its own, with a row of its own."""
+def _transaction(system: System, planned: Sequence[PlannedTask]) -> Attempt:
+    """Return a transaction that enqueues the tasks and inserts a row for the batch."""
 
-    async def enter() -> None:
-        connection = await stage.connect()
+    async def insert() -> None:
+        connection = await system.connect()
         try:
             async with connection.transaction():
-                await connection.execute("INSERT INTO chaos_batches VALUES ($1)", drafts[0].title)
-                for d in drafts:
+                await connection.execute("INSERT INTO chaos_batches VALUES ($1)", planned[0].title)
+                for d in planned:
                     await enqueue_async(
                         connection, d.handler, d.seconds, title=d.title, max_attempts=d.max_attempts
                     )
         except asyncpg.UniqueViolationError:
-            return  # the commit was done, its answer lost
+            return  # committed before, but the response was lost
         finally:
             connection.terminate()
 
-    return enter
+    return insert

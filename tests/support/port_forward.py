@@ -24,7 +24,7 @@ class PortForward:
 
     @property
     def is_running(self) -> bool:
-        """Whether the forward still works; it ends with its pod."""
+        """True while the forward works; it ends with its pod."""
         return self._process.poll() is None
 
     def close(self) -> None:

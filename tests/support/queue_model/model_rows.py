@@ -56,12 +56,12 @@ class Task:
 
     @property
     def held(self) -> bool:
-        """Whether a worker holds a claim on the task."""
+        """True if a worker holds a claim on the task."""
         return self.row is not None and self.row.worker is not None
 
     @property
     def is_due(self) -> bool:
-        """Whether the task waits for a worker and is due."""
+        """True if the task waits for a worker and is due."""
         return self.row is not None and not self.held and self.row.due is not None
 
     @property
