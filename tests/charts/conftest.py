@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.charts.helm import Helm
 from tests.cluster import binaries
 from tests.support.cluster import running_cluster
+from tests.support.helm import Helm
 from tests.support.kube import CommandError, Kube, poll
 from tests.support.skipping import skip_or_fail
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.charts.bad_specs import BAD, Bad
-from tests.charts.helm import GOLDEN, MINIMAL, REPOSITORY, Helm, by_name
-from tests.charts.schemas import FOLDER, kubernetes_schemas
+from tests.support.bad_specs import BAD, Bad
+from tests.support.helm import GOLDEN, MINIMAL, REPOSITORY, Helm, by_name
 from tests.support.kube import CommandError, Kube
+from tests.support.kube_schemas import FOLDER, kubernetes_schemas
 
 DRY_RUN = ("apply", "--dry-run=server", "--warnings-as-errors", "--filename")
 SAMPLES = sorted((REPOSITORY / "k8s/samples").glob("*.yaml"))

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.charts.helm import GOLDEN, OPERATOR_CHART, REPOSITORY, Helm, RefusedError
-from tests.charts.schemas import FOLDER, taskservice_schema
+from tests.support.helm import GOLDEN, OPERATOR_CHART, REPOSITORY, Helm, RefusedError
+from tests.support.kube_schemas import FOLDER, taskservice_schema
 
 OVERLAYS = sorted((REPOSITORY / "k8s/overlays").iterdir())
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.charts.helm import GOLDEN, Case, Helm, cases, operator_cases
+from tests.support.helm import GOLDEN, Case, Helm, cases, operator_cases
 
 EVERY = [*cases(), *operator_cases()]
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.charts.helm import MINIMAL, Helm, of_kind
+from tests.support.helm import MINIMAL, Helm, of_kind
 
 CHANGES: list[dict[str, Any]] = [
     {"image": {"tag": "2"}},

@@ -14,8 +14,8 @@ from task_operator.generate.crd import crd
 from task_operator.generate.schema import plain
 from task_operator.spec import NAME_RULES, ChartValues, SpecModel, TaskServiceSpec
 from task_operator.spec.pod import RESERVED_ENV
-from tests.charts.bad_specs import BAD
-from tests.charts.helm import CHART, REPOSITORY, by_name, cases, pod_specs, read
+from tests.support.bad_specs import BAD
+from tests.support.helm import CHART, REPOSITORY, by_name, cases, pod_specs, read
 
 Schema = dict[str, Any]
 CHART_ONLY = {"secret", "postgresql", "valkey", "operator", "trustedIssuers", "global"}

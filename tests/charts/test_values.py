@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.charts.bad_specs import BAD, Bad
-from tests.charts.helm import CHART, MINIMAL, Case, Helm, RefusedError, cases, read
+from tests.support.bad_specs import BAD, Bad
+from tests.support.helm import CHART, MINIMAL, Case, Helm, RefusedError, cases, read
 
 ENVIRONMENTS = sorted(CHART.glob("values-*.yaml"))
 CHART_ONLY = [

@@ -10,7 +10,7 @@ from task_service.api.auth.first_admin import StartRefusedError, refuse_bad_star
 from task_service.api.auth.issuer_config import TrustFile
 from task_service.settings import Settings as ServiceSettings
 from task_service.settings import load_settings
-from tests.charts.helm import (
+from tests.support.helm import (
     AUTH,
     MINIMAL,
     OPERATOR_FLAGS,

@@ -9,7 +9,12 @@ from tests.support.cluster import require_cluster, running_cluster
 from tests.support.fake_kubelet import FakeKubelet
 from tests.support.fake_management_port import FakeManagementPort
 from tests.support.kube import Kube
-from tests.task_operator.world import OperatorProcess, World, install_rights, operator_kubeconfig
+from tests.support.operator_environment import (
+    OperatorProcess,
+    World,
+    install_rights,
+    operator_kubeconfig,
+)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,13 @@ import httpx
 
 from task_operator.kube import kinds
 from tests.support.kube import Kube, Object, poll
-from tests.task_operator.world import OperatorProcess, World, condition, metric, task_service
+from tests.support.operator_environment import (
+    OperatorProcess,
+    World,
+    condition,
+    metric,
+    task_service,
+)
 
 WITHIN_SECONDS = 2.0
 CHILDREN = "app.kubernetes.io/instance=demo,app.kubernetes.io/managed-by=task-operator"

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.operator_environment import ROOT
 from tests.task_operator.test_render import helm
-from tests.task_operator.world import ROOT
 
 CHART = ROOT / "charts/task-operator"
 Object = dict[str, Any]

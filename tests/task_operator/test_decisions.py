@@ -18,7 +18,7 @@ from task_operator.scaling.decide import (
 from task_operator.state import ScaleDown
 from task_operator.status.build import Observed, build, changes, is_paused
 from task_operator.status.diagnosis import Problem, diagnose, is_stuck
-from tests.task_operator.objects import deployment, pod, task_service
+from tests.support.kube_objects import deployment, pod, task_service
 
 Object = dict[str, Any]
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)

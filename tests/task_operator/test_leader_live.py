@@ -8,8 +8,7 @@ import httpx
 
 from tests.support.audit import AuditLog, describe
 from tests.support.kube import poll
-from tests.task_operator.test_apply import children
-from tests.task_operator.world import (
+from tests.support.operator_environment import (
     OPERATOR_NAMESPACE,
     USER,
     World,
@@ -18,6 +17,7 @@ from tests.task_operator.world import (
     operator_kubeconfig,
     task_service,
 )
+from tests.task_operator.test_apply import children
 
 LEASE_SECONDS = 10
 TIMERS = {"survey_seconds": 1, "figures_seconds": 1, "trust_seconds": 2, "resync_seconds": 3}

@@ -10,7 +10,7 @@ from task_operator.kube.kinds import CONFIG_MAP, POD, TASK_SERVICE
 from task_operator.kube.object_cache import ObjectCache
 from task_operator.management.trust import SigningKeys, Tokens
 from task_operator.process.settings import Settings
-from tests.task_operator.objects import pod, task_service
+from tests.support.kube_objects import pod, task_service
 
 Object = dict[str, Any]
 KEY = ("team", "demo")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from task_operator.migration import Failed, Migrated, Running, Start, decide, termination_message
-from tests.task_operator.objects import pod, terminated
+from tests.support.kube_objects import pod, terminated
 
 NOW = datetime(2026, 1, 1, 12, 0, 30, tzinfo=UTC)
 Object = dict[str, Any]

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.kube import Kube, Object, poll
+from tests.support.operator_environment import OperatorProcess, World, condition, task_service
 from tests.task_operator.test_apply import ready
-from tests.task_operator.world import OperatorProcess, World, condition, task_service
 
 BAD = "localhost/task-service:3"
 SAID = "revision 0003 cannot be applied: column x exists"

@@ -18,9 +18,9 @@ from task_operator.render import (
     operator_values,
 )
 from tests.cluster.binaries import bin_dir
+from tests.support.kube_objects import deployment, task_service
+from tests.support.operator_environment import ROOT
 from tests.support.skipping import skip_or_fail
-from tests.task_operator.objects import deployment, task_service
-from tests.task_operator.world import ROOT
 
 Object = dict[str, Any]
 ISSUERS: list[Object] = [

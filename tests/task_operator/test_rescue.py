@@ -7,7 +7,7 @@ import pytest
 
 from task_operator.management.service_client import Instance
 from task_operator.rescue.judge import Retirement, judge, may_have_died, newest_template
-from tests.task_operator.objects import POD_UID, pod, running, terminated
+from tests.support.kube_objects import POD_UID, pod, running, terminated
 
 STARTED = datetime(2026, 1, 1, 12, 0, 10, 900_000, UTC)
 INSTANCE = Instance("w1", "active", "demo-worker-1", POD_UID, "worker", STARTED, running=3)

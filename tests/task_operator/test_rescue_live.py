@@ -3,9 +3,9 @@
 from datetime import UTC, datetime, timedelta
 
 from tests.support.kube import Kube, Object, poll
+from tests.support.operator_environment import OperatorProcess, World
 from tests.task_operator.test_apply import ready
 from tests.task_operator.test_scaling_live import WORKERS, worker
-from tests.task_operator.world import OperatorProcess, World
 
 
 def instances(world: World, kube: Kube) -> list[Object]:

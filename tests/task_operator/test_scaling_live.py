@@ -3,8 +3,8 @@
 import json
 
 from tests.support.kube import Kube, Object, poll
+from tests.support.operator_environment import OperatorProcess, World, condition, task_service
 from tests.task_operator.test_apply import ready
-from tests.task_operator.world import OperatorProcess, World, condition, task_service
 
 WORKERS = "app.kubernetes.io/component=worker"
 COST = "controller.kubernetes.io/pod-deletion-cost"

@@ -8,7 +8,7 @@ import pytest
 
 from task_operator.management.service_client import ServiceClient, ServiceUnreachableError
 from tests.support.fake_management_port import FakeManagementPort
-from tests.task_operator.objects import pod
+from tests.support.kube_objects import pod
 
 KEY = ("team", "demo")
 # Claims {"aud": ["task-service/team/demo"]}, unsigned: who checks a signature is the service.

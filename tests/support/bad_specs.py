@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from tests.charts.helm import AUTH, MINIMAL
+from tests.support.helm import AUTH, MINIMAL
 
 ENV = "extraEnv"
 NO_SECRET = (
