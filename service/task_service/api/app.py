@@ -7,7 +7,7 @@ from fastapi.responses import RedirectResponse
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from task_service.api import compat
-from task_service.api.compat.d_errors import WordsOfD
+from task_service.api.compat.d_errors import ErrorFormatD
 from task_service.api.dependencies import WorkerStatus
 from task_service.api.http.documentation import install_documentation
 from task_service.api.http.edge import NO_TELEMETRY, Edge
@@ -93,7 +93,9 @@ def create_app(
         Edge, max_body_bytes=settings.max_body_bytes, larger=_larger_bodies(settings),
         debug=settings.debug and settings.environment != "production",
     )  # fmt: skip
-    app.add_middleware(WordsOfD, paths=compat.paths_in_words_of_d(settings.root_compatibility))
+    app.add_middleware(
+        ErrorFormatD, prefixes=compat.path_prefixes_of_d(settings.root_compatibility)
+    )
     install_security(app, settings)
     _document_problems(app)
     return app

@@ -126,7 +126,7 @@ async def test_key_without_a_limit_is_admitted_up_to_a_window(
     rows = await connection.fetch(
         "SELECT limit_key, count(*) FROM queue WHERE state = 'ready' GROUP BY 1"
     )
-    assert {row[0]: row[1] for row in rows} == {"many": limits.WINDOW, "few": 10}
+    assert {row[0]: row[1] for row in rows} == {"many": limits.READY_PER_KEY, "few": 10}
     order = [c.task_id for c in await claim_all(connection, await add_worker(connection))]
     assert set(few) <= set(order[:20]), "the keys take turns"
 

@@ -1,4 +1,4 @@
-"""The paths and words of the services whose users this one took over."""
+"""Compatibility routes: the paths and formats of the five services that this one replaces."""
 
 from typing import Literal
 
@@ -11,16 +11,17 @@ TAGS = [
         "name": "service A",
         "description": "`/api/python/v1/tasks`: four fields, statuses in upper case.",
     },
-    {"name": "service B", "description": "`/api/tasks` without pages, and `/api/settings`."},
+    {"name": "service B", "description": "`/api/tasks` without paging, and `/api/settings`."},
     {
         "name": "service C",
-        "description": "Integer ids, lists without pages, tasks that the default handler runs.",
+        "description": "Integer ids, lists without paging, and tasks for the default handler.",
     },
     {
         "name": "service D",
-        "description": "Tokens always, integer ids, the daily log by date, errors in its own words.",
+        "description": "Integer ids, the daily log by date, its own error format. "
+        "Writing always requires a token.",
     },
-    {"name": "service E", "description": "`/tasks` by pages or cursors, with statistics."},
+    {"name": "service E", "description": "`/tasks` by page number or cursor, and statistics."},
 ]
 
 
@@ -28,7 +29,10 @@ Root = Literal["c", "d", "e"]
 
 
 def routers(root: Root) -> list[APIRouter]:
-    """All of them under `/compat/…`, and at the root where they do not collide: `/tasks` there means one service's."""
+    """Return the routers of all services, under `/compat/…` and at the root.
+
+    At the root, `/tasks` belongs to one service (`root`); paths that collide with it are left out.
+    """
     return [
         *a.routers(),
         *b.routers(),
@@ -38,6 +42,6 @@ def routers(root: Root) -> list[APIRouter]:
     ]
 
 
-def paths_in_words_of_d(root: Root) -> set[str]:
-    """Beginnings of the paths on which errors are in service D's words."""
-    return d.paths(root=root == "d")
+def path_prefixes_of_d(root: Root) -> set[str]:
+    """Return the prefixes of the paths on which errors have service D's format."""
+    return d.path_prefixes(root=root == "d")

@@ -1,4 +1,7 @@
-"""Service A's paths: `/api/python/v1/tasks`. A task reads `{id, title, description, status}`, status in upper case."""
+"""Service A's paths: `/api/python/v1/tasks`.
+
+A task is `{id, title, description, status}`, with the status in upper case.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from task_service.api.answers import answer
 from task_service.api.compat.common import Route, make_router, stream_array
-from task_service.api.compat.manual_tasks import PeoplesTasks, new_task
+from task_service.api.compat.manual_tasks import ManualTasks, new_task
 from task_service.api.dependencies import Transactions
 from task_service.services.legacy.streams import all_tasks
 from task_service.store.tasks import TaskRow
@@ -18,7 +21,7 @@ BASE = "/api/python/v1/tasks"
 
 
 class TaskA(BaseModel):
-    """A task in service A's shape."""
+    """A task in service A's format."""
 
     id: UUID
     title: str
@@ -27,21 +30,21 @@ class TaskA(BaseModel):
 
 
 def show_task(t: TaskRow) -> dict[str, Any]:
-    """A task in A's words."""
+    """Convert a task to service A's format."""
     return {"id": t.id, "title": t.title, "description": t.description, "status": t.status.upper()}
 
 
 def task_answer(t: TaskRow, status: int, headers: Mapping[str, str]) -> Response:
-    """An answer of one task."""
+    """Build the response for one task."""
     return answer(show_task(t), status, headers)
 
 
 async def list_tasks(transactions: Transactions) -> Response:
-    """All tasks, streamed."""
+    """Return all tasks, as a stream."""
     return await stream_array(all_tasks(transactions), show_task)
 
 
-TASKS = PeoplesTasks(task_answer)
+TASKS = ManualTasks(task_answer)
 ROUTES = (
     Route("POST", BASE, TASKS.create_task, TaskA, 201, responses=new_task(TaskA)),
     Route("GET", BASE, list_tasks, list[TaskA]),
@@ -52,5 +55,5 @@ ROUTES = (
 
 
 def routers() -> list[APIRouter]:
-    """At the root and under `/compat/a`."""
+    """Return service A's routers, at the root and under `/compat/a`."""
     return [make_router("A", prefix, ROUTES) for prefix in ("", "/compat/a")]

@@ -1,6 +1,6 @@
-"""Service B's paths: `/api/tasks`, a list without pages, and `/api/settings`.
+"""Service B's paths: `/api/tasks`, a list without paging, and `/api/settings`.
 
-A task reads as in lists of the canonical API.
+A task has the same fields as in lists of `/api/v1`.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 from task_service.api.answers import answer, task_item
 from task_service.api.auth.access import SettingsReader, SettingsWriter
 from task_service.api.compat.common import Route, make_router, stream_array
-from task_service.api.compat.manual_tasks import PeoplesTasks, new_task
+from task_service.api.compat.manual_tasks import ManualTasks, new_task
 from task_service.api.dependencies import Transactions
 from task_service.api.http.idempotency import Idempotent
 from task_service.api.http.problems import documented
@@ -30,34 +30,37 @@ KEY_PATTERN = r"^[A-Za-z0-9_.:-]{1,100}$"
 
 
 def task_answer(t: TaskRow, status: int, headers: Mapping[str, str]) -> Response:
-    """An answer of one task."""
+    """Build the response for one task."""
     return answer(task_item(t), status, headers)
 
 
 async def list_tasks(transactions: Transactions) -> Response:
-    """All tasks, streamed."""
+    """Return all tasks, as a stream."""
     return await stream_array(all_tasks(transactions), task_item)
 
 
 class SettingForm(SettingValue):
-    """A setting's value and description. What a client has read it may send back: other fields are ignored."""
+    """A setting's value and description.
+
+    Other fields are ignored, so that a client can send back the setting that it has read.
+    """
 
     model_config = ConfigDict(extra="ignore")
 
 
 class NewSettingForm(SettingForm):
-    """A setting to make."""
+    """A setting to create."""
 
     key: Annotated[str, Field(pattern=KEY_PATTERN, examples=["theme"])]
 
 
 async def list_settings(_: SettingsReader, transactions: Transactions) -> Response:
-    """All settings, streamed."""
+    """Return all settings, as a stream."""
     return await stream_array(all_settings(transactions), setting_item)
 
 
 async def read_setting(_: SettingsReader, transactions: Transactions, key: Key) -> Response:
-    """One setting."""
+    """Return one setting."""
     async with transactions.read() as connection:
         return answer(setting_item(await setting_service.read_setting(connection, key)))
 
@@ -65,7 +68,7 @@ async def read_setting(_: SettingsReader, transactions: Transactions, key: Key) 
 async def create_setting(
     caller: SettingsWriter, idempotent: Idempotent, new: NewSettingForm
 ) -> Response:
-    """Make a setting; 409 when there is one of that key."""
+    """Create a setting; 409 if one with this key exists."""
 
     async def create(transaction: Transaction) -> SettingRow:
         try:
@@ -85,7 +88,7 @@ async def create_setting(
 async def put_setting(
     caller: SettingsWriter, transactions: Transactions, key: Key, wanted: SettingForm
 ) -> Response:
-    """Make a setting (201) or replace it (200)."""
+    """Create a setting (201) or replace it (200)."""
     row, made = await transactions.write(
         lambda t: setting_service.put_setting(t, key, wanted, caller)
     )
@@ -93,14 +96,14 @@ async def put_setting(
 
 
 async def delete_setting(_: SettingsWriter, transactions: Transactions, key: Key) -> Response:
-    """Remove a setting for good."""
+    """Delete a setting permanently."""
     await transactions.write(lambda t: setting_service.remove_setting(t, key))
     return Response(status_code=204)
 
 
 SETTINGS = "/api/settings"
-MADE: dict[int | str, dict[str, Any]] = {201: {"model": Setting, "description": "Made"}}
-TASKS = PeoplesTasks(task_answer)
+MADE: dict[int | str, dict[str, Any]] = {201: {"model": Setting, "description": "Created"}}
+TASKS = ManualTasks(task_answer)
 ROUTES = (
     Route("POST", "/api/tasks", TASKS.create_task, TaskItem, 201, responses=new_task(TaskItem)),
     Route("GET", "/api/tasks", list_tasks, list[TaskItem]),
@@ -118,5 +121,5 @@ ROUTES = (
 
 
 def routers() -> list[APIRouter]:
-    """At the root and under `/compat/b`."""
+    """Return service B's routers, at the root and under `/compat/b`."""
     return [make_router("B", prefix, ROUTES) for prefix in ("", "/compat/b")]

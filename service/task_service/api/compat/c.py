@@ -1,8 +1,9 @@
-"""Service C's paths: integer ids, its words, lists without pages. Everything is done by the canonical services.
+"""Service C's paths: integer ids and lists without paging. The logic is that of `/api/v1`.
 
-A task reads `{id, title, description, status, created_at, updated_at, processed_at, processing_instance_id,
-conversation_count}`; when it is created or read alone also `conversations` (the first 1,000). Statuses are the
-canonical ones, except that `scheduled` reads `pending`, which is all that C's clients know of waiting.
+A task is `{id, title, description, status, created_at, updated_at, processed_at,
+processing_instance_id, conversation_count}`. The response to creating or reading a single task also
+has `conversations` (the first 1,000). Statuses are those of `/api/v1`, except that `scheduled` is
+shown as `pending`: C's clients know no other status for waiting tasks.
 """
 
 from typing import Annotated, Any
@@ -43,14 +44,14 @@ from task_service.store.tasks import TaskRow
 
 SHOWN_CONVERSATIONS = 1000
 ConversationId = Annotated[
-    str, Path(description="The conversation's number, or its UUID.", examples=["1"])
+    str, Path(description="The conversation's number or UUID.", examples=["1"])
 ]
 
 
 async def create_task(
     transactions: Transactions, caller: Creator, idempotent: Idempotent, new: NewTaskC
 ) -> Response:
-    """Create a task with its conversations; the default handler runs it."""
+    """Create a task with its conversations. The default handler runs it."""
     handler = transactions.settings.default_handler or None
     path = idempotent.request.url.path.rstrip("/")
     wanted = NewTask(
@@ -71,12 +72,12 @@ async def create_task(
 
 
 async def list_tasks(transactions: Transactions) -> Response:
-    """All tasks, streamed, with their conversation counts."""
+    """Return all tasks with their conversation counts, as a stream."""
     return await stream_array(all_tasks(transactions), show_task)
 
 
 async def read_task(transactions: Transactions, task_id: NumberOrId) -> Response:
-    """One task with its conversations."""
+    """Return one task with its conversations."""
     key = await find_task(transactions, task_id)
     async with transactions.read() as connection:
         task = await tasks.read_task(connection, key)
@@ -89,7 +90,7 @@ async def read_task(transactions: Transactions, task_id: NumberOrId) -> Response
 async def update_task(
     transactions: Transactions, caller: Changer, task_id: NumberOrId, wanted: TaskChangeC
 ) -> Response:
-    """Change title, description or status."""
+    """Change the title, description or status of a task."""
     key = await find_task(transactions, task_id)
     given = TaskChange.model_construct(
         wanted.model_fields_set, **wanted.model_dump(exclude_unset=True)
@@ -125,7 +126,7 @@ async def create_conversation(
 
 
 async def list_conversations(transactions: Transactions, task_id: NumberOrId) -> Response:
-    """All conversations of a task, streamed."""
+    """Return all conversations of a task, as a stream."""
     key = await find_task(transactions, task_id)
     async with transactions.read() as connection:
         number = await read_number(connection, key)
@@ -151,14 +152,14 @@ async def update_conversation(
 
 
 async def read_health(transactions: Transactions) -> Response:
-    """Whether the service and its database answer; 503 when the database does not."""
+    """Check that the service and its database respond; 503 if the database does not."""
     async with transactions.read() as connection:
         await ping(connection)
     return answer({"status": "healthy", "database": "up"})
 
 
 async def read_status(transactions: Transactions, worker: LocalWorker) -> Response:
-    """The worker in this process, if it has one, and all workers."""
+    """Return the worker of this process, if it has one, and all workers."""
     async with transactions.read() as connection:
         workers = await list_workers(await raw(connection))
     settings = transactions.settings
@@ -209,6 +210,9 @@ ROUTES = (
 
 
 def routers(*, root: bool) -> list[APIRouter]:
-    """Under `/compat/c` and at the root; there `/tasks` may belong to another service."""
+    """Return service C's routers, under `/compat/c` and at the root.
+
+    The router at the root has no `/tasks` unless `root` is set, because another service owns them.
+    """
     at_root = [r for r in ROUTES if root or not r.path.startswith("/tasks")]
     return [make_router("C", "", at_root), make_router("C", "/compat/c", ROUTES)]

@@ -1,4 +1,4 @@
-"""Service C's shapes and words (see `c`)."""
+"""Schemas of service C's paths (see `c`)."""
 
 from datetime import datetime
 from typing import Any
@@ -26,19 +26,19 @@ from task_service.store.conversations import ConversationRow
 from task_service.store.tasks import TaskRow
 
 SHOWN_AS_PENDING = frozenset({Status.SCHEDULED})
-"""C has no word for them."""
+"""Statuses that service C does not have."""
 
 
 class NewConversationC(NewConversation, extra="ignore"):
-    """A conversation to add; other fields are ignored."""
+    """A conversation to add. Other fields are ignored."""
 
 
 class ConversationChangeC(ConversationChange, extra="ignore"):
-    """Fields to change; what is left out stays."""
+    """Fields to change. Omitted fields stay unchanged."""
 
 
 class NewTaskC(Input, extra="ignore"):
-    """A task to create; the default handler runs it."""
+    """A task to create. The default handler runs it."""
 
     title: Title
     description: Description | None = None
@@ -46,7 +46,7 @@ class NewTaskC(Input, extra="ignore"):
 
 
 class TaskChangeC(Input, extra="ignore"):
-    """Fields to change; what is left out stays."""
+    """Fields to change. Omitted fields stay unchanged."""
 
     title: ChangedTitle = ABSENT
     description: ChangedDescription | None = None
@@ -54,7 +54,7 @@ class TaskChangeC(Input, extra="ignore"):
 
 
 class ConversationC(BaseModel):
-    """A conversation in service C's shape."""
+    """A conversation in service C's format."""
 
     id: int
     task_id: int
@@ -66,7 +66,7 @@ class ConversationC(BaseModel):
 
 
 class TaskC(BaseModel):
-    """A task in service C's shape."""
+    """A task in service C's format."""
 
     id: int
     title: str
@@ -78,34 +78,36 @@ class TaskC(BaseModel):
     processing_instance_id: UUID | None
     conversation_count: int
     conversations: list[ConversationC] | None = Field(
-        default=None, description="Absent in lists and after a change."
+        default=None, description="Absent in lists and in the response to a change."
     )
 
 
 class HealthC(BaseModel):
-    """That the service and its database answer."""
+    """Health of the service and its database."""
 
     status: str = Field(examples=["healthy"])
     database: str = Field(examples=["up"])
 
 
 class WorkerC(BaseModel):
-    """The worker in the process that answers."""
+    """The worker in the process that sends the response."""
 
     instance_id: UUID | None
     running_since: datetime
-    current_task: UUID | None = Field(description="One of those that it runs.")
+    current_task: UUID | None = Field(description="One of the tasks that it runs.")
     current_tasks: list[UUID]
-    completed: int = Field(description="Since it started.")
-    failed: int
+    completed: int = Field(description="Tasks completed since the worker started.")
+    failed: int = Field(description="Tasks failed since the worker started.")
 
 
 class StatusC(BaseModel):
-    """How the service is, with worker information."""
+    """Status of the service and its workers."""
 
     service: str
     version: str
-    worker: WorkerC | None = Field(description="Null when the process that answers has no worker.")
+    worker: WorkerC | None = Field(
+        description="Null if the process that sends the response has no worker."
+    )
     workers: list[dict[str, Any]] = Field(
         description="All worker processes, as in /api/v1/workers."
     )
@@ -113,7 +115,7 @@ class StatusC(BaseModel):
 
 
 def show_task(t: TaskRow, own: list[ConversationRow] | None = None) -> dict[str, Any]:
-    """A task in C's words."""
+    """Convert a task to service C's format."""
     shown = {
         "id": t.number,
         "title": t.title,
@@ -133,7 +135,7 @@ def show_task(t: TaskRow, own: list[ConversationRow] | None = None) -> dict[str,
 
 
 def show_conversation(c: ConversationRow, task_number: int) -> dict[str, Any]:
-    """A conversation in C's words."""
+    """Convert a conversation to service C's format."""
     return {
         "id": c.number,
         "task_id": task_number,

@@ -1,4 +1,4 @@
-"""What the services' routers share: ids in paths, lists without pages, routes with and without a last slash."""
+"""Shared parts of the routers: ids in paths, streamed lists, and optional final slashes."""
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,14 +11,17 @@ from task_service.api.answers import to_json
 from task_service.api.auth.access import MAY_READ, AuthorizedRoute
 from task_service.api.http.problems import documented
 
-NumberOrId = Annotated[str, Path(description="The task's number, or its UUID.", examples=["1"])]
+NumberOrId = Annotated[str, Path(description="The task's number or UUID.", examples=["1"])]
 T = TypeVar("T")
 
 
 async def stream_array(
     chunks: AsyncIterator[list[T]], show: Callable[[T], dict[str, Any]]
 ) -> Response:
-    """A JSON array of any length. The first chunk is read before the answer starts: its errors are proper answers."""
+    """Stream a JSON array of any length.
+
+    Reads the first chunk before the response starts, so that its errors get a proper status.
+    """
     first = await anext(chunks)
 
     def items(rows: list[T]) -> bytes:
@@ -36,7 +39,7 @@ async def stream_array(
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A path of a service as it documents it, with or without a slash at its end. Reading takes the role viewer."""
+    """A path as the service documented it. GET requires the role viewer unless `public` is set."""
 
     method: str
     path: str
@@ -44,27 +47,36 @@ class Route:
     model: Any = None
     status: int = 200
     public: bool = False
-    """Everybody may call it, or the endpoint itself says who may."""
+    """Callers need no role, or the endpoint itself checks the permission."""
     responses: Mapping[int | str, dict[str, Any]] = field(default_factory=dict)
-    """What it may answer besides, instead of the usual problems."""
+    """Further responses for OpenAPI, instead of the usual problems."""
     dependencies: Sequence[Any] = ()
     extra: dict[str, Any] | None = None
-    """What OpenAPI says of it besides."""
+    """Further OpenAPI fields of the operation."""
 
 
 def make_router(service: str, prefix: str, routes: Iterable[Route]) -> APIRouter:
-    """A service's routes under a prefix, each with and without a last slash (a redirect may lose a POST's body)."""
+    """Build a router that serves each route under a prefix, with and without a final slash.
+
+    It does not redirect to the other form, because a redirect may lose the body of a POST.
+    """
     router = APIRouter(route_class=AuthorizedRoute, prefix=prefix, tags=[f"service {service}"])
     for route in routes:
         kind = {"response_model": route.model} if route.model else {"response_class": Response}
+        may_read = [MAY_READ] if route.method == "GET" and not route.public else []
         other = route.path.rstrip("/") if route.path.endswith("/") else f"{route.path}/"
-        for shown, path in ((True, route.path), (False, other)):
+        for path in (route.path, other):
             router.add_api_route(
-                path, route.endpoint, methods=[route.method], status_code=route.status, include_in_schema=shown,
+                path,
+                route.endpoint,
+                methods=[route.method],
+                status_code=route.status,
+                include_in_schema=path == route.path,
                 responses=dict(route.responses) or _usual_problems(route),
-                dependencies=[*route.dependencies, *([MAY_READ] if route.method == "GET" and not route.public else [])],
-                openapi_extra=route.extra, **kind,
-            )  # fmt: skip
+                dependencies=[*route.dependencies, *may_read],
+                openapi_extra=route.extra,
+                **kind,
+            )
     return router
 
 

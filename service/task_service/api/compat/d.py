@@ -1,6 +1,7 @@
-"""Service D's paths: integer ids, `active` for every open status, the daily log by date, errors in its own words.
+"""Service D's paths: integer ids, `active` for every open status, and the daily log by date.
 
-Writing always takes a token, also where AUTH_MODE is open. Tasks are for people unless they name a handler.
+Errors have D's own format. Writing always requires a token, even if AUTH_MODE is open. Tasks are
+manual unless they name a handler.
 """
 
 from collections.abc import Mapping
@@ -59,7 +60,7 @@ ImporterD = Annotated[Principal, Depends(allow(Permission.IMPORT_TASKS, always=T
 
 
 def task_answer(t: TaskRow, status: int, headers: Mapping[str, str]) -> Response:
-    """An answer of one task."""
+    """Build the response for one task."""
     return answer(show_task(t), status, headers)
 
 
@@ -75,7 +76,7 @@ async def create_task(caller: CreatorD, idempotent: Idempotent, new: NewTaskD) -
 async def update_task(
     transactions: Transactions, caller: ChangerD, task_id: NumberOrId, wanted: TaskChangeD
 ) -> Response:
-    """Change the given fields of a task; what is left out stays."""
+    """Change the given fields of a task. Omitted fields stay unchanged."""
     key = await find_task(transactions, task_id)
     task = await transactions.write(
         lambda t: task_service.change_task(t, key, wanted, caller, shown_as_pending=OPEN)
@@ -86,21 +87,21 @@ async def update_task(
 async def delete_task(
     transactions: Transactions, caller: ChangerD, task_id: NumberOrId
 ) -> Response:
-    """Delete a task: it is cancelled when it is open, and hidden."""
+    """Delete a task: cancel it if it is open, and hide it."""
     key = await find_task(transactions, task_id)
     await transactions.write(lambda t: task_service.remove_task(t, key, caller))
     return answer({"message": "Task soft deleted successfully"})
 
 
 async def list_tasks(transactions: Transactions, query: Annotated[ListQueryD, Query()]) -> Response:
-    """One page of tasks, or with `date` all entries of that day's log."""
+    """Return one page of tasks, or with `date` all entries of that day's log."""
     if query.date is not None:
         return await _list_day(transactions, query.date)
     return await page_answer(transactions, query, show_task)
 
 
 async def _list_day(transactions: TransactionManager, day: date) -> Response:
-    """A day's log from the cache; one of more than 5,000 entries is streamed from the database."""
+    """Return a day's log from the cache; stream more than 5,000 entries from the database."""
 
     async def make(connection: AsyncConnection) -> bytes:
         rows, more = await daily_log.list_entries(connection, day, CACHED_ENTRIES)
@@ -114,14 +115,18 @@ async def _list_day(transactions: TransactionManager, day: date) -> Response:
 
 async def read_entry(
     transactions: Transactions,
-    task_id: Annotated[str, Path(description="The entry's number, or its UUID.", examples=["1"])],
+    task_id: Annotated[str, Path(description="The entry's number or UUID.", examples=["1"])],
 ) -> Response:
-    """One entry of the daily log: here the number in the path is a `log_id`, as lists by date tell it."""
+    """Return one entry of the daily log.
+
+    The number in the path is that of an entry (service D's `log_id`), as in lists by date, and not
+    that of a task.
+    """
     return answer(show_entry(await find_entry(transactions, task_id)))
 
 
 async def upload_csv(request: Request, caller: ImporterD, idempotent: Idempotent) -> Response:
-    """Import tasks from a CSV file with a header row: all or, when a row is wrong, nothing."""
+    """Import tasks from a CSV file with a header row. If a row is invalid, nothing is imported."""
     async with uploaded_file(request) as upload:
         return await idempotent.write(
             lambda t: import_csv(t, upload, "all-or-nothing", caller),
@@ -136,7 +141,7 @@ async def upload_csv(request: Request, caller: ImporterD, idempotent: Idempotent
 async def read_audit_log(
     transactions: Transactions, query: Annotated[AuditQueryD, Query()]
 ) -> Response:
-    """One page of what was changed, by whom, newest first."""
+    """Return one page of the audit log, newest first."""
     async with transactions.read() as connection:
         rows, cursor = await list_audit(connection, AuditFilter(), query.limit, query.cursor)
         numbers = await tasks.read_numbers(connection, {row.task_id for row in rows})
@@ -148,7 +153,7 @@ async def log_in_by_json(
     security: auth.Security,
     wanted: Annotated[auth.PasswordForm, Body()],
 ) -> Response:
-    """Log in with user name and password: the same tokens as those of `/api/v1/auth/token`."""
+    """Log in with a user name and a password; the tokens are those of `/api/v1/auth/token`."""
     return await auth.log_in(transactions, security, wanted)
 
 
@@ -156,7 +161,7 @@ CHANGES = documented_d(404, 409, 413, 415)
 LOGIN = documented_d(413, 415)
 ALWAYS_AT_ROOT = ("/task", "/upload-csv")
 IMPORTED: dict[int | str, dict[str, Any]] = {
-    200: {"model": ImportedD, "description": "Imported before"}
+    200: {"model": ImportedD, "description": "The file was imported before"}
 }
 ROUTES = (
     Route(
@@ -193,12 +198,16 @@ def _is_at_root(path: str, *, root: bool) -> bool:
 
 
 def routers(*, root: bool) -> list[APIRouter]:
-    """Under `/compat/d`; at the root those that collide with nothing, and all when `/tasks` there is D's."""
+    """Return service D's routers, under `/compat/d` and at the root.
+
+    The router at the root has only the paths that collide with no other service, unless `root` is
+    set.
+    """
     at_root = [r for r in ROUTES if _is_at_root(r.path, root=root)]
     return [make_router("D", "", at_root), make_router("D", "/compat/d", ROUTES)]
 
 
-def paths(*, root: bool) -> set[str]:
-    """Beginnings of the paths on which errors are in D's words, each with a slash at its end."""
+def path_prefixes(*, root: bool) -> set[str]:
+    """Return the prefixes of the paths on which errors have D's format, each with a final slash."""
     firsts = {f"/{r.path.split('/')[1]}" for r in ROUTES}
     return {f"{p}/" for p in firsts if _is_at_root(p, root=root)} | {"/compat/d/"}

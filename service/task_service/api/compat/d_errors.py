@@ -1,4 +1,4 @@
-"""Service D's words for errors: `{"error": "Field 'title' is required"}`, on its paths only."""
+"""Service D's error format, `{"error": "Field 'title' is required"}`, for its paths only."""
 
 from collections.abc import Collection, Mapping
 from http import HTTPStatus
@@ -13,23 +13,29 @@ from task_service.api.http.problems import MEDIA_TYPE, MISSING
 
 
 class ErrorD(BaseModel):
-    """An error in service D's words."""
+    """An error in service D's format."""
 
     error: str = Field(examples=["Field 'title' is required"])
 
 
 def documented_d(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI's description of the errors that an operation of D may answer, besides those that every one may."""
+    """Describe the error responses of an operation of D for OpenAPI.
+
+    Adds the errors that every operation may return.
+    """
     every = (400, 401, 403, 422, 429, 503)
     return {s: {"description": HTTPStatus(s).phrase, "model": ErrorD} for s in (*statuses, *every)}
 
 
-def in_words_of_d(status: int, problem: Mapping[str, Any]) -> tuple[int, str]:
-    """The status and the words of a problem: a field that is missing is a bad request here, and said first.
+def to_error_d(status: int, problem: Mapping[str, Any]) -> tuple[int, str]:
+    """Convert a problem to D's status and message.
 
-    >>> in_words_of_d(422, {"detail": "x", "errors": [{"field": "title", "message": "Field required"}]})
+    A missing field is a 400 in D, and takes precedence over other errors.
+
+    >>> missing = {"field": "title", "message": "Field required"}
+    >>> to_error_d(422, {"detail": "x", "errors": [missing]})
     (400, "Field 'title' is required")
-    >>> in_words_of_d(404, {"detail": "There is no task 7."})
+    >>> to_error_d(404, {"detail": "There is no task 7."})
     (404, 'There is no task 7.')
     """
     for error in problem.get("errors") or ():
@@ -38,21 +44,24 @@ def in_words_of_d(status: int, problem: Mapping[str, Any]) -> tuple[int, str]:
     return status, str(problem["detail"])
 
 
-class WordsOfD:
-    """The outermost ASGI layer: problems on D's paths, wherever they arise, leave in D's words."""
+class ErrorFormatD:
+    """Outermost ASGI middleware that converts every problem on D's paths to D's format."""
 
-    def __init__(self, app: ASGIApp, paths: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, prefixes: Collection[str]) -> None:
         self.app = app
-        self.paths = tuple(paths)
+        self.prefixes = tuple(prefixes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        is_ours = scope["type"] == "http" and f"{scope['path']}/".startswith(self.paths)
-        await self.app(scope, receive, Translation(send) if is_ours else send)
+        is_path_of_d = scope["type"] == "http" and f"{scope['path']}/".startswith(self.prefixes)
+        await self.app(scope, receive, ErrorConverter(send) if is_path_of_d else send)
 
 
-class Translation:
-    """The way out of one answer: a problem is held back until it is complete, everything else passes."""
+class ErrorConverter:
+    """ASGI `send` of one response: it buffers a problem until it is complete and converts it.
+
+    Other responses pass unchanged.
+    """
 
     def __init__(self, send: Send) -> None:
         self.send = send
@@ -60,7 +69,7 @@ class Translation:
         self.body = b""
 
     async def __call__(self, message: Message) -> None:
-        """Send a message on, or keep it."""
+        """Pass a message on or buffer it."""
         if message["type"] == "http.response.start":
             if MutableHeaders(scope=message).get("content-type") == MEDIA_TYPE:
                 self.start = message
@@ -68,13 +77,13 @@ class Translation:
         elif self.start is not None:
             self.body += message.get("body", b"")
             if not message.get("more_body"):
-                await self._translate(self.start)
+                await self._convert(self.start)
             return
         await self.send(message)
 
-    async def _translate(self, start: Message) -> None:
-        start["status"], words = in_words_of_d(start["status"], orjson.loads(self.body))
-        content = orjson.dumps({"error": words})
+    async def _convert(self, start: Message) -> None:
+        start["status"], message = to_error_d(start["status"], orjson.loads(self.body))
+        content = orjson.dumps({"error": message})
         headers = MutableHeaders(scope=start)
         headers["content-type"], headers["content-length"] = "application/json", str(len(content))
         await self.send(start)

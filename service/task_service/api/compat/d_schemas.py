@@ -1,4 +1,4 @@
-"""Service D's shapes and words (see `d`)."""
+"""Schemas of service D's paths (see `d`)."""
 
 import datetime as dt
 from typing import Annotated, Any
@@ -30,7 +30,10 @@ StatusD = Annotated[
 
 
 class NewTaskD(NewTaskForm):
-    """A task to create; `active` is `pending`. For a person unless it names a handler; other fields are ignored."""
+    """A task to create; `active` means `pending`. It is a manual task unless it names a handler.
+
+    Other fields are ignored.
+    """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"title": "Ring Ada"}]})
 
@@ -38,7 +41,10 @@ class NewTaskD(NewTaskForm):
 
 
 class TaskChangeD(TaskChangeForm):
-    """Fields to change; those left out stay. `active` opens a task that has ended, and leaves an open one as it is."""
+    """Fields to change. Omitted fields stay unchanged.
+
+    `active` reopens a task that has ended and does not change an open one.
+    """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"title": "Ring Bob"}]})
 
@@ -46,17 +52,19 @@ class TaskChangeD(TaskChangeForm):
 
 
 class ListQueryD(TaskPageQuery):
-    """A page of tasks, or with `date` the whole daily log of that day. Parameters that are unknown are ignored."""
+    """A page of tasks, or with `date` the daily log of that day. Unknown parameters are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
-    date: Day | None = Field(default=None, description="The daily log of this day, as one list.")
-    per_page: Limit | None = Field(default=None, description="The same as `page_size`.")
+    date: Day | None = Field(
+        default=None, description="Return the daily log of this day, as one list."
+    )
+    per_page: Limit | None = Field(default=None, description="Same as `page_size`.")
 
     @field_validator("status", mode="before")
     @classmethod
     def _open_statuses(cls, words: Any) -> Any:
-        """`active` stands for every open status."""
+        """Replace `active` by all open statuses."""
         if not isinstance(words, list):
             return words
         return [
@@ -65,12 +73,12 @@ class ListQueryD(TaskPageQuery):
 
     @property
     def size(self) -> int:
-        """Items on a page."""
+        """Number of items on a page."""
         return self.page_size or self.per_page or self.limit
 
 
 class TaskD(BaseModel):
-    """A task in service D's shape."""
+    """A task in service D's format."""
 
     id: int
     title: str
@@ -79,13 +87,13 @@ class TaskD(BaseModel):
 
 
 class TaskPageD(PageFields):
-    """One page of tasks in service D's shape."""
+    """One page of tasks in service D's format."""
 
     items: list[TaskD]
 
 
 class EntryD(BaseModel):
-    """A task as the daily log has it."""
+    """A task as the daily log recorded it."""
 
     id: int = Field(description="The entry's number, for GET /task/{task_id}.")
     title: str
@@ -94,28 +102,28 @@ class EntryD(BaseModel):
 
 
 class DeletedD(BaseModel):
-    """That a task is deleted."""
+    """Confirmation that a task was deleted."""
 
     message: str = Field(examples=["Task soft deleted successfully"])
 
 
 class ImportedD(ImportReport):
-    """What an import did."""
+    """Result of an import."""
 
     message: str = Field(examples=["2 tasks were imported"])
 
 
 class AuditQueryD(PageQuery):
-    """Which page of the audit log. Parameters that are unknown are ignored."""
+    """Page of the audit log to return. Unknown parameters are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
 
 class AuditLineD(BaseModel):
-    """A change of a task in service D's shape."""
+    """A change of a task in service D's format."""
 
     task_id: int | UUID = Field(
-        description="The task's number; the UUID of one that was deleted for good."
+        description="The task's number; the UUID if the task was deleted permanently."
     )
     previous_status: str | None
     new_status: str
@@ -123,36 +131,36 @@ class AuditLineD(BaseModel):
     timestamp: dt.datetime
 
 
-def status_word(status: str | None) -> str | None:
-    """What D calls a status.
+def status_of_d(status: str | None) -> str | None:
+    """Convert a status to service D's name for it.
 
-    >>> status_word("in_progress"), status_word("completed"), status_word(None)
+    >>> status_of_d("in_progress"), status_of_d("completed"), status_of_d(None)
     ('active', 'completed', None)
     """
     return ACTIVE if status in OPEN else status
 
 
 def show_task(t: TaskRow) -> dict[str, Any]:
-    """A task in D's words."""
+    """Convert a task to service D's format."""
     return {
         "id": t.number,
         "title": t.title,
-        "status": status_word(t.status),
+        "status": status_of_d(t.status),
         "created_by": t.created_by,
     }
 
 
 def show_entry(e: EntryRow) -> dict[str, Any]:
-    """An entry of the daily log in D's words."""
-    return {"id": e.number, "title": e.title, "status": status_word(e.status), "date": e.date}
+    """Convert an entry of the daily log to service D's format."""
+    return {"id": e.number, "title": e.title, "status": status_of_d(e.status), "date": e.date}
 
 
 def show_change(row: AuditRow, number: int | None) -> dict[str, Any]:
-    """A line of the audit log in D's words."""
+    """Convert an entry of the audit log to service D's format."""
     return {
         "task_id": row.task_id if number is None else number,
-        "previous_status": status_word(row.previous_status),
-        "new_status": status_word(row.new_status),
+        "previous_status": status_of_d(row.previous_status),
+        "new_status": status_of_d(row.new_status),
         "modified_by": row.modified_by,
         "timestamp": row.timestamp,
     }

@@ -1,4 +1,7 @@
-"""Service E's paths: `/tasks` by pages or by cursors, with filters and statistics; UUIDs and all canonical fields."""
+"""Service E's paths: `/tasks` by page number or cursor, with filters and statistics.
+
+Tasks have UUIDs and the same fields as in `/api/v1`.
+"""
 
 from typing import Annotated
 
@@ -6,7 +9,7 @@ from fastapi import APIRouter, Query, Response
 
 from task_service.api import answers
 from task_service.api.compat.common import Route, make_router
-from task_service.api.compat.manual_tasks import PeoplesTasks, new_task
+from task_service.api.compat.manual_tasks import ManualTasks, new_task
 from task_service.api.compat.offset_lists import TaskPage, TaskPageQuery, page_answer
 from task_service.api.dependencies import Transactions
 from task_service.api.routes.stats import Summary, read_summary
@@ -16,11 +19,14 @@ from task_service.schemas.responses import Task
 async def list_tasks(
     transactions: Transactions, query: Annotated[TaskPageQuery, Query()]
 ) -> Response:
-    """Tasks that fulfil all filters: by `page` and `page_size` (the first 10,000), or by `cursor` without an end."""
+    """Return one page of the tasks that match all filters.
+
+    `page` and `page_size` reach the first 10,000 tasks; `cursor` reaches all.
+    """
     return await page_answer(transactions, query, answers.task_item)
 
 
-TASKS = PeoplesTasks(answers.task_answer)
+TASKS = ManualTasks(answers.task_answer)
 ROUTES = (
     Route("POST", "/tasks", TASKS.create_task, Task, 201, responses=new_task(Task)),
     Route("GET", "/tasks", list_tasks, TaskPage),
@@ -33,7 +39,7 @@ ROUTES = (
 
 
 def routers(*, root: bool) -> list[APIRouter]:
-    """Under `/compat/e`, and at the root when `/tasks` there is E's."""
+    """Return service E's routers, under `/compat/e` and, if `root` is set, at the root."""
     return [
         make_router("E", prefix, ROUTES)
         for prefix in (("", "/compat/e") if root else ("/compat/e",))

@@ -1,4 +1,4 @@
-"""What the services A, B and E have in common: single tasks by UUID, for people unless they name a handler."""
+"""Endpoints that services A, B and E share: tasks by UUID, manual unless they name a handler."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,24 +23,30 @@ from task_service.store.tasks import TaskRow
 
 
 class NewTaskForm(NewTask):
-    """A task to create, in the canonical fields; for a person unless it names a handler. Others are ignored."""
+    """A task to create, with the fields of `/api/v1`. Other fields are ignored.
+
+    It is a manual task unless it names a handler.
+    """
 
     model_config = ConfigDict(extra="ignore")
 
 
 class TaskChangeForm(TaskChange):
-    """Fields to change; those left out stay. What a client has read it may send back: other fields are ignored."""
+    """Fields to change. Omitted fields stay unchanged.
+
+    Other fields are ignored, so that a client can send back the task that it has read.
+    """
 
     model_config = ConfigDict(extra="ignore")
 
 
 def new_task(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI's description of what creating a task may answer besides 201."""
+    """Describe the responses to creating a task, besides 201, for OpenAPI."""
     return present(model) | documented(400, 409, 413, 415)
 
 
 async def task_id_of(task_id: Annotated[str, Path(description="The task's UUID.")]) -> UUID:
-    """The task's id in the path."""
+    """Parse the task id in the path."""
     return parse_id("task", task_id)
 
 
@@ -48,15 +54,15 @@ Id = Annotated[UUID, Depends(task_id_of)]
 
 
 @dataclass(frozen=True, slots=True)
-class PeoplesTasks:
-    """One service's calls; `show` makes its answer of a task, a status and headers."""
+class ManualTasks:
+    """Endpoints of one service. `show` builds a response from a task, a status and headers."""
 
     show: Callable[[TaskRow, int, Mapping[str, str]], Response]
 
     async def create_task(
         self, caller: Creator, idempotent: Idempotent, new: NewTaskForm
     ) -> Response:
-        """Create a task, for a person unless it names a handler."""
+        """Create a task. It is a manual task unless it names a handler."""
         path = idempotent.request.url.path.rstrip("/")
         return await idempotent.write(
             lambda t: task_service.create_task(t, new, caller),
@@ -64,7 +70,7 @@ class PeoplesTasks:
         )
 
     async def read_task(self, transactions: Transactions, task_id: Id) -> Response:
-        """One task."""
+        """Return one task."""
         task = await read_task(transactions, task_id)
         if task is None:
             raise NotFoundError("task", task_id)
@@ -73,7 +79,7 @@ class PeoplesTasks:
     async def change_task(
         self, transactions: Transactions, caller: Changer, task_id: Id, wanted: TaskChangeForm
     ) -> Response:
-        """Change the given fields; those left out stay."""
+        """Change the given fields. Omitted fields stay unchanged."""
         task = await transactions.write(
             lambda t: task_service.change_task(t, task_id, wanted, caller)
         )
@@ -82,7 +88,7 @@ class PeoplesTasks:
     async def update_task(
         self, transactions: Transactions, caller: Changer, task_id: Id, wanted: TaskChangeForm
     ) -> Response:
-        """Change the given fields; those left out stay."""
+        """Change the given fields. Omitted fields stay unchanged."""
         return await self.change_task(transactions, caller, task_id, wanted)
 
     async def delete_task(

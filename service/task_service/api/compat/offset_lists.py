@@ -1,4 +1,4 @@
-"""Lists by number of page in the shape of services D and E."""
+"""Lists by page number in the format of services D and E."""
 
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -15,36 +15,41 @@ from task_service.store.tasks import TaskRow
 
 
 class TaskPageQuery(TaskQuery):
-    """The canonical filters, and pages by number beside cursors."""
+    """Filters of `/api/v1/tasks`, with page numbers in addition to cursors."""
 
     page: (
-        Annotated[int, Field(ge=1, le=MAX_OFFSET, description="From 1; without `cursor` only.")]
+        Annotated[
+            int, Field(ge=1, le=MAX_OFFSET, description="Page number, from 1. Not with `cursor`.")
+        ]
         | None
     ) = None
-    page_size: Limit | None = Field(default=None, description="The same as `limit`.")
+    page_size: Limit | None = Field(default=None, description="Same as `limit`.")
 
     @model_validator(mode="after")
     def _one_way(self) -> "TaskPageQuery":
         if self.cursor is not None and self.page is not None:
-            raise ValueError("give page or cursor, not both")
+            raise ValueError("use either `page` or `cursor`, not both")
         return self
 
     @property
     def size(self) -> int:
-        """Items on a page."""
+        """Number of items on a page."""
         return self.page_size or self.limit
 
 
 class PageFields(BaseModel):
-    """Where a page stands among the others."""
+    """Position of a page in the list."""
 
-    page: int | None = Field(description="Null on pages by cursor.")
+    page: int | None = Field(description="Null if the request had a `cursor`.")
     page_size: int
     total: int | None = Field(
-        description="Of all pages; null with filters other than one of status or priority."
+        description=(
+            "Number of tasks on all pages; null with a filter other than `status` alone or "
+            "`priority` alone."
+        )
     )
-    pages: int | None = Field(description="Of this size, for `total`.")
-    next_cursor: str | None = Field(description="For the next page; null: this is the last one.")
+    pages: int | None = Field(description="Number of pages of this size; null without `total`.")
+    next_cursor: str | None = Field(description="Cursor of the next page; null on the last page.")
 
 
 class TaskPage(PageFields):
@@ -58,7 +63,7 @@ async def page_answer(
     query: TaskPageQuery,
     show: Callable[[TaskRow], dict[str, Any]],
 ) -> Response:
-    """The page that is asked for, each task shown in a service's words."""
+    """Return the requested page. `show` converts each task to the service's format."""
     wanted = PageRequest(query.conditions(), query.sort, query.size, query.page or 1, query.cursor)
     found = await read_page(transactions, wanted)
     return answer(

@@ -1,1 +1,1 @@
-"""Routers of `/api/v1`, one per resource: they parse, call one function, and answer."""
+"""Routers of `/api/v1`, one per resource. They parse the input, call one function and return."""

@@ -1,4 +1,4 @@
-"""`/api/v1/settings`: what applications keep here by key. The service itself reads none of it."""
+"""`/api/v1/settings`: key-value settings of applications. The service itself does not use them."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -30,7 +30,12 @@ Key = Annotated[
     ),
 ]
 OnlyNew = Annotated[
-    str | None, Header(alias="If-None-Match", pattern=r"^\*$", description="`*`: 412 if it exists.")
+    str | None,
+    Header(
+        alias="If-None-Match",
+        pattern=r"^\*$",
+        description="`*`: only create the setting; 412 if it exists.",
+    ),
 ]
 
 
@@ -40,14 +45,14 @@ class Setting(BaseModel):
     key: str
     value: Any
     description: str | None
-    version: int = Field(description="Rises with every change.")
+    version: int = Field(description="Increases with every change.")
     updated_by: str | None
     created_at: datetime
     updated_at: datetime
 
 
 def setting_item(row: SettingRow) -> dict[str, Any]:
-    """A setting (`Setting`)."""
+    """Convert a row to the fields of `Setting`."""
     return {
         "key": row.key,
         "value": fragment(row.value),
@@ -60,7 +65,7 @@ def setting_item(row: SettingRow) -> dict[str, Any]:
 
 
 def setting_answer(row: SettingRow, status: int = 200) -> Response:
-    """An answer of one setting with its ETag."""
+    """Build the response for one setting, with its ETag."""
     headers = {"ETag": etag_of_setting(row)}
     if status == 201:
         headers["Location"] = f"/api/v1/settings/{row.key}"
@@ -71,7 +76,7 @@ def setting_answer(row: SettingRow, status: int = 200) -> Response:
 async def list_settings(
     _: SettingsReader, transactions: Transactions, query: Annotated[PageQuery, Query()]
 ) -> Response:
-    """One page of settings in the order of their keys."""
+    """Return one page of settings, ordered by key."""
     async with transactions.read() as connection:
         rows, cursor = await store.list_settings(connection, query.limit, query.cursor)
     return answers.page(map(setting_item, rows), cursor)
@@ -85,7 +90,10 @@ async def list_settings(
 async def read_setting(
     _: SettingsReader, transactions: Transactions, key: Key, if_none_match: IfNoneMatch = None
 ) -> Response:
-    """One setting. Its ETag guards changes by `If-Match`."""
+    """Return one setting.
+
+    To detect concurrent changes, send its ETag as `If-Match` with a change.
+    """
     async with transactions.read() as connection:
         row = await service.read_setting(connection, key)
     if is_unchanged(if_none_match, etag_of_setting(row)):
@@ -106,7 +114,7 @@ async def put_setting(
     if_match: IfMatch = None,
     if_none_match: OnlyNew = None,
 ) -> Response:
-    """Make a setting (201) or replace all of it (200): a description that is left out is gone."""
+    """Create a setting (201) or replace it as a whole (200). An omitted description is removed."""
     guard, only_new = Guard(if_match), if_none_match is not None
     row, made = await transactions.write(
         lambda t: service.put_setting(t, key, wanted, caller, guard, only_new=only_new)
@@ -118,6 +126,6 @@ async def put_setting(
 async def delete_setting(
     _: SettingsWriter, transactions: Transactions, key: Key, if_match: IfMatch = None
 ) -> Response:
-    """Remove a setting for good."""
+    """Delete a setting permanently."""
     await transactions.write(lambda t: service.remove_setting(t, key, Guard(if_match)))
     return Response(status_code=204)

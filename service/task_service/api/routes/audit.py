@@ -1,4 +1,4 @@
-"""`/api/v1/audit-log`: who changed what, of all tasks."""
+"""`/api/v1/audit-log`: the history of all tasks."""
 
 from datetime import datetime
 from typing import Annotated
@@ -21,26 +21,24 @@ MAY_AUDIT = Depends(allow(Permission.READ_AUDIT_LOG))
 
 
 class AuditQuery(PageQuery):
-    """Filters that all hold."""
+    """Filters of the audit log. An entry must match all of them."""
 
     task_id: UUID | None = None
-    modified_by: Words | None = Field(
-        default=None, description="A person's name, or a worker's id."
-    )
-    since: Moment | None = Field(default=None, alias="from", description="Then or later.")
-    until: Moment | None = Field(default=None, alias="to", description="Before then.")
+    modified_by: Words | None = Field(default=None, description="A caller's name or a worker's id.")
+    since: Moment | None = Field(default=None, alias="from", description="At this time or later.")
+    until: Moment | None = Field(default=None, alias="to", description="Before this time.")
 
 
 class AuditEntry(BaseModel):
-    """A change by a person, or the end of a worker's attempt."""
+    """A change by a caller of the API, or the end of a worker's attempt."""
 
     task_id: UUID
-    previous_status: str | None = Field(description="Null: the task was created.")
+    previous_status: str | None = Field(description="Null if the task was created.")
     new_status: str = Field(description="A status, or `deleted`.")
-    modified_by: str | None = Field(description="Who: a person's name, or a worker's id.")
+    modified_by: str | None = Field(description="The caller's name or the worker's id.")
     timestamp: datetime
     reason: str | None
-    fields: list[str] = Field(description="Which fields were changed.")
+    fields: list[str] = Field(description="Names of the changed fields.")
 
 
 @router.get(
@@ -52,7 +50,7 @@ class AuditEntry(BaseModel):
 async def read_audit_log(
     transactions: Transactions, query: Annotated[AuditQuery, Query()]
 ) -> Response:
-    """One page of the history of all tasks, deleted ones too, newest first."""
+    """Return one page of the history of all tasks, including deleted ones, newest first."""
     wanted = AuditFilter(query.task_id, query.modified_by, query.since, query.until)
     async with transactions.read() as connection:
         rows, cursor = await list_audit(connection, wanted, query.limit, query.cursor)

@@ -1,4 +1,4 @@
-"""`/api/v1/auth`: log in, refresh, log out, who am I, one's own password."""
+"""`/api/v1/auth`: login, token refresh, logout, the current caller, and password changes."""
 
 from typing import Annotated, Literal
 from uuid import UUID
@@ -22,7 +22,7 @@ router = APIRouter(route_class=AuthorizedRoute, prefix=PREFIX, tags=["users and 
 
 
 class PasswordForm(BaseModel):
-    """OAuth2's password form (RFC 6749, 4.3); scope and client are not looked at."""
+    """Form of the OAuth 2.0 password grant (RFC 6749, 4.3). Scope and client are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -35,18 +35,21 @@ class PasswordForm(BaseModel):
 
 
 class Tokens(BaseModel):
-    """Send `access_token` as `Authorization: Bearer`; use `refresh_token` once for the next pair."""
+    """A pair of tokens.
+
+    Send `access_token` as `Authorization: Bearer`; use `refresh_token` once to get the next pair.
+    """
 
     access_token: str
     refresh_token: str
     token_type: Literal["bearer"]
-    expires_in: int = Field(description="Seconds that the access token is good for.")
+    expires_in: int = Field(description="Lifetime of the access token, in seconds.")
 
 
 class Me(BaseModel):
-    """Who the caller is."""
+    """The caller of this request."""
 
-    id: UUID | None = Field(description="Null for callers who are no users of the service itself.")
+    id: UUID | None = Field(description="Null for callers that are not users of this service.")
     username: str
     role: Role
     kind: Literal["anonymous", "user", "issuer", "system"]
@@ -54,7 +57,7 @@ class Me(BaseModel):
 
 
 async def count_login(request: Request) -> None:
-    """Count an attempt; TooManyRequestsError."""
+    """Count a login attempt. Raises TooManyRequestsError."""
     await request.app.state.limits.count_login(request)
 
 
@@ -78,7 +81,7 @@ def _tokens(granted: Granted) -> Response:
 async def log_in(
     transactions: Transactions, security: Security, form: Annotated[PasswordForm, Form()]
 ) -> Response:
-    """Log in with user name and password."""
+    """Log in with a user name and a password."""
     granted = await service.log_in(
         transactions, security.credentials, form.username, form.password.get_secret_value()
     )
@@ -94,7 +97,10 @@ async def log_in(
 async def refresh(
     transactions: Transactions, security: Security, wanted: RefreshRequest
 ) -> Response:
-    """The next pair of tokens. A refresh token that was used before ends the whole log-in: somebody has a copy."""
+    """Exchange a refresh token for the next pair of tokens.
+
+    Using a refresh token twice ends the whole login, because somebody has a copy of the token.
+    """
     return _tokens(
         await service.refresh(
             transactions, security.credentials, wanted.refresh_token.get_secret_value()
@@ -109,7 +115,7 @@ async def log_out(
     security: Security,
     caller: Caller,  # noqa: ARG001
 ) -> Response:
-    """End the log-in that the access token comes from, its refresh token with it."""
+    """End the login that issued the access token. Its refresh token ends too."""
     claims = security.login_of(request.headers.get("authorization"))
     if claims is not None:
         await service.log_out(transactions, claims.login_id)
@@ -118,7 +124,7 @@ async def log_out(
 
 @router.get("/me", response_model=Me, responses=documented())
 async def read_me(caller: Caller) -> Response:
-    """Who the caller is, and what they may do."""
+    """Return the caller and the caller's permissions."""
     return answer(_me(caller))
 
 
@@ -131,7 +137,7 @@ async def read_me(caller: Caller) -> Response:
 async def change_password(
     transactions: Transactions, security: Security, caller: Caller, wanted: PasswordChange
 ) -> Response:
-    """Set one's own password. Every log-in ends; the answer begins a new one."""
+    """Change your own password. All your logins end; the response contains tokens of a new one."""
     return _tokens(
         await service.change_own_password(transactions, security.credentials, wanted, caller)
     )

@@ -42,17 +42,17 @@ BODY = {"requestBody": {"required": True, "content": {"application/json": {"sche
 
 
 class Created(BaseModel):
-    """What a batch has made, in its order."""
+    """Tasks of a batch, in the order of the request."""
 
     items: list[TaskItem]
     created: int
     present: list[int] = Field(
-        description="Places of the tasks that were there already: they hold the `unique_key`."
+        description="Positions (from 0) of the tasks whose `unique_key` an existing task holds."
     )
 
 
 async def read_batch(request: Request, transactions: Transactions, _: Creator) -> list[NewTask]:
-    """Return the tasks in the body. Validates in a thread, because 10,000 tasks take a good part of a second."""
+    """Parse the batch in the body, in a thread: 10,000 tasks take a good part of a second."""
     body = await request.body()
     media = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
     if media != "application/json" and not (
@@ -75,7 +75,7 @@ Batch = Annotated[list[NewTask], Depends(read_batch)]
 
 
 PRESENT: dict[int | str, dict[str, Any]] = {
-    200: {"model": Created, "description": "All were there already"}
+    200: {"model": Created, "description": "All tasks already existed"}
 }
 
 
@@ -87,7 +87,10 @@ PRESENT: dict[int | str, dict[str, Any]] = {
     openapi_extra=BODY,
 )
 async def create_tasks(caller: Creator, idempotent: Idempotent, batch: Batch) -> Response:
-    """Create up to 10,000 tasks: all of them, or none. An error names its task by its place, as in `tasks.17.title`."""
+    """Create up to 10,000 tasks: all of them or none.
+
+    An error names the position of its task (from 0), as in `tasks.17.title`.
+    """
 
     async def create(transaction: Transaction) -> Response:
         result = await bulk.create_tasks(transaction, batch, caller)
@@ -100,7 +103,7 @@ async def create_tasks(caller: Creator, idempotent: Idempotent, batch: Batch) ->
 async def _render(transaction: Transaction, result: BulkResult) -> bytes:
     """Render the response in chunks; between two chunks other requests are served.
 
-    Raises TransactionConflictError when a task was deleted for good meanwhile.
+    Raises TransactionConflictError if a task was deleted permanently meanwhile.
     """
     parts = []
     for ids in chunks(result.ids):
@@ -113,13 +116,13 @@ async def _render(transaction: Transaction, result: BulkResult) -> bytes:
 
 
 def _parse(body: bytes) -> list[NewTask]:
-    """Read and check a batch. Raises RequestValidationError with up to a thousand errors."""
+    """Read and check a batch. Raises RequestValidationError with at most 1,000 errors."""
     try:
         content = json.loads(body)
     except UNREADABLE as error:
         raise unreadable(error, body) from None
     if not isinstance(content, dict):
-        _refuse("dict_type", (), "must be an object with the field tasks")
+        _refuse("dict_type", (), "must be an object with the field `tasks`")
     others = [
         str(name)[:100].encode(errors="replace").decode() for name in content if name != "tasks"
     ]

@@ -26,7 +26,7 @@ router = APIRouter(route_class=AuthorizedRoute, tags=["conversations"])
 async def conversation_id_of(
     conversation_id: Annotated[str, Path(description="The conversation's UUID.")],
 ) -> UUID:
-    """The conversation's id in the path."""
+    """Parse the conversation id in the path."""
     return parse_id("conversation", conversation_id)
 
 
@@ -66,7 +66,7 @@ async def create_conversation(
 async def list_conversations(
     transactions: Transactions, task_id: Id, query: Annotated[PageQuery, Query()]
 ) -> Response:
-    """One page of a task's conversations, oldest first."""
+    """Return one page of a task's conversations, oldest first."""
     async with transactions.read() as connection:
         await require_task(connection, task_id)
         rows, cursor = await store.list_conversations(
@@ -84,7 +84,7 @@ async def list_conversations(
 async def read_conversation(
     transactions: Transactions, conversation_id: ConversationId
 ) -> Response:
-    """One conversation."""
+    """Return one conversation."""
     async with transactions.read() as connection:
         row = await store.read_conversation(connection, conversation_id)
     if row is None:
@@ -103,7 +103,7 @@ async def change_conversation(
     conversation_id: ConversationId,
     wanted: ConversationChange,
 ) -> Response:
-    """Change a conversation's body or status; what is left out stays."""
+    """Change a conversation's body or status. Omitted fields stay unchanged."""
     row = await transactions.write(
         lambda t: service.change_conversation(t, conversation_id, wanted, caller)
     )
@@ -121,7 +121,7 @@ async def update_conversation(
     conversation_id: ConversationId,
     wanted: ConversationChange,
 ) -> Response:
-    """The same as PATCH."""
+    """Change a conversation, as PATCH does."""
     return await change_conversation(transactions, caller, conversation_id, wanted)
 
 
@@ -134,6 +134,6 @@ async def update_conversation(
 async def delete_conversation(
     transactions: Transactions, caller: Changer, conversation_id: ConversationId
 ) -> Response:
-    """Delete a conversation for good."""
+    """Delete a conversation permanently."""
     await transactions.write(lambda t: service.remove_conversation(t, conversation_id, caller))
     return Response(status_code=204)

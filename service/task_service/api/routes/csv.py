@@ -1,4 +1,4 @@
-"""`/api/v1/tasks:import` and `/api/v1/tasks:export`: tasks as CSV."""
+"""`/api/v1/tasks:import` and `/api/v1/tasks:export`: import and export tasks as CSV."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -21,36 +21,37 @@ router = APIRouter(route_class=AuthorizedRoute, prefix="/api/v1/tasks", tags=["t
 
 
 class RowProblem(BaseModel):
-    """What is wrong with a row."""
+    """An error in a row."""
 
-    line: int = Field(
-        description="The line of the file where the row begins; the header is line 1."
-    )
+    line: int = Field(description="Line of the file where the row starts; the header is line 1.")
     column: str | None
     message: str
 
 
 class ImportReport(BaseModel):
-    """What an import did."""
+    """Result of an import."""
 
     rows: int
     created: int
-    skipped: int = Field(description="Rows that were wrong; only with mode=skip-invalid.")
+    skipped: int = Field(description="Invalid rows; only with mode=skip-invalid.")
     error_count: int
-    errors: list[RowProblem] = Field(description="The first thousand.")
-    digest: str = Field(description="What the file and mode are known by.")
-    repeated: bool = Field(description="The file was imported before: this is the report of then.")
-    present: int = Field(
-        description="Rows for which a task was there already: it holds their `unique_key`."
+    errors: list[RowProblem] = Field(description="The first 1,000 errors.")
+    digest: str = Field(description="Digest that identifies the file and the mode.")
+    repeated: bool = Field(
+        description="The file was imported before; this is the report of that import."
     )
-    present_lines: list[int] = Field(description="The lines where these begin, the first thousand.")
+    present: int = Field(
+        description="Rows that created no task, because an existing task holds their `unique_key`."
+    )
+    present_lines: list[int] = Field(description="Lines where these rows start; the first 1,000.")
 
 
 ModeQuery = Annotated[
-    Mode, Query(description="What a row that is wrong does: nothing is imported, or it is skipped.")
+    Mode,
+    Query(description="Effect of an invalid row: nothing is imported, or the row is skipped."),
 ]
 REPEATED: dict[int | str, dict[str, Any]] = {
-    200: {"model": ImportReport, "description": "Imported before"}
+    200: {"model": ImportReport, "description": "The file was imported before"}
 }
 EXPORT: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/csv": {"schema": {"type": "string"}}}}
@@ -70,9 +71,10 @@ async def import_tasks(
     idempotent: Idempotent,
     mode: ModeQuery = "all-or-nothing",
 ) -> Response:
-    """Import tasks from a CSV file with a header row. The same file in the same mode is imported once.
+    """Import tasks from a CSV file with a header row.
 
-    A file that cannot be imported answers 422 `invalid_file`; its `errors` name line and column.
+    The same file in the same mode is imported only once. A file that cannot be imported gets a 422
+    response with the code `invalid_file`; its `errors` name line and column.
     """
     async with uploaded_file(request) as upload:
         return await idempotent.write(
@@ -91,11 +93,9 @@ async def import_tasks(
 async def export_tasks(
     transactions: Transactions, query: Annotated[TaskConditions, Query()]
 ) -> StreamingResponse:
-    """All tasks that match, oldest first, as CSV that can be imported again."""
+    """Export all matching tasks as CSV, oldest first. The file can be imported again."""
     pieces = export_csv(transactions, query.conditions())
-    first = await anext(
-        pieces
-    )  # what is wrong with the request, or away, is found before the answer begins
+    first = await anext(pieces)  # Errors must occur before the response starts.
 
     async def rest() -> AsyncIterator[bytes]:
         yield first

@@ -25,7 +25,7 @@ router = APIRouter(route_class=AuthorizedRoute, tags=["daily log"])
 
 
 class Entry(BaseModel):
-    """A task as it was on a day."""
+    """A task as the daily log recorded it on a day."""
 
     id: UUID
     number: int
@@ -38,32 +38,32 @@ class Entry(BaseModel):
 
 
 class Loaded(BaseModel):
-    """What a run of the loader came to."""
+    """Result of a run of the daily loader."""
 
     date: date
-    entries: int = Field(description="Entries that the day has now.")
-    added: int = Field(description="Entries that this run added.")
+    entries: int = Field(description="Entries of the day after this run.")
+    added: int = Field(description="Entries added by this run.")
 
 
 class EntryQuery(PageQuery):
-    """Which page of which day."""
+    """Page and day to list."""
 
     date: Day | None = Field(
-        default=None, description="A day such as 2026-12-31; none: all, the newest first."
+        default=None, description="A day such as 2026-12-31. Without it: all days, newest first."
     )
 
 
 class LoadWanted(Input):
-    """Which day to load."""
+    """Day to load."""
 
-    date: Day | None = Field(default=None, description="Today or earlier; null: today.")
+    date: Day | None = Field(default=None, description="Today or earlier; null means today.")
 
 
 @router.get(PREFIX, response_model=Page[Entry], responses=documented(), dependencies=[MAY_READ])
 async def list_entries(
     transactions: Transactions, query: Annotated[EntryQuery, Query()]
 ) -> Response:
-    """One page of the daily log: of one day, or of all days."""
+    """Return one page of the daily log, of one day or of all days."""
     async with transactions.read() as connection:
         rows, cursor = await store.list_entries(connection, query.date, query.limit, query.cursor)
     return answers.page(map(asdict, rows), cursor)
@@ -76,7 +76,7 @@ async def read_entry(
     transactions: Transactions,
     entry_id: Annotated[str, Path(description="The entry's UUID or number.")],
 ) -> Response:
-    """One entry of the daily log."""
+    """Return one entry of the daily log."""
     return answer(asdict(await service.find_entry(transactions, entry_id)))
 
 
@@ -87,8 +87,9 @@ async def run_daily_log(
     idempotent: Idempotent,
     wanted: LoadWanted | None = None,
 ) -> Response:
-    """Run the daily loader now: each active task gets its entry of the day, unless it has one. Of a day that is past,
-    what was active at its end counts, as far as is known.
+    """Run the daily loader now: add an entry for each active task that has none for the day.
+
+    For a past day it records the tasks that were active at the end of that day, as far as known.
     """
     day = wanted.date if wanted else None
     return await idempotent.write(

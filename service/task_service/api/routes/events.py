@@ -1,4 +1,4 @@
-"""`/api/v1/events` and `/api/v1/tasks/{task_id}/events`: what happens to tasks, as it happens (Server-Sent Events)."""
+"""`/api/v1/events` and `/api/v1/tasks/{task_id}/events`: live task events (Server-Sent Events)."""
 
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -41,7 +41,7 @@ id: 48377
 """
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "Server-Sent Events, without an end.",
+        "description": "An endless stream of Server-Sent Events.",
         "content": {"text/event-stream": {"schema": {"type": "string"}, "example": EXAMPLE}},
     }
 }
@@ -49,32 +49,35 @@ LastEventId = Annotated[
     str | None,
     Header(
         alias="Last-Event-ID",
-        description="The last `id` that you have: what came after it comes first.",
+        description="The last `id` that you received. The stream continues after it.",
     ),
 ]
 
 
 class Since(Input):
-    """Where a stream begins, and which events of it."""
+    """Start of a stream and filters of its events."""
 
     last_event_id: str | None = Field(
         default=None,
-        description="As the header, which wins; `0`: from the beginning. Without both: from now.",
+        description=(
+            "Same as the header, which takes precedence. `0` starts at the beginning. "
+            "Without both, the stream starts now."
+        ),
     )
-    event: list[EventName] = Field(default_factory=list, description="Any of these events.")
+    event: list[EventName] = Field(default_factory=list, description="Only these events.")
     status: list[StatusWord] = Field(
-        default_factory=list, description="Events that led to any of these statuses."
+        default_factory=list, description="Only events that led to one of these statuses."
     )
 
 
 class EventQuery(Since):
-    """Which events of which tasks; conditions that all hold."""
+    """Filters of a stream. An event must match all of them."""
 
     task_id: list[UUID] = Field(
-        default_factory=list, max_length=100, description="Any of these tasks."
+        default_factory=list, max_length=100, description="Only these tasks."
     )
-    queue: Name | None = Field(default=None, description="Tasks that are in this queue now.")
-    handler: Name | None = Field(default=None, description="Tasks that this handler runs.")
+    queue: Name | None = Field(default=None, description="Only tasks that are in this queue now.")
+    handler: Name | None = Field(default=None, description="Only tasks with this handler.")
 
 
 @router.get(
@@ -91,10 +94,11 @@ async def stream_events(
     query: Annotated[EventQuery, Query()],
     last_event_id: LastEventId = None,
 ) -> EventStream:
-    """What happens to all tasks: each change by a person, and each end of a worker's attempt, in one order.
+    """Stream the events of all tasks in one order: each change by a caller, each end of an attempt.
 
-    Connect again with the last `id`, and nothing is missed and nothing comes twice. `event: reset` says that the
-    database was restored to a time before that id: read anew what you show. See docs/events.md.
+    Reconnect with the last `id`: no event is missed or repeated. `event: reset` means that the
+    database was restored to a time before that id; reload the data that you show. See
+    docs/events.md.
     """
     wanted = EventFilter(
         frozenset(query.task_id),
@@ -123,7 +127,7 @@ async def stream_task_events(
     query: Annotated[Since, Query()],
     last_event_id: LastEventId = None,
 ) -> EventStream:
-    """What happens to one task, until it is deleted."""
+    """Stream the events of one task until it is deleted."""
     async with transactions.read() as connection:
         await require_task(connection, task_id)
     wanted = EventFilter(frozenset({task_id}), frozenset(query.event), frozenset(query.status))
@@ -132,7 +136,10 @@ async def stream_task_events(
 
 
 def _after(query: Since, header: str | None) -> Position | None:
-    """The place where the stream goes on; None: now. InvalidFieldError names the one that is wrong."""
+    """Return the position after which the stream continues; None means now.
+
+    Raises InvalidFieldError, which names the invalid header or parameter.
+    """
     if header:
         return Position.parse(header)
     return Position.parse(query.last_event_id, "last_event_id") if query.last_event_id else None

@@ -1,4 +1,4 @@
-"""`/api/v1/limits`: how many tasks of a queue or a key run at a time, and how many start in a period."""
+"""`/api/v1/limits`: maximum concurrency and start rate of a queue or a key."""
 
 from dataclasses import asdict
 from datetime import datetime
@@ -24,7 +24,8 @@ router = APIRouter(
 
 Kind: TypeAlias = Literal["queue", "key"]
 OfKind = Annotated[
-    Kind, Path(description="`queue`: of its tasks; `key`: of those with this limit_key.")
+    Kind,
+    Path(description="`queue` limits the tasks of a queue; `key` those with the same `limit_key`."),
 ]
 LimitName = Annotated[
     str, Path(pattern=NAME_PATTERN, description="The queue's name, or the key.", examples=["mail"])
@@ -32,21 +33,25 @@ LimitName = Annotated[
 
 
 class Limit(BaseModel):
-    """A limit that holds across all workers."""
+    """A limit that applies across all workers."""
 
     kind: Kind
     name: str
-    concurrency: int | None = Field(description="So many run at a time.")
-    rate: int | None = Field(description="So many start in a period, and at most so many at once.")
+    concurrency: int | None = Field(description="Maximum number of tasks that run at a time.")
+    rate: int | None = Field(
+        description="Maximum number of tasks that start per period; also the largest burst."
+    )
     period_seconds: float | None
-    admitted: int = Field(description="Tasks under it that are in line for a worker, or running.")
+    admitted: int = Field(
+        description="Limited tasks that the limit lets workers claim, or that are running."
+    )
     updated_by: str | None
     updated_at: datetime
 
 
 @router.get("", response_model=Page[Limit], responses=documented(), dependencies=[MAY_READ])
 async def list_limits(transactions: Transactions, query: Annotated[PageQuery, Query()]) -> Response:
-    """One page of limits: keys, then queues, by name."""
+    """Return one page of limits: first keys, then queues, ordered by name."""
     async with transactions.read() as connection:
         rows, cursor = await store.list_limits(connection, query.limit, query.cursor)
     return answers.page(map(asdict, rows), cursor)
@@ -56,7 +61,7 @@ async def list_limits(transactions: Transactions, query: Annotated[PageQuery, Qu
     "/{kind}/{name}", response_model=Limit, responses=documented(404), dependencies=[MAY_READ]
 )
 async def read_limit(transactions: Transactions, kind: OfKind, name: LimitName) -> Response:
-    """One limit."""
+    """Return one limit."""
     async with transactions.read() as connection:
         return answer(asdict(await service.read_limit(connection, kind, name)))
 
@@ -73,7 +78,7 @@ async def put_limit(
     name: LimitName,
     wanted: NewLimit,
 ) -> Response:
-    """Set a limit (201) or replace it (200). What runs goes on, and counts."""
+    """Create a limit (201) or replace it (200). Running tasks continue and count towards it."""
     row, made = await transactions.write(
         lambda t: service.put_limit(t, (kind, name), wanted, caller)
     )
@@ -87,6 +92,6 @@ async def put_limit(
 async def delete_limit(
     transactions: Transactions, caller: OperatorRole, kind: OfKind, name: LimitName
 ) -> Response:
-    """Remove a limit: what it held back may run."""
+    """Delete a limit. The tasks that it blocked may run."""
     await transactions.write(lambda t: service.remove_limit(t, (kind, name), caller))
     return Response(status_code=204)

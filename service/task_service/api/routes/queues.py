@@ -1,4 +1,4 @@
-"""`/api/v1/queues` and `/api/v1/workers`: figures, and what operators do with them."""
+"""`/api/v1/queues` and `/api/v1/workers`: figures and the operations of operators."""
 
 from dataclasses import asdict
 from datetime import datetime
@@ -25,20 +25,20 @@ router = APIRouter(route_class=AuthorizedRoute, prefix="/api/v1", tags=["queues 
 
 
 class Figures(BaseModel):
-    """How much waits and runs."""
+    """Numbers of waiting and running tasks."""
 
-    ready: int = Field(description="Due, and waiting for a worker.")
-    scheduled: int = Field(description="Waiting for their time.")
+    ready: int = Field(description="Due tasks that wait for a worker.")
+    scheduled: int = Field(description="Tasks that are not due yet.")
     running: int
-    blocked: int
-    oldest_age_seconds: float = Field(description="How long the oldest ready task has been due.")
+    blocked: int = Field(description="Due tasks that wait for a limit or for other tasks.")
+    oldest_age_seconds: float = Field(description="Seconds since the oldest ready task became due.")
 
 
 class Queue(Figures):
     """One queue's figures."""
 
     name: str
-    paused: bool = Field(description="Workers claim nothing from it.")
+    paused: bool = Field(description="Whether workers claim no tasks from this queue.")
     paused_reason: str | None
     paused_by: str | None
     paused_at: datetime | None
@@ -48,14 +48,16 @@ class QueueDetail(Queue):
     """One queue's figures and rates."""
 
     at: datetime
-    arrivals_per_second: float = Field(description="Tasks made for workers, of the last minute.")
+    arrivals_per_second: float = Field(
+        description="Tasks created for workers, averaged over the last minute."
+    )
     completions_per_second: float = Field(
-        description="Tasks that workers ended, of the last minute."
+        description="Tasks that workers ended, averaged over the last minute."
     )
 
 
 class Queues(Figures):
-    """All queues that have a task to run or are paused, and their sums."""
+    """All queues that have a task to run or are paused, and their totals."""
 
     at: datetime
     queues: list[Queue]
@@ -80,24 +82,26 @@ class Worker(BaseModel):
     lease_expires_at: datetime
     dead_at: datetime | None = None
     dead_reason: str | None = None
-    running: int = Field(description="Tasks that it holds.")
+    running: int = Field(description="Number of tasks that the worker holds.")
 
 
 class WorkerDetail(Worker):
-    """A worker process."""
+    """A worker process with the state of its lease."""
 
-    expired: bool = Field(description="It is dead, or its lease is over and it soon will be.")
+    expired: bool = Field(
+        description="Whether the worker is dead, or will be soon because its lease has expired."
+    )
 
 
 class Workers(BaseModel):
-    """The worker processes: living ones, and those that died within the last hour."""
+    """Worker processes: live ones, and those that died within the last hour."""
 
     at: datetime
     workers: list[Worker]
 
 
 class Loss(Input):
-    """Why a worker is given up; crash and oom count as attempts of its tasks."""
+    """Reason why a worker is given up. `crash` and `oom` count as attempts of its tasks."""
 
     reason: Literal[
         "crash", "oom", "eviction", "node", "deleted", "rollout", "drain", "scale_down", "unknown"
@@ -105,19 +109,19 @@ class Loss(Input):
 
 
 class Released(BaseModel):
-    """What a release did."""
+    """Result of a release."""
 
     worker_id: UUID
-    released: int = Field(description="Tasks that others may claim now.")
-    failed: int = Field(description="Tasks that had no attempt left.")
-    explained: int = Field(description="Lost attempts whose unknown reason is known now.")
+    released: int = Field(description="Tasks that other workers may claim now.")
+    failed: int = Field(description="Tasks that had no attempts left.")
+    explained: int = Field(description="Lost attempts whose reason was unknown and is known now.")
     already_dead: bool = Field(
-        description="Whether its successor or the end of its lease came first."
+        description="Whether its successor, or the end of its lease, released the worker earlier."
     )
 
 
 class Drained(BaseModel):
-    """A worker that was asked to claim no more."""
+    """A worker that was asked to claim no more tasks."""
 
     worker_id: UUID
     state: Literal["active", "draining", "dead"]
@@ -127,12 +131,13 @@ QueueName = Annotated[
     str, Path(pattern=NAME_PATTERN, description="The queue's name.", examples=["default"])
 ]
 Force = Annotated[
-    bool, Query(description="Also one that lives; what its handlers do meanwhile is thrown away.")
+    bool,
+    Query(description="Release a live worker too. The results of its running tasks are discarded."),
 ]
 
 
 async def worker_id_of(worker_id: Annotated[str, Path(description="The worker's UUID.")]) -> UUID:
-    """The worker's id in the path."""
+    """Parse the worker id in the path."""
     return parse_id("worker", worker_id)
 
 
@@ -141,7 +146,7 @@ WorkerId = Annotated[UUID, Depends(worker_id_of)]
 
 @router.get("/queues", response_model=Queues, responses=documented(), dependencies=[MAY_READ])
 async def read_queues(transactions: Transactions) -> Response:
-    """How many tasks wait and run, in all and per queue, and how old the oldest is."""
+    """Return the numbers of tasks and the age of the oldest, in total and per queue."""
     async with transactions.read() as connection:
         return answer(await service.read_queues(connection))
 
@@ -150,7 +155,10 @@ async def read_queues(transactions: Transactions) -> Response:
     "/queues/{name}", response_model=QueueDetail, responses=documented(), dependencies=[MAY_READ]
 )
 async def read_queue(transactions: Transactions, name: QueueName) -> Response:
-    """One queue's depth, oldest age and rates; zeros for one that nobody uses."""
+    """Return the numbers of tasks, the oldest age and the rates of one queue.
+
+    All are 0 for a queue that nobody uses.
+    """
     async with transactions.read() as connection:
         return answer(await service.read_queue(connection, name))
 
@@ -161,20 +169,23 @@ async def read_queue(transactions: Transactions, name: QueueName) -> Response:
 async def pause_queue(
     caller: OperatorRole, idempotent: Idempotent, name: QueueName, because: Because | None = None
 ) -> Response:
-    """Let workers claim nothing more from a queue. What they hold goes on, and tasks can be added."""
+    """Pause a queue: workers claim no more tasks from it.
+
+    Tasks that workers hold continue, and new tasks can be added.
+    """
     reason = because.reason if because else None
     return await idempotent.write(lambda t: service.pause(t, name, reason, caller), answer)
 
 
 @router.post("/queues/{name}:resume", response_model=QueueDetail, responses=documented())
 async def resume_queue(caller: OperatorRole, idempotent: Idempotent, name: QueueName) -> Response:
-    """Let workers claim from a queue again, at once."""
+    """Resume a queue: workers claim its tasks again immediately."""
     return await idempotent.write(lambda t: service.resume(t, name, caller), answer)
 
 
 @router.get("/workers", response_model=Workers, responses=documented(), dependencies=[MAY_READ])
 async def read_workers(transactions: Transactions) -> Response:
-    """The worker processes with their leases and how many tasks each holds."""
+    """Return the worker processes with their leases and the number of tasks that each holds."""
     async with transactions.read() as connection:
         return answer(
             {"at": transactions.clock(), "workers": await list_workers(await raw(connection))}
@@ -188,7 +199,7 @@ async def read_workers(transactions: Transactions) -> Response:
     dependencies=[MAY_READ],
 )
 async def read_worker(transactions: Transactions, worker_id: WorkerId) -> Response:
-    """One worker process, also one that has been dead for longer."""
+    """Return one worker process, even if it died more than an hour ago."""
     async with transactions.read() as connection:
         return answer(await service.read_worker(connection, worker_id))
 
@@ -205,7 +216,10 @@ async def release_worker(
     loss: Loss | None = None,
     force: Force = False,
 ) -> Response:
-    """Give the tasks of a dead worker to others. 409 for one that lives, unless by force. Idempotent."""
+    """Release the tasks of a dead worker, so that other workers can claim them. Idempotent.
+
+    The response is 409 if the worker is alive, unless `force` is set.
+    """
     reason = Reason(loss.reason if loss else "unknown")
     return await idempotent.write(
         lambda t: service.release(t, worker_id, reason, caller, force=force),
@@ -217,7 +231,7 @@ async def release_worker(
 async def drain_worker(
     caller: OperatorRole, idempotent: Idempotent, worker_id: WorkerId
 ) -> Response:
-    """Ask a worker to claim no more; what it holds it may finish."""
+    """Ask a worker to claim no more tasks. It finishes the tasks that it holds."""
     return await idempotent.write(
         lambda t: service.drain(t, worker_id, caller),
         lambda state: answer({"worker_id": worker_id, "state": state}),

@@ -1,4 +1,4 @@
-"""`/api/v1/tasks:redrive`: dead letters are run again."""
+"""`/api/v1/tasks:redrive`: run dead letters again."""
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
@@ -15,10 +15,10 @@ router = APIRouter(route_class=AuthorizedRoute, prefix="/api/v1/tasks", tags=["t
 
 
 class Redriven(BaseModel):
-    """What a redrive did."""
+    """Result of a redrive."""
 
     redriven: int = Field(description="Tasks that are pending again.")
-    more: bool = Field(description="Whether there may be more: as many as asked for were found.")
+    more: bool = Field(description="Whether there may be more, because `limit` was reached.")
 
 
 @router.post(":redrive", response_model=Redriven, responses=documented(400, 413, 415))
@@ -27,7 +27,10 @@ async def redrive_tasks(
     idempotent: Idempotent,
     wanted: Redrive | None = None,
 ) -> Response:
-    """Make failed tasks of workers pending again, due now, with all their attempts: the oldest first."""
+    """Make failed worker tasks pending again, oldest first.
+
+    They are due now, and all their attempts are available again.
+    """
     wanted = wanted or Redrive()
     which = DeadLetters(wanted.handler, wanted.queue, wanted.failed_after, wanted.failed_before)
     return await idempotent.write(

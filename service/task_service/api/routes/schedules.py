@@ -1,4 +1,4 @@
-"""`/api/v1/schedules`: cron expressions and the tasks that they make."""
+"""`/api/v1/schedules`: cron expressions and the tasks that they create."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -30,7 +30,7 @@ router = APIRouter(route_class=AuthorizedRoute, prefix=PREFIX, tags=["schedules"
 
 
 class Schedule(BaseModel):
-    """A schedule. The product's own (`action` is not `task`) has no template."""
+    """A schedule. Built-in schedules (`action` is not `task`) have no template."""
 
     id: UUID
     name: str
@@ -40,10 +40,12 @@ class Schedule(BaseModel):
     template: dict[str, Any] | None
     catch_up: CatchUp
     enabled: bool
-    next_run_at: datetime | None = Field(description="Null while it is disabled.")
+    next_run_at: datetime | None = Field(description="Null while the schedule is disabled.")
     last_run_at: datetime | None
-    last_task_id: UUID | None = Field(description="The last task that it made.")
-    last_error: str | None = Field(description="Why the last run made no task; null when it did.")
+    last_task_id: UUID | None = Field(description="The last task that it created.")
+    last_error: str | None = Field(
+        description="Reason why the last run created no task; null if it did."
+    )
     version: int
     created_by: str | None
     created_at: datetime
@@ -53,7 +55,7 @@ class Schedule(BaseModel):
 async def schedule_id_of(
     schedule_id: Annotated[str, Path(description="The schedule's UUID.")],
 ) -> UUID:
-    """The schedule's id in the path."""
+    """Parse the schedule id in the path."""
     return parse_id("schedule", schedule_id)
 
 
@@ -61,14 +63,14 @@ ScheduleId = Annotated[UUID, Depends(schedule_id_of)]
 
 
 def schedule_item(row: ScheduleRow) -> dict[str, Any]:
-    """A schedule (`Schedule`)."""
+    """Convert a row to the fields of `Schedule`."""
     return {name: getattr(row, name) for name in Schedule.model_fields} | {
         "template": fragment(row.template)
     }
 
 
 def schedule_answer(row: ScheduleRow, status: int = 200) -> Response:
-    """An answer of one schedule with its ETag."""
+    """Build the response for one schedule, with its ETag."""
     headers = {"ETag": etag_of_schedule(row)}
     if status == 201:
         headers["Location"] = f"{PREFIX}/{row.id}"
@@ -79,7 +81,11 @@ def schedule_answer(row: ScheduleRow, status: int = 200) -> Response:
 async def create_schedule(
     caller: OperatorRole, idempotent: Idempotent, new: NewSchedule
 ) -> Response:
-    """Make a schedule. Each task's payload says for which time it is (`scheduled_for`), if it is an object or null."""
+    """Create a schedule.
+
+    If the template's payload is an object or null, the payload of each task also contains the time
+    that it is scheduled for, as `scheduled_for`.
+    """
     return await idempotent.write(
         lambda t: service.create_schedule(t, new, caller), lambda row: schedule_answer(row, 201)
     )
@@ -89,7 +95,7 @@ async def create_schedule(
 async def list_schedules(
     transactions: Transactions, query: Annotated[PageQuery, Query()]
 ) -> Response:
-    """One page of schedules in the order of their names."""
+    """Return one page of schedules, ordered by name."""
     async with transactions.read() as connection:
         rows, cursor = await store.list_schedules(connection, query.limit, query.cursor)
     return answers.page(map(schedule_item, rows), cursor)
@@ -104,7 +110,10 @@ async def list_schedules(
 async def read_schedule(
     transactions: Transactions, schedule_id: ScheduleId, if_none_match: IfNoneMatch = None
 ) -> Response:
-    """One schedule. Its ETag guards changes by `If-Match`; a run does not make it stale."""
+    """Return one schedule.
+
+    To detect concurrent changes, send its ETag as `If-Match` with a change. A run keeps the ETag.
+    """
     async with transactions.read() as connection:
         row = await service.read_schedule(connection, schedule_id)
     if is_unchanged(if_none_match, etag_of_schedule(row)):
@@ -122,7 +131,7 @@ async def change_schedule(
     wanted: ScheduleChange,
     if_match: IfMatch = None,
 ) -> Response:
-    """Change some fields; what is left out stays. A template is replaced as a whole."""
+    """Change a schedule. Omitted fields stay unchanged. A template is replaced as a whole."""
     guard = Guard(if_match)
     row = await transactions.write(
         lambda t: service.change_schedule(t, schedule_id, wanted, caller, guard)
@@ -139,7 +148,7 @@ async def delete_schedule(
     schedule_id: ScheduleId,
     if_match: IfMatch = None,
 ) -> Response:
-    """Delete a schedule; the tasks that it made stay."""
+    """Delete a schedule. The tasks that it created remain."""
     await transactions.write(
         lambda t: service.remove_schedule(t, schedule_id, caller, Guard(if_match))
     )
@@ -150,7 +159,7 @@ async def delete_schedule(
 async def run_schedule(
     transactions: Transactions, _: OperatorRole, idempotent: Idempotent, schedule_id: ScheduleId
 ) -> Response:
-    """Run a schedule at once, also a disabled one; its next time stays."""
+    """Run a schedule now, even if it is disabled. The time of its next run does not change."""
 
     async def run(transaction: Transaction) -> ScheduleRow:
         row = await service.read_schedule(transaction.sql, schedule_id)

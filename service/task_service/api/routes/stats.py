@@ -1,4 +1,4 @@
-"""`/api/v1/tasks/stats/summary`."""
+"""`/api/v1/tasks/stats/summary`: numbers of tasks by status and priority."""
 
 from datetime import datetime
 
@@ -17,17 +17,17 @@ router = APIRouter(route_class=AuthorizedRoute, prefix="/api/v1/tasks/stats", ta
 
 
 class Summary(BaseModel):
-    """Numbers of tasks; deleted ones are left out."""
+    """Numbers of tasks, without deleted ones."""
 
     total: int
-    by_status: dict[Status, int] = Field(description="Every status, also those that no task has.")
+    by_status: dict[Status, int] = Field(description="All statuses, including those without tasks.")
     by_priority: dict[Priority, int]
     at: datetime
 
 
 @router.get("/summary", response_model=Summary, responses=documented(), dependencies=[MAY_READ])
 async def read_summary(transactions: Transactions) -> Response:
-    """How many tasks there are, by status and by priority. Quick however many there are."""
+    """Return the number of tasks by status and by priority. Fast for any number of tasks."""
     found = await summarize(transactions)
     numbers = {
         "by_status": {str(status): number for status, number in found.by_status.items()},

@@ -1,4 +1,4 @@
-"""`/api/v1/tasks`."""
+"""`/api/v1/tasks`: create, read, change and delete tasks."""
 
 from typing import Annotated
 from uuid import UUID
@@ -41,15 +41,15 @@ TaskId = Annotated[
 ]
 IfMatch = Annotated[
     str | None,
-    Header(description="An ETag that you have read; 412 when the task has changed since."),
+    Header(description="The ETag that you last read; 412 if the resource has changed since then."),
 ]
 IfNoneMatch = Annotated[
-    str | None, Header(description="An ETag that you have; 304 when it still holds.")
+    str | None, Header(description="The ETag that you last read; 304 if it is still current.")
 ]
 
 
 async def task_id_of(task_id: TaskId) -> UUID:
-    """The task's id in the path."""
+    """Parse the task id in the path."""
     return parse_id("task", task_id)
 
 
@@ -57,7 +57,7 @@ Id = Annotated[UUID, Depends(task_id_of)]
 
 
 async def require_task(connection: AsyncConnection, task_id: UUID) -> None:
-    """Raise NotFoundError unless there is such a task."""
+    """Raise NotFoundError unless the task exists."""
     if await store.read_task_number(connection, task_id) is None:
         raise NotFoundError("task", task_id)
 
@@ -66,9 +66,10 @@ async def require_task(connection: AsyncConnection, task_id: UUID) -> None:
     "", status_code=201, response_model=Task, responses=present(Task) | documented(400, 413, 415)
 )
 async def create_task(caller: Creator, idempotent: Idempotent, new: NewTask) -> Response:
-    """Create a task, with conversations if you like. With a handler a worker runs it, without one a person does it.
+    """Create a task, optionally with conversations.
 
-    200: a task holds the `unique_key` already. It is answered as it is, and none was made.
+    A task with a handler is run by a worker. A task without one is a manual task. If an existing
+    task holds the `unique_key`, no task is created and the response is 200 with the existing task.
     """
     return await idempotent.write(
         lambda t: service.create_task(t, new, caller),
@@ -78,7 +79,10 @@ async def create_task(caller: Creator, idempotent: Idempotent, new: NewTask) -> 
 
 @router.get("", response_model=Page[TaskItem], responses=documented(), dependencies=[MAY_READ])
 async def list_tasks(transactions: Transactions, query: Annotated[TaskQuery, Query()]) -> Response:
-    """One page of tasks, without payload and result. For the next pass `next_cursor` as `cursor`, and the same sort."""
+    """Return one page of tasks, without `payload` and `result`.
+
+    For the next page, send `next_cursor` as `cursor`, and the same `sort`.
+    """
     async with transactions.read() as connection:
         found, cursor = await listing.list_tasks(
             connection, query.conditions(), query.sort, query.limit, query.cursor
@@ -95,7 +99,7 @@ async def list_tasks(transactions: Transactions, query: Annotated[TaskQuery, Que
 async def read_task(
     transactions: Transactions, task_id: Id, if_none_match: IfNoneMatch = None
 ) -> Response:
-    """One task. Its ETag guards changes by `If-Match`."""
+    """Return one task. To detect concurrent changes, send its ETag as `If-Match` with a change."""
     task = await cached_reads.read_task(transactions, task_id)
     if task is None:
         raise NotFoundError("task", task_id)
@@ -115,8 +119,10 @@ async def change_task(
     wanted: TaskChange,
     if_match: IfMatch = None,
 ) -> Response:
-    """Change some fields (a merge patch: what is left out stays, null clears). While a worker holds a task, how it runs
-    cannot change (409 `held_by_worker`); its status can only become `cancelled`, which asks that worker.
+    """Change a task with a JSON merge patch: omitted fields stay unchanged, null clears a field.
+
+    While a worker holds the task, fields that control its execution cannot change (409
+    `held_by_worker`). Its status can only be set to `cancelled`, which asks the worker to cancel.
     """
     guard = Guard(if_match)
     task = await transactions.write(
@@ -133,7 +139,10 @@ async def update_task(
     wanted: TaskChange,
     if_match: IfMatch = None,
 ) -> Response:
-    """The same as PATCH, for clients that only know PUT: what is left out stays."""
+    """Change a task, as PATCH does, for clients that only support PUT.
+
+    Omitted fields stay unchanged.
+    """
     return await change_task(transactions, caller, task_id, wanted, if_match)
 
 
@@ -147,10 +156,13 @@ async def delete_task(
     if_match: IfMatch = None,
     hard: Annotated[
         bool,
-        Query(description="For good: the task, its runs and conversations; its history stays."),
+        Query(
+            description="Delete the task, its runs and its conversations permanently. "
+            "The history remains."
+        ),
     ] = False,
 ) -> Response:
-    """Delete a task: an open one is cancelled, and it is hidden from then on."""
+    """Delete a task: cancel it if it is open, and hide it."""
     guard = Guard(if_match)
     await transactions.write(lambda t: service.remove_task(t, task_id, caller, guard, hard=hard))
     return Response(status_code=204)
@@ -166,7 +178,11 @@ async def cancel_task(
     because: Because | None = None,
     if_match: IfMatch = None,
 ) -> Response:
-    """Cancel a task. 202 when a worker holds it: that worker was asked, and a completion that comes first wins."""
+    """Cancel a task.
+
+    If a worker holds the task, the response is 202: the worker is asked to cancel, but the task
+    still completes if its handler finishes first.
+    """
     guard, reason = Guard(if_match), because.reason if because else None
     return await idempotent.write(
         lambda t: service.set_status(t, task_id, Status.CANCELLED, caller, guard, reason=reason),
@@ -182,7 +198,7 @@ async def retry_task(
     because: Because | None = None,
     if_match: IfMatch = None,
 ) -> Response:
-    """Make an ended or scheduled task pending again, due now, with all its attempts."""
+    """Make an ended or scheduled task pending again, due now and with all its attempts."""
     guard, reason = Guard(if_match), because.reason if because else None
     return await idempotent.write(
         lambda t: service.set_status(t, task_id, Status.PENDING, caller, guard, reason=reason),
@@ -199,7 +215,7 @@ async def retry_task(
 async def read_history(
     transactions: Transactions, task_id: Id, query: Annotated[PageQuery, Query()]
 ) -> Response:
-    """What happened to a task, oldest first: changes by people, and the ends of workers' attempts."""
+    """Return a task's history, oldest first: changes by callers and the ends of attempts."""
     async with transactions.read() as connection:
         await require_task(connection, task_id)
         found, cursor = await history.list_history(connection, task_id, query.limit, query.cursor)
@@ -212,7 +228,7 @@ async def read_history(
 async def read_runs(
     transactions: Transactions, task_id: Id, query: Annotated[PageQuery, Query()]
 ) -> Response:
-    """The finished attempts of a task, oldest first: which worker, when, the outcome and its reason."""
+    """Return a task's finished attempts, oldest first, with worker, times, outcome and reason."""
     async with transactions.read() as connection:
         await require_task(connection, task_id)
         found, cursor = await history.list_runs(connection, task_id, query.limit, query.cursor)

@@ -45,7 +45,7 @@ def _show(user: UserRow) -> dict[str, Any]:
 
 
 async def user_id_of(user_id: Annotated[str, Path(description="The user's UUID.")]) -> UUID:
-    """The user's id in the path."""
+    """Parse the user id in the path."""
     return parse_id("user", user_id)
 
 
@@ -63,7 +63,7 @@ async def register_user(
 
 @router.get("", response_model=Page[User], responses=documented(), dependencies=[MAY_MANAGE])
 async def list_users(transactions: Transactions, query: Annotated[PageQuery, Query()]) -> Response:
-    """One page of users, in the order in which they were registered."""
+    """Return one page of users, in order of registration."""
     async with transactions.read() as connection:
         rows, cursor = await store.list_users(connection, query.limit, query.cursor)
     return page(map(_show, rows), cursor)
@@ -71,7 +71,7 @@ async def list_users(transactions: Transactions, query: Annotated[PageQuery, Que
 
 @router.get("/{user_id}", response_model=User, responses=documented(404), dependencies=[MAY_MANAGE])
 async def read_user(transactions: Transactions, user_id: Id) -> Response:
-    """One user."""
+    """Return one user."""
     return answer(_show(await service.read_user(transactions, user_id)))
 
 
@@ -83,7 +83,10 @@ async def change_user(
     user_id: Id,
     wanted: UserChange,
 ) -> Response:
-    """Change role, password, or whether the user is disabled; what is left out stays. Any change ends their log-ins."""
+    """Change a user's role or password, or disable or enable the user.
+
+    Omitted fields stay unchanged. Any change ends the user's logins.
+    """
     return answer(
         _show(
             await service.change_user(transactions, security.credentials, user_id, wanted, caller)
