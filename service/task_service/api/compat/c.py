@@ -54,7 +54,7 @@ async def create_task(
     """Create a task with its conversations. The default handler runs it."""
     handler = transactions.settings.default_handler or None
     path = idempotent.request.url.path.rstrip("/")
-    wanted = NewTask(
+    new_task = NewTask(
         title=new.title,
         description=new.description,
         handler=handler,
@@ -62,13 +62,15 @@ async def create_task(
     )
 
     async def create(transaction: Transaction) -> tuple[TaskRow, list[ConversationRow]]:
-        task, _ = await task_service.create_task(transaction, wanted, caller)
+        task, _ = await task_service.create_task(transaction, new_task, caller)
         return task, await _conversations_of(transaction.sql, task)
 
-    def made(found: tuple[TaskRow, list[ConversationRow]]) -> Response:
-        return answer(show_task(*found), 201, {"Location": f"{path}/{found[0].number}"})
+    def respond(created: tuple[TaskRow, list[ConversationRow]]) -> Response:
+        task, conversations_of_task = created
+        location = {"Location": f"{path}/{task.number}"}
+        return answer(show_task(task, conversations_of_task), 201, location)
 
-    return await idempotent.write(create, made)
+    return await idempotent.write(create, respond)
 
 
 async def list_tasks(transactions: Transactions) -> Response:
@@ -88,15 +90,17 @@ async def read_task(transactions: Transactions, task_id: NumberOrId) -> Response
 
 
 async def update_task(
-    transactions: Transactions, caller: Changer, task_id: NumberOrId, wanted: TaskChangeC
+    transactions: Transactions, caller: Changer, task_id: NumberOrId, fields: TaskChangeC
 ) -> Response:
     """Change the title, description or status of a task."""
     key = await find_task(transactions, task_id)
-    given = TaskChange.model_construct(
-        wanted.model_fields_set, **wanted.model_dump(exclude_unset=True)
+    change = TaskChange.model_construct(
+        fields.model_fields_set, **fields.model_dump(exclude_unset=True)
     )
     task = await transactions.write(
-        lambda t: task_service.change_task(t, key, given, caller, shown_as_pending=SHOWN_AS_PENDING)
+        lambda t: task_service.change_task(
+            t, key, change, caller, shown_as_pending=SHOWN_AS_PENDING
+        )
     )
     return answer(show_task(task))
 
@@ -139,13 +143,13 @@ async def update_conversation(
     transactions: Transactions,
     caller: Changer,
     conversation_id: ConversationId,
-    wanted: ConversationChangeC,
+    fields: ConversationChangeC,
 ) -> Response:
     """Change a conversation's body or status."""
     key = await find_conversation(transactions, conversation_id)
 
     async def change(transaction: Transaction) -> dict[str, Any]:
-        row = await conversation_service.change_conversation(transaction, key, wanted, caller)
+        row = await conversation_service.change_conversation(transaction, key, fields, caller)
         return show_conversation(row, await read_number(transaction.sql, row.task_id))
 
     return answer(await transactions.write(change))

@@ -74,12 +74,12 @@ async def create_task(caller: CreatorD, idempotent: Idempotent, new: NewTaskD) -
 
 
 async def update_task(
-    transactions: Transactions, caller: ChangerD, task_id: NumberOrId, wanted: TaskChangeD
+    transactions: Transactions, caller: ChangerD, task_id: NumberOrId, change: TaskChangeD
 ) -> Response:
     """Change the given fields of a task. Omitted fields stay unchanged."""
     key = await find_task(transactions, task_id)
     task = await transactions.write(
-        lambda t: task_service.change_task(t, key, wanted, caller, shown_as_pending=OPEN)
+        lambda t: task_service.change_task(t, key, change, caller, shown_as_pending=OPEN)
     )
     return answer(show_task(task))
 
@@ -151,10 +151,10 @@ async def read_audit_log(
 async def log_in_by_json(
     transactions: Transactions,
     security: auth.Security,
-    wanted: Annotated[auth.PasswordForm, Body()],
+    form: Annotated[auth.PasswordForm, Body()],
 ) -> Response:
     """Log in with a user name and a password; the tokens are those of `/api/v1/auth/token`."""
-    return await auth.log_in(transactions, security, wanted)
+    return await auth.log_in(transactions, security, form)
 
 
 CHANGES = documented_d(404, 409, 413, 415)

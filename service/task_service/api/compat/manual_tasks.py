@@ -77,19 +77,19 @@ class ManualTasks:
         return self.show(task, 200, {})
 
     async def change_task(
-        self, transactions: Transactions, caller: Changer, task_id: Id, wanted: TaskChangeForm
+        self, transactions: Transactions, caller: Changer, task_id: Id, change: TaskChangeForm
     ) -> Response:
         """Change the given fields. Omitted fields stay unchanged."""
         task = await transactions.write(
-            lambda t: task_service.change_task(t, task_id, wanted, caller)
+            lambda t: task_service.change_task(t, task_id, change, caller)
         )
         return self.show(task, 200, {})
 
     async def update_task(
-        self, transactions: Transactions, caller: Changer, task_id: Id, wanted: TaskChangeForm
+        self, transactions: Transactions, caller: Changer, task_id: Id, change: TaskChangeForm
     ) -> Response:
         """Change the given fields. Omitted fields stay unchanged."""
-        return await self.change_task(transactions, caller, task_id, wanted)
+        return await self.change_task(transactions, caller, task_id, change)
 
     async def delete_task(
         self, transactions: Transactions, caller: Changer, task_id: Id

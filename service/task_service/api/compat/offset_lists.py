@@ -64,15 +64,15 @@ async def page_answer(
     show: Callable[[TaskRow], dict[str, Any]],
 ) -> Response:
     """Return the requested page. `show` converts each task to the service's format."""
-    wanted = PageRequest(query.conditions(), query.sort, query.size, query.page or 1, query.cursor)
-    found = await read_page(transactions, wanted)
+    request = PageRequest(query.conditions(), query.sort, query.size, query.page or 1, query.cursor)
+    page = await read_page(transactions, request)
     return answer(
         {
-            "items": [show(task) for task in found.rows],
-            "page": None if query.cursor is not None else wanted.page,
-            "page_size": wanted.size,
-            "total": found.total,
-            "pages": None if found.total is None else -(-found.total // wanted.size),
-            "next_cursor": found.next_cursor,
+            "items": [show(task) for task in page.rows],
+            "page": None if query.cursor is not None else request.page,
+            "page_size": request.size,
+            "total": page.total,
+            "pages": None if page.total is None else -(-page.total // request.size),
+            "next_cursor": page.next_cursor,
         }
     )

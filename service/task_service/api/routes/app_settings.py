@@ -110,14 +110,14 @@ async def put_setting(
     caller: SettingsWriter,
     transactions: Transactions,
     key: Key,
-    wanted: SettingValue,
+    new: SettingValue,
     if_match: IfMatch = None,
     if_none_match: OnlyNew = None,
 ) -> Response:
     """Create a setting (201) or replace it as a whole (200). An omitted description is removed."""
     guard, only_new = Guard(if_match), if_none_match is not None
     row, made = await transactions.write(
-        lambda t: service.put_setting(t, key, wanted, caller, guard, only_new=only_new)
+        lambda t: service.put_setting(t, key, new, caller, guard, only_new=only_new)
     )
     return setting_answer(row, 201 if made else 200)
 

@@ -51,9 +51,9 @@ async def read_audit_log(
     transactions: Transactions, query: Annotated[AuditQuery, Query()]
 ) -> Response:
     """Return one page of the history of all tasks, including deleted ones, newest first."""
-    wanted = AuditFilter(query.task_id, query.modified_by, query.since, query.until)
+    where = AuditFilter(query.task_id, query.modified_by, query.since, query.until)
     async with transactions.read() as connection:
-        rows, cursor = await list_audit(connection, wanted, query.limit, query.cursor)
+        rows, cursor = await list_audit(connection, where, query.limit, query.cursor)
     return page(map(_show, rows), cursor)
 
 

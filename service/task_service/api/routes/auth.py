@@ -94,16 +94,14 @@ async def log_in(
     responses=documented(400, 401, 413, 415, 429),
     dependencies=ATTEMPT,
 )
-async def refresh(
-    transactions: Transactions, security: Security, wanted: RefreshRequest
-) -> Response:
+async def refresh(transactions: Transactions, security: Security, body: RefreshRequest) -> Response:
     """Exchange a refresh token for the next pair of tokens.
 
     Using a refresh token twice ends the whole login, because somebody has a copy of the token.
     """
     return _tokens(
         await service.refresh(
-            transactions, security.credentials, wanted.refresh_token.get_secret_value()
+            transactions, security.credentials, body.refresh_token.get_secret_value()
         )
     )
 
@@ -135,11 +133,11 @@ async def read_me(caller: Caller) -> Response:
     dependencies=ATTEMPT,
 )
 async def change_password(
-    transactions: Transactions, security: Security, caller: Caller, wanted: PasswordChange
+    transactions: Transactions, security: Security, caller: Caller, body: PasswordChange
 ) -> Response:
     """Change your own password. All your logins end; the response contains tokens of a new one."""
     return _tokens(
-        await service.change_own_password(transactions, security.credentials, wanted, caller)
+        await service.change_own_password(transactions, security.credentials, body, caller)
     )
 
 

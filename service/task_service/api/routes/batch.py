@@ -41,7 +41,7 @@ SCHEMA = {
 BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": SCHEMA}}}}
 
 
-class Created(BaseModel):
+class BatchResult(BaseModel):
     """Tasks of a batch, in the order of the request."""
 
     items: list[TaskItem]
@@ -75,14 +75,14 @@ Batch = Annotated[list[NewTask], Depends(read_batch)]
 
 
 PRESENT: dict[int | str, dict[str, Any]] = {
-    200: {"model": Created, "description": "All tasks already existed"}
+    200: {"model": BatchResult, "description": "All tasks already existed"}
 }
 
 
 @router.post(
     ":batch",
     status_code=201,
-    response_model=Created,
+    response_model=BatchResult,
     responses=PRESENT | documented(400, 413, 415),
     openapi_extra=BODY,
 )
@@ -140,8 +140,8 @@ def _parse(body: bytes) -> list[NewTask]:
         try:
             batch.append(NewTask.model_validate(task))
         except ValidationError as error:
-            found = error.errors(include_url=False, include_input=False, include_context=False)
-            errors += [{**e, "loc": ("body", "tasks", position, *e["loc"])} for e in found]
+            problems = error.errors(include_url=False, include_input=False, include_context=False)
+            errors += [{**e, "loc": ("body", "tasks", position, *e["loc"])} for e in problems]
             if len(errors) >= ERRORS_MAX:
                 break
     if errors:

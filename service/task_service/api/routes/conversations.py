@@ -101,11 +101,11 @@ async def change_conversation(
     transactions: Transactions,
     caller: Changer,
     conversation_id: ConversationId,
-    wanted: ConversationChange,
+    change: ConversationChange,
 ) -> Response:
     """Change a conversation's body or status. Omitted fields stay unchanged."""
     row = await transactions.write(
-        lambda t: service.change_conversation(t, conversation_id, wanted, caller)
+        lambda t: service.change_conversation(t, conversation_id, change, caller)
     )
     return answers.answer(answers.conversation(row))
 
@@ -119,10 +119,10 @@ async def update_conversation(
     transactions: Transactions,
     caller: Changer,
     conversation_id: ConversationId,
-    wanted: ConversationChange,
+    change: ConversationChange,
 ) -> Response:
     """Change a conversation, as PATCH does."""
-    return await change_conversation(transactions, caller, conversation_id, wanted)
+    return await change_conversation(transactions, caller, conversation_id, change)
 
 
 @router.delete(

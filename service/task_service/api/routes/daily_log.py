@@ -37,7 +37,7 @@ class Entry(BaseModel):
     created_at: datetime
 
 
-class Loaded(BaseModel):
+class LoadResult(BaseModel):
     """Result of a run of the daily loader."""
 
     date: date
@@ -53,7 +53,7 @@ class EntryQuery(PageQuery):
     )
 
 
-class LoadWanted(Input):
+class LoadRequest(Input):
     """Day to load."""
 
     date: Day | None = Field(default=None, description="Today or earlier; null means today.")
@@ -80,18 +80,18 @@ async def read_entry(
     return answer(asdict(await service.find_entry(transactions, entry_id)))
 
 
-@router.post(PREFIX + ":run", response_model=Loaded, responses=documented(400, 413, 415))
+@router.post(PREFIX + ":run", response_model=LoadResult, responses=documented(400, 413, 415))
 async def run_daily_log(
     transactions: Transactions,
     _: OperatorRole,
     idempotent: Idempotent,
-    wanted: LoadWanted | None = None,
+    body: LoadRequest | None = None,
 ) -> Response:
     """Run the daily loader now: add an entry for each active task that has none for the day.
 
     For a past day it records the tasks that were active at the end of that day, as far as known.
     """
-    day = wanted.date if wanted else None
+    day = body.date if body else None
     return await idempotent.write(
         lambda t: service.run(transactions, day, waiting=t.sql),
         lambda load: answer(asdict(load)),

@@ -54,7 +54,7 @@ LastEventId = Annotated[
 ]
 
 
-class Since(Input):
+class StreamQuery(Input):
     """Start of a stream and filters of its events."""
 
     last_event_id: str | None = Field(
@@ -70,7 +70,7 @@ class Since(Input):
     )
 
 
-class EventQuery(Since):
+class EventQuery(StreamQuery):
     """Filters of a stream. An event must match all of them."""
 
     task_id: list[UUID] = Field(
@@ -100,7 +100,7 @@ async def stream_events(
     database was restored to a time before that id; reload the data that you show. See
     docs/events.md.
     """
-    wanted = EventFilter(
+    where = EventFilter(
         frozenset(query.task_id),
         frozenset(query.event),
         frozenset(query.status),
@@ -108,7 +108,7 @@ async def stream_events(
         query.handler,
     )
     return EventStream(
-        events, await events.open(wanted, _after(query, last_event_id)), may_read(request)
+        events, await events.open(where, _after(query, last_event_id)), may_read(request)
     )
 
 
@@ -124,18 +124,18 @@ async def stream_task_events(
     transactions: Transactions,
     events: Streams,
     task_id: Id,
-    query: Annotated[Since, Query()],
+    query: Annotated[StreamQuery, Query()],
     last_event_id: LastEventId = None,
 ) -> EventStream:
     """Stream the events of one task until it is deleted."""
     async with transactions.read() as connection:
         await require_task(connection, task_id)
-    wanted = EventFilter(frozenset({task_id}), frozenset(query.event), frozenset(query.status))
-    stream = await events.open(wanted, _after(query, last_event_id))
+    where = EventFilter(frozenset({task_id}), frozenset(query.event), frozenset(query.status))
+    stream = await events.open(where, _after(query, last_event_id))
     return EventStream(events, stream, may_read(request), last=DELETED)
 
 
-def _after(query: Since, header: str | None) -> Position | None:
+def _after(query: StreamQuery, header: str | None) -> Position | None:
     """Return the position after which the stream continues; None means now.
 
     Raises InvalidFieldError, which names the invalid header or parameter.

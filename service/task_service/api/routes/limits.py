@@ -76,12 +76,10 @@ async def put_limit(
     caller: OperatorRole,
     kind: OfKind,
     name: LimitName,
-    wanted: NewLimit,
+    new: NewLimit,
 ) -> Response:
     """Create a limit (201) or replace it (200). Running tasks continue and count towards it."""
-    row, made = await transactions.write(
-        lambda t: service.put_limit(t, (kind, name), wanted, caller)
-    )
+    row, made = await transactions.write(lambda t: service.put_limit(t, (kind, name), new, caller))
     headers = {"Location": f"/api/v1/limits/{kind}/{name}"} if made else {}
     return answer(asdict(row), 201 if made else 200, headers)
 

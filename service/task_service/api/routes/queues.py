@@ -100,7 +100,7 @@ class Workers(BaseModel):
     workers: list[Worker]
 
 
-class Loss(Input):
+class ReleaseRequest(Input):
     """Reason why a worker is given up. `crash` and `oom` count as attempts of its tasks."""
 
     reason: Literal[
@@ -108,7 +108,7 @@ class Loss(Input):
     ] = "unknown"
 
 
-class Released(BaseModel):
+class ReleaseResult(BaseModel):
     """Result of a release."""
 
     worker_id: UUID
@@ -120,7 +120,7 @@ class Released(BaseModel):
     )
 
 
-class Drained(BaseModel):
+class DrainResult(BaseModel):
     """A worker that was asked to claim no more tasks."""
 
     worker_id: UUID
@@ -167,13 +167,13 @@ async def read_queue(transactions: Transactions, name: QueueName) -> Response:
     "/queues/{name}:pause", response_model=QueueDetail, responses=documented(400, 413, 415)
 )
 async def pause_queue(
-    caller: OperatorRole, idempotent: Idempotent, name: QueueName, because: Because | None = None
+    caller: OperatorRole, idempotent: Idempotent, name: QueueName, body: Because | None = None
 ) -> Response:
     """Pause a queue: workers claim no more tasks from it.
 
     Tasks that workers hold continue, and new tasks can be added.
     """
-    reason = because.reason if because else None
+    reason = body.reason if body else None
     return await idempotent.write(lambda t: service.pause(t, name, reason, caller), answer)
 
 
@@ -206,28 +206,28 @@ async def read_worker(transactions: Transactions, worker_id: WorkerId) -> Respon
 
 @router.post(
     "/workers/{worker_id}:release",
-    response_model=Released,
+    response_model=ReleaseResult,
     responses=documented(400, 404, 409, 413, 415),
 )
 async def release_worker(
     caller: OperatorRole,
     idempotent: Idempotent,
     worker_id: WorkerId,
-    loss: Loss | None = None,
+    body: ReleaseRequest | None = None,
     force: Force = False,
 ) -> Response:
     """Release the tasks of a dead worker, so that other workers can claim them. Idempotent.
 
     The response is 409 if the worker is alive, unless `force` is set.
     """
-    reason = Reason(loss.reason if loss else "unknown")
+    reason = Reason(body.reason if body else "unknown")
     return await idempotent.write(
         lambda t: service.release(t, worker_id, reason, caller, force=force),
         lambda done: answer({"worker_id": worker_id, **asdict(done)}),
     )
 
 
-@router.post("/workers/{worker_id}:drain", response_model=Drained, responses=documented(404))
+@router.post("/workers/{worker_id}:drain", response_model=DrainResult, responses=documented(404))
 async def drain_worker(
     caller: OperatorRole, idempotent: Idempotent, worker_id: WorkerId
 ) -> Response:

@@ -14,26 +14,28 @@ from task_service.store.redrive import DeadLetters
 router = APIRouter(route_class=AuthorizedRoute, prefix="/api/v1/tasks", tags=["tasks"])
 
 
-class Redriven(BaseModel):
+class RedriveResult(BaseModel):
     """Result of a redrive."""
 
     redriven: int = Field(description="Tasks that are pending again.")
     more: bool = Field(description="Whether there may be more, because `limit` was reached.")
 
 
-@router.post(":redrive", response_model=Redriven, responses=documented(400, 413, 415))
+@router.post(":redrive", response_model=RedriveResult, responses=documented(400, 413, 415))
 async def redrive_tasks(
     caller: OperatorRole,
     idempotent: Idempotent,
-    wanted: Redrive | None = None,
+    selection: Redrive | None = None,
 ) -> Response:
     """Make failed worker tasks pending again, oldest first.
 
     They are due now, and all their attempts are available again.
     """
-    wanted = wanted or Redrive()
-    which = DeadLetters(wanted.handler, wanted.queue, wanted.failed_after, wanted.failed_before)
+    selection = selection or Redrive()
+    where = DeadLetters(
+        selection.handler, selection.queue, selection.failed_after, selection.failed_before
+    )
     return await idempotent.write(
-        lambda t: service.redrive(t, which, wanted.limit, caller, reason=wanted.reason),
-        lambda number: answer({"redriven": number, "more": number == wanted.limit}),
+        lambda t: service.redrive(t, where, selection.limit, caller, reason=selection.reason),
+        lambda number: answer({"redriven": number, "more": number == selection.limit}),
     )

@@ -128,13 +128,13 @@ async def change_schedule(
     transactions: Transactions,
     caller: OperatorRole,
     schedule_id: ScheduleId,
-    wanted: ScheduleChange,
+    change: ScheduleChange,
     if_match: IfMatch = None,
 ) -> Response:
     """Change a schedule. Omitted fields stay unchanged. A template is replaced as a whole."""
     guard = Guard(if_match)
     row = await transactions.write(
-        lambda t: service.change_schedule(t, schedule_id, wanted, caller, guard)
+        lambda t: service.change_schedule(t, schedule_id, change, caller, guard)
     )
     return schedule_answer(row)
 

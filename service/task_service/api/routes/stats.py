@@ -28,9 +28,9 @@ class Summary(BaseModel):
 @router.get("/summary", response_model=Summary, responses=documented(), dependencies=[MAY_READ])
 async def read_summary(transactions: Transactions) -> Response:
     """Return the number of tasks by status and by priority. Fast for any number of tasks."""
-    found = await summarize(transactions)
+    summary = await summarize(transactions)
     numbers = {
-        "by_status": {str(status): number for status, number in found.by_status.items()},
-        "by_priority": {str(priority): number for priority, number in found.by_priority.items()},
+        "by_status": {str(status): number for status, number in summary.by_status.items()},
+        "by_priority": {str(priority): number for priority, number in summary.by_priority.items()},
     }
-    return answer({"total": found.total, **numbers, "at": transactions.clock()})
+    return answer({"total": summary.total, **numbers, "at": transactions.clock()})

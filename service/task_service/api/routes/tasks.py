@@ -84,10 +84,10 @@ async def list_tasks(transactions: Transactions, query: Annotated[TaskQuery, Que
     For the next page, send `next_cursor` as `cursor`, and the same `sort`.
     """
     async with transactions.read() as connection:
-        found, cursor = await listing.list_tasks(
+        rows, cursor = await listing.list_tasks(
             connection, query.conditions(), query.sort, query.limit, query.cursor
         )
-    return answers.page(map(answers.task_item, found), cursor)
+    return answers.page(map(answers.task_item, rows), cursor)
 
 
 @router.get(
@@ -116,7 +116,7 @@ async def change_task(
     transactions: Transactions,
     caller: Changer,
     task_id: Id,
-    wanted: TaskChange,
+    change: TaskChange,
     if_match: IfMatch = None,
 ) -> Response:
     """Change a task with a JSON merge patch: omitted fields stay unchanged, null clears a field.
@@ -126,7 +126,7 @@ async def change_task(
     """
     guard = Guard(if_match)
     task = await transactions.write(
-        lambda t: service.change_task(t, task_id, wanted, caller, guard)
+        lambda t: service.change_task(t, task_id, change, caller, guard)
     )
     return task_answer(task)
 
@@ -136,14 +136,14 @@ async def update_task(
     transactions: Transactions,
     caller: Changer,
     task_id: Id,
-    wanted: TaskChange,
+    change: TaskChange,
     if_match: IfMatch = None,
 ) -> Response:
     """Change a task, as PATCH does, for clients that only support PUT.
 
     Omitted fields stay unchanged.
     """
-    return await change_task(transactions, caller, task_id, wanted, if_match)
+    return await change_task(transactions, caller, task_id, change, if_match)
 
 
 @router.delete(
@@ -175,7 +175,7 @@ async def cancel_task(
     caller: Changer,
     idempotent: Idempotent,
     task_id: Id,
-    because: Because | None = None,
+    body: Because | None = None,
     if_match: IfMatch = None,
 ) -> Response:
     """Cancel a task.
@@ -183,7 +183,7 @@ async def cancel_task(
     If a worker holds the task, the response is 202: the worker is asked to cancel, but the task
     still completes if its handler finishes first.
     """
-    guard, reason = Guard(if_match), because.reason if because else None
+    guard, reason = Guard(if_match), body.reason if body else None
     return await idempotent.write(
         lambda t: service.set_status(t, task_id, Status.CANCELLED, caller, guard, reason=reason),
         lambda task: task_answer(task, 202 if task.status is Status.PROCESSING else 200),
@@ -195,11 +195,11 @@ async def retry_task(
     caller: Changer,
     idempotent: Idempotent,
     task_id: Id,
-    because: Because | None = None,
+    body: Because | None = None,
     if_match: IfMatch = None,
 ) -> Response:
     """Make an ended or scheduled task pending again, due now and with all its attempts."""
-    guard, reason = Guard(if_match), because.reason if because else None
+    guard, reason = Guard(if_match), body.reason if body else None
     return await idempotent.write(
         lambda t: service.set_status(t, task_id, Status.PENDING, caller, guard, reason=reason),
         task_answer,
@@ -218,8 +218,8 @@ async def read_history(
     """Return a task's history, oldest first: changes by callers and the ends of attempts."""
     async with transactions.read() as connection:
         await require_task(connection, task_id)
-        found, cursor = await history.list_history(connection, task_id, query.limit, query.cursor)
-    return answers.page(map(answers.event, found), cursor)
+        rows, cursor = await history.list_history(connection, task_id, query.limit, query.cursor)
+    return answers.page(map(answers.event, rows), cursor)
 
 
 @router.get(
@@ -231,5 +231,5 @@ async def read_runs(
     """Return a task's finished attempts, oldest first, with worker, times, outcome and reason."""
     async with transactions.read() as connection:
         await require_task(connection, task_id)
-        found, cursor = await history.list_runs(connection, task_id, query.limit, query.cursor)
-    return answers.page(map(answers.run, found), cursor)
+        rows, cursor = await history.list_runs(connection, task_id, query.limit, query.cursor)
+    return answers.page(map(answers.run, rows), cursor)

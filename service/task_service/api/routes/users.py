@@ -81,7 +81,7 @@ async def change_user(
     caller: UserManager,
     security: Security,
     user_id: Id,
-    wanted: UserChange,
+    change: UserChange,
 ) -> Response:
     """Change a user's role or password, or disable or enable the user.
 
@@ -89,6 +89,6 @@ async def change_user(
     """
     return answer(
         _show(
-            await service.change_user(transactions, security.credentials, user_id, wanted, caller)
+            await service.change_user(transactions, security.credentials, user_id, change, caller)
         )
     )
