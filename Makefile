@@ -23,7 +23,7 @@ COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-ha
 PEERS := $(wildcard bench/rivals/requirements/*.in)
 COMPILE_PEER = $(if $(findstring oban,$(1)),$(subst 3.11,3.12,$(COMPILE)),$(COMPILE))
 
-.PHONY: help run test check chaos demo generate lock images machine cluster-up cluster-down clean \
+.PHONY: help run test test-lowest check chaos demo generate lock images machine cluster-up cluster-down clean \
 	sast dependency-scan image scan sbom push sign kind-test test-services
 .DEFAULT_GOAL := help
 
@@ -35,6 +35,9 @@ run: $(VENV)  ## Start the service with its own PostgreSQL; PORT=8123 and DATA=f
 
 test: $(VENV) machine  ## Run all tests; TESTS=paths selects some, REQUIRE_CLUSTER=1 makes skipped tests fail
 	@$(if $(TESTS),$(BIN)/python -m pytest $(TESTS),scripts/test)
+
+test-lowest: $(VENV)  ## Run the unit tests with the lowest versions that pyproject.toml allows
+	@scripts/test-lowest $(PYTHON)
 
 check: $(VENV)  ## Check lint, types, layers, migrations, charts and generated files (takes seconds)
 	@scripts/check
