@@ -21,6 +21,7 @@ SUFFIXES = {
 }  # fmt: skip
 SCRIPTS = ("Makefile", "Dockerfile", "scripts/", ".ci/")  # text files without a suffix
 SKIPPED = (
+    "service/task_service/api/http/documentation_assets/",
     "LICENSE", "bench/results/", "requirements/", "scripts/phrases.toml", "tests/charts/schemas/",
     "tests/cluster/kube/go.", "tests/conformance/seeds/", "bench/rivals/requirements/",
 )  # fmt: skip

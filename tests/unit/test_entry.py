@@ -34,3 +34,39 @@ def test_sigterm_during_imports_ends_the_process(script: str) -> None:
         f"sys.modules['{commands}'] = commands; {module}.main()"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 128 + 15
+
+
+@pytest.mark.parametrize(
+    ("script", "extra", "hidden"),
+    [
+        ("task-service", "service", "typer"),
+        ("task-service", "service", "fastapi"),
+        ("task-operator", "operator", "kopf"),
+    ],
+)
+def test_missing_extra_is_named(script: str, extra: str, hidden: str) -> None:
+    module = SCRIPTS[script].partition(":")[0]
+    arguments = {"task-service": ["api"], "task-operator": ["run"]}[script]
+    program = (
+        "import sys, importlib.abc\n"
+        "class Hide(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        f"        if name.partition('.')[0] == {hidden!r}:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Hide())\n"
+        f"sys.argv = [{script!r}, *{arguments!r}]\n"
+        f"import {module}\n"
+        f"sys.exit({module}.main())\n"
+    )
+    environment = {"DATABASE_URL": "postgresql://localhost/tasks", "AUTH_MODE": "open"}
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert f"needs the extra '{extra}'" in ended.stderr
+    assert f"pip install 'task-service[{extra}]'" in ended.stderr
+    assert "Traceback" not in ended.stderr

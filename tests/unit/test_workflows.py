@@ -98,3 +98,23 @@ def test_actionlint_passes() -> None:
         [require_tool(go_tools.ACTIONLINT), *WORKFLOWS], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_dependabot_covers_every_ecosystem() -> None:
+    config = yaml.safe_load((ROOT / ".github/dependabot.yml").read_text())
+    folders = {
+        update["package-ecosystem"]: update.get("directories") or [update["directory"]]
+        for update in config["updates"]
+    }
+    assert folders.keys() == {
+        "pip", "github-actions", "docker", "docker-compose", "gomod", "helm"
+    }  # fmt: skip
+    for directories in folders.values():
+        for directory in directories:
+            assert (ROOT / directory.lstrip("/")).is_dir(), directory
+    locks = {f"/{path.parent.relative_to(ROOT)}" for path in ROOT.glob("**/requirements/*.txt")}
+    assert {lock for lock in locks if "/." not in lock} <= set(folders["pip"])
+    assert {
+        f"/{path.parent.relative_to(ROOT)}".removesuffix("/.") or "/"
+        for path in ROOT.glob("charts/*/Chart.yaml")
+    } == set(folders["helm"])

@@ -38,7 +38,7 @@ INVALID: list[tuple[str, Any, str]] = [
     ("catch_up", "some", ""),
     ("enabled", "yes", ""),
     ("template", {"title": ""}, "1 to 200"),
-    ("template", {"title": "x", "run_at": "2030-01-01"}, "no such field"),
+    ("template", {"title": "x", "run_at": "2030-01-01"}, "unknown field"),
     ("template", {"title": "x", "status": "processing"}, "cannot be"),
     ("template", {"title": "x", "payload": "\x00"}, "NUL"),
     ("template", {"title": "x", "payload": {"a": "x" * 262_130}}, "262144"),

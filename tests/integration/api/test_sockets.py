@@ -187,7 +187,7 @@ async def test_database_without_disk_space_returns_503(
             await client.post(TASKS, json={"title": "a"}),
             await client.delete(f"{TASKS}/{task['id']}"),
         ):
-            assert "room" in check_problem(response, 503, "unavailable")["detail"]
+            assert "disk space" in check_problem(response, 503, "unavailable")["detail"]
             assert response.headers["retry-after"] == "1"
         assert (await client.get(f"{TASKS}/{task['id']}")).json() == task
     await engine.dispose()

@@ -1,4 +1,7 @@
-"""`/docs` and `/redoc` without anything from elsewhere: their scripts come from an installed package."""
+"""The pages `/docs` and `/redoc`, with vendored scripts: they load nothing from other hosts.
+
+`scripts/vendor-documentation` renews the files in `documentation_assets/`.
+"""
 
 from functools import cache
 from html import escape
@@ -12,19 +15,20 @@ from starlette.responses import HTMLResponse
 from task_service.api.http.headers import CLOSED
 
 CSP = (
-    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self'; "
-    "connect-src 'self'; worker-src blob:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; font-src 'self'; connect-src 'self'; worker-src blob:; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
-"""Scripts of our own only. Both pages make their styles as they run."""
+"""Own scripts only. Both pages create styles at run time."""
 ASSETS = {
     "swagger-ui-bundle.js": "text/javascript",
     "swagger-ui.css": "text/css",
     "redoc.standalone.js": "text/javascript",
     "favicon.png": "image/png",
 }
-ELSEWHERE = b"https://cdn.redoc.ly/redoc/logo-mini.svg"
-NOWHERE = b"data:,"
-"""ReDoc would fetch its maker's logo; it leaves out one that cannot be shown."""
+REMOTE_LOGO = b"https://cdn.redoc.ly/redoc/logo-mini.svg"
+NO_LOGO = b"data:,"
+"""Replaces the logo that ReDoc would fetch; it omits one that cannot be shown."""
 START = """\
 window.ui = SwaggerUIBundle({
   url: document.getElementById("swagger-ui").dataset.url,
@@ -58,8 +62,8 @@ REDOC = """\
 
 
 def install_documentation(app: FastAPI) -> None:
-    """Add the pages to an app that was made without FastAPI's own."""
-    folder = files("fastapi_offline") / "static"
+    """Add the pages to an app without FastAPI's own documentation pages."""
+    folder = files(__package__) / "documentation_assets"
 
     async def docs(request: Request) -> Response:
         return _page(request, f"{app.title}: try the API", SWAGGER_HEAD, SWAGGER)
@@ -88,7 +92,7 @@ def _asset(path: Path, kind: str) -> Any:
 
 @cache
 def _content(path: Path) -> bytes:
-    return path.read_bytes().replace(ELSEWHERE, NOWHERE)
+    return path.read_bytes().replace(REMOTE_LOGO, NO_LOGO)
 
 
 def _page(request: Request, title: str, head: str, body: str) -> Response:
