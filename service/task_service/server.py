@@ -26,7 +26,6 @@ from task_service.api.http.sse import ABORT
 from task_service.api.management import create_management_app
 from task_service.loops import loop
 from task_service.loops.admitter import Admitter
-from task_service.loops.loop import Loop
 from task_service.loops.maintenance import Maintenance
 from task_service.loops.scheduler import Scheduler
 from task_service.queue.statements import statement
@@ -143,7 +142,7 @@ async def serve(
     if running is not None:
         await running.start()
     if public is not None:
-        await loop.start(servers[public].state.background)
+        await loop.start_all(servers[public].state.background)
     if started is not None:
         await asyncio.gather(*(server.listening.wait() for server in servers))
         started.set()
@@ -179,7 +178,7 @@ def _create_api(
             Admitter(acquire, settings.poll_seconds),
         )
         scheduler = Scheduler(app.state.transactions, acquire)
-        app.state.background += [Loop(one.run) for one in (scheduler, maintenance, admitter)]
+        app.state.background += [one.loop() for one in (scheduler, maintenance, admitter)]
     return app
 
 
@@ -199,7 +198,7 @@ async def _stop_api(
 ) -> None:
     if not task.done():
         await asyncio.sleep(settings.drain_seconds)
-    await loop.stop(
+    await loop.stop_all(
         app.state.background
     )  # before the server: it waits for streams of events, which this ends
     server.should_exit = True

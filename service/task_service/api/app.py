@@ -16,7 +16,7 @@ from task_service.api.http.sse import write_event
 from task_service.api.routers import public_routes
 from task_service.api.security import document_security, install_security
 from task_service.loops.cache_watch import watch_cache
-from task_service.loops.folding import Folding
+from task_service.loops.folding import folding_loop
 from task_service.loops.loop import Background
 from task_service.queue.wakeups import Wakeups
 from task_service.services.events.broadcaster import Broadcaster
@@ -76,7 +76,7 @@ def create_app(
     app.state.single_flight = SingleFlight()
     app.state.worker = worker
     app.state.draining = False
-    background: list[Background] = [Folding(engine, settings.heartbeat_seconds)]
+    background: list[Background] = [folding_loop(engine, settings.heartbeat_seconds)]
     background += watch_cache(settings, app.state.transactions.cache)
     app.state.events = Broadcaster(app.state.transactions, write_event)
     background.append(app.state.events)

@@ -93,7 +93,7 @@ class Worker:
         self.claimer = Claimer(s, claims, self.membership, self.runner, self.reports)
         claiming.on_lost = self.claimer.wake.set
         self.admitter = Admitter(self._aside, s.poll_seconds)
-        self.reports.on_room = self.runner.on_room = self.admitter.wake.set
+        self.reports.on_room = self.runner.on_room = self.admitter.request
         self._engine = create_engine(s)
         self._wakeups = Wakeups(self._notify)
         self._transactions = TransactionManager(s, self._engine, self._wakeups)
@@ -102,8 +102,8 @@ class Worker:
         self.reports.is_busy = lambda: bool(self.runner.running)
         metrics.RUNNING.set_function(lambda: len(self.runner.running))
         loops: list[Coroutine[Any, Any, None]] = [
-            self.membership.run(), self.reports.run(), self.claimer.run(), self.maintenance.run(), self._enforce(),
-            self.scheduler.run(), self.admitter.run(), self.dependents.run(),
+            self.membership.run(), self.reports.run(), self.claimer.run(), self.maintenance.loop().run(), self._enforce(),
+            self.scheduler.loop().run(), self.admitter.loop().run(), self.dependents.run(),
             ProgressNotes(self._aside, self.runner).run(),
         ]  # fmt: skip
         self._loops = [
@@ -145,7 +145,7 @@ class Worker:
         if queue in self.settings.worker_queues:
             self.claimer.wake.set()
         elif queue == LIMITS:
-            self.admitter.wake.set()
+            self.admitter.request()
 
     def why_not_alive(self) -> str | None:
         """Which loop has ended before its time, for the liveness probe; None: all go on."""
@@ -187,7 +187,7 @@ class Worker:
     def registered(self) -> None:
         """The lease holds (again): look for work at once, whatever came before we listened."""
         self.claimer.wake.set()
-        self.admitter.wake.set()
+        self.admitter.request()
 
     def cancel(self, task_id: UUID) -> None:
         """Interrupt a task that a person cancelled."""

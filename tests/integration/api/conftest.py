@@ -101,7 +101,7 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 async def _check_redis(watch: CacheWatch) -> bool:
     try:
-        await watch.look()
+        await watch.check()
     except RedisAwayError:  # Redis may be slow on a busy machine
         return False
     return True

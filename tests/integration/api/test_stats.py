@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from task_service.domain.outcomes import Outcome, Reason
 from task_service.domain.priorities import Priority
 from task_service.domain.statuses import Status
-from task_service.loops.folding import Folding
+from task_service.loops.folding import folding_loop
 from task_service.migrations import VERSIONS
 from task_service.queue import limits, workers
 from task_service.queue.claims import Bounds, claim
@@ -225,7 +225,7 @@ async def test_concurrent_changes_and_folding_lose_no_count(
 async def test_api_process_folds_in_the_background(
     engine: AsyncEngine, connection: asyncpg.Connection
 ) -> None:
-    folding = Folding(engine, 0.01)
+    folding = folding_loop(engine, 0.01)
     await folding.start()
     await add_tasks(connection, 3)
 

@@ -198,16 +198,15 @@ async def test_maintenance_removes_keys(
     await connection.execute("UPDATE unique_keys SET created_at = now() - interval '2 days'")
 
     pool = await asyncpg.create_pool(database, min_size=1, max_size=1)
-    sweeps = asyncio.create_task(
-        Maintenance(settings_for(database, use_optional_servers=False), pool.acquire).run()
-    )
+    settings = settings_for(database, use_optional_servers=False)
+    maintenance = Maintenance(settings, pool.acquire).loop()
+    await maintenance.start()
 
     async def is_removed() -> bool:
         return not await connection.fetchval("SELECT count(*) FROM unique_keys")
 
     await eventually("removal of the key", is_removed)
-    sweeps.cancel()
-    await asyncio.gather(sweeps, return_exceptions=True)
+    await maintenance.stop()
     await pool.close()
 
 

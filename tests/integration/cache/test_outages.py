@@ -271,7 +271,7 @@ async def test_invalidation_is_repeated_on_a_replaced_server(
         assert old is not None
         await reader.cache.fill(token, task, old)
         assert await reader.title(task) == "1"  # the writer has invalidated another server
-        await writer.watch.look()
+        await writer.watch.check()
         assert await reader.title(task) == "2"
 
 

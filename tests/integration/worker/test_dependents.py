@@ -126,7 +126,7 @@ async def test_sweep_settles_dependents_of_the_tasks_it_fails(
     )
     pool = await asyncpg.create_pool(database, min_size=1, max_size=1)
     await Maintenance(settings_for(database, use_optional_servers=False), pool.acquire).sweep(
-        connection, strangers=False
+        connection, orphans=False
     )
     assert await statuses(connection, [task, dependent]) == ["failed", "cancelled"]
     await pool.close()

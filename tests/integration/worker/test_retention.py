@@ -166,15 +166,13 @@ async def test_maintenance_deletes_old_tasks_when_configured(
     await add_ended_tasks(connection, Outcome.COMPLETED, 3)
     [failed] = await add_ended_tasks(connection, Outcome.FAILED, 3)
     pool = await asyncpg.create_pool(database, min_size=1, max_size=1)
-    maintenance = Maintenance(
-        settings_for(database, use_optional_servers=False, keep_done_days=2), pool.acquire
-    )
-    task = asyncio.create_task(maintenance.run())
+    settings = settings_for(database, use_optional_servers=False, keep_done_days=2)
+    maintenance = Maintenance(settings, pool.acquire).loop()
+    await maintenance.start()
 
     async def forgotten() -> bool:
         return await remaining_tasks(connection) == {failed}
 
     await eventually("the completed one is gone", forgotten)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    await maintenance.stop()
     await pool.close()

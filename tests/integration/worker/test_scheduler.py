@@ -40,7 +40,7 @@ async def main():
     async with transactions.engine.connect():
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
-    await Scheduler(transactions).run()
+    await Scheduler(transactions).loop().run()
 
 asyncio.run(main())
 """
@@ -111,7 +111,7 @@ async def test_due_schedule_creates_a_task_and_advances(
 ) -> None:
     template = {"title": "Rain", "handler": "noop", "queue": "garden", "payload": {"litres": 3}}
     await add_schedule(connection, template=template)
-    await Scheduler(transactions).look()
+    await Scheduler(transactions).run_due()
     row, task = await read_schedule(connection), await connection.fetchrow("SELECT * FROM tasks")
     assert task is not None
     assert (row["last_task_id"], row["last_error"], row["version"]) == (task["id"], None, 1)
@@ -125,7 +125,7 @@ async def test_due_schedule_creates_a_task_and_advances(
         await connection.fetchval("SELECT queue FROM queue WHERE task_id = $1", task["id"])
         == "garden"
     )
-    await Scheduler(transactions).look()
+    await Scheduler(transactions).run_due()
     assert len(await scheduled_times(connection)) == 1
 
 
@@ -188,7 +188,7 @@ async def test_killed_process_leaves_neither_task_nor_advanced_schedule(
 
     await eventually("the end of the victim's session", is_unlocked)
     assert await connection.fetchval("SELECT count(*) FROM tasks") == 0
-    await Scheduler(transactions).look()
+    await Scheduler(transactions).run_due()
     assert await connection.fetchval("SELECT count(*) FROM tasks") == 1
 
 
@@ -200,7 +200,7 @@ async def test_missed_times_are_caught_up_according_to_the_schedule(
     noon = datetime.now(UTC) - timedelta(hours=12)
     cron = f"{noon.minute} {noon.hour} * * *"
     await add_schedule(connection, cron=cron, late=timedelta(days=2, hours=12), catch_up=catch_up)
-    await Scheduler(transactions).look()
+    await Scheduler(transactions).run_due()
     times = [datetime.fromisoformat(t) for t in await scheduled_times(connection)]
     last = noon.replace(second=0, microsecond=0)
     assert times == [last - timedelta(days=n) for n in range(count)][::-1]
@@ -217,9 +217,9 @@ async def test_full_disk_delays_a_due_time_until_space_is_free(
     await connection.execute(SIMULATE_FULL_DISK)
     await connection.execute(SET_FULL_TABLES, ["tasks"])
     with pytest.raises(asyncpg.DiskFullError):
-        await Scheduler(transactions).look()
+        await Scheduler(transactions).run_due()
     await connection.execute(SET_FULL_TABLES, [])
-    await Scheduler(transactions).look()
+    await Scheduler(transactions).run_due()
     assert len(await scheduled_times(connection)) == 1
 
 
@@ -227,7 +227,7 @@ async def test_current_time_runs_even_if_catch_up_is_none(
     connection: asyncpg.Connection, transactions: TransactionManager
 ) -> None:
     await add_schedule(connection, late=timedelta(minutes=10), catch_up="none")
-    await Scheduler(transactions).look()
+    await Scheduler(transactions).run_due()
     assert len(await scheduled_times(connection)) == 1
 
 
@@ -235,7 +235,7 @@ async def test_number_of_caught_up_times_is_limited(
     connection: asyncpg.Connection, transactions: TransactionManager
 ) -> None:
     await add_schedule(connection, late=timedelta(days=400), catch_up="all")
-    await Scheduler(transactions).look()
+    await Scheduler(transactions).run_due()
     times = await scheduled_times(connection)
     assert len(times) == schedules.CATCH_UP_MAX
     newest = datetime.fromisoformat(times[-1])
@@ -254,7 +254,7 @@ async def test_invalid_schedule_records_its_error_and_does_not_block_others(
     )
     await add_schedule(connection, "no cron", late=3 * hour, cron="0 0 30 2 *")
     await add_schedule(connection, "good", late=hour)
-    await Scheduler(transactions).look()
+    await Scheduler(transactions).run_due()
     rows = {r["name"]: r for r in await connection.fetch("SELECT * FROM schedules")}
     assert rows["old form"]["last_error"] == "colour: Extra inputs are not permitted"
     assert rows["past"]["last_error"] == "due_date: must be in the future"
@@ -268,7 +268,7 @@ async def test_invalid_schedule_records_its_error_and_does_not_block_others(
     await connection.execute(
         'UPDATE schedules SET template = \'{"title": "x"}\', next_run_at = now()'
     )
-    await Scheduler(transactions).look()
+    await Scheduler(transactions).run_due()
     assert (
         await connection.fetchval("SELECT last_error FROM schedules WHERE name = 'old form'")
         is None
@@ -280,7 +280,7 @@ async def test_disabled_schedule_does_not_run(
 ) -> None:
     await add_schedule(connection)
     await connection.execute("UPDATE schedules SET enabled = false")
-    await Scheduler(transactions).look()
+    await Scheduler(transactions).run_due()
     assert await scheduled_times(connection) == []
 
 
@@ -294,8 +294,8 @@ async def test_schedules_use_the_clock_of_the_database(
         clock=lambda: datetime.now(UTC) - timedelta(days=1),
     )
     await add_schedule(connection)
-    await Scheduler(slow).look()
-    await Scheduler(slow).look()
+    await Scheduler(slow).run_due()
+    await Scheduler(slow).run_due()
     assert len(await scheduled_times(connection)) == 1
     assert (await read_schedule(connection))["next_run_at"] > await connection.fetchval(
         "SELECT now()"

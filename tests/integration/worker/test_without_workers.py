@@ -183,11 +183,11 @@ async def test_no_worker_is_declared_dead_within_a_lease_after_an_outage(
         sweeps.append(await connection.fetchval("SELECT clock_timestamp()"))
         yield connection
 
-    maintenance = asyncio.create_task(Maintenance(settings, acquire).run())
+    maintenance = Maintenance(settings, acquire).loop()
+    await maintenance.start()
     other = await asyncpg.connect(database)
     dead_at = await eventually("the death", lambda: other.fetchval("SELECT dead_at FROM workers"))
-    maintenance.cancel()
-    await asyncio.wait([maintenance])
+    await maintenance.stop()
     await other.close()
     back_at = sweeps[sweeps.index(None) + 1]
     assert back_at is not None and dead_at - back_at >= timedelta(seconds=0.5)

@@ -171,7 +171,7 @@ class Workers(ModelMachine):
             self.real_queue.pool.acquire,
             may_judge=lambda: judges,
         )
-        self.run(sweeper.sweep(self.real_queue.operator, strangers=True))
+        self.run(sweeper.sweep(self.real_queue.operator, orphans=True))
         self.model.sweep(judges)
 
     @step()
