@@ -16,6 +16,7 @@ from task_service.api.http.sse import write_event
 from task_service.api.routers import public_routes
 from task_service.api.security import document_security, install_security
 from task_service.loops.cache_watch import watch_cache
+from task_service.loops.events import events_loop
 from task_service.loops.folding import folding_loop
 from task_service.loops.loop import Background
 from task_service.queue.wakeups import Wakeups
@@ -79,7 +80,7 @@ def create_app(
     background: list[Background] = [folding_loop(engine, settings.heartbeat_seconds)]
     background += watch_cache(settings, app.state.transactions.cache)
     app.state.events = Broadcaster(app.state.transactions, write_event)
-    background.append(app.state.events)
+    background += [app.state.events, events_loop(app.state.events, settings.event_poll_seconds)]
     app.state.background = background
     app.add_api_route("/", _to_documentation, include_in_schema=False)
     install_documentation(app)

@@ -64,8 +64,9 @@ class Loop:
         return self._task is not None and self._task.done()
 
     async def start(self) -> None:
-        """Start the loop and return at once."""
-        self._task = asyncio.create_task(self.run(), name=self.name)
+        """Start the loop and return at once. Without effect while it runs."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self.run(), name=self.name)
 
     async def stop(self) -> None:
         """Cancel the loop and wait for its end. The database rolls back what was not committed."""

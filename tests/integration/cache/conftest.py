@@ -44,7 +44,7 @@ async def start(database: str, redis: RedisServer) -> AsyncIterator[StartInstanc
     """Function that starts an instance and waits until its cache is trusted.
 
     With `trusted=False` it does not wait. With `watched=False` the instance checks Redis and the
-    outbox only when the test calls `watch.look`.
+    outbox only when the test calls `watch.check`.
     """
     started: list[Instance] = []
 

@@ -1,7 +1,6 @@
-"""Broadcaster: reads events from the database once per process and delivers them to the live streams."""
+"""Broadcaster: one reader of events per process, which delivers them to the live streams."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -13,14 +12,13 @@ from task_service.domain.errors import UnavailableError
 from task_service.queue.wakeups import QUEUE_CHANNEL
 from task_service.services.events.streams import EventFilter, RenderedEvent, Stream
 from task_service.services.transactions import TransactionManager
-from task_service.store.database import connect, is_unavailable, raw
+from task_service.store.database import connect, raw
 from task_service.store.events import Page, Position, TaskEvent, read_events, read_horizon
 from task_service.telemetry.metrics import EVENT_LAG_SECONDS, EVENT_STREAMS
 
 PAGE = 500
 BUSY_PAUSE_SECONDS = 0.05
 """Pause between two reads while events keep coming."""
-FAILURE_PAUSE_SECONDS = 1.0
 READ_TIMEOUT_SECONDS = 10.0
 CATCHING_UP_MAX = 2
 """Pages that streams read at the same time, so that requests keep their connections."""
@@ -30,8 +28,9 @@ log = structlog.get_logger(__name__)
 class Broadcaster:
     """The streams of a process and the loop that reads for them while at least one stream is live.
 
-    Changes by this process wake the loop. It also listens for the notifications that wake workers, except behind a
-    transaction pooler. A poll every EVENT_POLL_SECONDS bounds the delay of events that neither announces.
+    Changes by this process wake the loop. It also listens for the notifications that wake
+    workers, except behind a transaction pooler. A poll every EVENT_POLL_SECONDS bounds the
+    delay of events that neither announces.
     """
 
     def __init__(
@@ -43,28 +42,27 @@ class Broadcaster:
         self._streams: set[Stream] = set()
         self._live: set[Stream] = set()
         self._position = Position(0)
-        self._has_live, self._woken, self._is_busy = asyncio.Event(), asyncio.Event(), False
+        self.wake = asyncio.Event()
+        self._has_live, self._is_busy = asyncio.Event(), False
         self._readers = asyncio.Semaphore(CATCHING_UP_MAX)
         self._connection: asyncpg.Connection | None = None
-        self._loop: asyncio.Task[None] | None = None
-        transactions.on_commit.append(self._wake)
+        transactions.on_commit.append(self._notified)
 
     async def start(self) -> None:
-        """Start the loop; it connects when the first stream opens."""
-        self._loop = asyncio.create_task(self._run(), name="events")
+        """Do nothing: the loop that calls `once` starts by itself."""
 
     async def stop(self) -> None:
         """End all streams and refuse new ones."""
         self.closed.set()
         for stream in self._streams:
             stream.wake()
-        if self._loop is not None:
-            self._loop.cancel()
-            await asyncio.gather(self._loop, return_exceptions=True)
         self._disconnect()
 
     async def open(self, wanted: EventFilter, after: Position | None) -> Stream:
-        """Open a stream after a position; None: from now. Raises UnavailableError and the database's errors."""
+        """Open a stream after a position; None: from now.
+
+        Raises UnavailableError and the database's errors.
+        """
         if self.closed.is_set():
             raise UnavailableError("This process is about to stop; connect again.")
         if len(self._streams) >= self._settings.event_streams_max:
@@ -115,33 +113,36 @@ class Broadcaster:
         self._streams.discard(stream)
         EVENT_STREAMS.set(len(self._streams))
 
-    async def _run(self) -> None:
-        while True:
-            if not self._has_live.is_set():
-                self._disconnect()
-                EVENT_LAG_SECONDS.set(0)
-                await self._has_live.wait()
-            after = self._position
-            try:
-                async with asyncio.timeout(READ_TIMEOUT_SECONDS):
-                    page = await self._read(after)
-            except Exception as error:
-                log.warning(
-                    "events_not_read", error=repr(error), exc_info=not is_unavailable(error)
-                )
-                self._disconnect()
-                await asyncio.sleep(FAILURE_PAUSE_SECONDS)
-            else:
-                # The position differs when all streams left meanwhile and a new one started elsewhere.
-                if self._position == after:
-                    self._deliver(page)
-                if page.is_last:
-                    await self._pause()
+    async def once(self) -> float | None:
+        """Wait for a live stream, then read and deliver a page.
+
+        Returns the seconds until the next call, or None for the next poll or notification.
+        """
+        if not self._has_live.is_set():
+            self._disconnect()
+            EVENT_LAG_SECONDS.set(0)
+            await self._has_live.wait()
+        after = self._position
+        try:
+            async with asyncio.timeout(READ_TIMEOUT_SECONDS):
+                page = await self._read(after)
+        except Exception:
+            self._disconnect()
+            raise
+        # The position differs when all streams left meanwhile and a new one started elsewhere.
+        if self._position == after:
+            self._deliver(page)
+        if not page.is_last:
+            return 0.0
+        if self._is_busy:
+            await asyncio.sleep(BUSY_PAUSE_SECONDS)
+            return 0.0
+        return None
 
     async def _read(self, after: Position) -> Page:
         if self._connection is None or self._connection.is_closed():
             self._connection = await self._connect()
-        self._woken.clear()
+        self.wake.clear()
         horizon = await read_horizon(self._connection)
         EVENT_LAG_SECONDS.set(horizon.held_seconds)
         page = await read_events(self._connection, after, horizon, PAGE)
@@ -161,23 +162,15 @@ class Broadcaster:
                 stream.reset(page.reached)
             stream.offer(events, page.reached)
 
-    async def _pause(self) -> None:
-        """Pause briefly while events keep coming, otherwise until woken or until the next poll."""
-        with contextlib.suppress(TimeoutError):
-            if self._is_busy:
-                await asyncio.sleep(BUSY_PAUSE_SECONDS)
-            else:
-                await asyncio.wait_for(self._woken.wait(), self._settings.event_poll_seconds)
-
     async def _connect(self) -> asyncpg.Connection:
         connection = await connect(self._settings, command_timeout=READ_TIMEOUT_SECONDS)
         if not self._settings.database_pooler:
-            await connection.add_listener(QUEUE_CHANNEL, self._wake)
-            connection.add_termination_listener(self._wake)
+            await connection.add_listener(QUEUE_CHANNEL, self._notified)
+            connection.add_termination_listener(self._notified)
         return connection
 
-    def _wake(self, *_: Any) -> None:
-        self._woken.set()
+    def _notified(self, *_: Any) -> None:
+        self.wake.set()
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
