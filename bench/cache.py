@@ -1,8 +1,10 @@
-"""What the cache saves: reads of a task through Redis against reads from PostgreSQL, taken in turns in one process.
+"""What the cache saves: reads of a task through Redis against reads from PostgreSQL, taken in turns
+in one process.
 
     .venv/bin/python -m bench.cache [ROUNDS]
 
-Prints reads a second (eight at once) and milliseconds of CPU a read, here and in the server; medians of the rounds.
+Prints reads a second (eight at once) and milliseconds of CPU a read, here and in the server;
+medians of the rounds.
 """
 
 import asyncio

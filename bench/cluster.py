@@ -2,8 +2,9 @@
 
     python -m bench.cluster [--kills 10] [--rounds 3] [--idle-seconds 600]
 
-Prints a table (median and maximum) and writes bench/results/cluster.json. Both workers are at work before each loss;
-times are from the loss to the last new claim of a lost task, by the clock that nodes and database share.
+Prints a table (median and maximum) and writes bench/results/cluster.json. Both workers are at work
+before each loss; times are from the loss to the last new claim of a lost task, by the clock that
+nodes and database share.
 """
 
 import argparse

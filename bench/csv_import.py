@@ -1,11 +1,13 @@
-"""Import of a CSV file of 100,000 rows over HTTP: how long it takes, and how much memory the API's process takes.
+"""Import of a CSV file of 100,000 rows over HTTP: how long it takes, and how much memory the API's
+process takes.
 
     python -m bench.csv_import [--rows 100000] [--rounds 3]
 
-One API process, a durable server (fsync and synchronous_commit on). Each round imports a small file of 1,000 rows and
-the large one, both new, and reads the peak of the process's resident memory for each (VmHWM, reset before). A third of
-the tasks goes to workers. Memory is flat when the large file's peak is at most 16 MiB over the small one's. CPU time
-of process and database together tells how much of the time was waiting for a busy machine. Prints a table and writes
+One API process, a durable server (fsync and synchronous_commit on). Each round imports a small file
+of 1,000 rows and the large one, both new, and reads the peak of the process's resident memory for
+each (VmHWM, reset before). A third of the tasks goes to workers. Memory is flat when the large
+file's peak is at most 16 MiB over the small one's. CPU time of process and database together tells
+how much of the time was waiting for a busy machine. Prints a table and writes
 bench/results/csv_import.json.
 """
 
@@ -96,7 +98,9 @@ def peak_mib(process: subprocess.Popen[bytes]) -> float:
 
 
 def cpu_seconds(*pids: int) -> float:
-    """CPU time of these processes so far, their children's included: PostgreSQL's are its connections and helpers."""
+    """CPU time of these processes so far, their children's included: PostgreSQL's are its
+    connections and helpers.
+    """
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):

@@ -1,11 +1,13 @@
-"""What one task entered by itself costs: the way to the server and back, the commit, and each part of our own work.
+"""What one task entered by itself costs: the way to the server and back, the commit, and each part
+of our own work.
 
     python -m bench.enqueue [--tasks 2000] [--rounds 5]
 
-One connection of asyncpg, one task after the other, each committed, on a durable server; the lines take turns, those
-without something each in a database of their own. One small row in a table with only a key is the least that any queue
-does. The last two lines are of several connections at once, with the notification that makes commits queue and without.
-Prints microseconds a task, median of the rounds, and writes bench/results/enqueue.json.
+One connection of asyncpg, one task after the other, each committed, on a durable server; the lines
+take turns, those without something each in a database of their own. One small row in a table with
+only a key is the least that any queue does. The last two lines are of several connections at once,
+with the notification that makes commits queue and without. Prints microseconds a task, median of
+the rounds, and writes bench/results/enqueue.json.
 """
 
 import argparse

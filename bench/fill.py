@@ -1,7 +1,8 @@
 """Fills a database with many tasks as a busy service would have them after a year; for benches.
 
-Seven of ten were ended by workers, one is in the queue, two are people's. What is open is recent. Words, tags and
-people follow Zipf's law: a few are everywhere, most are rare. Everything comes from one seed.
+Seven of ten were ended by workers, one is in the queue, two are people's. What is open is recent.
+Words, tags and people follow Zipf's law: a few are everywhere, most are rare. Everything comes from
+one seed.
 """
 
 import itertools
@@ -176,7 +177,9 @@ class Maker:
 
 
 async def fill(connection: asyncpg.Connection, count: int, worker: UUID, seed: int = 1) -> None:
-    """Insert so many tasks and analyse the tables. `worker` is a registered one, which holds those that run."""
+    """Insert so many tasks and analyse the tables. `worker` is a registered one, which holds those
+    that run.
+    """
     for made in Maker(count, worker, seed).chunks():
         async with connection.transaction():
             await connection.copy_records_to_table("tasks", records=made.tasks, columns=TASK)

@@ -1,12 +1,14 @@
-"""How long requests take with a million tasks in the database: get, lists by every filter, statistics, text search.
+"""How long requests take with a million tasks in the database: get, lists by every filter,
+statistics, text search.
 
     python -m bench.million [--tasks 1000000] [--requests 200] [--folder FOLDER]
 
-A real API process with its default pool, authentication open, on a durable PostgreSQL; one client, one request after
-the other. What is filtered by varies: frequent, rare, absent (`bench.fill`). `wall` is the time from the first byte
-sent to the last one read; `cpu` is what the API process and PostgreSQL's backends worked meanwhile, which other load
-on the machine changes little: on an idle one they are nearly the same. `--folder` keeps the database there, or takes
-the one that was kept. Prints a table, worst first within each group, says which limits were missed, compares the
+A real API process with its default pool, authentication open, on a durable PostgreSQL; one client,
+one request after the other. What is filtered by varies: frequent, rare, absent (`bench.fill`).
+`wall` is the time from the first byte sent to the last one read; `cpu` is what the API process and
+PostgreSQL's backends worked meanwhile, which other load on the machine changes little: on an idle
+one they are nearly the same. `--folder` keeps the database there, or takes the one that was kept.
+Prints a table, worst first within each group, says which limits were missed, compares the
 statistics with a count, and writes bench/results/million.json.
 """
 
@@ -153,7 +155,9 @@ def sorted_by(queries: Queries, sorts: Iterable[str]) -> Queries:
 
 
 def texts(counts: dict[str, int]) -> tuple[Queries, Queries]:
-    """Searches for words that up to 1,000 tasks have, and for all others; `counts` tells of how many tasks."""
+    """Searches for words that up to 1,000 tasks have, and for all others; `counts` tells of how
+    many tasks.
+    """
     few = [w for w, n in counts.items() if n <= 1000]
     many = [w for w, n in counts.items() if n > 1000][:MANY]
     small: Queries = {
@@ -203,7 +207,9 @@ def percentile(values: list[float], part: float) -> float:
 
 
 async def measure(client: Client, targets: list[str], count: int) -> dict[str, float]:
-    """Milliseconds of so many requests at least, each target at least twice; the first round is not counted."""
+    """Milliseconds of so many requests at least, each target at least twice; the first round is not
+    counted.
+    """
     for target in targets:
         await client.get(target)
     rounds = max(2, -(-count // len(targets)))
@@ -280,7 +286,9 @@ async def _far(client: Client, sort: str) -> str:
 
 
 async def check_counts(client: Client, connection: asyncpg.Connection) -> None:
-    """Nothing is under way: the statistics must be what a count says. RuntimeError when they are not."""
+    """Nothing is under way: the statistics must be what a count says. RuntimeError when they are
+    not.
+    """
     shown = json.loads((await client.get(f"{TASKS_PATH}/stats/summary"))[1])
     rows = await connection.fetch(COUNTED)
     for kind, names, column in (("by_status", list(Status), 0), ("by_priority", list(Priority), 1)):
@@ -293,7 +301,9 @@ async def check_counts(client: Client, connection: asyncpg.Connection) -> None:
 
 
 async def settled(connection: asyncpg.Connection) -> None:
-    """What filling left to do is done: else the server's own work is measured, on the same processors."""
+    """What filling left to do is done: else the server's own work is measured, on the same
+    processors.
+    """
     await connection.execute("CHECKPOINT")
     busy = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'autovacuum worker'"
     quiet = 0

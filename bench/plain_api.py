@@ -1,7 +1,8 @@
 """What the API is measured against: plain `def` endpoints as FastAPI's tutorial writes them.
 
-The same response models, the same statements, SQLAlchemy's pool of the same size over psycopg2; nothing else: no
-problem+json, no ETag, no permission, no request id, no metrics. Started by `bench.requests` with uvicorn.
+The same response models, the same statements, SQLAlchemy's pool of the same size over psycopg2;
+nothing else: no problem+json, no ETag, no permission, no request id, no metrics. Started by
+`bench.requests` with uvicorn.
 """
 
 import os

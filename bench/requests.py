@@ -1,18 +1,21 @@
-"""CPU time per request of get, create and list, against plain `def` endpoints, interleaved in one run.
+"""CPU time per request of get, create and list, against plain `def` endpoints, interleaved in one
+run.
 
     python -m bench.requests [--requests 2000] [--rounds 5] [--redis /usr/bin/redis-server]
 
-Two settings of ours: bare (AUTH_MODE=open, no limits, no traces) and full (a token on every request, limits kept in a
-real Redis, every request traced to a collector that takes what comes, tasks read through the cache). The rate is
-requests per second of CPU time of the server's process (user and system, from /proc), which other load on the machine
-does not change as wall time would. Prints a table and writes bench/results/requests.json.
+Two settings of ours: bare (AUTH_MODE=open, no limits, no traces) and full (a token on every
+request, limits kept in a real Redis, every request traced to a collector that takes what comes,
+tasks read through the cache). The rate is requests per second of CPU time of the server's process
+(user and system, from /proc), which other load on the machine does not change as wall time would.
+Prints a table and writes bench/results/requests.json.
 
-Where the rest goes, by profile. Bare: the chain of dependencies (caller, permission, limits, idempotency) and of layers
-(request id, body limit, headers, metrics), SQLAlchemy's switch between coroutine and greenlet for each call, and on a
-create the second statement of the history and the log line. Full, on top: the look-up of the user, so that a token is
-refused at once when it is revoked, the call of Redis by redis-py, three spans and sending them. What was cut: pings of
-pooled connections (three round trips), statements made anew for each list, signatures of tokens checked again,
-OpenTelemetry's own instrumentations.
+Where the rest goes, by profile. Bare: the chain of dependencies (caller, permission, limits,
+idempotency) and of layers (request id, body limit, headers, metrics), SQLAlchemy's switch between
+coroutine and greenlet for each call, and on a create the second statement of the history and the
+log line. Full, on top: the look-up of the user, so that a token is refused at once when it is
+revoked, the call of Redis by redis-py, three spans and sending them. What was cut: pings of pooled
+connections (three round trips), statements made anew for each list, signatures of tokens checked
+again, OpenTelemetry's own instrumentations.
 """
 
 import argparse
@@ -115,7 +118,9 @@ async def collector() -> AsyncIterator[int]:
 
 
 async def call(server: Server, lines: list[str], bodies: list[bytes], expected: int) -> None:
-    """Send requests over kept-alive connections, one after the other on each; RuntimeError for another status."""
+    """Send requests over kept-alive connections, one after the other on each; RuntimeError for
+    another status.
+    """
     todo = iter(zip(lines, bodies, strict=True))
     plain = "".join(f"{name}: {value}\r\n" for name, value in server.headers.items())
 

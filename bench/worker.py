@@ -1,11 +1,12 @@
-"""What a task costs a worker in Python: its own loops, on a connection that answers from memory at once.
+"""What a task costs a worker in Python: its own loops, on a connection that answers from memory at
+once.
 
     python -m bench.worker [--tasks 40000] [--rounds 9]
 
-Handlers do nothing. What the driver, the kernel and the server take is not in it: `bench.rivals --section drain`
-measures all. The least is a loop on the same connection that runs each task in a coroutine of its own, with nothing
-around it. The lines take turns. Prints microseconds of the processor for a task, median of the rounds, and writes
-bench/results/worker.json.
+Handlers do nothing. What the driver, the kernel and the server take is not in it: `bench.rivals
+--section drain` measures all. The least is a loop on the same connection that runs each task in a
+coroutine of its own, with nothing around it. The lines take turns. Prints microseconds of the
+processor for a task, median of the rounds, and writes bench/results/worker.json.
 """
 
 import argparse
@@ -133,7 +134,9 @@ async def runs(rows: list[Row]) -> None:
 
 
 async def tasks(rows: list[Row]) -> None:
-    """A task of asyncio each, in variables of its own: the least in which a coroutine can be awaited for itself."""
+    """A task of asyncio each, in variables of its own: the least in which a coroutine can be
+    awaited for itself.
+    """
     loop, variables = asyncio.get_running_loop(), contextvars.copy_context()
     context: Any = None
     for _ in rows:
@@ -141,7 +144,9 @@ async def tasks(rows: list[Row]) -> None:
 
 
 async def least(rows: list[Row]) -> None:
-    """Claim, run and report with nothing that keeps a worker safe, counts, or tells how a run ended."""
+    """Claim, run and report with nothing that keeps a worker safe, counts, or tells how a run
+    ended.
+    """
     memory, loop = Memory(rows), asyncio.get_running_loop()
     ended: list[tuple[Any, int]] = []
 

@@ -1,8 +1,8 @@
 """Check the language of the repository: listed phrases, docstrings and test names.
 
-Usage: `python scripts/check_writing.py [--count] [PATH ...]`. Without a path it checks every tracked
-file. It prints one line per violation and exits with 1 if there is one. `--count` prints the number
-of listed phrases per thousand words instead.
+Usage: `python scripts/check_writing.py [--count] [PATH ...]`. Without a path it checks every
+tracked file. It prints one line per violation and exits with 1 if there is one. `--count` prints
+the number of listed phrases per thousand words instead.
 """
 
 import ast
@@ -26,6 +26,8 @@ SKIPPED = (
     "tests/cluster/kube/go.", "tests/conformance/seeds/", "bench/rivals/requirements/",
 )  # fmt: skip
 TEST_NAME_MAX = 80
+LINE_MAX = 100
+UNFINISHED = "scripts/unfinished.txt"
 RIDDLE = re.compile(r"(What|Who|Whose|Whether|Which|Where|When|If|Twice|Of|Nothing)\b")
 
 
@@ -77,11 +79,14 @@ def check_phrases(path: str, text: str, rules: list[Rule]) -> Iterator[Violation
 
 
 def check_python(path: str, text: str) -> Iterator[Violation]:
-    """Check docstring summaries and test names."""
+    """Check the line length, docstring summaries and test names."""
+    for number, source_line in enumerate(text.splitlines(), start=1):
+        if len(source_line) > LINE_MAX and "# noqa: E501" not in source_line:
+            yield Violation(path, number, f"a line has at most {LINE_MAX} characters")
     for node in ast.walk(ast.parse(text)):
         if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             continue
-        line = getattr(node, "lineno", 1)
+        line: int = getattr(node, "lineno", 1)
         docstring = ast.get_docstring(node)
         if docstring and (match := RIDDLE.match(docstring)):
             message = f"a docstring starts with '{match.group()}': use a noun phrase or a verb"
@@ -93,24 +98,36 @@ def check_python(path: str, text: str) -> Iterator[Violation]:
             )
 
 
+def check_file(path: str, rules: list[Rule]) -> list[Violation]:
+    """Run every check on one file."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    violations = list(check_phrases(path, text, rules))
+    return violations + list(check_python(path, text)) if path.endswith(".py") else violations
+
+
+def print_count(paths: list[str], rules: list[Rule]) -> None:
+    """Print the number of listed phrases per thousand words."""
+    texts = {path: (ROOT / path).read_text(encoding="utf-8") for path in paths}
+    words = sum(len(re.findall(r"[A-Za-z]+", text)) for text in texts.values())
+    phrases = sum(len(list(check_phrases(*item, rules))) for item in texts.items())
+    rate = 1000 * phrases / max(words, 1)
+    print(f"{phrases} listed phrases in {words} words: {rate:.2f} per thousand")
+
+
 def main(arguments: list[str]) -> int:
     """Run every check and print the violations."""
     rules = load_rules()
-    counting = "--count" in arguments
-    violations: list[Violation] = []
-    words = phrases = 0
-    for path in tracked_files([a for a in arguments if a != "--count"]):
-        text = (ROOT / path).read_text(encoding="utf-8")
-        words += len(re.findall(r"[A-Za-z]+", text))
-        found = list(check_phrases(path, text, rules))
-        phrases += len(found)
-        violations += found
-        if path.endswith(".py"):
-            violations += check_python(path, text)
-    if counting:
-        rate = 1000 * phrases / max(words, 1)
-        print(f"{phrases} listed phrases in {words} words: {rate:.2f} per thousand")
+    given = [argument for argument in arguments if argument != "--count"]
+    paths = list(tracked_files(given))
+    if "--count" in arguments:
+        print_count(paths, rules)
         return 0
+    violations = [violation for path in paths for violation in check_file(path, rules)]
+    if not given:
+        unfinished = set((ROOT / UNFINISHED).read_text(encoding="utf-8").split())
+        finished = unfinished - {violation.path for violation in violations}
+        violations = [v for v in violations if v.path not in unfinished]
+        violations += [Violation(UNFINISHED, 1, f"{path} is clean: remove it") for path in finished]
     for violation in violations:
         print(f"{violation.path}:{violation.line}: {violation.message}")
     return 1 if violations else 0

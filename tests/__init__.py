@@ -1,1 +1,3 @@
-"""Tests: unit, integration, charts, task_operator, e2e; `cluster` and `support` are what they run on."""
+"""Tests: unit, integration, charts, task_operator, e2e; `cluster` and `support` are what they run
+on.
+"""

@@ -2,8 +2,8 @@
 
     python -m bench.rivals [--section drain …] [--only pgqueuer …] [--rounds 5] [--tasks 100000]
 
-After each section it prints a table, puts the figures into bench/results/rivals.json beside those of other sections and
-draws docs/rivals.svg. bench/README.md says what is measured and how.
+After each section it prints a table, puts the figures into bench/results/rivals.json beside those
+of other sections and draws docs/rivals.svg. bench/README.md says what is measured and how.
 """
 
 import argparse

@@ -12,7 +12,9 @@ from bench.rivals.stage import Stage
 
 @dataclass(frozen=True)
 class Options:
-    """How much is measured. Counts are of tasks; peers that are slow get fewer, for some seconds of work."""
+    """How much is measured. Counts are of tasks; peers that are slow get fewer, for some seconds of
+    work.
+    """
 
     rounds: int = 5
     tasks: int = 100_000

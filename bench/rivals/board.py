@@ -1,7 +1,8 @@
-"""Counts and times that the bench's processes share: a file of 64-bit numbers, mapped into each of them.
+"""Counts and times that the bench's processes share: a file of 64-bit numbers, mapped into each of
+them.
 
-Every handler of every product writes here, and nothing else: what it costs is the same for all. Standard library only,
-as it runs in the products' own environments.
+Every handler of every product writes here, and nothing else: what it costs is the same for all.
+Standard library only, as it runs in the products' own environments.
 """
 
 import mmap
@@ -17,9 +18,11 @@ SIZE = 8
 
 
 class Board:
-    """One line of counts, then two times for each task: when its commit was known, and when a handler began with it.
+    """One line of counts, then two times for each task: when its commit was known, and when a
+    handler began with it.
 
-    Tasks are numbered from 0. Times are nanoseconds of the machine's monotonic clock, 0 for what has not happened.
+    Tasks are numbered from 0. Times are nanoseconds of the machine's monotonic clock, 0 for what
+    has not happened.
     """
 
     def __init__(self, path: Path, slot: int = 0) -> None:

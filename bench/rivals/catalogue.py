@@ -9,8 +9,9 @@ QUEUE = "default"
 class Product:
     """`adaptor` is its module in `adaptors`, `requirements` its lock (None: our own environment).
 
-    `open` counts what is not finished yet: SQL, or a Lua script for Redis. `pace` and `bulk_pace` are tasks per second
-    that it drains with one worker and enters in bulk, roughly: they choose how many tasks make some seconds.
+    `open` counts what is not finished yet: SQL, or a Lua script for Redis. `pace` and `bulk_pace`
+    are tasks per second that it drains with one worker and enters in bulk, roughly: they choose how
+    many tasks make some seconds.
     """
 
     name: str

@@ -2,8 +2,9 @@
 
     python -m bench.rivals.child ADAPTOR prepare|produce|work URL QUEUE BOARD SLOT
 
-A producer and a worker say `ready` when everything is imported. A producer then answers each line of its input, a
-worker waits for one line and works; both end with their input. Standard library only.
+A producer and a worker say `ready` when everything is imported. A producer then answers each line
+of its input, a worker waits for one line and works; both end with their input. Standard library
+only.
 """
 
 import asyncio
@@ -30,7 +31,8 @@ TICK_SECONDS = 0.005
 
 
 async def produce(adaptor: ModuleType, url: str, queue: str, board: Board) -> None:
-    """Carry out `spaced FIRST COUNT LEAST MOST`, `load FIRST COUNT RATE`, or one of the others with FIRST COUNT.
+    """Carry out `spaced FIRST COUNT LEAST MOST`, `load FIRST COUNT RATE`, or one of the others with
+    FIRST COUNT.
 
     Each is answered by a line with the seconds that it took.
     """
@@ -80,7 +82,9 @@ def at_once(adaptor: ModuleType) -> Command:
 async def spaced(
     producer: Producer, board: Board, first: float, count: float, *seconds: float
 ) -> None:
-    """One by one, with a pause of `seconds` (least, most) before each: what an idle worker is given."""
+    """One by one, with a pause of `seconds` (least, most) before each: what an idle worker is
+    given.
+    """
     draw = random.Random(1)
     for number in range(int(first), int(first + count)):
         await asyncio.sleep(draw.uniform(*seconds))
@@ -89,7 +93,9 @@ async def spaced(
 
 
 async def load(producer: Producer, board: Board, first: float, count: float, rate: float) -> None:
-    """So many tasks at a steady rate per second, in commits of what has come due since the last one."""
+    """So many tasks at a steady rate per second, in commits of what has come due since the last
+    one.
+    """
     began, sent = time.monotonic(), 0
     while sent < count:
         due = min(int((time.monotonic() - began) * rate), int(count))

@@ -1,4 +1,6 @@
-"""An environment for each product, made from its hashed lock in the cache folder, and kept until the lock changes."""
+"""An environment for each product, made from its hashed lock in the cache folder, and kept until
+the lock changes.
+"""
 
 import hashlib
 import os
@@ -67,7 +69,9 @@ def cache_folder() -> Path:
 
 @cache
 def interpreter(least: tuple[int, int]) -> Path:
-    """Our own interpreter if it is new enough, else the oldest on this machine that is. Raises MissingError."""
+    """Our own interpreter if it is new enough, else the oldest on this machine that is. Raises
+    MissingError.
+    """
     if sys.version_info[:2] >= least:
         return Path(sys.executable).resolve()
     named = (shutil.which(f"python3.{minor}") for minor in range(least[1], least[1] + 5))

@@ -44,7 +44,8 @@ class Figures:
 
 
 def summarised(values: list[Any]) -> dict[str, Any]:
-    """Numbers with their median and spread; waits with their percentiles over all rounds, and those of each.
+    """Numbers with their median and spread; waits with their percentiles over all rounds, and those
+    of each.
 
     >>> summarised([3.0, 1.0, 2.0])
     {'median': 2.0, 'min': 1.0, 'max': 3.0, 'values': [3.0, 1.0, 2.0]}
@@ -79,7 +80,9 @@ def percentile(ordered: Sequence[float], part: float) -> float:
 
 
 def lines(sections: Mapping[str, Any], ours: str) -> Iterator[str]:
-    """A table for people: a group for each label, a line for each product, and how many times its rate ours is."""
+    """A table for people: a group for each label, a line for each product, and how many times its
+    rate ours is.
+    """
     for section, products in sections.items():
         labels = dict.fromkeys(
             label for found in products.values() for label in found if label != "failed"

@@ -107,7 +107,9 @@ class Child:
 
 @contextmanager
 def children(starting: Iterable[Child]) -> Iterator[list[Child]]:
-    """Processes that are ready within the block and gone after it. A few at a time are being started."""
+    """Processes that are ready within the block and gone after it. A few at a time are being
+    started.
+    """
     started: list[Child] = []
     try:
         for child in starting:

@@ -1,4 +1,6 @@
-"""The servers that all products use: one durable PostgreSQL, and one Redis without persistence, on 127.0.0.1."""
+"""The servers that all products use: one durable PostgreSQL, and one Redis without persistence, on
+127.0.0.1.
+"""
 
 import contextlib
 import shutil
@@ -35,7 +37,9 @@ class Place:
         raise NotImplementedError
 
     def settle(self) -> None:
-        """Bring a filled database to rest, so that each product begins with statistics and an empty log of changes."""
+        """Bring a filled database to rest, so that each product begins with statistics and an empty
+        log of changes.
+        """
 
     def query(self, sql: str, *values: object) -> Any:
         """The first value of what a statement gives; PostgreSQL only."""
@@ -101,7 +105,9 @@ class Servers:
                 self._redis.kill()
 
     def prepare(self, product: Product) -> None:
-        """Have what the product needs: its environment, its server, its tables. Raises MissingError."""
+        """Have what the product needs: its environment, its server, its tables. Raises
+        MissingError.
+        """
         python_of(product)
         if product.store == "redis":
             self._start_redis()
@@ -117,7 +123,9 @@ class Servers:
 
     @contextmanager
     def place(self, product: Product, name: str = "") -> Iterator[Place]:
-        """An empty place for the product, gone afterwards. `name` tells places of one product apart."""
+        """An empty place for the product, gone afterwards. `name` tells places of one product
+        apart.
+        """
         if product.store == "redis":
             if self._redis is None:
                 raise MissingError("Redis does not run")

@@ -21,7 +21,9 @@ PAUSE_SECONDS = (0.03, 0.06)
 
 
 class Spent(NamedTuple):
-    """Milliseconds of processors for a thousand tasks: the workers', and those of all that ran, the kernel included."""
+    """Milliseconds of processors for a thousand tasks: the workers', and those of all that ran, the
+    kernel included.
+    """
 
     workers: float
     all: float
@@ -45,14 +47,17 @@ class Stage:
     def drain(self, count: int, workers: int = 1) -> float:
         """Run the tasks that `fill` has just entered, all that there are; tasks per second.
 
-        From the first handler's begin until all have ended in the store. Raises BenchError when one has not run.
+        From the first handler's begin until all have ended in the store. Raises BenchError when one
+        has not run.
         """
         board = self.board(count)
         with self.workers(workers):
             return self._drained(board, count)
 
     def burst(self, count: int, workers: int) -> float:
-        """The same for tasks that come in one commit, before workers that have started and found nothing."""
+        """The same for tasks that come in one commit, before workers that have started and found
+        nothing.
+        """
         board = self.board(count)
         with self.workers(workers), self._producer(QUEUE) as producer:
             self._rest()
@@ -93,7 +98,9 @@ class Stage:
             used = self._workers_seconds() - before
 
     def drain_some(self, count: int, backlog: int) -> float:
-        """Run so many of a backlog whose tasks have numbers below `backlog`; tasks begun per second."""
+        """Run so many of a backlog whose tasks have numbers below `backlog`; tasks begun per
+        second.
+        """
         board = self.board(backlog)
         with self.workers(1):
             self.until(lambda: board.started() > 0)
@@ -116,7 +123,9 @@ class Stage:
         return waits
 
     def load_waits(self, rate: float, seconds: float) -> tuple[list[float], float]:
-        """The same while tasks come at a steady rate per second; and the rate that the producer reached."""
+        """The same while tasks come at a steady rate per second; and the rate that the producer
+        reached.
+        """
         count = int(rate * seconds)
         board = self.board(WARM_UP + count)
         with self.workers(1), self._producer(QUEUE) as producer:
@@ -149,7 +158,9 @@ class Stage:
             self._working = []
 
     def until(self, holds: Callable[[], bool]) -> None:
-        """Wait until something holds. Raises BenchError when a worker ends before, or it takes too long."""
+        """Wait until something holds. Raises BenchError when a worker ends before, or it takes too
+        long.
+        """
         deadline = time.monotonic() + LIMIT_SECONDS
         while not holds():
             if ended := next(

@@ -1,7 +1,7 @@
 """The processes: API, worker, or both, each with its management port, from start to a graceful end.
 
-SIGTERM: the API says `Connection: close` for `drain_seconds` and then stops listening; the worker claims no more and
-lets its handlers finish. The management port answers until the very end.
+SIGTERM: the API says `Connection: close` for `drain_seconds` and then stops listening; the worker
+claims no more and lets its handlers finish. The management port answers until the very end.
 """
 
 import asyncio
@@ -45,7 +45,9 @@ log = structlog.get_logger(__name__)
 
 
 class Listening(uvicorn.Server):
-    """uvicorn without its own signal handlers: this module decides when it ends. `listening` is set when it does."""
+    """uvicorn without its own signal handlers: this module decides when it ends. `listening` is set
+    when it does.
+    """
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -57,10 +59,12 @@ class Listening(uvicorn.Server):
         self.listening.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer what has arrived, close connections only when nothing has, then do as uvicorn does.
+        """Answer what has arrived, close connections only when nothing has, then do as uvicorn
+        does.
 
-        uvicorn closes a kept-alive connection also when a request for it lies unread in the kernel: the client is then
-        reset. Here that request is read and answered first, with `Connection: close`.
+        uvicorn closes a kept-alive connection also when a request for it lies unread in the kernel:
+        the client is then reset. Here that request is read and answered first, with `Connection:
+        close`.
         """
         for _ in range(CLOSING_ROUNDS):
             unread = [
@@ -80,7 +84,9 @@ class Listening(uvicorn.Server):
 
 
 class Connection(AutoHTTPProtocol):  # type: ignore[misc,valid-type] # whichever of uvicorn's two there is
-    """A client's connection that an application may cut off: closing waits until the client has taken everything."""
+    """A client's connection that an application may cut off: closing waits until the client has
+    taken everything.
+    """
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -89,7 +95,9 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc,valid-type] # whichever
 
 
 def _closed_if_idle(connection: Any) -> bool:
-    """Close a connection after its present answer, or now, unless something has arrived on it that was not read yet."""
+    """Close a connection after its present answer, or now, unless something has arrived on it that
+    was not read yet.
+    """
     if connection.transport.is_closing():
         return True
     poll = select.poll()
@@ -183,10 +191,12 @@ def _create_api(
 
 
 def _collect_only_what_comes() -> None:
-    """Begin to collect garbage, and never look through what there is now: it lives as long as the process.
+    """Begin to collect garbage, and never look through what there is now: it lives as long as the
+    process.
 
-    A full collection would look through all of it, 50 ms in which requests wait. A worker that drains its queue holds
-    hundreds of tasks, none of them garbage: to look for some every 700 objects takes a quarter of its time.
+    A full collection would look through all of it, 50 ms in which requests wait. A worker that
+    drains its queue holds hundreds of tasks, none of them garbage: to look for some every 700
+    objects takes a quarter of its time.
     """
     gc.freeze()
     gc.set_threshold(GARBAGE_EVERY)

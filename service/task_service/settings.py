@@ -380,11 +380,14 @@ class Settings(BaseSettings):
 
     @cached_property
     def host_name(self) -> str:
-        """What tells this machine or pod from others: the pod's UID in Kubernetes, else the host's name."""
+        """What tells this machine or pod from others: the pod's UID in Kubernetes, else the host's
+        name.
+        """
         return self.pod_uid or socket.gethostname()
 
     def read_database_url(self) -> str:
-        """The database's URL with the plain `postgresql` scheme, read from its file when there is one.
+        """The database's URL with the plain `postgresql` scheme, read from its file when there is
+        one.
 
         DATABASE_URL_FILE wins over DATABASE_URL, which wins over DB_*, which wins over POSTGRES_*.
         """
@@ -408,7 +411,9 @@ class Settings(BaseSettings):
         return f"redis://{self.redis_host}:{self.redis_port}/0" if self.redis_host else None
 
     def read_webhook_secret(self) -> str | None:
-        """What webhooks are signed with, read from its file when there is one; None: they are not signed."""
+        """What webhooks are signed with, read from its file when there is one; None: they are not
+        signed.
+        """
         if self.webhook_secret_file:
             return self.webhook_secret_file.read_text().strip() or None
         return self.webhook_secret
@@ -456,7 +461,9 @@ class Settings(BaseSettings):
         return found
 
     def _parts_of_url(self) -> dict[str, Any] | None:
-        """What DATABASE_URL or its file says of each part, None for what it leaves out; None when neither is given."""
+        """What DATABASE_URL or its file says of each part, None for what it leaves out; None when
+        neither is given.
+        """
         if not (self.database_url or self.database_url_file):
             return None
         try:

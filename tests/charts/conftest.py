@@ -23,7 +23,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def update_golden(request: pytest.FixtureRequest) -> bool:
-    """Whether golden files are written; the option is known only when this folder is named on the command line."""
+    """Whether golden files are written; the option is known only when this folder is named on the
+    command line.
+    """
     return bool(request.config.getoption("--update-golden", default=False))
 
 
@@ -45,7 +47,9 @@ def _serves_taskservices(kube: Kube) -> bool:
 
 @pytest.fixture(scope="package")
 def api_server() -> Iterator[Kube]:
-    """A real API server with the CRD, and the namespace `tasks` that enforces restricted Pod Security and warns."""
+    """A real API server with the CRD, and the namespace `tasks` that enforces restricted Pod
+    Security and warns.
+    """
     with running_cluster(0) as cluster:
         kube = Kube(cluster, "tasks")
         kube.run("apply", "--server-side", "-f", REPOSITORY / "k8s/crd.yaml")

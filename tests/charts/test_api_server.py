@@ -1,4 +1,6 @@
-"""What a real API server says: it takes the CRD, the samples and every golden manifest, and refuses what is wrong."""
+"""What a real API server says: it takes the CRD, the samples and every golden manifest, and refuses
+what is wrong.
+"""
 
 import json
 from pathlib import Path

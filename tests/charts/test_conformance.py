@@ -1,4 +1,6 @@
-"""kubeconform, without a network: every manifest has only fields that Kubernetes knows, of the right type."""
+"""kubeconform, without a network: every manifest has only fields that Kubernetes knows, of the
+right type.
+"""
 
 import json
 from pathlib import Path

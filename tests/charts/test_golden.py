@@ -1,4 +1,6 @@
-"""The manifests of each value set are those in `golden/`; `pytest tests/charts --update-golden` writes them."""
+"""The manifests of each value set are those in `golden/`; `pytest tests/charts --update-golden`
+writes them.
+"""
 
 import pytest
 

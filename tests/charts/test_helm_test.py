@@ -1,6 +1,8 @@
-"""The script of `helm test`: it waits for a Service whose addresses come late, and not for an answer that is wrong.
+"""The script of `helm test`: it waits for a Service whose addresses come late, and not for an
+answer that is wrong.
 
-A receiver stands in for the API, which runs in the cluster's tests: here only when it answers matters, and with what.
+A receiver stands in for the API, which runs in the cluster's tests: here only when it answers
+matters, and with what.
 """
 
 import os

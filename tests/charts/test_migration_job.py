@@ -1,4 +1,6 @@
-"""The migration Job: an ordinary one on install, a hook before an upgrade, and never one that would have to change."""
+"""The migration Job: an ordinary one on install, a hook before an upgrade, and never one that would
+have to change.
+"""
 
 from typing import Any
 

@@ -1,4 +1,6 @@
-"""The models are the one description: CRD, values, their schema and the reference page agree with them."""
+"""The models are the one description: CRD, values, their schema and the reference page agree with
+them.
+"""
 
 import json
 import re

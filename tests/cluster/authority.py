@@ -25,7 +25,9 @@ class Authority:
         self.folder, self.network = folder, network
 
     def create(self) -> None:
-        """Make the authority, the signing key of service accounts, and the control plane's certificates."""
+        """Make the authority, the signing key of service accounts, and the control plane's
+        certificates.
+        """
         folder, network = self.folder, self.network
         ca = (
             "-keyout",
@@ -56,7 +58,9 @@ class Authority:
         self.certificate("front-proxy", "/CN=front-proxy", "DNS:front-proxy")
 
     def certificate(self, name: str, subject: str, names: str) -> None:
-        """Make NAME.key and NAME.crt; `names` are the subject's alternative names as openssl writes them."""
+        """Make NAME.key and NAME.crt; `names` are the subject's alternative names as openssl writes
+        them.
+        """
         key, csr, crt, ext = (
             self.folder / f"{name}.{suffix}" for suffix in ("key", "csr", "crt", "ext")
         )
@@ -64,7 +68,8 @@ class Authority:
         ext.write_text(
             f"subjectAltName={names}\nextendedKeyUsage=serverAuth,clientAuth\nauthorityKeyIdentifier=keyid\n"
         )
-        # A serial number of its own: openssl's file of the next one is torn when two nodes ask at once.
+        # A serial number of its own: openssl's file of the next one is torn when two nodes ask at
+        # once.
         serial = f"0x{secrets.token_hex(16)}"
         issuer = (
             "-CA",

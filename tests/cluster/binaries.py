@@ -9,7 +9,8 @@ from tests.cluster.machine import Run, say, sh
 
 HERE = Path(__file__).resolve().parent
 KUBERNETES = "v1.36.3"  # the same version that kube/go.mod requires
-GO = "1.26.6"  # the oldest that builds them all; another one is not fetched behind the machine's back
+# the oldest that builds them all; another one is not fetched behind the machine's back
+GO = "1.26.6"
 MODULES = {  # binary: Go package at a version
     "containerd": "github.com/containerd/containerd/v2/cmd/containerd@v2.4.2",
     "containerd-shim-runc-v2": "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2@v2.4.2",

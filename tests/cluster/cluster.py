@@ -22,7 +22,9 @@ def default_state(number: int) -> Path:
 
 
 class Cluster:
-    """Cluster `number` (0 to 9) of this machine; its state lies in one folder, so any process can pick it up again."""
+    """Cluster `number` (0 to 9) of this machine; its state lies in one folder, so any process can
+    pick it up again.
+    """
 
     def __init__(self, number: int = 0, state: Path | None = None) -> None:
         self.number, self.state = number, (state or default_state(number)).resolve()
@@ -47,7 +49,9 @@ class Cluster:
         return {"KUBECONFIG": str(self.kubeconfig), "PATH": f"{bin_dir()}:{os.environ['PATH']}"}
 
     def up(self, nodes: int = 1, archives: Sequence[object] = ()) -> None:
-        """Start; return when the nodes are Ready and have the images, and with nodes DNS and metrics answer too."""
+        """Start; return when the nodes are Ready and have the images, and with nodes DNS and
+        metrics answer too.
+        """
         if self.state.exists() and any(self.state.iterdir()):
             raise SystemExit(f"cluster: {self.state} is in use; run down first")
         build()
@@ -81,12 +85,16 @@ class Cluster:
         return self.control.ask("get", "nodes", "-o", ready).split().count("True")
 
     def load(self, *archives: object) -> None:
-        """Import OCI archives on every node: pods then use the images with imagePullPolicy Never or IfNotPresent."""
+        """Import OCI archives on every node: pods then use the images with imagePullPolicy Never or
+        IfNotPresent.
+        """
         with ThreadPoolExecutor() as pool:
             list(pool.map(lambda node: node.load(*archives), self.nodes))
 
     def pids(self, namespace: str, pod: str, container: str | None = None) -> list[int]:
-        """The host's process ids of a pod's container (its first one by default), its first process first."""
+        """The host's process ids of a pod's container (its first one by default), its first process
+        first.
+        """
         for node in self.nodes:
             if pids := node.pids(namespace, pod, container):
                 return pids

@@ -1,4 +1,6 @@
-"""The control plane: etcd, API server, controller manager, scheduler, and beside them DNS and metrics."""
+"""The control plane: etcd, API server, controller manager, scheduler, and beside them DNS and
+metrics.
+"""
 
 import json
 from pathlib import Path
@@ -42,7 +44,9 @@ class ControlPlane:
         return attempt(bin_dir() / "kubectl", "--kubeconfig", self.kubeconfig, *argv)
 
     def start(self) -> None:
-        """Start etcd, the API server, the controllers and the scheduler; return when the API server is ready."""
+        """Start etcd, the API server, the controllers and the scheduler; return when the API server
+        is ready.
+        """
         self.pki.kubeconfig("admin")
         bins = bin_dir()
         self._spawn(

@@ -1,4 +1,6 @@
-"""What the cluster's programs leave outside its state folder, removed without touching another cluster's."""
+"""What the cluster's programs leave outside its state folder, removed without touching another
+cluster's.
+"""
 
 import contextlib
 import json
@@ -30,7 +32,9 @@ FOLDERS = (  # made by the programs whatever their settings are
 
 
 def remove_container_traces(state: Path) -> None:
-    """Remove the shims' sockets, runc's states and the CNI's results of the containers under `state`."""
+    """Remove the shims' sockets, runc's states and the CNI's results of the containers under
+    `state`.
+    """
     for task in state.glob("node-*/containerd/run/io.containerd.runtime.v2.task/k8s.io/*"):
         with contextlib.suppress(FileNotFoundError):
             address = json.loads((task / "bootstrap.json").read_text())["address"]
@@ -63,7 +67,9 @@ def _remove_tree(top: Path) -> bool:
 
 
 def remove_from_shared_folders(state: Path) -> None:
-    """Remove this cluster's entries in folders that clusters share, and the folders that are empty then."""
+    """Remove this cluster's entries in folders that clusters share, and the folders that are empty
+    then.
+    """
     for link in LOG_LINKS.glob("*"):
         if link.is_symlink() and link.readlink().is_relative_to(state):
             link.unlink()

@@ -23,7 +23,9 @@ CNI_FOLDERS = ("/usr/lib/cni", "/opt/cni/bin")
 
 @dataclass(frozen=True)
 class Run:
-    """How `sh` runs a command: its input, folder and environment, and whether a failure is an error."""
+    """How `sh` runs a command: its input, folder and environment, and whether a failure is an
+    error.
+    """
 
     input: str | None = None
     cwd: Path | None = None
@@ -32,7 +34,9 @@ class Run:
 
 
 def sh(*argv: object, run: Run | None = None) -> str:
-    """Run a command and return its standard output; a failure raises SystemExit with the end of its standard error."""
+    """Run a command and return its standard output; a failure raises SystemExit with the end of its
+    standard error.
+    """
     run = run or Run()
     words = [str(word) for word in argv]
     done = subprocess.run(

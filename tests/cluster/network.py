@@ -49,7 +49,9 @@ class Network:
         return f"10.{211 + self.number}.{node}.0/24"
 
     def cable(self, place: str) -> str:
-        """The bridge's end of the cable to a namespace; an interface's name has 15 characters at most."""
+        """The bridge's end of the cable to a namespace; an interface's name has 15 characters at
+        most.
+        """
         return f"tc{self.number}-{place}"
 
     def inside(self, place: str, *argv: object) -> list[str]:
@@ -60,7 +62,9 @@ class Network:
         return ["nsenter", f"--net=/run/netns/{self.bridge}-{place}", *map(str, argv)]
 
     def create(self) -> None:
-        """Make the bridge, this machine's routes to pods and Services, and the control plane's namespace."""
+        """Make the bridge, this machine's routes to pods and Services, and the control plane's
+        namespace.
+        """
         sh("ip", "link", "add", self.bridge, "type", "bridge")
         sh("ip", "addr", "add", f"{self.host_ip}/24", "dev", self.bridge)
         sh("ip", "link", "set", self.bridge, "up")

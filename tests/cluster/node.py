@@ -13,9 +13,10 @@ from tests.cluster.network import Network
 from tests.cluster.processes import Processes, wait_until
 
 CGROUPS = Path("/sys/fs/cgroup")
-# restrict_oom_score_adj: without CAP_SYS_RESOURCE no sandbox starts otherwise. The pods' network namespaces lie in
-# the node's own state folder, so that removing one cluster does not touch another's pods. NRI's socket has one path for
-# the whole machine: two nodes that start at the same time would fight for it.
+# restrict_oom_score_adj: without CAP_SYS_RESOURCE no sandbox starts otherwise. The pods' network
+# namespaces lie in the node's own state folder, so that removing one cluster does not touch
+# another's pods. NRI's socket has one path for the whole machine: two nodes that start at the same
+# time would fight for it.
 CONTAINERD = """version = 3
 root = "{state}/containerd/root"
 state = "{state}/containerd/run"
@@ -135,7 +136,8 @@ class Node:
             "clusterDomain": "cluster.local",
             "resolvConf": f"{self.state}/resolv.conf",
             "containerRuntimeEndpoint": f"unix://{self.socket}",
-            # Tests kill the same container again and again: theirs would be a back-off of up to 5 minutes.
+            # Tests kill the same container again and again: theirs would be a back-off of up to 5
+            # minutes.
             "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
             "evictionHard": {"memory.available": "100Mi"},
             "imageGCHighThresholdPercent": 100,
@@ -145,7 +147,9 @@ class Node:
         }
 
     def _make_cgroups(self) -> str:
-        """Make a cgroup of this node's own, under version 1 (one tree a controller) or 2, and return its name."""
+        """Make a cgroup of this node's own, under version 1 (one tree a controller) or 2, and
+        return its name.
+        """
         name = f"{self.network.bridge}-{self.name}"
         for tree in cgroup_trees():
             (tree / name).mkdir(exist_ok=True)
@@ -192,7 +196,9 @@ class Node:
 
 
 def cgroup_trees() -> list[Path]:
-    """The roots under which a cgroup is made: one under version 2, one a controller under version 1."""
+    """The roots under which a cgroup is made: one under version 2, one a controller under version
+    1.
+    """
     if (CGROUPS / "cgroup.controllers").exists():
         return [CGROUPS]
     return [folder for folder in CGROUPS.iterdir() if folder.is_dir() and not folder.is_symlink()]

@@ -1,4 +1,6 @@
-"""Runs in an image's build: adds a migration to the service's own, under the number after its highest."""
+"""Runs in an image's build: adds a migration to the service's own, under the number after its
+highest.
+"""
 
 import shutil
 import sys

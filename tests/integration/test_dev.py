@@ -58,7 +58,9 @@ class Dev:
     async def running(
         self, end: signal.Signals = signal.SIGTERM
     ) -> AsyncIterator[httpx.AsyncClient]:
-        """Start the service and yield a client; end it with a signal and keep its exit code in `code`."""
+        """Start the service and yield a client; end it with a signal and keep its exit code in
+        `code`.
+        """
         process = await self.start()
         output = asyncio.create_task(process.communicate())
         async with httpx.AsyncClient(base_url=self.url) as client:

@@ -1,1 +1,3 @@
-"""What the tests share: clusters, images and kubectl. Imported by fixtures; nothing here is collected."""
+"""What the tests share: clusters, images and kubectl. Imported by fixtures; nothing here is
+collected.
+"""

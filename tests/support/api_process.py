@@ -83,7 +83,9 @@ def environment_of(folder: Path, settings: dict[str, object]) -> dict[str, str]:
 def api_processes(
     number: int = 1, probe: str = "readyz", **settings: object
 ) -> Iterator[list[ApiProcess]]:
-    """So many processes with the same settings, ready unless told to wait for another probe, ended by their ids."""
+    """So many processes with the same settings, ready unless told to wait for another probe, ended
+    by their ids.
+    """
     with tempfile.TemporaryDirectory(prefix="task-service-api-") as name:
         folder = Path(name)
         environment = environment_of(folder, settings)

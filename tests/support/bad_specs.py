@@ -1,4 +1,6 @@
-"""Specs that must be refused, by the API server and by Helm alike, with a message that names the field."""
+"""Specs that must be refused, by the API server and by Helm alike, with a message that names the
+field.
+"""
 
 from typing import Any, NamedTuple
 

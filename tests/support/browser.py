@@ -33,7 +33,9 @@ ANSWER_SECONDS, PAGE_SECONDS = 60.0, 120.0
 
 
 class Browser:
-    """One page. `requests` and `complaints` have what it has asked for and said on its console since it opened."""
+    """One page. `requests` and `complaints` have what it has asked for and said on its console
+    since it opened.
+    """
 
     def __init__(self, program: str, folder: Path) -> None:
         ours, self._to = os.pipe()
@@ -78,7 +80,9 @@ class Browser:
         return answer["result"].get("value")
 
     def wait_for(self, script: str) -> Any:
-        """The value of an expression as soon as it is true; AssertionError with the console when it never is."""
+        """The value of an expression as soon as it is true; AssertionError with the console when it
+        never is.
+        """
         deadline = time.monotonic() + PAGE_SECONDS
         while not (value := self.run(script)):
             assert time.monotonic() < deadline, (script, self.complaints)
@@ -131,7 +135,9 @@ class Browser:
 
 @contextmanager
 def browser() -> Iterator[Browser]:
-    """A browser with an empty page; the test is left out where there is none, unless REQUIRE_CLUSTER=1."""
+    """A browser with an empty page; the test is left out where there is none, unless
+    REQUIRE_CLUSTER=1.
+    """
     program = next((found for name in PROGRAMS if (found := shutil.which(name))), None)
     if program is None:
         skip_or_fail("no Chromium on this machine (Debian's package is chromium)")

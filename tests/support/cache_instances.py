@@ -18,7 +18,9 @@ from tests.support.waiting import eventually
 
 @dataclass
 class Instance:
-    """The part of one API process that reads and writes tasks: transaction manager, cache and watch."""
+    """The part of one API process that reads and writes tasks: transaction manager, cache and
+    watch.
+    """
 
     transactions: TransactionManager
     watch: CacheWatch

@@ -1,9 +1,9 @@
 """A kubelet that runs nothing: it tells the API server what a real one would tell.
 
-Why: on two cores a cluster with real nodes takes a minute and every pod a share of a core, while tests of the operator
-need only what pods *say*: a Job that ends, a pod that becomes Ready, a container that was killed. Scheduler,
-controllers, garbage collection and the API server are the real ones. What really happens in pods is the end-to-end
-tests' business.
+Why: on two cores a cluster with real nodes takes a minute and every pod a share of a core, while
+tests of the operator need only what pods *say*: a Job that ends, a pod that becomes Ready, a
+container that was killed. Scheduler, controllers, garbage collection and the API server are the
+real ones. What really happens in pods is the end-to-end tests' business.
 """
 
 import base64

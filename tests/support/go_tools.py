@@ -1,7 +1,8 @@
-"""Programs that tests need and Debian does not have, built once from their Go modules into a cache keyed by version.
+"""Programs that tests need and Debian does not have, built once from their Go modules into a cache
+keyed by version.
 
-`python3 -m tests.support.go_tools` builds them all and prints the folder. A module is built as its authors do, in its
-own folder: with its own replacements, and with the checksums of its own go.sum.
+`python3 -m tests.support.go_tools` builds them all and prints the folder. A module is built as its
+authors do, in its own folder: with its own replacements, and with the checksums of its own go.sum.
 """
 
 import json

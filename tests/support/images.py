@@ -1,8 +1,8 @@
 """Builds the images that the cluster runs, as OCI archives: `python -m tests.support.images build`.
 
-An archive holds a group of images, which share their layers: `base` (PostgreSQL, Valkey), `service` (version 1, the
-same with test handlers, versions 2 and 3 with a migration each) and `operator`. Its name carries a hash of everything
-that it was made from, so an unchanged group is not built again.
+An archive holds a group of images, which share their layers: `base` (PostgreSQL, Valkey), `service`
+(version 1, the same with test handlers, versions 2 and 3 with a migration each) and `operator`. Its
+name carries a hash of everything that it was made from, so an unchanged group is not built again.
 """
 
 import argparse
@@ -41,7 +41,9 @@ class Group:
 
 
 def run(*argv: object) -> str:
-    """Run a command and return its output; a failure raises RuntimeError with the end of what it said."""
+    """Run a command and return its output; a failure raises RuntimeError with the end of what it
+    said.
+    """
     words = [str(word) for word in argv]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -73,7 +75,9 @@ def make_helm_image() -> None:
 
 
 def build_target(context: Path, target: str, tag: str, **arguments: str) -> None:
-    """Build one target of the Dockerfile in `context`; layers whose inputs are unchanged come from buildah's cache."""
+    """Build one target of the Dockerfile in `context`; layers whose inputs are unchanged come from
+    buildah's cache.
+    """
     options: list[object] = [
         "--isolation",
         "chroot",

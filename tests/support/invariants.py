@@ -60,13 +60,15 @@ LIMITS = """
     GROUP BY l.kind, l.name, l.concurrency
     HAVING count(*) > l.concurrency
 """
-"""Of tasks that were claimed since the limit was set and a poll held back what was in line: what runs goes on."""
+"""Of tasks that were claimed since the limit was set and a poll held back what was in line: what
+runs goes on.
+"""
 
 
 async def check_invariants(connection: asyncpg.Connection) -> None:
-    """Assert of all tasks: one of a queue row, a final run and a status of its own; no strays; fences only rise; each
-    ended claim has a run; who holds one can be released; what is deleted is hidden; the counts equal a count; no limit
-    is passed.
+    """Assert of all tasks: one of a queue row, a final run and a status of its own; no strays;
+    fences only rise; each ended claim has a run; who holds one can be released; what is deleted is
+    hidden; the counts equal a count; no limit is passed.
 
     Takes one snapshot, so it may be called while others write.
     """

@@ -26,7 +26,9 @@ OTHER_SERVERS = (
 
 
 def require_tool(tool: go_tools.Tool) -> Path:
-    """The built tool; where it cannot be built the test is left out, and with REQUIRE_CLUSTER=1 that is a failure."""
+    """The built tool; where it cannot be built the test is left out, and with REQUIRE_CLUSTER=1
+    that is a failure.
+    """
     if reasons := go_tools.obstacles(tool):
         skip_or_fail("; ".join(reasons))
     return go_tools.build(tool)
@@ -40,7 +42,9 @@ class Jaeger:
     query: str
 
     async def trace(self, trace_id: str) -> list[dict[str, Any]]:
-        """The spans of a trace, as its query API tells them; an empty list for one that it has not seen."""
+        """The spans of a trace, as its query API tells them; an empty list for one that it has not
+        seen.
+        """
         async with httpx.AsyncClient() as client:
             answer = await client.get(f"{self.query}/api/traces/{trace_id}")
         if answer.status_code == 404:
@@ -74,7 +78,8 @@ def jaeger_process() -> Iterator[Jaeger]:
     try:
         yield Jaeger(f"http://{HOST}:{otlp}", f"http://{HOST}:{query}")
     finally:
-        process.kill()  # its spans are in memory: there is nothing to finish, and it may wait for clients
+        # its spans are in memory: there is nothing to finish, and it may wait for clients
+        process.kill()
         process.wait()
 
 

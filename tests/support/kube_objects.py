@@ -13,7 +13,8 @@ SPEC: Object = {
 def pod(
     container: Object | None = None, *, uid: str = POD_UID, phase: str = "Running", **more: Any
 ) -> Object:
-    """A worker pod; `container` is the container's status, keyword arguments go into metadata and status.
+    """A worker pod; `container` is the container's status, keyword arguments go into metadata and
+    status.
 
     metadata=..., status=... are merged into the object's.
     """

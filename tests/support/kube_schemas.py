@@ -1,7 +1,8 @@
-"""JSON schemas of Kubernetes' own kinds for kubeconform, made from what a running API server says of itself.
+"""JSON schemas of Kubernetes' own kinds for kubeconform, made from what a running API server says
+of itself.
 
-kubeconform would download them; kept here they work without a network, in the version that the tests run. A test on a
-real API server fails when they are stale; `--update-golden` renews them.
+kubeconform would download them; kept here they work without a network, in the version that the
+tests run. A test on a real API server fails when they are stale; `--update-golden` renews them.
 """
 
 import json
@@ -32,7 +33,9 @@ SCALARS = {  # what the API server reads more generously than its OpenAPI docume
 
 
 def kubernetes_schemas(openapi: Schema) -> dict[str, str]:
-    """From `/openapi/v2`: file names and their text, one file a kind and one with the definitions that they share."""
+    """From `/openapi/v2`: file names and their text, one file a kind and one with the definitions
+    that they share.
+    """
     roots = [f"{package}.{kind}" for package, kinds in KINDS.items() for kind in kinds]
     needed = _reachable(roots, openapi["definitions"])
     definitions = {

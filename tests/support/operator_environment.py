@@ -1,4 +1,6 @@
-"""A real API server, a fake kubelet, and operators as processes of their own with the rights of their chart."""
+"""A real API server, a fake kubelet, and operators as processes of their own with the rights of
+their chart.
+"""
 
 import json
 import os
@@ -48,7 +50,9 @@ class OperatorProcess:
         return found
 
     def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 15) -> int:
-        """Send a signal and wait for the end; returns the exit code. The log is shown with a test that fails."""
+        """Send a signal and wait for the end; returns the exit code. The log is shown with a test
+        that fails.
+        """
         if self._process.poll() is None:
             self._process.send_signal(number)
         code = self._process.wait(seconds)
@@ -133,7 +137,9 @@ def install_rights(kube: Kube, release: str = RELEASE, *flags: str) -> None:
 
 
 def operator_kubeconfig(kube: Kube, target: Path, release: str = RELEASE) -> Path:
-    """A kubeconfig with a token of the operator's ServiceAccount, so that it has its chart's rights and no more."""
+    """A kubeconfig with a token of the operator's ServiceAccount, so that it has its chart's rights
+    and no more.
+    """
     token = kube.of(OPERATOR_NAMESPACE).run("create", "token", release, "--duration=2h").strip()
     config = yaml.safe_load(kube.cluster.kubeconfig.read_text())
     config["users"][0]["user"] = {"token": token}
@@ -151,7 +157,9 @@ def secret(name: str, key: str = "url") -> Object:
 
 
 def task_service(name: str = "demo", **spec: Any) -> Object:
-    """A TaskService with two API pods and two workers; keyword arguments replace top-level fields of the spec."""
+    """A TaskService with two API pods and two workers; keyword arguments replace top-level fields
+    of the spec.
+    """
     given: Object = {
         "image": {"repository": "localhost/task-service", "tag": "1"},
         "api": {"replicas": 2},

@@ -1,4 +1,6 @@
-"""PgBouncer in transaction mode before a server: what a statement may rely on there is what the service relies on."""
+"""PgBouncer in transaction mode before a server: what a statement may rely on there is what the
+service relies on.
+"""
 
 import contextlib
 import os

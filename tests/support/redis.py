@@ -1,4 +1,6 @@
-"""A real Redis for a test: on a free port, ended by its id. Without persistence unless it is given a folder."""
+"""A real Redis for a test: on a free port, ended by its id. Without persistence unless it is given
+a folder.
+"""
 
 import shutil
 import signal
@@ -71,7 +73,9 @@ class RedisServer:
 
 @contextmanager
 def redis_server(folder: Path | None = None) -> Iterator[RedisServer]:
-    """A running Redis (or Valkey); the test is left out where there is none, unless REQUIRE_CLUSTER=1."""
+    """A running Redis (or Valkey); the test is left out where there is none, unless
+    REQUIRE_CLUSTER=1.
+    """
     program = next((found for name in PROGRAMS if (found := shutil.which(name))), None)
     if program is None:
         skip_or_fail("no redis-server on this machine (Debian's package is redis-server)")

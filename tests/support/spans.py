@@ -1,4 +1,6 @@
-"""Spans of this process, kept in memory: OpenTelemetry takes one provider a process, so all tests share this one."""
+"""Spans of this process, kept in memory: OpenTelemetry takes one provider a process, so all tests
+share this one.
+"""
 
 from functools import cache
 

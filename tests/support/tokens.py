@@ -1,4 +1,6 @@
-"""An issuer of ServiceAccount tokens for tests: keys of its own, tokens of any content, and the file that trusts it."""
+"""An issuer of ServiceAccount tokens for tests: keys of its own, tokens of any content, and the
+file that trusts it.
+"""
 
 import json
 import time
@@ -51,7 +53,8 @@ class TokenIssuer:
         content = {name: value for name, value in content.items() if value is not None}
         named = {"kid": self.key_id, "typ": "JWT"} | (headers or {})
         given = {name: value for name, value in named.items() if value is not None}
-        # PyJWS, because PyJWT refuses to write some of the tokens that a service must refuse to read.
+        # PyJWS, because PyJWT refuses to write some of the tokens that a service must refuse to
+        # read.
         return jwt.PyJWS().encode(
             json.dumps(content).encode(), self.key, self.algorithm, headers=given
         )

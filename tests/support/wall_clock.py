@@ -1,4 +1,6 @@
-"""A process whose clock is off: a library before the C library's, which changes the wall's clock and no other one."""
+"""A process whose clock is off: a library before the C library's, which changes the wall's clock
+and no other one.
+"""
 
 import shutil
 import subprocess
@@ -13,7 +15,9 @@ class WallClock:
     """The compiled library."""
 
     def __init__(self, folder: Path) -> None:
-        """Compile it into this folder. The test is left out without a compiler, unless REQUIRE_CLUSTER=1."""
+        """Compile it into this folder. The test is left out without a compiler, unless
+        REQUIRE_CLUSTER=1.
+        """
         compiler = shutil.which("cc")
         if compiler is None:
             skip_or_fail("no C compiler on this machine (Debian's package is gcc)")
@@ -23,7 +27,9 @@ class WallClock:
         )
 
     def environment(self, hours: int) -> dict[str, str]:
-        """What a process's environment needs besides, for its clock to be so many hours ahead; nothing for none."""
+        """What a process's environment needs besides, for its clock to be so many hours ahead;
+        nothing for none.
+        """
         return (
             {"LD_PRELOAD": str(self._library), "WALL_CLOCK_SECONDS": str(3600 * hours)}
             if hours

@@ -1,6 +1,8 @@
-"""A worker as a process of its own, to be killed, stopped and continued: `python -m tests.support.worker_process`.
+"""A worker as a process of its own, to be killed, stopped and continued: `python -m
+tests.support.worker_process`.
 
-Settings come from the environment. It prints one line when it is registered, and runs the handlers below.
+Settings come from the environment. It prints one line when it is registered, and runs the handlers
+below.
 """
 
 import asyncio

@@ -1,7 +1,8 @@
-"""The election, on a Lease in memory with the API server's compare-and-swap and a clock that the test moves.
+"""The election, on a Lease in memory with the API server's compare-and-swap and a clock that the
+test moves.
 
-Why in memory: what matters is what happens after so many seconds without an answer; the real API server takes part in
-test_leader_live.
+Why in memory: what matters is what happens after so many seconds without an answer; the real API
+server takes part in test_leader_live.
 """
 
 import copy

@@ -1,4 +1,6 @@
-"""Rescue with real pod objects: what the operator tells the service, and that it tells nothing about the living."""
+"""Rescue with real pod objects: what the operator tells the service, and that it tells nothing
+about the living.
+"""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,5 @@
-"""How each product is driven: one module each, run by the product's own interpreter, so without our requirements.
+"""How each product is driven: one module each, run by the product's own interpreter, so without our
+requirements.
 
 Every module has
 
@@ -6,8 +7,8 @@ Every module has
 - `def producer(url, queue)`: an async context manager that gives a `Producer`.
 - `async def work(url, queue, start)`: run one worker until cancelled; its handler calls `start(number)` and no more.
 
-and may have `CHUNK`, how many tasks its producer enters in one commit, and `run`, which runs a coroutine on the loop
-that the product asks for; else it is `asyncio.run`.
+and may have `CHUNK`, how many tasks its producer enters in one commit, and `run`, which runs a
+coroutine on the loop that the product asks for; else it is `asyncio.run`.
 """
 
 from collections.abc import Callable, Sequence

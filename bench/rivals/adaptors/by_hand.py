@@ -1,8 +1,8 @@
 """The ceiling: this product's statements on its tables, by plain psycopg2, with none of its Python.
 
-Claims and completions overlap on two connections: while a batch is completed, the next one is claimed. Waiting for
-work it listens, as the worker does. Inserts are those of the service layer: the task, the first line of its history
-and its place in the queue, in one transaction.
+Claims and completions overlap on two connections: while a batch is completed, the next one is
+claimed. Waiting for work it listens, as the worker does. Inserts are those of the service layer:
+the task, the first line of its history and its place in the queue, in one transaction.
 """
 
 import asyncio

@@ -1,4 +1,6 @@
-"""This product: tasks by its library and through its service layer, and its own worker with default settings."""
+"""This product: tasks by its library and through its service layer, and its own worker with default
+settings.
+"""
 
 import sys
 import tempfile

@@ -1,6 +1,8 @@
-"""Many worker processes: what they drain together, how many connections they hold, deadlocks that the server saw.
+"""Many worker processes: what they drain together, how many connections they hold, deadlocks that
+the server saw.
 
-They have started and wait when the tasks come, all in one commit: 64 processes need longer to start than to drain.
+They have started and wait when the tasks come, all in one commit: 64 processes need longer to start
+than to drain.
 """
 
 import threading

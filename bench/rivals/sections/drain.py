@@ -1,7 +1,7 @@
 """No-op tasks per second, all entered before: one worker process, then two.
 
-Beside the rate: milliseconds of processors that a thousand tasks take, and the part of the cores' time that was used.
-The rate divided by that part is the most that the same work allows here.
+Beside the rate: milliseconds of processors that a thousand tasks take, and the part of the cores'
+time that was used. The rate divided by that part is the most that the same work allows here.
 """
 
 import os

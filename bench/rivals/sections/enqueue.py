@@ -1,7 +1,8 @@
-"""Tasks entered per second by one producer, with no worker: one by one, each committed, and in bulk.
+"""Tasks entered per second by one producer, with no worker: one by one, each committed, and in
+bulk.
 
-By the product's library on a connection. This product's service layer, which is what a POST comes to, has figures of
-its own.
+By the product's library on a connection. This product's service layer, which is what a POST comes
+to, has figures of its own.
 """
 
 from collections.abc import Iterator

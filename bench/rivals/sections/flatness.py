@@ -1,7 +1,9 @@
-"""Drain and latency with many finished tasks in the database, and with many pending ones, against an empty one.
+"""Drain and latency with many finished tasks in the database, and with many pending ones, against
+an empty one.
 
-Finished tasks are ones that the product itself has run before. Beside pending ones the drain runs as many tasks as the
-others from the head of the backlog; single tasks then go through a queue of their own, while the backlog waits.
+Finished tasks are ones that the product itself has run before. Beside pending ones the drain runs
+as many tasks as the others from the head of the backlog; single tasks then go through a queue of
+their own, while the backlog waits.
 """
 
 from collections.abc import Iterator, Sequence

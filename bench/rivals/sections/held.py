@@ -1,9 +1,11 @@
-"""A transaction that is held open elsewhere, so that VACUUM removes nothing that dies meanwhile: drains before, during
-and after, and at the same time in a second place of the product, where none is held.
+"""A transaction that is held open elsewhere, so that VACUUM removes nothing that dies meanwhile:
+drains before, during and after, and at the same time in a second place of the product, where none
+is held.
 
-A database that is worked in has checkpoints, autovacuum and larger tables than a new one, whatever is held open; the
-second place tells what the held transaction costs. Nothing is vacuumed but by autovacuum. Each drain has new worker
-processes, which know nothing of earlier claims. Products that were named take turns in that time too.
+A database that is worked in has checkpoints, autovacuum and larger tables than a new one, whatever
+is held open; the second place tells what the held transaction costs. Nothing is vacuumed but by
+autovacuum. Each drain has new worker processes, which know nothing of earlier claims. Products that
+were named take turns in that time too.
 """
 
 import contextlib
@@ -24,7 +26,9 @@ HALVES = ("first half", "second half")
 
 
 def rounds(bench: Bench, product: Product) -> Iterator[Measures]:
-    """As many drains before and after as there are rounds, and during it for `held_seconds`, in two halves."""
+    """As many drains before and after as there are rounds, and during it for `held_seconds`, in two
+    halves.
+    """
     if not product.durable:
         raise BenchError("has no transactions")
     count, again = product.tasks(bench.options.tasks), range(bench.options.rounds)

@@ -1,5 +1,6 @@
-"""End to end over HTTP: tasks created by an API process, alone and in batches, until one worker process has completed
-them; and how long a client waits that creates one and reads it until it is completed.
+"""End to end over HTTP: tasks created by an API process, alone and in batches, until one worker
+process has completed them; and how long a client waits that creates one and reads it until it is
+completed.
 """
 
 import asyncio
@@ -68,7 +69,9 @@ def created(stage: Stage, api: ApiProcess, path: str, bodies: Sequence[object]) 
 
 
 def trips(api: ApiProcess) -> list[float]:
-    """Milliseconds from the request that creates a task to the answer that shows it completed, one after the other."""
+    """Milliseconds from the request that creates a task to the answer that shows it completed, one
+    after the other.
+    """
     waits = []
     with httpx.Client(base_url=api.url) as client:
         for _ in range(TRIPS):

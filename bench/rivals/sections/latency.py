@@ -1,7 +1,8 @@
-"""Milliseconds from a task's commit to the begin of its handler: on an idle worker, and at 70 % of its load.
+"""Milliseconds from a task's commit to the begin of its handler: on an idle worker, and at 70 % of
+its load.
 
-What it bears is found first: of one worker's drain and one producer's bulk rate, the rate at which both could be done
-one after the other. Under load tasks come in commits of 5 ms each.
+What it bears is found first: of one worker's drain and one producer's bulk rate, the rate at which
+both could be done one after the other. Under load tasks come in commits of 5 ms each.
 """
 
 from collections.abc import Iterator

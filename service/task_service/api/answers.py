@@ -1,4 +1,6 @@
-"""Rows as JSON. Written by hand and by orjson: answers are the most frequent thing that this service makes."""
+"""Rows as JSON. Written by hand and by orjson: answers are the most frequent thing that this
+service makes.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any

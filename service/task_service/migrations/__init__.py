@@ -1,7 +1,7 @@
 """Schema revisions: what this code brings, what it needs, and which databases it may run on.
 
-Migrations only expand; what contracts ships a release later, and raises `oldest_code`. So version 1 runs, and restarts,
-on a database that version 2 has migrated.
+Migrations only expand; what contracts ships a release later, and raises `oldest_code`. So version 1
+runs, and restarts, on a database that version 2 has migrated.
 """
 
 import re
@@ -54,7 +54,8 @@ class SchemaState:
 
 
 def statements(script: str) -> Iterator[str]:
-    r"""Split an SQL script at semicolons that end a line, but for those in $$ bodies (drivers take one at a time).
+    r"""Split an SQL script at semicolons that end a line, but for those in $$ bodies (drivers take
+    one at a time).
 
     >>> list(statements("-- one; two\nSELECT 1;\n\nSELECT 2;\n"))
     ['-- one; two\nSELECT 1', 'SELECT 2']

@@ -1,4 +1,6 @@
-"""Alembic's entry: runs the revisions on the connection that the runner hands over, or prints their SQL."""
+"""Alembic's entry: runs the revisions on the connection that the runner hands over, or prints their
+SQL.
+"""
 
 from alembic import context
 

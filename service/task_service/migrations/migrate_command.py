@@ -1,4 +1,6 @@
-"""`task-service migrate` as a process: make the database when it is missing, migrate, and say in one line why not."""
+"""`task-service migrate` as a process: make the database when it is missing, migrate, and say in
+one line why not.
+"""
 
 import asyncio
 import re
@@ -22,7 +24,9 @@ log = structlog.get_logger(__name__)
 
 
 async def run_migrate(settings: Settings) -> int:
-    """Migrate; return the exit code, 1 with the reason on standard error and in the termination log."""
+    """Migrate; return the exit code, 1 with the reason on standard error and in the termination
+    log.
+    """
     try:
         await _wait_for_database(settings)
         engine = create_engine(settings, pooled=False)
@@ -70,7 +74,9 @@ async def ensure_database(settings: Settings) -> None:
 
 
 async def _create_database(beside: str, name: str) -> None:
-    """Create it by way of a database that is there. Raises MigrationError when the role may not; it says what to do."""
+    """Create it by way of a database that is there. Raises MigrationError when the role may not; it
+    says what to do.
+    """
     quoted = '"' + name.replace('"', '""') + '"'
     try:
         admin = await asyncpg.connect(beside, timeout=CONNECT_SECONDS)
@@ -107,7 +113,9 @@ def why(error: BaseException) -> str:
 
 
 def tell(settings: Settings, reason: str) -> None:
-    """Say why: to people on standard error, to Kubernetes in the termination log where there is one."""
+    """Say why: to people on standard error, to Kubernetes in the termination log where there is
+    one.
+    """
     print(f"migrate failed: {reason}", file=sys.stderr)
     log_file = Path(settings.termination_log)
     if log_file.exists():

@@ -1,7 +1,9 @@
-"""`task-service migrate`: bring the database to this code's revision, or leave a newer compatible one alone.
+"""`task-service migrate`: bring the database to this code's revision, or leave a newer compatible
+one alone.
 
-One transaction under an advisory lock (so it works through a transaction pooler and twice at once is harmless), with a
-`lock_timeout` so that a migration never queues every request behind a long reader; a lock not got is tried again.
+One transaction under an advisory lock (so it works through a transaction pooler and twice at once
+is harmless), with a `lock_timeout` so that a migration never queues every request behind a long
+reader; a lock not got is tried again.
 """
 
 import asyncio
@@ -51,8 +53,8 @@ def alembic_config() -> Config:
 async def migrate(engine: AsyncEngine) -> Migrated:
     """Migrate, trying again while another session holds a lock in the way.
 
-    Raises MigrationError when the database is too new for this code, or a lock is never free; any other database error
-    passes through with nothing changed.
+    Raises MigrationError when the database is too new for this code, or a lock is never free; any
+    other database error passes through with nothing changed.
     """
     for tries_left in reversed(range(LOCK_TRIES)):
         try:
@@ -91,7 +93,8 @@ def _migrate(connection: Connection) -> Migrated:
 
 
 def _adopt_events(connection: Connection) -> None:
-    """Put what a dump brought from another cluster before all events: its transactions are in the future here.
+    """Put what a dump brought from another cluster before all events: its transactions are in the
+    future here.
 
     Streams would tell of it as news when the numbers come round.
     """

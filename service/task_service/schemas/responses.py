@@ -1,6 +1,7 @@
 """What answers look like, and which parameters lists take.
 
-Answers are documented by these models and written without them (see `answers`; a test holds both together).
+Answers are documented by these models and written without them (see `answers`; a test holds both
+together).
 """
 
 from datetime import datetime
@@ -35,7 +36,9 @@ class PageQuery(Input):
 
 
 class TaskConditions(Input):
-    """Filters that all hold. Those given more than once: any of the statuses or priorities, all of the tags."""
+    """Filters that all hold. Those given more than once: any of the statuses or priorities, all of
+    the tags.
+    """
 
     status: list[StatusWord] = Field(default_factory=list)
     priority: list[PriorityWord] = Field(default_factory=list)

@@ -1,4 +1,5 @@
-"""What people may say of tasks and conversations: the forms that requests, files and schedules are checked by.
+"""What people may say of tasks and conversations: the forms that requests, files and schedules are
+checked by.
 
 They refuse fields that they do not know.
 """
@@ -59,7 +60,9 @@ class Input(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _has_few_fields(cls, given: Any) -> Any:
-        """Before an error is made for each field that is not known: a body of megabytes has millions."""
+        """Before an error is made for each field that is not known: a body of megabytes has
+        millions.
+        """
         if isinstance(given, dict) and len(given) > FIELDS_MAX:
             raise ValueError(f"must have at most {FIELDS_MAX} fields")
         return given
@@ -194,7 +197,9 @@ class NewTask(TaskTemplate):
 
 
 class TaskChange(Input):
-    """Fields to change (a JSON merge patch): those left out stay, null clears those that may be empty."""
+    """Fields to change (a JSON merge patch): those left out stay, null clears those that may be
+    empty.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"status": "completed"}, {"assigned_to": None}]}
@@ -297,7 +302,9 @@ class NewSchedule(Input):
 
 
 class ScheduleChange(Input):
-    """Fields to change; those left out stay. The product's own schedules can only be enabled and disabled."""
+    """Fields to change; those left out stay. The product's own schedules can only be enabled and
+    disabled.
+    """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"enabled": False}]})
 

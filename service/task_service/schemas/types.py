@@ -1,4 +1,6 @@
-"""The rules of single fields as annotated types: `domain.fields` decides, pydantic applies and documents."""
+"""The rules of single fields as annotated types: `domain.fields` decides, pydantic applies and
+documents.
+"""
 
 import re
 from datetime import UTC, date, datetime
@@ -121,7 +123,9 @@ KeptTags = Annotated[
     BeforeValidator(_not_endless),
     AfterValidator(partial(fields.clean_tags, most=KEPT_TAGS_MAX, longest=KEPT_TAG_MAX)),
 ]
-"""In a change what came by import may be sent back as it is; what differs is held to the bounds by `decide_change`."""
+"""In a change what came by import may be sent back as it is; what differs is held to the bounds by
+`decide_change`.
+"""
 KeptText = Annotated[str, _bounded(0, KEPT_TEXT_MAX)]
 KeptTitle = Annotated[str, _bounded(1, KEPT_TITLE_MAX)]
 Tag = Annotated[

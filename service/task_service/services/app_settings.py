@@ -12,7 +12,9 @@ from task_service.store.app_settings import SettingRow
 
 
 def etag_of_setting(row: SettingRow) -> str:
-    """Return the setting's quoted ETag. A setting that was deleted and created again has a different one."""
+    """Return the setting's quoted ETag. A setting that was deleted and created again has a
+    different one.
+    """
     return f'"{row.version}.{int(row.created_at.timestamp() * 1_000_000):x}"'
 
 
@@ -35,8 +37,8 @@ async def put_setting(
 ) -> tuple[SettingRow, bool]:
     """Create or replace a setting; return it and whether it is new.
 
-    Raises StaleVersionError: with `only_new` (`If-None-Match: *`) when the setting exists, with a guard that names an
-    ETag when it does not exist or has another one.
+    Raises StaleVersionError: with `only_new` (`If-None-Match: *`) when the setting exists, with a
+    guard that names an ETag when it does not exist or has another one.
     """
     values = {"value": wanted.value, "description": wanted.description, "updated_by": caller.name}
     if only_new:

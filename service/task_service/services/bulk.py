@@ -1,4 +1,6 @@
-"""Insert many tasks in few statements, for batches, CSV files and schedules, inside the caller's transaction."""
+"""Insert many tasks in few statements, for batches, CSV files and schedules, inside the caller's
+transaction.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -41,8 +43,8 @@ class IdentifiedTask(NamedTuple):
 class BulkResult(NamedTuple):
     """Result for a list of new tasks.
 
-    `ids` are in the order of the list, `inserted` are the tasks that were new, and `existing` the positions of those
-    whose unique key another task holds.
+    `ids` are in the order of the list, `inserted` are the tasks that were new, and `existing` the
+    positions of those whose unique key another task holds.
     """
 
     ids: list[UUID]
@@ -53,9 +55,11 @@ class BulkResult(NamedTuple):
 async def create_tasks(
     transaction: Transaction, new: Sequence[NewTask], caller: Principal
 ) -> BulkResult:
-    """Insert 1 to 10,000 tasks with history, conversations and queue entries; skip those whose unique key is held.
+    """Insert 1 to 10,000 tasks with history, conversations and queue entries; skip those whose
+    unique key is held.
 
-    Does not check due dates: see `due_date_problem`. Raises InvalidFieldError for dependencies that do not exist.
+    Does not check due dates: see `due_date_problem`. Raises InvalidFieldError for dependencies that
+    do not exist.
     """
     result = await claim_ids(transaction, new)
     for chunk in chunks(result.inserted):
@@ -74,7 +78,9 @@ async def create_tasks(
 async def _block_dependents(
     transaction: Transaction, new: Sequence[NewTask], inserted: Sequence[IdentifiedTask]
 ) -> None:
-    """Block all tasks with dependencies in one statement, which locks the needed tasks in a single order."""
+    """Block all tasks with dependencies in one statement, which locks the needed tasks in a single
+    order.
+    """
     needs = [need for task in inserted for need in needs_of(task.id, task.new)]
     if missing := await dependencies.add_needs(transaction.driver, needs):
         position, needed = next(
@@ -84,7 +90,9 @@ async def _block_dependents(
 
 
 async def claim_ids(transaction: Transaction, new: Sequence[NewTask]) -> BulkResult:
-    """Claim the unique keys of new tasks, with the same result as creating the tasks one after another."""
+    """Claim the unique keys of new tasks, with the same result as creating the tasks one after
+    another.
+    """
     own_ids = [new_id() for _ in new]
     ids, claims, open_keys = list(own_ids), dict[str, KeyClaim](), set[str]()
     for position, task in enumerate(new):

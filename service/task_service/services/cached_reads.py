@@ -1,4 +1,6 @@
-"""Read through the cache. A read that decides a change, or must agree with other rows, uses the database instead."""
+"""Read through the cache. A read that decides a change, or must agree with other rows, uses the
+database instead.
+"""
 
 from collections.abc import Awaitable, Callable
 from uuid import UUID
@@ -14,8 +16,9 @@ from task_service.store.tasks import TaskRow
 async def read_task(transactions: TransactionManager, task_id: UUID) -> TaskRow | None:
     """Return the task from the cache or the database; None when it does not exist or is deleted.
 
-    The task is never older than an update that was acknowledged before the call. When the writer of the update could
-    not reach Redis, it is at most five seconds older. For every route that shows one task.
+    The task is never older than an update that was acknowledged before the call. When the writer of
+    the update could not reach Redis, it is at most five seconds older. For every route that shows
+    one task.
     """
     cached = await transactions.cache.read(task_id)
     if isinstance(cached, TaskRow):

@@ -24,7 +24,9 @@ async def add_conversations(
 async def change_conversation(
     transaction: Transaction, conversation_id: UUID, wanted: ConversationChange, caller: Principal
 ) -> ConversationRow:
-    """Change a conversation. Raises ForbiddenError; NotFoundError when it or its task does not exist."""
+    """Change a conversation. Raises ForbiddenError; NotFoundError when it or its task does not
+    exist.
+    """
     row = await _open(transaction, conversation_id, caller)
     values = {name: getattr(wanted, name) for name in wanted.model_fields_set}
     if not values:
@@ -38,7 +40,9 @@ async def change_conversation(
 async def remove_conversation(
     transaction: Transaction, conversation_id: UUID, caller: Principal
 ) -> None:
-    """Delete a conversation. Raises ForbiddenError; NotFoundError when it or its task does not exist."""
+    """Delete a conversation. Raises ForbiddenError; NotFoundError when it or its task does not
+    exist.
+    """
     await _open(transaction, conversation_id, caller)
     if not await store.delete_conversation(transaction.sql, conversation_id):
         raise NotFoundError("conversation", conversation_id)
@@ -47,7 +51,9 @@ async def remove_conversation(
 async def _open(
     transaction: Transaction, conversation_id: UUID, caller: Principal
 ) -> ConversationRow:
-    """Return the conversation if the caller may change its task, and increment the task's version stamp."""
+    """Return the conversation if the caller may change its task, and increment the task's version
+    stamp.
+    """
     row = await store.read_conversation(transaction.sql, conversation_id)
     if row is None or not await _touch_task(transaction, row.task_id, caller):
         raise NotFoundError("conversation", conversation_id)
@@ -55,7 +61,9 @@ async def _open(
 
 
 async def _touch_task(transaction: Transaction, task_id: UUID, caller: Principal) -> bool:
-    """Increment the task's version stamp if the caller may change it; False when there is no such task."""
+    """Increment the task's version stamp if the caller may change it; False when there is no such
+    task.
+    """
     parent = await store.touch_parent(transaction.sql, task_id)
     if parent is None:
         return False

@@ -1,8 +1,9 @@
-"""Daily loader: copies the tasks that are active on a day into the daily log, each task once per day.
+"""Daily loader: copies the tasks that are active on a day into the daily log, each task once per
+day.
 
-A load consists of many short transactions, so that it holds no lock for long. It is safe to repeat, also after a load
-that was interrupted or while another process loads the same day. A day is a date in DAILY_LOG_TIME_ZONE; the current
-time is the database's.
+A load consists of many short transactions, so that it holds no lock for long. It is safe to repeat,
+also after a load that was interrupted or while another process loads the same day. A day is a date
+in DAILY_LOG_TIME_ZONE; the current time is the database's.
 """
 
 from dataclasses import dataclass
@@ -58,8 +59,8 @@ async def run(
 ) -> Load:
     """Load a day, by default today. Raises InvalidFieldError for a day in the future.
 
-    `waiting` is the connection of a caller whose transaction waits for the load. The load keeps it alive, because the
-    server ends transactions that are idle for long.
+    `waiting` is the connection of a caller whose transaction waits for the load. The load keeps it
+    alive, because the server ends transactions that are idle for long.
     """
     today = await read_today(transactions)
     if day is not None and day > today:
@@ -85,7 +86,9 @@ async def load(
     today: date,
     waiting: AsyncConnection | None = None,
 ) -> Load:
-    """Copy the tasks that are active now if the day is today, else those that were active when the day ended."""
+    """Copy the tasks that are active now if the day is today, else those that were active when the
+    day ended.
+    """
     end = None if day == today else end_of(day, transactions.settings.daily_log_time_zone)
     added, after = 0, store.BEGINNING
     while True:

@@ -33,7 +33,9 @@ class QueueAction(Enum):
 
 @dataclass(frozen=True, slots=True)
 class OpenTask:
-    """A locked task: as people see it, the status that a person set, and its locked row in the queue."""
+    """A locked task: as people see it, the status that a person set, and its locked row in the
+    queue.
+    """
 
     row: TaskRow
     own_status: Status | None
@@ -52,7 +54,9 @@ class OpenTask:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Columns of `tasks` to write, what to do with the queue, and whether the final run no longer decides."""
+    """Columns of `tasks` to write, what to do with the queue, and whether the final run no longer
+    decides.
+    """
 
     columns: dict[str, Any] = field(default_factory=dict)
     queue: QueueAction = QueueAction.LEAVE
@@ -69,8 +73,8 @@ def decide_change(
 ) -> Decision:
     """Decide a change of fields (columns of `tasks`) and of the status (None: leave it).
 
-    Raises InvalidFieldError (what is set anew: a due date that is past, a text that is too long), HeldByWorkerError,
-    TransitionError.
+    Raises InvalidFieldError (what is set anew: a due date that is past, a text that is too long),
+    HeldByWorkerError, TransitionError.
     """
     changed = {name: value for name, value in given.items() if _differs(task.row, name, value)}
     for name, value in changed.items():

@@ -1,8 +1,9 @@
 """ETags of tasks, `If-Match` and `If-None-Match`.
 
-An ETag is `"GUARD-SHOWN"`. The guard (version, fence, cancel flag, outcome) changes with every change by a person or a
-worker, and is what `If-Match` compares. The rest is what else a representation shows: a status that only time changes
-(scheduled becomes pending), the number of conversations and the progress, which must not make an editor's copy stale.
+An ETag is `"GUARD-SHOWN"`. The guard (version, fence, cancel flag, outcome) changes with every
+change by a person or a worker, and is what `If-Match` compares. The rest is what else a
+representation shows: a status that only time changes (scheduled becomes pending), the number of
+conversations and the progress, which must not make an editor's copy stale.
 """
 
 from dataclasses import dataclass

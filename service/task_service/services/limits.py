@@ -27,9 +27,11 @@ async def read_limit(connection: AsyncConnection, kind: str, name: str) -> Limit
 async def put_limit(
     transaction: Transaction, key: tuple[str, str], wanted: NewLimit, caller: Principal
 ) -> tuple[LimitRow, bool]:
-    """Create or replace the limit of this kind and name; return it and whether it is new. Raises InvalidFieldError.
+    """Create or replace the limit of this kind and name; return it and whether it is new. Raises
+    InvalidFieldError.
 
-    Blocks up to some thousands of waiting tasks at once; workers block the rest within a poll interval.
+    Blocks up to some thousands of waiting tasks at once; workers block the rest within a poll
+    interval.
     """
     if wanted.concurrency is None and wanted.rate is None:
         raise InvalidFieldError(

@@ -60,7 +60,9 @@ async def read_claimable(connection: AsyncConnection) -> dict[str, Any]:
 async def pause(
     transaction: Transaction, name: str, reason: str | None, caller: Principal
 ) -> dict[str, Any]:
-    """Stop workers from claiming tasks of a queue; running tasks continue, and tasks can be added. Idempotent."""
+    """Stop workers from claiming tasks of a queue; running tasks continue, and tasks can be added.
+    Idempotent.
+    """
     await store.insert_pause(transaction.sql, name, reason, caller.name)
     log.info("queue_paused", queue=name, reason=reason, by=caller.name)
     return await read_queue(transaction.sql, name)
@@ -87,9 +89,11 @@ async def read_worker(connection: AsyncConnection, worker_id: UUID) -> dict[str,
 async def release(
     transaction: Transaction, worker_id: UUID, reason: Reason, caller: Principal, *, force: bool
 ) -> ReleaseResult:
-    """Declare a worker dead and release its tasks. Raises NotFoundError; ConflictError when the worker is alive.
+    """Declare a worker dead and release its tasks. Raises NotFoundError; ConflictError when the
+    worker is alive.
 
-    With `force` a living worker is released too: its next heartbeat fails, it drops its tasks and registers again.
+    With `force` a living worker is released too: its next heartbeat fails, it drops its tasks and
+    registers again.
     """
     worker = await read_worker(transaction.sql, worker_id)
     if not worker["expired"] and not force:

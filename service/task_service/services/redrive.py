@@ -18,7 +18,9 @@ async def redrive(
     *,
     reason: str | None = None,
 ) -> int:
-    """Make the oldest of these failed tasks pending again, due now, with all their attempts; return how many."""
+    """Make the oldest of these failed tasks pending again, due now, with all their attempts; return
+    how many.
+    """
     tasks = await reopen_failed(transaction.sql, which, limit, caller.name, reason)
     entries = [
         Entry(

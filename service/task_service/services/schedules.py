@@ -1,7 +1,8 @@
-"""Schedules: create, change and delete them, and run those that are due, inside the caller's transaction.
+"""Schedules: create, change and delete them, and run those that are due, inside the caller's
+transaction.
 
-Each due time runs once, whatever the number of processes: the tasks and the next time are written in one transaction
-that holds the lock of the schedule's row. All times are the database's.
+Each due time runs once, whatever the number of processes: the tasks and the next time are written
+in one transaction that holds the lock of the schedule's row. All times are the database's.
 """
 
 import json
@@ -39,16 +40,21 @@ log = structlog.get_logger(__name__)
 
 
 def etag_of_schedule(row: ScheduleRow) -> str:
-    """Return the schedule's quoted ETag: what users change before the hyphen, what runs change after it."""
+    """Return the schedule's quoted ETag: what users change before the hyphen, what runs change
+    after it.
+    """
     runs = [t.timestamp() if t else 0 for t in (row.next_run_at, row.last_run_at)]
     return f'"{row.version}.{row.id.hex[:12]}-{runs[0]:.6f}.{runs[1]:.6f}"'
 
 
-# -- changes by users -------------------------------------------------------------------------------------------------
+# -- changes by users
+# -------------------------------------------------------------------------------------------------
 async def create_schedule(
     transaction: Transaction, new: NewSchedule, caller: Principal
 ) -> ScheduleRow:
-    """Create a schedule. Raises ConflictError for a name in use, InvalidFieldError for an invalid template."""
+    """Create a schedule. Raises ConflictError for a name in use, InvalidFieldError for an invalid
+    template.
+    """
     now = await store.database_time(transaction.sql)
     created = None
     if new.name != DAILY_LOG:
@@ -106,7 +112,9 @@ async def change_schedule(
 async def remove_schedule(
     transaction: Transaction, schedule_id: UUID, caller: Principal, guard: Guard = UNCONDITIONAL
 ) -> None:
-    """Delete a schedule. Raises NotFoundError, StaleVersionError; ConflictError for the built-in one."""
+    """Delete a schedule. Raises NotFoundError, StaleVersionError; ConflictError for the built-in
+    one.
+    """
     row = await _lock(transaction, schedule_id, guard)
     if row.action == DAILY_LOG_ACTION:
         raise ConflictError(
@@ -125,7 +133,8 @@ async def read_schedule(connection: AsyncConnection, schedule_id: UUID) -> Sched
 
 
 async def run_now(transaction: Transaction, schedule_id: UUID) -> ScheduleRow:
-    """Create the schedule's task now, even if the schedule is disabled; its next time does not change.
+    """Create the schedule's task now, even if the schedule is disabled; its next time does not
+    change.
 
     Raises NotFoundError; InvalidFieldError for a template that is no longer valid.
     """
@@ -163,7 +172,9 @@ def _name_in_use(name: str) -> ConflictError:
 
 
 def _checked(template: TaskTemplate, now: datetime) -> dict[str, Any]:
-    """Return the template to store, if the task that it creates now is valid. Raises InvalidFieldError."""
+    """Return the template to store, if the task that it creates now is valid. Raises
+    InvalidFieldError.
+    """
     stored = template.model_dump(mode="json", exclude_unset=True)
     try:
         _task_for(stored, now, now)
@@ -172,9 +183,12 @@ def _checked(template: TaskTemplate, now: datetime) -> dict[str, Any]:
     return stored
 
 
-# -- due schedules ----------------------------------------------------------------------------------------------------
+# -- due schedules
+# ----------------------------------------------------------------------------------------------------
 async def ensure_daily_log_schedule(transaction: Transaction) -> None:
-    """Create the built-in schedule of the daily loader, or update it from the settings; `enabled` does not change."""
+    """Create the built-in schedule of the daily loader, or update it from the settings; `enabled`
+    does not change.
+    """
     settings = transaction.settings
     cron, zone = settings.daily_log_cron, settings.daily_log_time_zone
     now = await store.database_time(transaction.sql)
@@ -189,7 +203,9 @@ async def ensure_daily_log_schedule(transaction: Transaction) -> None:
 
 
 async def fire_next(transaction: Transaction) -> bool:
-    """Run the schedule that has been due longest; False when none is due that no other process has locked."""
+    """Run the schedule that has been due longest; False when none is due that no other process has
+    locked.
+    """
     row = await store.lock_due(transaction.sql, "task")
     if row is None:
         return False
@@ -199,7 +215,8 @@ async def fire_next(transaction: Transaction) -> bool:
     except Exception as error:
         if is_unavailable(error):
             raise
-        # A schedule that cannot run must not delay the others: record the error and go on to its next time.
+        # A schedule that cannot run must not delay the others: record the error and go on to its
+        # next time.
         is_expected = isinstance(error, ValueError)
         message = _message(error)
         log.warning("schedule_failed", schedule=row.name, error=message, exc_info=not is_expected)
@@ -220,7 +237,9 @@ async def _fire(transaction: Transaction, row: ScheduleRow, now: datetime) -> di
 
 
 def due_times(row: ScheduleRow, now: datetime) -> list[datetime]:
-    """Return the times of a due schedule to run now, oldest first. ValueError when its cron is no longer valid."""
+    """Return the times of a due schedule to run now, oldest first. ValueError when its cron is no
+    longer valid.
+    """
     if row.next_run_at is None:
         return []
     limit = CATCH_UP_MAX if row.catch_up == "all" else 1
@@ -247,7 +266,9 @@ async def _create_tasks(
 
 
 def _task_for(template: dict[str, Any], time: datetime, now: datetime) -> NewTask:
-    """Return the task for one time, with the time in its payload. ValueError for an invalid template."""
+    """Return the task for one time, with the time in its payload. ValueError for an invalid
+    template.
+    """
     payload = template.get("payload")
     if payload is None or isinstance(payload, dict):
         payload = {**(payload or {}), "scheduled_for": time.isoformat().replace("+00:00", "Z")}

@@ -1,4 +1,6 @@
-"""Single flight: of concurrent calls with the same key, one does the work and the others receive its result."""
+"""Single flight: of concurrent calls with the same key, one does the work and the others receive
+its result.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
@@ -30,8 +32,8 @@ class SingleFlight:
     ) -> tuple[T, bool]:
         """Return the result of `work`, and whether another caller produced it.
 
-        Raises what `work` raises; UnavailableError after waiting for `wait_seconds`. Waiting holds no database
-        connection.
+        Raises what `work` raises; UnavailableError after waiting for `wait_seconds`. Waiting holds
+        no database connection.
         """
         call = self._calls.setdefault(key, _Call())
         call.callers += 1

@@ -20,7 +20,9 @@ class Summary:
 
 
 async def summarize(transactions: TransactionManager) -> Summary:
-    """Count tasks in one snapshot. The cost does not depend on the number of tasks (see `figures.sql`)."""
+    """Count tasks in one snapshot. The cost does not depend on the number of tasks (see
+    `figures.sql`).
+    """
     async with transactions.snapshot() as connection:
         numbers = await read_numbers(connection)
         queue = await queue_figures(await raw(connection))

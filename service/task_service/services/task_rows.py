@@ -17,7 +17,9 @@ from task_service.store.inserts import NewRow
 def new_row(
     task_id: UUID, new: NewTask, now: datetime, default_attempts: int, caller: Principal
 ) -> NewRow:
-    """Return the row of a new task. Its status is None when the queue decides it: pending and with a handler."""
+    """Return the row of a new task. Its status is None when the queue decides it: pending and with
+    a handler.
+    """
     queued = new.handler is not None and new.status is Status.PENDING
     return NewRow(
         id=task_id,

@@ -87,8 +87,9 @@ async def change_task(
 ) -> TaskRow:
     """Change fields and status.
 
-    Setting `pending` does not change a task whose status is in `shown_as_pending`: the caller's API shows these
-    statuses as pending. Raises NotFoundError, ForbiddenError, StaleVersionError, and the errors of `decide_change`.
+    Setting `pending` does not change a task whose status is in `shown_as_pending`: the caller's API
+    shows these statuses as pending. Raises NotFoundError, ForbiddenError, StaleVersionError, and
+    the errors of `decide_change`.
     """
     task = await _open(transaction, task_id, caller, guard)
     status = wanted.status if "status" in wanted.model_fields_set else None
@@ -109,7 +110,8 @@ async def set_status(
 ) -> TaskRow:
     """Cancel or retry a task.
 
-    When a worker holds the task, ask that worker to cancel it: the returned task is still `processing`.
+    When a worker holds the task, ask that worker to cancel it: the returned task is still
+    `processing`.
     """
     task = await _open(transaction, task_id, caller, guard)
     decision = decide_change(task, {}, status, transaction.clock())
@@ -126,8 +128,8 @@ async def remove_task(
 ) -> None:
     """Delete a task: cancel and hide it, or with `hard` erase it.
 
-    A worker that holds the task is asked to cancel it; after a hard delete it has lost its claim. Raises
-    NotFoundError, ForbiddenError, StaleVersionError.
+    A worker that holds the task is asked to cancel it; after a hard delete it has lost its claim.
+    Raises NotFoundError, ForbiddenError, StaleVersionError.
     """
     if hard:
         caller.require(Permission.ERASE_TASKS)
@@ -187,10 +189,11 @@ async def _open(
     *,
     include_deleted: bool = False,
 ) -> OpenTask:
-    """Lock the row in the queue, then the task; read it; check the caller's permission and `If-Match`.
+    """Lock the row in the queue, then the task; read it; check the caller's permission and
+    `If-Match`.
 
-    Raises NotFoundError, ForbiddenError, StaleVersionError; TransactionConflictError when the task entered the queue
-    between the two locks, because its row there is not locked.
+    Raises NotFoundError, ForbiddenError, StaleVersionError; TransactionConflictError when the task
+    entered the queue between the two locks, because its row there is not locked.
     """
     entry = await entries.lock(transaction.driver, task_id)
     locked = await store.lock_task(transaction.sql, task_id)
@@ -246,7 +249,9 @@ async def _hide(transaction: Transaction, task: OpenTask) -> None:
 
 
 def _entry(task: OpenTask, decision: Decision) -> Entry:
-    """Return the queue entry of the changed task; a waiting task keeps its time unless the change sets one."""
+    """Return the queue entry of the changed task; a waiting task keeps its time unless the change
+    sets one.
+    """
     row, new = task.row, decision.columns
     return Entry(
         task_id=row.id,
@@ -263,7 +268,9 @@ def _entry(task: OpenTask, decision: Decision) -> Entry:
 
 
 async def _existing(transaction: Transaction, task_id: UUID) -> Created:
-    """Read the task that holds a key; TransactionConflictError when it was deleted after the key was read."""
+    """Read the task that holds a key; TransactionConflictError when it was deleted after the key
+    was read.
+    """
     task = await store.read_task(transaction.sql, task_id)
     if task is None:
         raise TransactionConflictError

@@ -1,4 +1,6 @@
-"""Transactions: the object that services receive, and the manager that opens, retries and commits them."""
+"""Transactions: the object that services receive, and the manager that opens, retries and commits
+them.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,7 +27,9 @@ T = TypeVar("T")
 
 
 class TransactionConflictError(Exception):
-    """Roll the transaction back and run it again: another one committed between two of its statements."""
+    """Roll the transaction back and run it again: another one committed between two of its
+    statements.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,5 +109,7 @@ class TransactionManager:
 
 
 def _sqlstate(error: DBAPIError | asyncpg.PostgresError) -> object:
-    """Return the SQLSTATE of SQLAlchemy's error, or of the driver's, which its own statements raise."""
+    """Return the SQLSTATE of SQLAlchemy's error, or of the driver's, which its own statements
+    raise.
+    """
     return getattr(error.orig if isinstance(error, DBAPIError) else error, "sqlstate", None)

@@ -34,7 +34,9 @@ COLUMNS = tuple(
 async def list_settings(
     connection: AsyncConnection, limit: int, cursor: str | None = None
 ) -> tuple[list[SettingRow], str | None]:
-    """One page in the order of the keys, and the next page's cursor. Raises InvalidFieldError for a bad cursor."""
+    """One page in the order of the keys, and the next page's cursor. Raises InvalidFieldError for a
+    bad cursor.
+    """
     statement = select(*COLUMNS).order_by(settings.c.key).limit(limit + 1)
     if cursor is not None:
         statement = statement.where(settings.c.key > decode_cursor(cursor, str)[0])

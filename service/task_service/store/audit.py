@@ -113,7 +113,9 @@ def _narrow(found: Select[Any], task_id: Any, at: Any, wanted: AuditFilter) -> S
 
 
 def _worker(name: str) -> UUID | None:
-    """The id of the worker of this name; None for a name that no worker has, whose attempts nobody need look for."""
+    """The id of the worker of this name; None for a name that no worker has, whose attempts nobody
+    need look for.
+    """
     try:
         return UUID(name)
     except ValueError:

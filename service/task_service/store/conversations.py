@@ -1,4 +1,6 @@
-"""Conversations of a task. All functions run in the caller's transaction and see only tasks that are not deleted."""
+"""Conversations of a task. All functions run in the caller's transaction and see only tasks that
+are not deleted.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,7 +52,9 @@ class Parent:
 
 
 async def touch_parent(connection: AsyncConnection, task_id: UUID) -> Parent | None:
-    """Lock the task and raise its stamp (what its readers see has changed); None when there is no such task."""
+    """Lock the task and raise its stamp (what its readers see has changed); None when there is no
+    such task.
+    """
     statement = (
         update(tasks)
         .where(tasks.c.id == task_id, tasks.c.deleted_at.is_(None))

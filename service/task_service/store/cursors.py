@@ -31,7 +31,8 @@ def encode_cursor(*parts: Any) -> str:
 def decode_cursor(cursor: str, *kinds: type | None) -> tuple[Any, ...]:
     """Read a cursor whose parts are of these kinds (None: a null).
 
-    Raises InvalidFieldError, naming the field `cursor`, for anything that `encode_cursor` cannot have made.
+    Raises InvalidFieldError, naming the field `cursor`, for anything that `encode_cursor` cannot
+    have made.
     """
     try:
         if len(cursor) > MAX_LENGTH:

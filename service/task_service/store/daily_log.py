@@ -1,8 +1,9 @@
-"""The daily log: a snapshot of the tasks that were active on a day. It is written in chunks, each its own transaction.
+"""The daily log: a snapshot of the tasks that were active on a day. It is written in chunks, each
+its own transaction.
 
-A chunk locks its tasks (KEY SHARE: only who deletes one for good has to wait), so that none is gone before its entry
-refers to it. Chunks and their tasks are in the order of the ids: loaders at the same work wait for each other, never in
-a circle.
+A chunk locks its tasks (KEY SHARE: only who deletes one for good has to wait), so that none is gone
+before its entry refers to it. Chunks and their tasks are in the order of the ids: loaders at the
+same work wait for each other, never in a circle.
 """
 
 from dataclasses import dataclass
@@ -24,8 +25,9 @@ from task_service.store.tables import daily_loads, daily_log
 CHUNK = 2_000
 BEGINNING = UUID(int=0)
 
-# Common to both: $1 date, $2 the id after which to go on, $3 how many tasks to look at, $4 ids for the entries, $5 the
-# open statuses. `page` are the tasks that are looked at, `active` those of them that go into the log.
+# Common to both: $1 date, $2 the id after which to go on, $3 how many tasks to look at, $4 ids for
+# the entries, $5 the open statuses. `page` are the tasks that are looked at, `active` those of them
+# that go into the log.
 ADD = """
 added AS (
     INSERT INTO daily_log (id, date, task_id, title, status, assigned_to)
@@ -123,7 +125,8 @@ class Chunk:
 COLUMNS = tuple(daily_log.c[name] for name in EntryRow.__dataclass_fields__)
 
 
-# -- writing ----------------------------------------------------------------------------------------------------------
+# -- writing
+# ----------------------------------------------------------------------------------------------------------
 async def copy_present(connection: AsyncConnection, day: date, after: UUID) -> Chunk:
     """Copy the next tasks that are open now into the day's log, each once whoever else does it too."""
     return await _copy(connection, COPY_PRESENT, day, after)
@@ -132,7 +135,8 @@ async def copy_present(connection: AsyncConnection, day: date, after: UUID) -> C
 async def copy_past(connection: AsyncConnection, day: date, after: UUID, end: datetime) -> Chunk:
     """Copy the next tasks that were open at `end`, the end of that day, as far as is known.
 
-    The status is what people saw it become last before then; who held it or what it was called, only the present tells.
+    The status is what people saw it become last before then; who held it or what it was called,
+    only the present tells.
     """
     return await _copy(connection, COPY_PAST, day, after, end)
 
@@ -163,11 +167,13 @@ async def loaded_days(connection: AsyncConnection, since: date) -> tuple[date | 
     return first, set(rows.scalars())
 
 
-# -- reading ----------------------------------------------------------------------------------------------------------
+# -- reading
+# ----------------------------------------------------------------------------------------------------------
 async def list_entries(
     connection: AsyncConnection, day: date | None, limit: int, cursor: str | None = None
 ) -> tuple[list[EntryRow], str | None]:
-    """One page of a day in the order of the numbers, or of all days, the newest first; and the next page's cursor.
+    """One page of a day in the order of the numbers, or of all days, the newest first; and the next
+    page's cursor.
 
     Raises InvalidFieldError for a bad cursor.
     """

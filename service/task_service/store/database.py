@@ -1,4 +1,5 @@
-"""Connections: how they are made, which errors mean that the database is away, where SQLAlchemy's meet the queue's.
+"""Connections: how they are made, which errors mean that the database is away, where SQLAlchemy's
+meet the queue's.
 
 Every connect reads the credentials afresh, so a rotated password needs no restart.
 """
@@ -33,18 +34,25 @@ SHORTEST_LIMIT_SECONDS = 3.0
 LOOK_UPS = {"plan_cache_mode": "force_generic_plan"} | {
     f"enable_{way}": "off" for way in ("seqscan", "bitmapscan", "sort", "hashjoin", "mergejoin")
 }
-"""For sessions that do nothing but look rows up by index: one plan, kept, whatever the statistics say."""
+"""For sessions that do nothing but look rows up by index: one plan, kept, whatever the statistics
+say.
+"""
 FIRST_OID_OF_USERS = 16384
 UNNAMED = SimpleNamespace(name="")
-"""In place of the statement that would have asked. By its name the driver knows whether to prepare another one anew."""
+"""In place of the statement that would have asked. By its name the driver knows whether to prepare
+another one anew.
+"""
 IDLE_SECONDS = 1.0
-"""A pooled connection that was used more recently is handed out unasked: a ping is three round trips."""
+"""A pooled connection that was used more recently is handed out unasked: a ping is three round
+trips.
+"""
 AWAY = (
     OSError,
     TimeoutError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # an answer that it did not expect, as of a connection that broke off in the middle
+    # an answer that it did not expect, as of a connection that broke off in the middle
+    asyncpg.InternalClientError,
     asyncpg.exceptions.CannotConnectNowError,
     asyncpg.exceptions.AdminShutdownError,
     asyncpg.exceptions.CrashShutdownError,
@@ -68,8 +76,8 @@ class Executes(Protocol):
 class Connection(asyncpg.Connection):
     """A connection of the driver that asks about PostgreSQL's own types once in a process.
 
-    What the driver must know of arrays, it asks anew on each connection, when a statement first has one: 3 to 7 ms of
-    the server each time, for an answer that is the same in each database.
+    What the driver must know of arrays, it asks anew on each connection, when a statement first has
+    one: 3 to 7 ms of the server each time, for an answer that is the same in each database.
     """
 
     __slots__ = ()
@@ -92,10 +100,12 @@ class Connection(asyncpg.Connection):
 async def connect(
     settings: Settings, session: Mapping[str, str] | None = None, **options: Any
 ) -> asyncpg.Connection:
-    """Open one connection with the present credentials; `session` is set on it, `options` are asyncpg's.
+    """Open one connection with the present credentials; `session` is set on it, `options` are
+    asyncpg's.
 
-    A direct connection gets server-side limits, so that a node that is cut off in the middle of a transaction does not
-    keep its locks beyond a lease. A transaction pooler takes no session settings: set them on the database there.
+    A direct connection gets server-side limits, so that a node that is cut off in the middle of a
+    transaction does not keep its locks beyond a lease. A transaction pooler takes no session
+    settings: set them on the database there.
     """
     options = {"timeout": CONNECT_SECONDS} | options
     if settings.database_pooler:
@@ -110,15 +120,19 @@ async def connect(
 
 
 def server_settings(settings: Settings) -> dict[str, str]:
-    """Limits that the server keeps for a session, in milliseconds: below the lease, above a pause of a busy machine."""
+    """Limits that the server keeps for a session, in milliseconds: below the lease, above a pause
+    of a busy machine.
+    """
     below_lease = str(int(max(settings.lease_seconds * 2 / 3, SHORTEST_LIMIT_SECONDS) * 1000))
     return {
         "application_name": f"task-service {settings.pod_name or ''}".strip(),
         "idle_in_transaction_session_timeout": below_lease,
         "tcp_user_timeout": below_lease,
-        "plan_cache_mode": "force_custom_plan",  # a plan made while the queue was empty would read all of it later
+        # a plan made while the queue was empty would read all of it later
+        "plan_cache_mode": "force_custom_plan",
         "jit": "off",  # statements of a millisecond are not worth compiling
-        "work_mem": "32MB",  # for a bitmap of a million tasks by their words; else each must be looked at again
+        # for a bitmap of a million tasks by their words; else each must be looked at again
+        "work_mem": "32MB",
     }
 
 
@@ -153,7 +167,8 @@ def create_engine(settings: Settings, *, pooled: bool = True) -> AsyncEngine:
         }
     arguments: dict[str, Any] = {}
     if settings.database_pooler:
-        # Unnamed: a named one would stay behind on a server connection that somebody else gets next.
+        # Unnamed: a named one would stay behind on a server connection that somebody else gets
+        # next.
         arguments = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": str}
     # Parameters are people's data, hashes of passwords among them: they are no matter for logs.
     engine = create_async_engine(
@@ -188,8 +203,9 @@ def _doubt(failure: Any) -> None:
 def _require_living(connection: Any, record: Any, _: Any) -> None:
     """Hand out no connection that is known to be closed, or has been idle and does not answer.
 
-    One goes, all go: the server has restarted, and the pool connects anew. A new connection is handed out as it is: the
-    pool would call one that a pooler serves without a server "closed", and not say that the database is away.
+    One goes, all go: the server has restarted, and the pool connects anew. A new connection is
+    handed out as it is: the pool would call one that a pooler serves without a server "closed", and
+    not say that the database is away.
     """
     if record.info.pop("fresh", False):
         return
@@ -205,7 +221,9 @@ def _require_living(connection: Any, record: Any, _: Any) -> None:
 
 
 def _statement_timeout(settings: Settings) -> dict[str, Any]:
-    """The longest statement: kept by the server; behind a pooler, which may wait for one of them, by the driver."""
+    """The longest statement: kept by the server; behind a pooler, which may wait for one of them,
+    by the driver.
+    """
     seconds = settings.db_statement_timeout_seconds
     if settings.database_pooler:
         return {"command_timeout": seconds}
@@ -213,7 +231,9 @@ def _statement_timeout(settings: Settings) -> dict[str, Any]:
 
 
 async def create_pool(settings: Settings, size: int) -> asyncpg.Pool:
-    """A pool of raw connections, for the queue; a statement that takes longer than a lease is given up."""
+    """A pool of raw connections, for the queue; a statement that takes longer than a lease is given
+    up.
+    """
 
     async def opener(*_: Any, **options: Any) -> asyncpg.Connection:
         for name in ("loop", "connection_class", "record_class"):
@@ -227,7 +247,9 @@ async def create_pool(settings: Settings, size: int) -> asyncpg.Pool:
 
 
 def looking_up(settings: Settings, acquire: Acquire) -> Acquire:
-    """Connections with `LOOK_UPS`. Those of `acquire` have them, but behind a pooler: a transaction sets them there."""
+    """Connections with `LOOK_UPS`. Those of `acquire` have them, but behind a pooler: a transaction
+    sets them there.
+    """
     if not settings.database_pooler:
         return acquire
     given = "; ".join(f"SET LOCAL {name} = {value}" for name, value in LOOK_UPS.items())

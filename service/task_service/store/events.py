@@ -1,7 +1,8 @@
 """Live events: changes by people and ends of attempts, of all tasks, in one order that only grows.
 
-Ids are taken before transactions commit, so a smaller one may become visible after a larger one was read. Events are
-therefore ordered by transaction, and read only below the oldest transaction that still runs: what is there is final.
+Ids are taken before transactions commit, so a smaller one may become visible after a larger one was
+read. Events are therefore ordered by transaction, and read only below the oldest transaction that
+still runs: what is there is final.
 """
 
 import re
@@ -31,7 +32,8 @@ ALWAYS_ENDS = frozenset({Outcome.COMPLETED, Outcome.CANCELLED, Outcome.DISCARDED
 
 @dataclass(frozen=True, slots=True, order=True)
 class Position:
-    """A place in the order of events: behind this change, or this run, of a transaction; by default before all of it.
+    """A place in the order of events: behind this change, or this run, of a transaction; by default
+    before all of it.
 
     >>> str(Position(812)), str(Position(812, 7))
     ('812', '812.7')
@@ -75,7 +77,9 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class TaskEvent:
-    """What happened to a task. `queue` and `handler` are the task's present ones; None when it is gone for good."""
+    """What happened to a task. `queue` and `handler` are the task's present ones; None when it is
+    gone for good.
+    """
 
     position: Position
     name: str
@@ -93,7 +97,9 @@ class TaskEvent:
 
 @dataclass(frozen=True, slots=True)
 class Horizon:
-    """The oldest transaction that still runs, and for how long it has kept back the oldest event behind it."""
+    """The oldest transaction that still runs, and for how long it has kept back the oldest event
+    behind it.
+    """
 
     oldest: int
     held_seconds: float
@@ -101,9 +107,11 @@ class Horizon:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Events, and the place up to which there are no others. `is_last`: nothing more can be read at the moment.
+    """Events, and the place up to which there are no others. `is_last`: nothing more can be read at
+    the moment.
 
-    `is_back`: the database knows nothing of the place that was asked for, it was restored or crashed; `reached` is now.
+    `is_back`: the database knows nothing of the place that was asked for, it was restored or
+    crashed; `reached` is now.
     """
 
     events: list[TaskEvent]
@@ -170,7 +178,8 @@ async def read_events(
     limit: int,
     task_ids: Collection[UUID] = (),
 ) -> Page:
-    """The next events behind a position, below a horizon that was read before; of these tasks only, if there are any.
+    """The next events behind a position, below a horizon that was read before; of these tasks only,
+    if there are any.
 
     Of a task that is deleted only the deletion is left.
     """

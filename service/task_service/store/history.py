@@ -1,4 +1,6 @@
-"""What happened to a task: changes by people (`task_history`) and attempts by workers (`runs`), in one order."""
+"""What happened to a task: changes by people (`task_history`) and attempts by workers (`runs`), in
+one order.
+"""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -31,7 +33,9 @@ DELETED = "deleted"
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One line of the history. `kind` change: by a person, `key` its id; run: by a worker, `key` its fence."""
+    """One line of the history. `kind` change: by a person, `key` its id; run: by a worker, `key`
+    its fence.
+    """
 
     at: datetime
     kind: str
@@ -98,7 +102,8 @@ def status_after_run() -> Any:
     """The status that an attempt left its task in, as an expression over `runs`."""
     r = runs.c
     ended = {o.value: str(s) for o, s in STATUS_OF_OUTCOME.items()}
-    # Outcomes that always end a task tell also of runs that were reopened before there was a mark for it.
+    # Outcomes that always end a task tell also of runs that were reopened before there was a mark
+    # for it.
     ends = (
         r.final
         | r.reopened

@@ -70,7 +70,8 @@ class Kept:
 async def claim(connection: AsyncConnection, name: KeyName, digest: str, hours: int) -> Kept | None:
     """Claim the key for this transaction (None), or give what was kept for it.
 
-    Waits for another transaction that has claimed it. Raises UnavailableError when the key comes and goes.
+    Waits for another transaction that has claimed it. Raises UnavailableError when the key comes
+    and goes.
     """
     for _ in range(TRIES):
         claimed = await connection.execute(CLAIM, {**name.columns(), "digest": digest})
@@ -95,7 +96,9 @@ async def give_up(connection: AsyncConnection, name: KeyName) -> None:
 
 
 async def prune_keys(connection: Executes, hours: int) -> int:
-    """Remove keys older than so many hours, in batches that are transactions of their own; how many there were."""
+    """Remove keys older than so many hours, in batches that are transactions of their own; how many
+    there were.
+    """
     removed = 0
     while True:
         batch = int((await connection.execute(PRUNE, hours, PRUNE_BATCH)).split()[-1])

@@ -1,4 +1,5 @@
-"""New tasks: many by COPY, one by a statement; in the caller's transaction, on the driver's own connection (`raw`).
+"""New tasks: many by COPY, one by a statement; in the caller's transaction, on the driver's own
+connection (`raw`).
 
 COPY fires the same triggers as INSERT, and writes 10,000 rows in the time of some hundred INSERTs.
 """
@@ -67,7 +68,9 @@ INSERT_ONE = """
         $13, $14, $15, $16, $17
     )
 """
-"""A NewRow's fields, and the status for its first line. `status_at` is by the database's clock, as `created_at` is."""
+"""A NewRow's fields, and the status for its first line. `status_at` is by the database's clock, as
+`created_at` is.
+"""
 
 
 async def copy_rows(connection: Driver, rows: Sequence[Row]) -> None:

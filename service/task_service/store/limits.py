@@ -1,4 +1,6 @@
-"""Limits that people have set, with what they allow at this moment. All runs in the caller's transaction."""
+"""Limits that people have set, with what they allow at this moment. All runs in the caller's
+transaction.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +15,9 @@ from task_service.store.tables import limit_rooms, limits
 
 @dataclass(frozen=True, slots=True)
 class LimitRow:
-    """A limit of a queue or a key; `admitted` are the tasks under it that are in line for a worker or running."""
+    """A limit of a queue or a key; `admitted` are the tasks under it that are in line for a worker
+    or running.
+    """
 
     kind: str
     name: str
@@ -32,7 +36,9 @@ KEY = (limit_rooms.c.kind, limit_rooms.c.name)
 async def list_limits(
     connection: AsyncConnection, limit: int, cursor: str | None = None
 ) -> tuple[list[LimitRow], str | None]:
-    """One page by kind and name, and the next page's cursor. Raises InvalidFieldError for a bad cursor."""
+    """One page by kind and name, and the next page's cursor. Raises InvalidFieldError for a bad
+    cursor.
+    """
     statement = select(*COLUMNS).order_by(*KEY).limit(limit + 1)
     if cursor is not None:
         statement = statement.where(tuple_(*KEY) > decode_cursor(cursor, str, str))
@@ -57,7 +63,9 @@ async def put_limit(
     period_seconds: float | None,
     by: str,
 ) -> bool:
-    """Set a limit; tell whether it is new. A new rate begins with a full bucket, a changed one with what was left."""
+    """Set a limit; tell whether it is new. A new rate begins with a full bucket, a changed one with
+    what was left.
+    """
     kind, name = key
     statement = insert(limits).values(
         kind=kind, name=name, concurrency=concurrency, rate=rate, period_seconds=period_seconds, tokens=rate or 0,

@@ -1,6 +1,8 @@
-"""A connection that one loop has for itself: open between uses, with its statements prepared and its server at hand.
+"""A connection that one loop has for itself: open between uses, with its statements prepared and
+its server at hand.
 
-A pool would ask and reset with each use, in tasks of their own: a tenth of the time in which an idle worker answers.
+A pool would ask and reset with each use, in tasks of their own: a tenth of the time in which an
+idle worker answers.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable

@@ -1,4 +1,6 @@
-"""Queues that people have paused, and how fast tasks come and go. All runs in the caller's transaction."""
+"""Queues that people have paused, and how fast tasks come and go. All runs in the caller's
+transaction.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,7 +14,8 @@ from task_service.store.tables import paused_queues
 
 WINDOW_SECONDS = 60.0
 SAMPLE = 10_000
-# The last so many of all queues within the window, newest first by index; a busier service is judged by a shorter time.
+# The last so many of all queues within the window, newest first by index; a busier service is
+# judged by a shorter time.
 RATES = """
 WITH arrived AS MATERIALIZED (
     SELECT queue, created_at AS at, handler FROM tasks

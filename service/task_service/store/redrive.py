@@ -11,7 +11,8 @@ from task_service.store.database import raw
 from task_service.telemetry.helpers import traced_statement
 
 FAILED = tuple(outcome for outcome, status in STATUS_OF_OUTCOME.items() if status == "failed")
-# Locked are the task and its run, so that what somebody else has opened, changed or deleted meanwhile is left out.
+# Locked are the task and its run, so that what somebody else has opened, changed or deleted
+# meanwhile is left out.
 REOPEN = """
 WITH dead AS MATERIALIZED (
     SELECT t.id, r.fence, t.queue, t.priority, t.max_attempts, t.timeout_seconds, t.handler, t.limit_key
@@ -69,7 +70,9 @@ class Reopened:
 async def reopen_failed(
     connection: AsyncConnection, which: DeadLetters, most: int, actor: str, reason: str | None
 ) -> list[Reopened]:
-    """Open the oldest of them again, with a line in their history; the caller enters them into the queue."""
+    """Open the oldest of them again, with a line in their history; the caller enters them into the
+    queue.
+    """
     driver = await raw(connection)
     filters = (which.handler, which.queue, which.failed_after, which.failed_before)
     with traced_statement(REOPEN):

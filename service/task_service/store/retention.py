@@ -1,7 +1,8 @@
 """Forgetting tasks that workers ended long ago, a few at a time, so that nobody waits for it.
 
-A task goes with its runs, conversations and history. What counts is the end of its last run; the search begins with the
-oldest ids, which tell when a task was made. Tasks of people have no run, and stay.
+A task goes with its runs, conversations and history. What counts is the end of its last run; the
+search begins with the oldest ids, which tell when a task was made. Tasks of people have no run, and
+stay.
 """
 
 import time
@@ -15,7 +16,8 @@ MOST_SECONDS = 1.0
 """How long one sweep goes on with it; the next one goes on."""
 FAILED = tuple(outcome for outcome, status in STATUS_OF_OUTCOME.items() if status == "failed")
 DONE = (Outcome.COMPLETED, Outcome.CANCELLED)
-# One at a time: others have nothing to do. 48 bits of an id (version 7) are the milliseconds when it was made.
+# One at a time: others have nothing to do. 48 bits of an id (version 7) are the milliseconds when
+# it was made.
 FORGET = """
 WITH turn AS MATERIALIZED (
     SELECT
@@ -48,7 +50,8 @@ DELETE FROM tasks WHERE id = ANY (ARRAY(SELECT task_id FROM old))
 
 
 async def forget_tasks(acquire: Acquire, outcomes: Sequence[Outcome], days: float) -> int:
-    """Forget tasks that ended so, more than so many days ago, for `MOST_SECONDS`; how many. 0 days: they stay.
+    """Forget tasks that ended so, more than so many days ago, for `MOST_SECONDS`; how many. 0 days:
+    they stay.
 
     Each batch acquires the connection anew, so that others who share it come in between.
     """

@@ -1,4 +1,6 @@
-"""Schedules: what people see and change of them, and which are due. All runs in the caller's transaction."""
+"""Schedules: what people see and change of them, and which are due. All runs in the caller's
+transaction.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,7 +58,9 @@ async def database_time(connection: AsyncConnection) -> datetime:
 async def list_schedules(
     connection: AsyncConnection, limit: int, cursor: str | None = None
 ) -> tuple[list[ScheduleRow], str | None]:
-    """One page in the order of the names, and the next page's cursor. Raises InvalidFieldError for a bad cursor."""
+    """One page in the order of the names, and the next page's cursor. Raises InvalidFieldError for
+    a bad cursor.
+    """
     statement = select(*COLUMNS).order_by(schedules.c.name).limit(limit + 1)
     if cursor is not None:
         statement = statement.where(schedules.c.name > decode_cursor(cursor, str)[0])
@@ -124,7 +128,9 @@ async def read_due(connection: AsyncConnection, action: str) -> ScheduleRow | No
 
 
 async def lock_due(connection: AsyncConnection, action: str) -> ScheduleRow | None:
-    """The schedule that has been due for the longest time, locked; those that another instance is at are skipped."""
+    """The schedule that has been due for the longest time, locked; those that another instance is
+    at are skipped.
+    """
     row = (await connection.execute(_longest_due(action).with_for_update(skip_locked=True))).first()
     return ScheduleRow(*row) if row else None
 
@@ -141,7 +147,8 @@ def _longest_due(action: str) -> Select[Any]:
 async def note_run(
     connection: AsyncConnection, schedule: ScheduleRow, next_run_at: datetime | None, **outcome: Any
 ) -> None:
-    """Write when a schedule runs next and what came of this run (`last_…`). The version stays: nobody edited it.
+    """Write when a schedule runs next and what came of this run (`last_…`). The version stays:
+    nobody edited it.
 
     Nothing is written when it has been changed meanwhile, and its next time with it.
     """

@@ -1,4 +1,6 @@
-"""How many tasks there are of each kind, without counting them (see `task_counts` in the migrations)."""
+"""How many tasks there are of each kind, without counting them (see `task_counts` in the
+migrations).
+"""
 
 from dataclasses import dataclass
 
@@ -29,14 +31,16 @@ NUMBERS = text("""
     WHERE hidden
     GROUP BY 2
 """)
-"""Every number but the queue's, and two small counts by indexes of their own: pending tasks of people whose time comes
-later, and rows of the queue whose task is deleted."""
+"""Every number but the queue's, and two small counts by indexes of their own: pending tasks of
+people whose time comes later, and rows of the queue whose task is deleted.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """Numbers of tasks: by rank of priority; by a status that a person set (`scheduled` of `pending`: their time comes
-    later); by final run; of the queue's rows, those whose task is deleted, by the status they stand for.
+    """Numbers of tasks: by rank of priority; by a status that a person set (`scheduled` of
+    `pending`: their time comes later); by final run; of the queue's rows, those whose task is
+    deleted, by the status they stand for.
     """
 
     by_rank: dict[int, int]
@@ -47,7 +51,9 @@ class Numbers:
 
 
 async def read_numbers(connection: AsyncConnection) -> Numbers:
-    """Read the numbers; in one snapshot with the queue's figures when the caller's transaction has one."""
+    """Read the numbers; in one snapshot with the queue's figures when the caller's transaction has
+    one.
+    """
     found: dict[str, dict[str, int]] = {
         name: {} for name in ("priority", "own", "run", "scheduled", "hidden")
     }

@@ -1,4 +1,6 @@
-"""Tasks: read with their derived status, lock, insert, change, remove. All runs in the caller's transaction."""
+"""Tasks: read with their derived status, lock, insert, change, remove. All runs in the caller's
+transaction.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +31,8 @@ from task_service.telemetry.helpers import traced_statement
 
 
 class TaskRow(NamedTuple):
-    """A task as people see it. `priority` is a rank; `payload` and `result` are JSON text. Lists end before `payload`.
+    """A task as people see it. `priority` is a rank; `payload` and `result` are JSON text. Lists
+    end before `payload`.
 
     A tuple, because lists make fifty at a time.
     """
@@ -141,7 +144,9 @@ async def read_any_task(connection: AsyncConnection, task_id: UUID) -> TaskRow |
 
 
 async def read_tasks(connection: AsyncConnection, ids: Sequence[UUID]) -> list[TaskRow]:
-    """The tasks with these ids, in their order, without payload and result; those that are gone are left out."""
+    """The tasks with these ids, in their order, without payload and result; those that are gone are
+    left out.
+    """
     rows = await connection.execute(select(*LIST_COLUMNS).where(task_view.c.id.in_(ids)))
     found = {row.id: task_row(row) for row in rows}
     return [found[i] for i in ids if i in found]
@@ -185,7 +190,8 @@ async def lock_task(connection: AsyncConnection, task_id: UUID) -> LockedTask | 
     row = (await connection.execute(LOCK, {"id": task_id})).first()
     if row is None:
         return None
-    # A statement of its own: its snapshot is taken after the lock, so it sees what the lock waited for.
+    # A statement of its own: its snapshot is taken after the lock, so it sees what the lock waited
+    # for.
     queued = await connection.scalar(IS_QUEUED, {"id": task_id})
     return LockedTask(Status(row.status) if row.status else None, row.deleted_at, bool(queued))
 
@@ -215,7 +221,9 @@ async def hide_runs(connection: AsyncConnection, task_id: UUID) -> None:
 
 
 async def erase_task(connection: AsyncConnection, task_id: UUID) -> None:
-    """Remove a task for good, with its runs and conversations; its history stays. Its queue row must be gone before."""
+    """Remove a task for good, with its runs and conversations; its history stays. Its queue row
+    must be gone before.
+    """
     await connection.execute(delete(conversations).where(conversations.c.task_id == task_id))
     await connection.execute(delete(runs).where(runs.c.task_id == task_id))
     await connection.execute(delete(tasks).where(tasks.c.id == task_id))

@@ -8,7 +8,8 @@ from task_service.store.database import Driver, Executes
 
 CLAIM = "SELECT held_key, holder FROM claim_unique_keys($1::text[], $2::uuid[], $3::integer[])"
 PRUNE_BATCH = 1000
-# A key that somebody takes over meanwhile is spared: `created_at` is looked at again under the lock.
+# A key that somebody takes over meanwhile is spared: `created_at` is looked at again under the
+# lock.
 PRUNE = """
     DELETE FROM unique_keys WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM unique_keys AS k
@@ -39,7 +40,9 @@ async def claim_keys(connection: Driver, claims: Collection[KeyClaim]) -> dict[s
 
 
 async def prune_unique_keys(connection: Executes, older_seconds: float) -> int:
-    """Forget keys that were claimed so long ago and are held no more, in batches of one transaction each; how many."""
+    """Forget keys that were claimed so long ago and are held no more, in batches of one transaction
+    each; how many.
+    """
     pruned = 0
     while True:
         batch = int((await connection.execute(PRUNE, older_seconds, PRUNE_BATCH)).split()[-1])

@@ -23,7 +23,8 @@ DEAD = (
     ConnectionError, asyncpg.ConnectionDoesNotExistError, asyncpg.AdminShutdownError, asyncpg.InterfaceError,
     asyncpg.InternalClientError,
 )  # fmt: skip
-"""How a connection that the server has closed fails; the last while the news of it is being read."""
+"""How a connection that the server has closed fails; the last while the news of it is being read.
+"""
 ADMIN_LOCK = 7_240_118
 """Key of the advisory lock under which the first administrator is made."""
 LOOK_UP = """
@@ -69,8 +70,8 @@ def _row(row: Any) -> UserRow:
 class LookUps:
     """Reads the users of tokens, one prepared statement a request, on connections of its own.
 
-    SQLAlchemy's would cost each request a ping and a transaction beside it. Nothing is cached: who was disabled a
-    millisecond ago is out.
+    SQLAlchemy's would cost each request a ping and a transaction beside it. Nothing is cached: who
+    was disabled a millisecond ago is out.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -79,7 +80,9 @@ class LookUps:
         self._opening = asyncio.Lock()
 
     async def find(self, user_id: UUID, login_id: UUID) -> Known | None:
-        """The user, unless they are gone or disabled. Connections that have died are replaced, if need be all."""
+        """The user, unless they are gone or disabled. Connections that have died are replaced, if
+        need be all.
+        """
         for _ in range(LOOKUP_CONNECTIONS):
             try:
                 return await self._ask(user_id, login_id)
@@ -95,7 +98,8 @@ class LookUps:
                     LOOK_UP, user_id, login_id, timeout=self._settings.db_statement_timeout_seconds
                 )
             except DEAD:
-                connection.terminate()  # else the pool may hand it out again before it hears of the end
+                # else the pool may hand it out again before it hears of the end
+                connection.terminate()
                 raise
         return Known(row[0], Role(row[1]), row[2], row[3]) if row else None
 
@@ -196,7 +200,9 @@ async def insert_login(connection: AsyncConnection, login: Mapping[str, Any]) ->
 async def use_refresh_token(
     connection: AsyncConnection, login_id: UUID, used: UUID, fresh: UUID, expires_at: datetime
 ) -> UUID | None:
-    """Put a fresh refresh token in the place of the used one; the user's id, None when that was not the good one."""
+    """Put a fresh refresh token in the place of the used one; the user's id, None when that was not
+    the good one.
+    """
     c = refresh_tokens.c
     statement = (
         update(refresh_tokens)

@@ -1,7 +1,9 @@
-"""The claim loop: as many tasks as there are free slots, a few more when tasks are quick, again when woken.
+"""The claim loop: as many tasks as there are free slots, a few more when tasks are quick, again
+when woken.
 
-The answer to a claim can be lost after its commit. The tasks are then ours, and nobody would ever take them from a
-worker that lives: now and then, and after each failure, what we hold without knowing of it is given back.
+The answer to a claim can be lost after its commit. The tasks are then ours, and nobody would ever
+take them from a worker that lives: now and then, and after each failure, what we hold without
+knowing of it is given back.
 """
 
 import asyncio
@@ -35,18 +37,26 @@ from task_service.worker.runner import Runner
 
 BATCH = 1_000
 AHEAD = 3 * BATCH
-"""At most so many are claimed ahead: one claim is under way while handlers run what two others brought."""
+"""At most so many are claimed ahead: one claim is under way while handlers run what two others
+brought.
+"""
 PATIENCE_SECONDS = 0.5
-"""What was claimed ahead stays so long when handlers seem to be slow: they may only have lacked a processor."""
+"""What was claimed ahead stays so long when handlers seem to be slow: they may only have lacked a
+processor.
+"""
 LOOK_BEHIND_SECONDS = (0.25, 5.0)
 FORGET_BOUNDS_SECONDS = (5.0, 60.0)
 SHARE = 0.05
-"""A claim looks behind its bounds, or forgets them, once in so many seconds (least, most), between which it takes this
-share of the time: it takes long where a transaction that is held open keeps in the index what was claimed long ago."""
+"""A claim looks behind its bounds, or forgets them, once in so many seconds (least, most), between
+which it takes this share of the time: it takes long where a transaction that is held open keeps in
+the index what was claimed long ago.
+"""
 PAUSES_SECONDS = (0.002, 0.004, 0.008, 0.016, 0.032, 0.064)
 """About so long after each attempt to have a turn."""
 LOOK_AGAIN_SECONDS = 0.003
-"""Where tasks come faster than notifications, which writers merge, we look so often for the next ones."""
+"""Where tasks come faster than notifications, which writers merge, we look so often for the next
+ones.
+"""
 log = structlog.get_logger(__name__)
 
 
@@ -123,7 +133,9 @@ class Claimer:
             )
 
     async def _once(self) -> float:
-        """One claim, if there is room for it; for so many seconds there is then nothing to do unless we are woken."""
+        """One claim, if there is room for it; for so many seconds there is then nothing to do
+        unless we are woken.
+        """
         idle = self.settings.poll_seconds
         if not self.membership.may_start():
             return idle
@@ -267,7 +279,9 @@ class Claimer:
             self.runner.start(c, worker_id)
 
     async def _look_for_alone(self, *, idle: bool) -> bool:
-        """Now and then, look for a task that must run alone; a busy worker leaves it to idle ones for a while."""
+        """Now and then, look for a task that must run alone; a busy worker leaves it to idle ones
+        for a while.
+        """
         worker_id = self.membership.worker_id
         if worker_id is None or (not idle and self._clock() < self._look_for_alone_at):
             return False
@@ -281,7 +295,9 @@ class Claimer:
         return found is not None
 
     async def _give_back_strays(self) -> None:
-        """Give back, uncounted, what the database says we hold and we never heard of; next time what commits late."""
+        """Give back, uncounted, what the database says we hold and we never heard of; next time
+        what commits late.
+        """
         worker_id = self.membership.worker_id
         if worker_id is None:
             return

@@ -1,4 +1,6 @@
-"""Letting go on who waits for the tasks that end here. Whom this process does not get to, a sweep finds."""
+"""Letting go on who waits for the tasks that end here. Whom this process does not get to, a sweep
+finds.
+"""
 
 import asyncio
 from collections.abc import Iterable

@@ -32,7 +32,9 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The handler raised, ran out of time, or asked for a retry (after so many seconds, None: by the policy)."""
+    """The handler raised, ran out of time, or asked for a retry (after so many seconds, None: by
+    the policy).
+    """
 
     error: str
     outcome: Outcome = Outcome.FAILED
@@ -67,7 +69,9 @@ Ending = Returned | Failed | Snoozed | Stopped | Released
 
 
 def call(function: Callable[..., Any], *arguments: Any) -> Ending | None:
-    """Call a plain handler and say how it ended; nothing that it raises gets any further. None: its claim was lost."""
+    """Call a plain handler and say how it ended; nothing that it raises gets any further. None: its
+    claim was lost.
+    """
     try:
         return Returned(function(*arguments))
     except BaseException as error:  # noqa: BLE001 - also SystemExit: a handler must not end the worker
@@ -140,7 +144,8 @@ def _no_number(value: Any) -> float | None:
 
 
 def storable(text: str) -> str:
-    r"""Error text that PostgreSQL can keep: no NUL, valid Unicode, bounded. What is said last counts most.
+    r"""Error text that PostgreSQL can keep: no NUL, valid Unicode, bounded. What is said last
+    counts most.
 
     >>> storable("a\x00b")
     'a\\0b'

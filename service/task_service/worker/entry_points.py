@@ -11,7 +11,9 @@ log = structlog.get_logger(__name__)
 
 
 def installed_handlers() -> list[Handler]:
-    """Load every handler that the installed packages offer; one that cannot be loaded is logged and left out."""
+    """Load every handler that the installed packages offer; one that cannot be loaded is logged and
+    left out.
+    """
     return [found for entry in entry_points(group=ENTRY_POINTS) if (found := _load(entry))]
 
 

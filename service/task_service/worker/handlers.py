@@ -1,4 +1,5 @@
-"""What the author of a handler sees: the decorator, the context, and the words for how a run may end.
+"""What the author of a handler sees: the decorator, the context, and the words for how a run may
+end.
 
     from task_service.worker import Context, Snooze, handler
 
@@ -8,8 +9,9 @@
             raise Snooze(30)
         return {"said": f"hello {context.payload['name']}"}
 
-A coroutine runs on the worker's event loop, a plain function in a thread of its own, an isolated handler in a process.
-The returned value must be JSON. Packages offer handlers as entry points (see `installed`).
+A coroutine runs on the worker's event loop, a plain function in a thread of its own, an isolated
+handler in a process. The returned value must be JSON. Packages offer handlers as entry points (see
+`installed`).
 
 This module imports little, for every process of an isolated handler imports it.
 """
@@ -35,7 +37,9 @@ MAX_DELAY_SECONDS = 10 * 365 * 86_400.0
 
 
 class Retry(Exception):  # noqa: N818 - a word for what happens, not an error
-    """This attempt failed; try again after so many seconds (None: by the retry policy). ValueError, TypeError."""
+    """This attempt failed; try again after so many seconds (None: by the retry policy). ValueError,
+    TypeError.
+    """
 
     def __init__(
         self, seconds: float | None = None, why: str = "the handler asked for a retry"
@@ -61,7 +65,9 @@ class Discard(Exception):  # noqa: N818
 
 
 class LostClaimError(Exception):
-    """This worker no longer holds the task: somebody else runs it. What the handler was about to write is undone."""
+    """This worker no longer holds the task: somebody else runs it. What the handler was about to
+    write is undone.
+    """
 
 
 def _delay(seconds: float) -> float:
@@ -99,30 +105,36 @@ class Context(Protocol):
 
     @property
     def cancelled(self) -> bool:
-        """Whether the run is to end: cancelled, out of time, or its claim is lost. Coroutines are interrupted.
+        """Whether the run is to end: cancelled, out of time, or its claim is lost. Coroutines are
+        interrupted.
 
-        An isolated handler sees only that it is cancelled: at its time limit, or without its claim, it is killed.
+        An isolated handler sees only that it is cancelled: at its time limit, or without its claim,
+        it is killed.
         """
 
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
         """Open a transaction that locks the task's queue row and checks worker and fence.
 
-        Raises LostClaimError. Write through it whatever must happen once: a worker that was paused and overtaken
-        changes nothing. Keep it short, and never hold it across other waiting. An isolated handler has none:
-        RuntimeError.
+        Raises LostClaimError. Write through it whatever must happen once: a worker that was paused
+        and overtaken changes nothing. Keep it short, and never hold it across other waiting. An
+        isolated handler has none: RuntimeError.
         """
 
     async def extend(self, seconds: float) -> None:
         """Move this run's time limit to so many seconds from now. Raises LostClaimError."""
 
     def progress(self, fraction: float, note: str | None = None) -> None:
-        """Say how far this run is, from 0 to 1, with a note of 200 characters (more are cut). TypeError, ValueError.
+        """Say how far this run is, from 0 to 1, with a note of 200 characters (more are cut).
+        TypeError, ValueError.
 
-        Call it as often as you like: it only keeps what was said last, which the database has within a second or two.
+        Call it as often as you like: it only keeps what was said last, which the database has
+        within a second or two.
         """
 
     def wait(self, awaitable: Awaitable[T]) -> T:
-        """From a plain function: run something asynchronous on the worker's loop (isolated: on one here), and wait."""
+        """From a plain function: run something asynchronous on the worker's loop (isolated: on one
+        here), and wait.
+        """
 
 
 Function = Callable[[Context], Any]
@@ -167,7 +179,8 @@ def handler(
 ) -> Callable[[Function], Handler]:
     """Make a function a handler. Without a time limit the task's own or the default one holds.
 
-    An isolated one runs in a process of its own, which is killed at its time limit and may take so many megabytes.
+    An isolated one runs in a process of its own, which is killed at its time limit and may take so
+    many megabytes.
     """
 
     def decorate(function: Function) -> Handler:

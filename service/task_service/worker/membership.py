@@ -1,6 +1,8 @@
-"""Being a worker: an identity of its own, a lease that is renewed, and finding out that one was declared dead.
+"""Being a worker: an identity of its own, a lease that is renewed, and finding out that one was
+declared dead.
 
-Dead is final. A process that was declared dead, or could not renew for a lease, drops what it holds and registers anew.
+Dead is final. A process that was declared dead, or could not renew for a lease, drops what it holds
+and registers anew.
 """
 
 import asyncio
@@ -36,7 +38,9 @@ class Slot:
         self._container = settings.container_name or ""
 
     def take(self) -> str:
-        """Lock the lowest free number and return the slot's name. The lock ends with the process, however it ends."""
+        """Lock the lowest free number and return the slot's name. The lock ends with the process,
+        however it ends.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         for number in range(1000):
             file = (self._folder / f"slot-{number}.lock").open("a")
@@ -98,7 +102,9 @@ class Membership:
         )
 
     def may_judge(self) -> bool:
-        """Whether our own heartbeats have succeeded for a whole lease: only then others may be declared dead."""
+        """Whether our own heartbeats have succeeded for a whole lease: only then others may be
+        declared dead.
+        """
         since = self._unbroken_since
         return since is not None and self._clock() - since >= self.settings.lease_seconds
 
@@ -126,7 +132,8 @@ class Membership:
         return max(0.0, self._acknowledged + self.settings.lease_seconds - self._clock())
 
     async def beat_once(self) -> None:
-        """Register or renew; when neither works for a lease, give everything up, and then: others may start our tasks.
+        """Register or renew; when neither works for a lease, give everything up, and then: others
+        may start our tasks.
 
         A process that was itself paused, and so had no chance to renew, tries once.
         """
@@ -196,7 +203,9 @@ class Membership:
             self._former_id = None
 
     async def _release(self, connection: Connection, predecessor: UUID) -> None:
-        """Release who held our slot's lock and lost it: a process that is gone, or our own former self."""
+        """Release who held our slot's lock and lost it: a process that is gone, or our own former
+        self.
+        """
         reason = Reason.OUTAGE if predecessor == self._former_id else Reason.UNKNOWN
         await workers.declare_dead(connection, predecessor, reason)
         done = await workers.release(connection, predecessor, reason)
@@ -209,7 +218,9 @@ class Membership:
         )
 
     async def leave(self) -> None:
-        """Say goodbye: this worker holds nothing any more (what it does hold is released, uncounted)."""
+        """Say goodbye: this worker holds nothing any more (what it does hold is released,
+        uncounted).
+        """
         if self.worker_id is not None:
             async with self._acquire() as connection:
                 await workers.declare_dead(connection, self.worker_id, Reason.SHUTDOWN)

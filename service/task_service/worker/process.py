@@ -59,7 +59,8 @@ class Worker:
     async def start(self) -> None:
         """Start the loops; returns at once, whether or not the database answers."""
         s = self.settings
-        # One connection each, which keeps its few statements warm; the other loops share one, and come in turn.
+        # One connection each, which keeps its few statements warm; the other loops share one, and
+        # come in turn.
         beating, claiming = (
             KeptConnection(self._own_connection),
             KeptConnection(self._claims_connection),
@@ -119,7 +120,8 @@ class Worker:
     def _context_of(self, claim: Claim, worker_id: UUID) -> RunContext:
         return RunContext(claim, worker_id, self._for_handlers)
 
-    # -- its connections ------------------------------------------------------------------------------------------
+    # -- its connections
+    # ------------------------------------------------------------------------------------------
     async def _own_connection(self) -> asyncpg.Connection:
         """What the membership beats on, and hears what is meant for this worker."""
         connection = await connect(self.settings, command_timeout=self.settings.heartbeat_seconds)
@@ -128,7 +130,9 @@ class Worker:
         return connection
 
     async def _claims_connection(self) -> asyncpg.Connection:
-        """It hears of tasks and claims them: the process of the server that tells of one is awake when asked for it."""
+        """It hears of tasks and claims them: the process of the server that tells of one is awake
+        when asked for it.
+        """
         connection = await self._reports_connection()
         if not self.settings.database_pooler:
             await listen(connection, QUEUE_CHANNEL, self._told)
@@ -163,10 +167,11 @@ class Worker:
             self._end_when_unheard()
 
     def _end_when_unheard(self) -> None:
-        """End a process whose heartbeats arrive and whose results do not: while it lives, nobody else has its tasks.
+        """End a process whose heartbeats arrive and whose results do not: while it lives, nobody
+        else has its tasks.
 
-        So it goes when a handler closed sockets of the worker's: their numbers are given out again, and the loop may
-        no longer hear of the new ones.
+        So it goes when a handler closed sockets of the worker's: their numbers are given out again,
+        and the loop may no longer hear of the new ones.
         """
         seconds = self.reports.silent_seconds()
         if seconds > UNHEARD_LEASES * self.settings.lease_seconds and self.membership.may_judge():
@@ -178,7 +183,8 @@ class Worker:
             logging.shutdown()
             os._exit(EXIT_CODE)
 
-    # -- what the membership tells ------------------------------------------------------------------------------
+    # -- what the membership tells
+    # ------------------------------------------------------------------------------
     def lost_lease(self) -> None:
         """Drop every claim and run."""
         self.claimer.drop()
@@ -199,9 +205,12 @@ class Worker:
             log.info("worker_drains", reason=reason)
             self.claimer.stop()
 
-    # -- what the process tells ---------------------------------------------------------------------------------
+    # -- what the process tells
+    # ---------------------------------------------------------------------------------
     async def stop(self) -> None:
-        """Claim no more, let handlers finish for `shutdown_seconds`, give the rest back, report everything, leave."""
+        """Claim no more, let handlers finish for `shutdown_seconds`, give the rest back, report
+        everything, leave.
+        """
         self.claimer.stop()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.runner.until_idle(), self.settings.shutdown_seconds)
@@ -230,7 +239,8 @@ class Worker:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
 
-    # -- what /status shows -------------------------------------------------------------------------------------
+    # -- what /status shows
+    # -------------------------------------------------------------------------------------
     @property
     def instance_id(self) -> UUID | None:
         """This worker's id; None while it is not registered."""
@@ -255,7 +265,9 @@ class Worker:
 
 
 def leave_threads_behind() -> None:
-    """End this process, in which all is reported and closed, if threads are left that it would wait for at its exit."""
+    """End this process, in which all is reported and closed, if threads are left that it would wait
+    for at its exit.
+    """
     left = [
         thread.name
         for thread in threading.enumerate()

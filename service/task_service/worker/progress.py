@@ -1,4 +1,6 @@
-"""Telling the database how far the runs are: once a second the last word of each that has said anything new."""
+"""Telling the database how far the runs are: once a second the last word of each that has said
+anything new.
+"""
 
 import asyncio
 
@@ -14,7 +16,9 @@ log = structlog.get_logger(__name__)
 
 
 class ProgressNotes:
-    """The loop. What could not be sent is sent the next time, unless the run has ended or said something newer."""
+    """The loop. What could not be sent is sent the next time, unless the run has ended or said
+    something newer.
+    """
 
     def __init__(self, acquire: Acquire, runner: Runner) -> None:
         self._acquire, self._runner = acquire, runner

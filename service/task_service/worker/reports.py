@@ -1,7 +1,7 @@
 """Sending what runs came to, in batches: 1,000 rows, or what has come within 10 ms.
 
-A batch that could not be sent is sent again; what then does not match was either recorded by the first try (its answer
-was lost) or is a lost claim, whose result is discarded, counted and logged.
+A batch that could not be sent is sent again; what then does not match was either recorded by the
+first try (its answer was lost) or is a lost claim, whose result is discarded, counted and logged.
 """
 
 import asyncio
@@ -88,7 +88,9 @@ class Reports:
             self._sent.set()
 
     async def _warm_up(self) -> None:
-        """Connect, and let the server load what reporting needs: some 15 ms that the first results do not wait for."""
+        """Connect, and let the server load what reporting needs: some 15 ms that the first results
+        do not wait for.
+        """
         with contextlib.suppress(Exception):  # they will tell
             async with self._acquire() as connection:
                 await results.finish_batch(connection, NOBODY, [])

@@ -1,7 +1,8 @@
 """Running handlers: slots, time limits, interruption, and how each run ends.
 
-A run reports exactly once. Its slot is free when its handler has really ended: a thread cannot be stopped, so one that
-ignores its time limit goes on in its slot, and what it returns is thrown away. A process is killed.
+A run reports exactly once. Its slot is free when its handler has really ended: a thread cannot be
+stopped, so one that ignores its time limit goes on in its slot, and what it returns is thrown away.
+A process is killed.
 """
 
 import asyncio
@@ -46,10 +47,14 @@ from task_service.worker.spans import RunSpan
 from task_service.worker.verdict import verdict
 
 INTERRUPT_GRACE_SECONDS = 5.0
-"""A handler that was told to stop has so long before its run is reported without it, and its process killed."""
+"""A handler that was told to stop has so long before its run is reported without it, and its
+process killed.
+"""
 KILL_SECONDS = 2.0
 AHEAD_SECONDS = 0.1
-"""Tasks are claimed ahead for so long: far longer than a claim takes, and no time that others would miss them for."""
+"""Tasks are claimed ahead for so long: far longer than a claim takes, and no time that others would
+miss them for.
+"""
 ELSEWHERE_DELAY_SECONDS = 10.0
 """A task that this worker cannot run waits so long for another one."""
 ERROR_LOG_MAX = 500
@@ -122,7 +127,8 @@ class Runner:
         Process.becomes_worker()
         contain_tasks(asyncio.get_running_loop())
 
-    # -- starting -----------------------------------------------------------------------------------------------
+    # -- starting
+    # -----------------------------------------------------------------------------------------------
     def start(self, claim: Claim, worker_id: UUID) -> None:
         """Run a claimed task in a slot of its own; the caller has seen that one is free."""
         handler = self.handlers.get(claim.handler)
@@ -197,7 +203,8 @@ class Runner:
                 "thread_outlived_worker", task_id=str(run.claim.task_id)
             )  # the loop is closed; it was reported
 
-    # -- ending -------------------------------------------------------------------------------------------------
+    # -- ending
+    # -------------------------------------------------------------------------------------------------
     def _ended(self, run: Run, ending: Ending | None) -> None:
         if Process.is_fork:
             end_fork()
@@ -246,7 +253,8 @@ class Runner:
         self.reporter.add(worker_id, claim, end)
         return end
 
-    # -- interrupting -------------------------------------------------------------------------------------------
+    # -- interrupting
+    # -------------------------------------------------------------------------------------------
     def interrupt(self, run: Run, why: Ending) -> None:
         """Tell a run to stop; if it does not within the grace, it is reported as `why` without it."""
         if run.why is None and not run.reported:
@@ -266,7 +274,9 @@ class Runner:
                 self.interrupt(run, Stopped(Outcome.CANCELLED))
 
     def enforce(self) -> None:
-        """Interrupt runs that are over their time, and report those that did not heed an interruption."""
+        """Interrupt runs that are over their time, and report those that did not heed an
+        interruption.
+        """
         now = time.monotonic()
         for run in list(self.running):
             if run.process is not None:
@@ -292,7 +302,9 @@ class Runner:
                 self._report(run, run.why)
 
     async def give_back(self, reason: Reason) -> None:
-        """Give every running task back at once (the grace period is over); a process is killed first."""
+        """Give every running task back at once (the grace period is over); a process is killed
+        first.
+        """
         for run in list(self.running):
             self.interrupt(run, Released(reason))
             run.kill()
@@ -305,7 +317,9 @@ class Runner:
                 self._report(run, Released(reason))
 
     def abandon(self) -> None:
-        """Drop everything: the claims are lost. Nothing is reported; the slots are free for new claims."""
+        """Drop everything: the claims are lost. Nothing is reported; the slots are free for new
+        claims.
+        """
         for run in list(self.running):
             metrics.CLAIMS_LOST.inc()
             run.context.lost = True
@@ -327,7 +341,8 @@ class Runner:
         return self.slot_free.wait()
 
     def ahead(self, slots: int) -> int:
-        """How many tasks so many slots get through in AHEAD_SECONDS, by the slowest handler seen here.
+        """How many tasks so many slots get through in AHEAD_SECONDS, by the slowest handler seen
+        here.
 
         0 when that takes longer itself, or none has ended yet.
         """

@@ -1,4 +1,6 @@
-"""The span of a run: a child of the request that enqueued the task, whatever worker runs it and however often."""
+"""The span of a run: a child of the request that enqueued the task, whatever worker runs it and
+however often.
+"""
 
 import contextvars
 from uuid import UUID
@@ -49,7 +51,9 @@ class RunSpan:
                 self._span.add_event("released", {"reason": reason.value})
 
     def end(self, end: Finished | GivenBack | None, *, lost: bool = False) -> None:
-        """Close it with what the run came to; None with a handler that completed its task in its own transaction."""
+        """Close it with what the run came to; None with a handler that completed its task in its
+        own transaction.
+        """
         if self._ended:
             return
         self._ended = True

@@ -1,11 +1,13 @@
 """Seeing that no coroutine holds the event loop, and ending one that does.
 
-A handler's coroutine that blocks (`time.sleep`, a request without await, a long computation) keeps heartbeats, time
-limits and its neighbours waiting. A thread looks on, and raises an error in the coroutine before the lease is over, so
-that only this attempt fails. Where that does not help, in a library that never comes back to Python, it ends the
-process when the lease is long over: others have its tasks then.
+A handler's coroutine that blocks (`time.sleep`, a request without await, a long computation) keeps
+heartbeats, time limits and its neighbours waiting. A thread looks on, and raises an error in the
+coroutine before the lease is over, so that only this attempt fails. Where that does not help, in a
+library that never comes back to Python, it ends the process when the lease is long over: others
+have its tasks then.
 
-Time is counted in looks, so that a process that was stopped and continues is not taken for one that is held up.
+Time is counted in looks, so that a process that was stopped and continues is not taken for one that
+is held up.
 """
 
 import faulthandler
@@ -21,7 +23,9 @@ from task_service.worker.isolation.fork_safety import Contained
 from task_service.worker.runner import Runner
 
 POKE = signal.SIGURG
-"""Interrupts what the main thread waits for. By default it does nothing, and nothing sends it unasked."""
+"""Interrupts what the main thread waits for. By default it does nothing, and nothing sends it
+unasked.
+"""
 LOOKS_PER_LEASE = 30
 WARNED_AFTER, INTERRUPTED_AFTER, ENDED_AFTER = (
     LOOKS_PER_LEASE // 5,
@@ -90,7 +94,9 @@ class Watchdog:
 
 
 def _step_of(frame: FrameType | None) -> FrameType | None:
-    """The step of a handler's coroutine within which this frame is; none while the worker reports how it ended."""
+    """The step of a handler's coroutine within which this frame is; none while the worker reports
+    how it ended.
+    """
     while frame is not None and frame.f_code not in STEPS:
         frame = None if frame.f_code is REPORT else frame.f_back
     return frame

@@ -1,4 +1,6 @@
-"""Handlers that only tests use: an installed package that offers entry points, as a user's own would."""
+"""Handlers that only tests use: an installed package that offers entry points, as a user's own
+would.
+"""
 
 import asyncio
 import threading
@@ -35,7 +37,9 @@ async def sleep(context: Context) -> dict[str, Any]:
 
 @handler("hog")
 def hog(context: Context) -> None:
-    """Take payload `mebibytes` of memory, touching every page, and hold it for `seconds`: to be killed for it."""
+    """Take payload `mebibytes` of memory, touching every page, and hold it for `seconds`: to be
+    killed for it.
+    """
     taken = bytearray(b"x") * (int(context.payload["mebibytes"]) << 20)
     threading.Event().wait(_seconds(context))
     del taken
@@ -51,7 +55,9 @@ def spin(context: Context) -> None:
 
 @handler("side_effect")
 async def side_effect(context: Context) -> None:
-    """Write a row at the begin, wait for payload `seconds`, write a row at the end and complete in the same commit."""
+    """Write a row at the begin, wait for payload `seconds`, write a row at the end and complete in
+    the same commit.
+    """
     await _note(context, "begin")
     await asyncio.sleep(_seconds(context))
     await _note(context, "end")

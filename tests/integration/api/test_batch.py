@@ -150,7 +150,8 @@ async def test_ten_thousand_tasks_do_not_block_the_event_loop(
     made = response.json()
     assert [t["title"] for t in made["items"]] == [t["title"] for t in tasks]
     assert await counts(connection) == [10_000, 10_000, 10_000, 0]
-    # CPU time between two turns of the event loop, so that other load on the machine does not count.
+    # CPU time between two turns of the event loop, so that other load on the machine does not
+    # count.
     assert longest < 0.5  # measured: 190 ms, including one-time work of the first request
 
 

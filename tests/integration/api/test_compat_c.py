@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from task_service.api.app import create_app
 from task_service.api.compat import c_schemas
 from task_service.domain.ids import new_id
-from task_service.services.legacy import streams
+from task_service.services.legacy import unpaged_lists
 from task_service.settings import Settings
 from tests.support import api_process
 from tests.support.problems import check_problem
@@ -93,7 +93,7 @@ async def test_scheduled_task_is_shown_as_pending(client: httpx.AsyncClient) -> 
 async def test_lists_of_any_length_are_one_json_array(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    monkeypatch.setattr(streams, "CHUNK", 4)
+    monkeypatch.setattr(unpaged_lists, "CHUNK", 4)
     for _ in range(count):
         await create_task(client)
     listed = (await client.get("/tasks/")).json()

@@ -170,7 +170,9 @@ async def test_only_a_hard_delete_removes_the_entries_of_a_task(
 async def test_past_day_has_the_tasks_that_were_active_at_its_end(
     client: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
-    """The cases are days before today of creation, end and deletion; the loaded day is two days ago."""
+    """The cases are days before today of creation, end and deletion; the loaded day is two days
+    ago.
+    """
     cases: dict[str, tuple[int, int | None, int | None]] = {
         "open since before": (5, None, None),
         "created later": (1, None, None),

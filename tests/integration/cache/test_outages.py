@@ -1,4 +1,6 @@
-"""Redis crashes, hangs, restarts with an old dump or is unreachable: what readers see, and how fast."""
+"""Redis crashes, hangs, restarts with an old dump or is unreachable: what readers see, and how
+fast.
+"""
 
 import asyncio
 import time

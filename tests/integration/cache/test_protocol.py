@@ -18,7 +18,7 @@ from task_service.domain.principals import ANONYMOUS
 from task_service.queue.claims import Bounds, claim
 from task_service.schemas.tasks import NewConversation, TaskChange
 from task_service.services import cached_reads, conversations
-from task_service.services.legacy import streams
+from task_service.services.legacy import unpaged_lists
 from task_service.services.tasks import change_task
 from task_service.services.transactions import Transaction, TransactionManager
 from task_service.settings import Settings
@@ -338,7 +338,7 @@ async def test_day_that_is_too_long_to_cache_is_listed_completely(
     count: int,
 ) -> None:
     monkeypatch.setattr(d, "CACHED_ENTRIES", 4)
-    monkeypatch.setattr(streams, "CHUNK", 2)
+    monkeypatch.setattr(unpaged_lists, "CHUNK", 2)
     day = date(2026, 1, 1)
     await connection.execute(FILL_DAY, day, count)
     expected = [f"task {n}" for n in range(1, count + 1)]

@@ -1,4 +1,5 @@
-"""Concurrent readers, writers, evictions and outages: no read returns data older than an acknowledged update.
+"""Concurrent readers, writers, evictions and outages: no read returns data older than an
+acknowledged update.
 
 An update that did not reach Redis is in the outbox, and the guarantee holds five seconds later.
 """
@@ -54,7 +55,9 @@ class Race:
                 self._check(task, await instance.read(task), self.acknowledged[task])
 
     async def _update(self, task: UUID) -> None:
-        """Update a task; the update counts at once, or after five seconds if it did not reach Redis."""
+        """Update a task; the update counts at once, or after five seconds if it did not reach
+        Redis.
+        """
         undelivered = UNDELIVERED + f" WHERE key = 'tasks::{task}' AND stamp = "
         late: list[asyncio.Task[None]] = []
         for n in range(UPDATES_PER_TASK):

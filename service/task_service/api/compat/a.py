@@ -14,7 +14,7 @@ from task_service.api.answers import answer
 from task_service.api.compat.common import Route, make_router, stream_array
 from task_service.api.compat.manual_tasks import ManualTasks, new_task
 from task_service.api.dependencies import Transactions
-from task_service.services.legacy.streams import all_tasks
+from task_service.services.legacy.unpaged_lists import all_tasks
 from task_service.store.tasks import TaskRow
 
 BASE = "/api/python/v1/tasks"

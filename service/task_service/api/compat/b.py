@@ -21,7 +21,7 @@ from task_service.domain.errors import ConflictError, StaleVersionError
 from task_service.schemas.responses import TaskItem
 from task_service.schemas.tasks import SettingValue
 from task_service.services import app_settings as setting_service
-from task_service.services.legacy.streams import all_settings, all_tasks
+from task_service.services.legacy.unpaged_lists import all_settings, all_tasks
 from task_service.services.transactions import Transaction
 from task_service.store.app_settings import SettingRow
 from task_service.store.tasks import TaskRow

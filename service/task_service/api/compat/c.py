@@ -35,7 +35,7 @@ from task_service.schemas.tasks import NewConversation, NewTask, TaskChange
 from task_service.services import conversations as conversation_service
 from task_service.services import tasks as task_service
 from task_service.services.legacy.numeric_ids import find_conversation, find_task, read_number
-from task_service.services.legacy.streams import all_conversations, all_tasks
+from task_service.services.legacy.unpaged_lists import all_conversations, all_tasks
 from task_service.services.transactions import Transaction
 from task_service.store import conversations, tasks
 from task_service.store.conversations import ConversationRow

@@ -47,7 +47,7 @@ from task_service.services.cached_reads import read_day
 from task_service.services.csv.importer import import_csv
 from task_service.services.daily_log import find_entry
 from task_service.services.legacy.numeric_ids import find_task
-from task_service.services.legacy.streams import all_entries
+from task_service.services.legacy.unpaged_lists import all_entries
 from task_service.services.transactions import TransactionManager
 from task_service.store import daily_log, tasks
 from task_service.store.audit import AuditFilter, list_audit

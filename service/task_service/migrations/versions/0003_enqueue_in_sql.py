@@ -1,4 +1,6 @@
-"""A function that enters a task for a worker: for whoever has a connection, in their own transaction."""
+"""A function that enters a task for a worker: for whoever has a connection, in their own
+transaction.
+"""
 
 from pathlib import Path
 

@@ -1,1 +1,3 @@
-"""Live event streams: one reader of the database per process, and a position in the order of events per stream."""
+"""Live event streams: one reader of the database per process, and a position in the order of events
+per stream.
+"""

@@ -1,9 +1,9 @@
 """Stream of events for one client.
 
-A new stream reads pages from the database itself until it reaches the position of the process's reader; from then on
-it is live, and the reader delivers new events to it. A live stream whose client is too slow falls back to reading
-pages. So a stream uses bounded memory, and loses or repeats no event, however long its client was away: the position
-is all of its state.
+A new stream reads pages from the database itself until it reaches the position of the process's
+reader; from then on it is live, and the reader delivers new events to it. A live stream whose
+client is too slow falls back to reading pages. So a stream uses bounded memory, and loses or
+repeats no event, however long its client was away: the position is all of its state.
 """
 
 import asyncio
@@ -80,7 +80,9 @@ class StreamSource(Protocol):
 
 
 class Stream:
-    """Events for one client: call `take` repeatedly, then `close`. `position` is after the last event taken."""
+    """Events for one client: call `take` repeatedly, then `close`. `position` is after the last
+    event taken.
+    """
 
     def __init__(self, source: StreamSource, wanted: EventFilter) -> None:
         self.position = self._reached = Position(0)
@@ -96,7 +98,9 @@ class Stream:
         await self._catch_up()
 
     async def take(self, seconds: float) -> list[RenderedEvent]:
-        """Return the next events in order; an empty list after `seconds`, or when the stream was woken."""
+        """Return the next events in order; an empty list after `seconds`, or when the stream was
+        woken.
+        """
         if not self._is_live and not self._waiting:
             try:
                 await self._catch_up()
@@ -115,13 +119,16 @@ class Stream:
     def take_reset(self) -> bool:
         """Return whether the stream was reset since the last call.
 
-        It is reset when the database does not know the position; the events then start at the current position.
+        It is reset when the database does not know the position; the events then start at the
+        current position.
         """
         was_reset, self._was_reset = self._was_reset, False
         return was_reset
 
     def offer(self, events: Sequence[RenderedEvent], reached: Position) -> None:
-        """Accept new events from the reader, up to a position; fall behind when too many are waiting."""
+        """Accept new events from the reader, up to a position; fall behind when too many are
+        waiting.
+        """
         if len(self._waiting) + len(events) > WAITING_MAX and self._waiting:
             self._is_live = False
             self._source.leave(self)
@@ -129,7 +136,9 @@ class Stream:
             self._append(events, reached)
 
     def reset(self, reached: Position) -> None:
-        """Continue at this position: the database was restored or crashed, so waiting events never happened."""
+        """Continue at this position: the database was restored or crashed, so waiting events never
+        happened.
+        """
         self._was_reset = True
         self._waiting.clear()
         self._reached = reached

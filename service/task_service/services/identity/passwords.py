@@ -14,7 +14,9 @@ from task_service.domain.password_rules import normalise
 
 THREADS = 2
 WAITING_MAX = 64
-"""Hashes that may wait for a thread: each takes memory and tens of milliseconds, and anybody may ask for one."""
+"""Hashes that may wait for a thread: each takes memory and tens of milliseconds, and anybody may
+ask for one.
+"""
 TIME_COST, MEMORY_KIB, PARALLELISM = 3, 19_456, 1
 """One pass more than OWASP's least for Argon2id; two at once take 38 MiB, which a small pod has."""
 T = TypeVar("T")
@@ -22,7 +24,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a password is the right one; `new_hash` is set when the stored one was made with other parameters."""
+    """Whether a password is the right one; `new_hash` is set when the stored one was made with
+    other parameters.
+    """
 
     good: bool
     new_hash: str | None = None

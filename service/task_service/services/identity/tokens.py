@@ -23,7 +23,9 @@ REQUIRED = ["iss", "aud", "sub", "role", "ver", "jti", "sid", "exp", "iat", "typ
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a good token of ours says: `login_id` is the log-in that it comes from, `token_id` its own id."""
+    """What a good token of ours says: `login_id` is the log-in that it comes from, `token_id` its
+    own id.
+    """
 
     user_id: UUID
     login_id: UUID
@@ -71,7 +73,9 @@ class Tokens:
         return self._sign(bearer, "refresh", token_id, expires_at)
 
     def read(self, token: str, kind: Kind) -> Claims:
-        """Check signature, issuer, audience, time and type. Raises InvalidTokenError; revocation is not its matter."""
+        """Check signature, issuer, audience, time and type. Raises InvalidTokenError; revocation is
+        not its matter.
+        """
         claims = self._decode(token)
         if claims["typ"] != kind:
             raise InvalidTokenError(f"This is no {kind} token.")
@@ -90,7 +94,9 @@ class Tokens:
         return jwt.encode(claims, self._keys()[0], self._algorithm)
 
     def _decode(self, token: str) -> dict[str, Any]:
-        """The claims of a token. What was verified under the present keys is remembered, but for its time."""
+        """The claims of a token. What was verified under the present keys is remembered, but for
+        its time.
+        """
         if len(token) > TOKEN_MAX:
             raise InvalidTokenError("The token is not valid.")
         keys, digest = self._keys(), sha256(token.encode(errors="replace")).digest()

@@ -110,7 +110,9 @@ async def change_own_password(
     wanted: PasswordChange,
     caller: Principal,
 ) -> Granted:
-    """Change the caller's password, end all their logins and start a new one. Raises UnauthorizedError."""
+    """Change the caller's password, end all their logins and start a new one. Raises
+    UnauthorizedError.
+    """
     if caller.user_id is None:
         raise ConflictError(f"{caller.name} has no password in this service.")
     user = await read_user(transactions, caller.user_id)
@@ -166,7 +168,8 @@ async def change_user(
 ) -> UserRow:
     """Change role, password, or whether the user is disabled.
 
-    Raises NotFoundError, InvalidFieldError for a weak password, ConflictError for the last administrator.
+    Raises NotFoundError, InvalidFieldError for a weak password, ConflictError for the last
+    administrator.
     """
     password_hash = None
     if "password" in wanted.model_fields_set:

@@ -1,14 +1,17 @@
-"""The cache of tasks in Redis, which never shows a reader less than what was acknowledged before the read began.
+"""The cache of tasks in Redis, which never shows a reader less than what was acknowledged before
+the read began.
 
-A value is kept under `tasks::{id}`, and beside it `tasks::{id}::stamp` holds a mark. A reader that finds no value gets
-the mark (a fresh one, if there was none), reads the database, and may fill only while that mark is unchanged. A writer
-replaces the mark by a tombstone with the stamp of its change, once before its commit and once after it, before it
-answers: a fill that began earlier finds another mark, and between the two a tombstone refuses what is older. So neither
-a slow reader, nor an evicted key, nor a writer that dies can bring an old version back. What another server kept (an
+A value is kept under `tasks::{id}`, and beside it `tasks::{id}::stamp` holds a mark. A reader that
+finds no value gets the mark (a fresh one, if there was none), reads the database, and may fill only
+while that mark is unchanged. A writer replaces the mark by a tombstone with the stamp of its
+change, once before its commit and once after it, before it answers: a fill that began earlier finds
+another mark, and between the two a tombstone refuses what is older. So neither a slow reader, nor
+an evicted key, nor a writer that dies can bring an old version back. What another server kept (an
 old dump, a failover) is not believed: values and tombstones name theirs.
 
-A writer that cannot reach Redis leaves a note in the outbox, in its own transaction. `services.cache_watch` looks there
-every second, and the cache is read only while it has just seen the outbox empty.
+A writer that cannot reach Redis leaves a note in the outbox, in its own transaction.
+`services.cache_watch` looks there every second, and the cache is read only while it has just seen
+the outbox empty.
 """
 
 import secrets
@@ -36,7 +39,9 @@ FILL_MS = 10_000
 """A reader has so long to fill; then its mark is gone."""
 TOMBSTONE_MS = 60_000
 TRUST_SECONDS = 4.0
-"""The outbox was seen empty so recently, or the cache is passed by: with Redis's timeout less than 5 s."""
+"""The outbox was seen empty so recently, or the cache is passed by: with Redis's timeout less than
+5 s.
+"""
 DAILY_LOG = "daily_log"
 FIELDS = TaskRow._fields
 SHAPE = sha256(repr(FIELDS).encode()).hexdigest()[:8]
@@ -57,7 +62,9 @@ IDS = frozenset({"id", "processing_instance_id"})
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """Nothing is kept; who reads the database now may fill, on this server and while the mark is unchanged."""
+    """Nothing is kept; who reads the database now may fill, on this server and while the mark is
+    unchanged.
+    """
 
     tag: str
     mark: str
@@ -108,7 +115,8 @@ class Cache(NoCache):
         self._told: list[tuple[str, Note]] = []
         """What was said after commits since the last look, and to which server."""
 
-    # -- whether it may be read ---------------------------------------------------------------------------------
+    # -- whether it may be read
+    # ---------------------------------------------------------------------------------
     def seen_empty(self, at: float) -> None:
         """The outbox was looked at from this moment of the clock on, and was empty."""
         if at > self._distrusted:
@@ -123,7 +131,8 @@ class Cache(NoCache):
         """Whether nothing waits in the outbox, as far as was seen a moment ago."""
         return self.clock() - self._seen_empty <= TRUST_SECONDS
 
-    # -- tasks --------------------------------------------------------------------------------------------------
+    # -- tasks
+    # --------------------------------------------------------------------------------------------------
     async def read(self, task_id: UUID) -> TaskRow | Missing | None:
         """The task; Missing: read it and fill; None: pass the cache by."""
         found = await self._read(
@@ -132,7 +141,9 @@ class Cache(NoCache):
         return _decode(found) if isinstance(found, bytes) else found
 
     async def fill(self, missing: Missing, task_id: UUID, task: TaskRow) -> None:
-        """Keep what a reader has read, if it may be kept: what a worker or time alone changes may not."""
+        """Keep what a reader has read, if it may be kept: what a worker or time alone changes may
+        not.
+        """
         if task.handler is not None or task.status is Status.SCHEDULED:
             return
         value = _encode(missing.tag, task)
@@ -144,13 +155,15 @@ class Cache(NoCache):
         )
 
     async def forget(self, connection: AsyncConnection, task_id: UUID, stamp: int) -> None:
-        """Forget a task that this transaction has changed to this stamp (or removes, which is a higher stamp, too).
+        """Forget a task that this transaction has changed to this stamp (or removes, which is a
+        higher stamp, too).
 
         To be called after the change and before the commit, in a transaction of `Context.write`.
         """
         await self._forget(connection, Note(_task_key(task_id), stamp))
 
-    # -- the daily log ------------------------------------------------------------------------------------------
+    # -- the daily log
+    # ------------------------------------------------------------------------------------------
     async def read_day(self, name: str) -> bytes | Missing | None:
         """What was kept of the daily log under this name, as `read`."""
         keys = [f"{DAILY_LOG}::{name}", f"{DAILY_LOG}::stamp"]
@@ -164,12 +177,16 @@ class Cache(NoCache):
         )
 
     async def forget_daily_log(self, connection: AsyncConnection) -> None:
-        """Forget all that was kept of the daily log, which this transaction has changed; as `forget`."""
+        """Forget all that was kept of the daily log, which this transaction has changed; as
+        `forget`.
+        """
         await self._forget(connection, Note(DAILY_LOG))
 
-    # -- writers ------------------------------------------------------------------------------------------------
+    # -- writers
+    # ------------------------------------------------------------------------------------------------
     async def committed(self, connection: AsyncConnection) -> None:
-        """Forget again what the transaction of this connection changed, now that everybody can see it.
+        """Forget again what the transaction of this connection changed, now that everybody can see
+        it.
 
         Raises the database's errors when Redis is away by now and the database, too.
         """
@@ -189,9 +206,11 @@ class Cache(NoCache):
         self._told.append((await self._tell(note), note))
 
     async def repeat(self) -> None:
-        """Tell the present server, too, what was told to the one before, which was about to be replaced.
+        """Tell the present server, too, what was told to the one before, which was about to be
+        replaced.
 
-        To be called once a second or so: it remembers what was told since the last time. Raises RedisAwayError.
+        To be called once a second or so: it remembers what was told since the last time. Raises
+        RedisAwayError.
         """
         told = self._told.copy()
         for note in {note for tag, note in told if tag != self.link.tag}:
@@ -226,7 +245,8 @@ class Cache(NoCache):
             )
         return tag
 
-    # -- readers ------------------------------------------------------------------------------------------------
+    # -- readers
+    # ------------------------------------------------------------------------------------------------
     async def _read(
         self, script: str, keys: Sequence[str], args: Callable[[str], Sequence[Any]]
     ) -> bytes | Missing | None:
@@ -236,7 +256,8 @@ class Cache(NoCache):
         try:
             tag, found = await self.link.run(script, keys, args)
         except RedisAwayError:
-            self.distrust()  # writers may not reach it either: what it holds may be old when it answers again
+            # writers may not reach it either: what it holds may be old when it answers again
+            self.distrust()
             CACHE_ERRORS.labels("read").inc()
             CACHE_READS.labels("bypass").inc()
             return None

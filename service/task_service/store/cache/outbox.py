@@ -1,4 +1,6 @@
-"""Invalidations that could not reach Redis. They wait here, written with the change that they are about."""
+"""Invalidations that could not reach Redis. They wait here, written with the change that they are
+about.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +18,9 @@ DELETE = "DELETE FROM cache_outbox WHERE id = ANY($1::bigint[])"
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What is to be forgotten: a task's key with the stamp of its change, or a family's name with 0."""
+    """What is to be forgotten: a task's key with the stamp of its change, or a family's name with
+    0.
+    """
 
     key: str
     stamp: int = 0

@@ -1,11 +1,14 @@
-"""The connection to Redis or Valkey: short waits, scripts, and knowing which server it is that answers.
+"""The connection to Redis or Valkey: short waits, scripts, and knowing which server it is that
+answers.
 
-A server's values are worth something only while it is the same server in the same role: after a restart it may have
-loaded an old dump, after a failover it may lack the last writes. So every connection asks who answers, and a link
-speaks to one server at a time, named by its `tag`; when another one answers, the link starts anew with another tag.
+A server's values are worth something only while it is the same server in the same role: after a
+restart it may have loaded an old dump, after a failover it may lack the last writes. So every
+connection asks who answers, and a link speaks to one server at a time, named by its `tag`; when
+another one answers, the link starts anew with another tag.
 
-After a failure the link is away for a while and refuses at once: a server that hangs slows only the first requests. It
-is asked again much sooner when it was dead: that shows at once, and it may be back as quickly.
+After a failure the link is away for a while and refuses at once: a server that hangs slows only the
+first requests. It is asked again much sooner when it was dead: that shows at once, and it may be
+back as quickly.
 """
 
 import asyncio
@@ -27,7 +30,9 @@ from task_service.clocks import machine_seconds
 
 MAX_CONNECTIONS = 32
 DEAD_SECONDS, AWAY_SECONDS = 0.1, 3.0
-"""For so long nobody tries again by themselves; a loop that looks every second finds out earlier, or extends it."""
+"""For so long nobody tries again by themselves; a loop that looks every second finds out earlier,
+or extends it.
+"""
 FAILURES = (RedisError, OSError, TimeoutError, ValueError)  # the last: an address that is none
 BROKEN = (LostConnectionError, ConnectionError)
 T = TypeVar("T")
@@ -56,7 +61,8 @@ class _Server:
         self._pool = ConnectionPool.from_url(
             url,
             protocol=2,
-            socket_timeout=None,  # the link bounds each call; redis-py's own bound loses cancellations on Python 3.11
+            # the link bounds each call; redis-py's own bound loses cancellations on Python 3.11
+            socket_timeout=None,
             socket_connect_timeout=timeout_seconds,
             retry=Retry(NoBackoff(), 0),
             redis_connect_func=self._greet,
@@ -74,7 +80,8 @@ class _Server:
             facts |= dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
         if facts.get("role") != "master":
             raise AnotherServerError(f"this server is a {facts.get('role')}")
-        # A restart changes the first, a failover the second: a former master that comes back is not believed either.
+        # A restart changes the first, a failover the second: a former master that comes back is not
+        # believed either.
         tag = f"{facts.get('run_id')}.{facts.get('master_replid')}"
         if self.tag not in ("", tag):
             raise AnotherServerError("another server answers")
@@ -91,7 +98,9 @@ class _Server:
 
 
 class RedisLink:
-    """Runs scripts on the present server. The address and its credentials are read anew for each server."""
+    """Runs scripts on the present server. The address and its credentials are read anew for each
+    server.
+    """
 
     def __init__(
         self,
@@ -117,10 +126,11 @@ class RedisLink:
         *,
         on: str | None = None,
     ) -> tuple[str, Any]:
-        """Run `NAME.lua`, which must bear being run twice; its arguments are made for the tag of the server.
+        """Run `NAME.lua`, which must bear being run twice; its arguments are made for the tag of
+        the server.
 
-        Gives that tag and the answer, which is None when the server is not the one named by `on`. Raises
-        RedisAwayError.
+        Gives that tag and the answer, which is None when the server is not the one named by `on`.
+        Raises RedisAwayError.
         """
 
         async def call(server: _Server) -> tuple[str, Any]:
@@ -135,7 +145,8 @@ class RedisLink:
         return await self._attempt(call)
 
     async def look(self) -> None:
-        """Ask over a new connection who answers at the address now, and speak to that server from here on.
+        """Ask over a new connection who answers at the address now, and speak to that server from
+        here on.
 
         Raises RedisAwayError; succeeds also while the link refuses, and ends that.
         """
@@ -156,7 +167,9 @@ class RedisLink:
         await self._drop()
 
     async def _attempt(self, call: Callable[[_Server], Awaitable[T]]) -> T:
-        """Call with the present server. A connection that broke while it was idle gets a second try."""
+        """Call with the present server. A connection that broke while it was idle gets a second
+        try.
+        """
         async with self._slots:
             for is_last in (False, True):
                 if self._clock() < self._away_until:

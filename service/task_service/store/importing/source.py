@@ -1,4 +1,6 @@
-"""Databases of other services: which tables they have, and their rows as a stream, all of one snapshot."""
+"""Databases of other services: which tables they have, and their rows as a stream, all of one
+snapshot.
+"""
 
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -27,7 +29,9 @@ COLUMNS = """
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How to read a table: its name, and its names of our columns. `types` has the type of each of its columns."""
+    """How to read a table: its name, and its names of our columns. `types` has the type of each of
+    its columns.
+    """
 
     table: str
     columns: Mapping[str, str]
@@ -63,7 +67,9 @@ async def read_columns(connection: asyncpg.Connection) -> dict[str, dict[str, st
 async def read_rows(
     connection: asyncpg.Connection, reading: Reading, order: str
 ) -> AsyncIterator[dict[str, Any]]:
-    """The rows under our names, in the order of one of our columns, as JSON has them: times are text."""
+    """The rows under our names, in the order of one of our columns, as JSON has them: times are
+    text.
+    """
     shown = _shown(reading)
     by = _quoted(reading.columns[order])
     rows = f"SELECT {shown} FROM {_quoted(reading.table)} AS t ORDER BY t.{by}"  # noqa: S608 - quoted names
@@ -75,7 +81,9 @@ async def read_rows(
 async def read_children(
     connection: asyncpg.Connection, reading: Reading, parents: Reading
 ) -> AsyncIterator[dict[str, Any]]:
-    """The rows whose `task_id` is there, in the order in which `read_rows` gives the tasks by their id."""
+    """The rows whose `task_id` is there, in the order in which `read_rows` gives the tasks by their
+    id.
+    """
     child, parent = reading.columns["task_id"], parents.columns["id"]
     cast = "" if reading.types[child] == parents.types[parent] else "::text"
     query = f"""

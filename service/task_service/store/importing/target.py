@@ -1,6 +1,8 @@
-"""Writing rows that come from other services: each statement takes a JSON list and leaves alone what is there already.
+"""Writing rows that come from other services: each statement takes a JSON list and leaves alone
+what is there already.
 
-Each answers with the ids that are new. All run in the caller's transaction, on the driver's own connection.
+Each answers with the ids that are new. All run in the caller's transaction, on the driver's own
+connection.
 """
 
 from collections.abc import Mapping, Sequence
@@ -141,13 +143,17 @@ Rows = Sequence[Mapping[str, Any]]
 async def insert_rows(
     connection: asyncpg.Connection, statement: str, rows: Rows, *more: Any
 ) -> dict[str, int | None]:
-    """Run one of the statements above; the new ids (of settings: keys), each with its number where it has one."""
+    """Run one of the statements above; the new ids (of settings: keys), each with its number where
+    it has one.
+    """
     made = await connection.fetch(statement, orjson.dumps(rows, default=str).decode(), *more)
     return {str(row[0]): row[1] for row in made}
 
 
 async def one_at_a_time(connection: asyncpg.Connection) -> None:
-    """Wait for the chunk that another import is at, until the transaction ends: some rows only their contents tell."""
+    """Wait for the chunk that another import is at, until the transaction ends: some rows only
+    their contents tell.
+    """
     await connection.execute(ONE_AT_A_TIME)
 
 

@@ -31,7 +31,9 @@ WORDS = ("assigned_to", "handler", "queue", "text")
 
 @dataclass(frozen=True, slots=True)
 class TaskFilter:
-    """Conditions that all hold; an empty one does not filter. Ranges take in their beginning, not their end."""
+    """Conditions that all hold; an empty one does not filter. Ranges take in their beginning, not
+    their end.
+    """
 
     statuses: tuple[Status, ...] = ()
     priorities: tuple[Priority, ...] = ()
@@ -54,10 +56,11 @@ class TaskFilter:
         }
 
     def shape(self) -> "TaskFilter":
-        """The same for all filters whose statement is the same: values that become parameters are left out.
+        """The same for all filters whose statement is the same: values that become parameters are
+        left out.
 
-        Statuses and priorities stay, since partial indexes and statistics need to see them; so does whether the queue
-        is `default`, which has no index of its own.
+        Statuses and priorities stay, since partial indexes and statistics need to see them; so does
+        whether the queue is `default`, which has no index of its own.
 
         >>> TaskFilter(assigned_to="ada", text="tea").shape() == TaskFilter(assigned_to="bob", text="milk").shape()
         True
@@ -79,7 +82,9 @@ class TaskFilter:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A sort key and its direction. Priorities sort by urgency; their ranks (0 is urgent) run the other way."""
+    """A sort key and its direction. Priorities sort by urgency; their ranks (0 is urgent) run the
+    other way.
+    """
 
     name: str
     column: ColumnElement[Any]
@@ -108,7 +113,9 @@ def order_of(sort: Sort) -> Order:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """The last row of a page: its segment, sort key and id. Tasks without the key are the second segment."""
+    """The last row of a page: its segment, sort key and id. Tasks without the key are the second
+    segment.
+    """
 
     segment: int
     key: Any
@@ -119,9 +126,11 @@ START = Position(0, None, None)
 
 
 def walkable(where: TaskFilter, order: Order) -> TaskFilter:
-    """The part of a filter that one index has together with the order: to walk within it reads past nothing else.
+    """The part of a filter that one index has together with the order: to walk within it reads past
+    nothing else.
 
-    A range of the sort key; and before `created_at` there is an index for each of the filters that people use most.
+    A range of the sort key; and before `created_at` there is an index for each of the filters that
+    people use most.
 
     >>> walkable(TaskFilter(handler="mail", tags=("red",)), order_of("-created_at")) == TaskFilter(handler="mail")
     True
@@ -143,5 +152,7 @@ def walkable(where: TaskFilter, order: Order) -> TaskFilter:
 
 
 def is_served(where: TaskFilter, order: Order) -> bool:
-    """Whether one index has the filter and the order, so that the plain statement reads only what it shows."""
+    """Whether one index has the filter and the order, so that the plain statement reads only what
+    it shows.
+    """
     return walkable(where, order) == where

@@ -1,8 +1,8 @@
 """The list of tasks: keyset pages. How the tasks of a page are found: `store.finding`.
 
-The page's ids are found first; only they go through the view, in the same statement. Statements are made and compiled
-once for each shape of filter, and go to the driver itself: to make one takes SQLAlchemy
-longer than it takes to run.
+The page's ids are found first; only they go through the view, in the same statement. Statements are
+made and compiled once for each shape of filter, and go to the driver itself: to make one takes
+SQLAlchemy longer than it takes to run.
 """
 
 from collections.abc import Sequence
@@ -55,7 +55,8 @@ async def list_tasks(
 ) -> tuple[list[TaskRow], str | None]:
     """One page, and the cursor of the next one. Raises InvalidFieldError for a bad cursor.
 
-    Tasks without a due date come last when it is the sort key, in either direction: as a second segment.
+    Tasks without a due date come last when it is the sort key, in either direction: as a second
+    segment.
     """
     order = order_of(sort)
     position = read_position(order, sort, cursor)
@@ -76,7 +77,9 @@ async def list_tasks(
 async def skip_tasks(
     connection: AsyncConnection, where: TaskFilter, sort: Sort, skipped: int
 ) -> str | None:
-    """The cursor of the page that begins after so many tasks, at least one; None when there are not as many."""
+    """The cursor of the page that begins after so many tasks, at least one; None when there are not
+    as many.
+    """
     order = order_of(sort)
     for segment in range(_segments(where, order)):
         found = await _find(
@@ -115,7 +118,9 @@ async def _find(
     *,
     shows: bool,
 ) -> Sequence[Record]:
-    """The first tasks from a position on: ids and keys, or as a list shows them; of gathered ones also the `total`."""
+    """The first tasks from a position on: ids and keys, or as a list shows them; of gathered ones
+    also the `total`.
+    """
     query = None if where.text is None else query_of(where.text)
     if where.text is not None and query is None:
         return []  # no word at all
@@ -152,7 +157,9 @@ def _segments(where: TaskFilter, order: Order) -> int:
 def statement_of(
     shape: TaskFilter, sort: Sort, at: At, step: Step | None, *, shows: bool = True
 ) -> Statement:
-    """The statement of a step for a shape of filter, None: for one that `is_served`; with ids and keys, or `shown`."""
+    """The statement of a step for a shape of filter, None: for one that `is_served`; with ids and
+    keys, or `shown`.
+    """
     order = order_of(sort)
     ids = (
         plain(shape, order, at)

@@ -1,15 +1,18 @@
-"""How the tasks of a page are found: statements that yield ids and sort keys, and in which order they are tried.
+"""How the tasks of a page are found: statements that yield ids and sort keys, and in which order
+they are tried.
 
-They are made once for each shape of a filter (`TaskFilter.shape`); its values are parameters, named as the filter's
-fields, and `most`, `key` and `id`, the page's length and where it begins.
+They are made once for each shape of a filter (`TaskFilter.shape`); its values are parameters, named
+as the filter's fields, and `most`, `key` and `id`, the page's length and where it begins.
 
-No single plan is good for every filter. Walking the sort's index is quick when many tasks match, and reads everything
-when few do; gathering what matches and sorting it is the other way round; and the planner, which must choose before it
-knows, chooses the wrong one by seconds. So each is tried with a bound on what it may read (see `STEPS`). Where one
-index has the filter and the order, it is asked at once (`is_served`).
+No single plan is good for every filter. Walking the sort's index is quick when many tasks match,
+and reads everything when few do; gathering what matches and sorting it is the other way round; and
+the planner, which must choose before it knows, chooses the wrong one by seconds. So each is tried
+with a bound on what it may read (see `STEPS`). Where one index has the filter and the order, it is
+asked at once (`is_served`).
 
-A status is derived (see `task_view`). Gathering by status is a UNION ALL over what it derives from, each part with an
-index of its own: the queue, final runs, and statuses that people set. Walking looks the three up row by row.
+A status is derived (see `task_view`). Gathering by status is a UNION ALL over what it derives from,
+each part with an index of its own: the queue, final runs, and statuses that people set. Walking
+looks the three up row by row.
 """
 
 from datetime import datetime
@@ -55,7 +58,8 @@ class At(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A way to find tasks: walk the sort's index, or gather what matches; and how many rows it may read, None: all.
+    """A way to find tasks: walk the sort's index, or gather what matches; and how many rows it may
+    read, None: all.
 
     `texts` is of how many of the rows that a walk reads it may look at the words.
     """
@@ -66,25 +70,32 @@ class Step(NamedTuple):
 
 
 STEPS = (Step(True, 2_000), Step(True, 10_000), Step(False, None))
-"""To walk past a task takes a third of a microsecond, to gather one two. A filter that a fortieth of all tasks match
-fills its page in the first step, one that a two-hundredth do in the second; fewer are gathered, or as many that all lie
-at the far end of the order."""
+"""To walk past a task takes a third of a microsecond, to gather one two. A filter that a fortieth
+of all tasks match fills its page in the first step, one that a two-hundredth do in the second;
+fewer are gathered, or as many that all lie at the far end of the order.
+"""
 STATUS_STEPS = (Step(True, 6_000), Step(True, 20_000), Step(False, None))
-"""The status is derived: to gather one takes 20 microseconds, since what lies together in the queue or among the ends
-is scattered among the tasks; to walk past one takes less than one."""
+"""The status is derived: to gather one takes 20 microseconds, since what lies together in the queue
+or among the ends is scattered among the tasks; to walk past one takes less than one.
+"""
 RECENT_STATUS_STEPS = (Step(True, 6_000), Step(True, 120_000), Step(False, None))
-"""In an order of time tasks lie as they were written, and to walk past one takes a third of a microsecond."""
+"""In an order of time tasks lie as they were written, and to walk past one takes a third of a
+microsecond.
+"""
 STATUS_AND_TAG_STEPS = (Step(True, 6_000), Step(False, None))
 OWN_STATUS_AND_TAG_STEPS = (Step(True, 2_000), Step(False, None))
-"""What the tags' index finds is quickly gathered. For more than 2,000 of those that have a status of people the planner
-reads all that have it."""
+"""What the tags' index finds is quickly gathered. For more than 2,000 of those that have a status
+of people the planner reads all that have it.
+"""
 TEXT_STEPS = (
     Step(True, 2_000, 60),
     Step(False, 25_000),
     Step(True, 80_000, 4_000),
     Step(False, None),
 )
-"""To take a text's words costs 15 to 50 microseconds, so walks do it last. The index itself finds them without."""
+"""To take a text's words costs 15 to 50 microseconds, so walks do it last. The index itself finds
+them without.
+"""
 ALL_STEPS = (Step(False, None),)
 
 
@@ -114,7 +125,8 @@ def plain(where: TaskFilter, order: Order, at: At) -> Select[Any]:
 
 
 def walked(where: TaskFilter, order: Order, at: At, step: Step) -> Select[Any]:
-    """The first that match among the next tasks in order, or those of them that its index finds: ids and keys.
+    """The first that match among the next tasks in order, or those of them that its index finds:
+    ids and keys.
 
     Fewer than `most`: unknown.
     """
@@ -141,7 +153,9 @@ def walked(where: TaskFilter, order: Order, at: At, step: Step) -> Select[Any]:
 
 
 def gathered(where: TaskFilter, order: Order, at: At, step: Step) -> Select[Any]:
-    """The first of all that match: ids, keys, and how many were gathered; more than the bound: it is not all."""
+    """The first of all that match: ids, keys, and how many were gathered; more than the bound: it
+    is not all.
+    """
     most = None if step.bound is None else _constant(step.bound + 1)
     if where.text is not None and _is_of_what_runs(where):
         f = _running_with_words(where, order, at)
@@ -169,7 +183,9 @@ def _gathered_plainly(
 
 
 def _gathered_in_order(where: TaskFilter, order: Order, at: At) -> Select[Any]:
-    """All that the tags' index finds, in order, and then their status one by one until there are enough."""
+    """All that the tags' index finds, in order, and then their status one by one until there are
+    enough.
+    """
     named = [c for c in tasks.c if c.name not in UNSEEN]
     hits = select(*named).where(*_here(order, at, in_order=False), *_conditions(where, tasks))
     near = (
@@ -188,7 +204,9 @@ def _is_of_what_runs(where: TaskFilter) -> bool:
 
 
 def _running_with_words(where: TaskFilter, order: Order, at: At) -> Any:
-    """What runs is never much, whatever words it has: it is looked at, instead of all that have the words."""
+    """What runs is never much, whatever words it has: it is looked at, instead of all that have the
+    words.
+    """
     conditions = [*_here(order, at, in_order=False), *_conditions(where, tasks)]
     entries = select(queue.c.task_id).where(queue.c.state == _constant("running")).cte("entries")
     running = (
@@ -208,8 +226,9 @@ def _running_with_words(where: TaskFilter, order: Order, at: At) -> Any:
 def _gathered_by_words(
     where: TaskFilter, order: Order, at: At, most: ColumnElement[Any] | None
 ) -> Select[Any]:
-    """Bounded, only the index of words is asked, so that other conditions cannot tempt the planner to take the words of
-    all tasks that fulfil them; those are checked afterwards. A row without an id tells how many have the words.
+    """Bounded, only the index of words is asked, so that other conditions cannot tempt the planner
+    to take the words of all tasks that fulfil them; those are checked afterwards. A row without an
+    id tells how many have the words.
     """
     named = [c for c in tasks.c if c.name not in UNSEEN]
     with_words = [tasks.c.deleted_at.is_(None), words_match(tasks.c.title, tasks.c.description)]
@@ -247,7 +266,9 @@ def _keys(order: Order, at: At, table: FromClause = tasks) -> tuple[ColumnElemen
 def _here(
     order: Order, at: At, table: FromClause = tasks, *, in_order: bool = True
 ) -> list[ColumnElement[bool]]:
-    """What the sort's index has of this segment, from here on; `in_order`: it is to be read by that index."""
+    """What the sort's index has of this segment, from here on; `in_order`: it is to be read by that
+    index.
+    """
     key = table.c[order.name]
     found: list[ColumnElement[bool]] = [table.c.deleted_at.is_(None)] if table is tasks else []
     if order.nullable:
@@ -258,8 +279,8 @@ def _here(
         there = tuple_(*((task_id,) if at.segment == 1 else (last, task_id)))
         found.append(here < there if order.descending else here > there)
     elif in_order and at.segment == 0:
-        # All have it. It makes the sort's index look cheaper than others to a planner whose statistics are of an empty
-        # table: else it sorts what it takes for a handful.
+        # All have it. It makes the sort's index look cheaper than others to a planner whose
+        # statistics are of an empty table: else it sorts what it takes for a handful.
         found.append(
             key >= literal_column("'-infinity'::timestamptz" if order.kind is datetime else "0")
         )
@@ -377,5 +398,7 @@ def _conditions(
 
 
 def _constant(value: str | int | None) -> ColumnElement[Any]:
-    """A word of ours (never a caller's) in the statement's text: partial indexes and statistics need to see it."""
+    """A word of ours (never a caller's) in the statement's text: partial indexes and statistics
+    need to see it.
+    """
     return literal_column(str(value) if isinstance(value, int) else f"'{value}'")

@@ -1,7 +1,9 @@
-"""Words to search for, as a query that PostgreSQL understands. Of what people type only `word*` means something.
+"""Words to search for, as a query that PostgreSQL understands. Of what people type only `word*`
+means something.
 
-Words are cut where `task_words` (in the migrations) cuts them, and made lower case by the same rules. Each is found as
-a whole, because only that can be asked of an index whatever the word: `art` does not find `artist`, `art*` does.
+Words are cut where `task_words` (in the migrations) cuts them, and made lower case by the same
+rules. Each is found as a whole, because only that can be asked of an index whatever the word: `art`
+does not find `artist`, `art*` does.
 """
 
 import re
@@ -14,7 +16,8 @@ WORD = re.compile(rf"([^\s\x00-\x1f\x7f{re.escape(SEPARATORS)}]+)(\*?)")
 
 
 def query_of(text: str) -> str | None:
-    """The query for a text: all its words must occur; `word*` stands for all that begin so. None: there is no word.
+    """The query for a text: all its words must occur; `word*` stands for all that begin so. None:
+    there is no word.
 
     >>> query_of("Ada's e-mail & tele*"), query_of("--")
     ("'Ada' & 's' & 'e' & 'mail' & 'tele':*", None)
@@ -24,7 +27,8 @@ def query_of(text: str) -> str | None:
 
 
 def words_match(title: ColumnElement[Any], description: ColumnElement[Any]) -> ColumnElement[bool]:
-    """The condition that title or description have the words of the query that is the parameter `text`.
+    """The condition that title or description have the words of the query that is the parameter
+    `text`.
 
     Served by the index `tasks_words`.
     """

@@ -9,7 +9,9 @@ from task_service.worker.handlers import Context, Handler, handler
 
 
 def conversations(settings: Settings) -> Handler:
-    """The handler that stands for some seconds of work, then processes the task's conversations and completes it."""
+    """The handler that stands for some seconds of work, then processes the task's conversations and
+    completes it.
+    """
     shortest, longest = settings.conversations_min_seconds, settings.conversations_max_seconds
 
     @handler("conversations")

@@ -1,7 +1,8 @@
-"""Calls to addresses that somebody else chose: a name is resolved once, and only an address that was checked is called.
+"""Calls to addresses that somebody else chose: a name is resolved once, and only an address that
+was checked is called.
 
-Names are checked where the connection is made, so that neither a second look-up (DNS rebinding) nor another spelling of
-an address (decimal, octal, IPv4 inside IPv6) leads anywhere else.
+Names are checked where the connection is made, so that neither a second look-up (DNS rebinding) nor
+another spelling of an address (decimal, octal, IPv4 inside IPv6) leads anywhere else.
 """
 
 import asyncio
@@ -31,7 +32,8 @@ class ForbiddenAddressError(Exception):
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is out on the Internet; one that carries an IPv4 address is judged by that as well.
+    """Whether an address is out on the Internet; one that carries an IPv4 address is judged by that
+    as well.
 
     >>> [is_public(ip_address(a)) for a in ("93.184.215.14", "2606:2800:21f::1", "64:ff9b::5db8:d70e")]
     [True, True, True]
@@ -52,7 +54,9 @@ def is_public(address: Address) -> bool:
 
 
 async def checked_addresses(host: str, port: int) -> list[str]:
-    """Resolve a name, once, and return its public addresses. ForbiddenAddressError, OSError (there is no such name)."""
+    """Resolve a name, once, and return its public addresses. ForbiddenAddressError, OSError (there
+    is no such name).
+    """
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     public = [address for address in addresses if is_public(ip_address(address))]

@@ -1,7 +1,8 @@
 """The handler `webhook`: one signed HTTP call, as Standard Webhooks (standardwebhooks.com) has it.
 
-The payload is {url, method, headers, body}: `method` is POST unless given, a `body` that is text is sent as it is and
-anything else as JSON. The task's id is the message's id and the Idempotency-Key: every attempt of a task has the same.
+The payload is {url, method, headers, body}: `method` is POST unless given, a `body` that is text is
+sent as it is and anything else as JSON. The task's id is the message's id and the Idempotency-Key:
+every attempt of a task has the same.
 """
 
 import asyncio
@@ -173,7 +174,8 @@ def _judge(answer: httpx.Response, excerpt: str, longest_seconds: float) -> dict
 def signed_headers(
     secret: str | None, message_id: str, timestamp: int, body: bytes
 ) -> dict[str, str]:
-    """The headers that tell who calls and which message it is; without a secret there is no signature.
+    """The headers that tell who calls and which message it is; without a secret there is no
+    signature.
 
     >>> sorted(signed_headers("secret", "task", 0, b""))
     ['idempotency-key', 'webhook-id', 'webhook-signature', 'webhook-timestamp']
@@ -191,7 +193,8 @@ def signed_headers(
 def signature(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
     """The signature of `ID.TIMESTAMP.BODY`: HMAC-SHA256 in base64, after `v1,`.
 
-    A secret that begins with `whsec_` is base64, as Standard Webhooks has it; any other one is taken as it is.
+    A secret that begins with `whsec_` is base64, as Standard Webhooks has it; any other one is
+    taken as it is.
 
     >>> secret, message_id = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "msg_p5jXN8AQM9LWM0D4loKWxJek"
     >>> signature(secret, message_id, 1614265330, b'{"test": 2432232314}')
@@ -213,7 +216,8 @@ def signature(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
 
 
 def retry_after(header: str | None, now: datetime, longest_seconds: float) -> float | None:
-    """The seconds that a Retry-After asks for, at most `longest_seconds`; None (the policy decides) without a sane one.
+    """The seconds that a Retry-After asks for, at most `longest_seconds`; None (the policy decides)
+    without a sane one.
 
     >>> now = datetime(2030, 1, 1, tzinfo=UTC)
     >>> [retry_after(h, now, 300) for h in ("7", "99999", "Tue, 01 Jan 2030 00:01:00 GMT", "soon", None)]

@@ -1,9 +1,10 @@
-"""The process of one isolated run: `python -m task_service.worker.isolation.child CHANNEL LIFE SILENCE_SECONDS`.
+"""The process of one isolated run: `python -m task_service.worker.isolation.child CHANNEL LIFE
+SILENCE_SECONDS`.
 
-CHANNEL is the descriptor of a socket to the worker. The worker sends one line of JSON, the order; back go lines
-`["extend", seconds]`, each answered by one line, lines `["progress", [fraction, note]]`, and in the end
-`[KIND, fields]`: how the run ended. LIFE is the descriptor of a pipe on which the worker says, more often than every
-SILENCE_SECONDS, that it is there.
+CHANNEL is the descriptor of a socket to the worker. The worker sends one line of JSON, the order;
+back go lines `["extend", seconds]`, each answered by one line, lines `["progress", [fraction,
+note]]`, and in the end `[KIND, fields]`: how the run ended. LIFE is the descriptor of a pipe on
+which the worker says, more often than every SILENCE_SECONDS, that it is there.
 """
 
 import contextlib
@@ -115,7 +116,9 @@ class IsolatedContext:
             self._teller.start()
 
     def _tell(self) -> None:
-        """Send what was said last, now and then: a handler may say more than the worker should have to read."""
+        """Send what was said last, now and then: a handler may say more than the worker should have
+        to read.
+        """
         told = None
         with contextlib.suppress(OSError):  # the worker is gone
             while True:
@@ -181,7 +184,8 @@ def main() -> None:
 
 
 def start_guard(life: int, silence_seconds: float, *others: int) -> None:
-    """Start a process that kills this group when the worker is gone or silent: what hangs here cannot hold it up.
+    """Start a process that kills this group when the worker is gone or silent: what hangs here
+    cannot hold it up.
 
     It is nobody's child here, so that a handler may wait for all of its own.
     """
@@ -208,7 +212,9 @@ def find(path: str) -> Handler:
 
 
 def run(handler: Handler, context: IsolatedContext) -> Ending | None:
-    """Call the function; SIGTERM interrupts a coroutine, and a plain function may look at `context.cancelled`."""
+    """Call the function; SIGTERM interrupts a coroutine, and a plain function may look at
+    `context.cancelled`.
+    """
     if handler.is_async:
         return context.wait(drive(handler, context))
     signal.signal(signal.SIGTERM, lambda *_: setattr(context, "cancelled", True))

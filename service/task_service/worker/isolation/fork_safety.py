@@ -1,7 +1,9 @@
-"""What a handler does stays its own: a fork does not become a second worker, an exit does not end this one.
+"""What a handler does stays its own: a fork does not become a second worker, an exit does not end
+this one.
 
-A coroutine that forks has two processes come back into the event loop, with one set of connections between them. And
-asyncio lets SystemExit and KeyboardInterrupt that end a task go on out of the loop, which would end the worker.
+A coroutine that forks has two processes come back into the event loop, with one set of connections
+between them. And asyncio lets SystemExit and KeyboardInterrupt that end a task go on out of the
+loop, which would end the worker.
 """
 
 import asyncio
@@ -40,7 +42,9 @@ class Process:
 
     @classmethod
     def _becomes_fork(cls) -> None:
-        """A signal to the fork must neither be swallowed nor, by the common wake-up socket, reach the worker."""
+        """A signal to the fork must neither be swallowed nor, by the common wake-up socket, reach
+        the worker.
+        """
         cls.is_fork = True
         signal.set_wakeup_fd(-1)
         for number in STOP_SIGNALS:
@@ -68,7 +72,8 @@ def end_fork() -> NoReturn:
 
 
 class Contained(Coroutine[Any, Any, Any]):
-    """A coroutine, step by step: a fork ends where it would wait, and give control back to the event loop.
+    """A coroutine, step by step: a fork ends where it would wait, and give control back to the
+    event loop.
 
     Where a fork returns or raises is for the coroutine itself to see to.
     """

@@ -13,7 +13,8 @@ LOOK_MILLISECONDS = 500
 
 
 def log_output(output: IO[bytes], ended: Callable[[], bool], log: Any) -> None:
-    """Log the first lines and throw the rest away, slowly, until nobody can write any more, or all is read and `ended`.
+    """Log the first lines and throw the rest away, slowly, until nobody can write any more, or all
+    is read and `ended`.
 
     Blocks, and closes `output`. What the process has left behind may hold the other end for ever.
     """

@@ -1,7 +1,8 @@
-"""The worker's side of an isolated run: a process of its own, which can be killed and harms nobody else.
+"""The worker's side of an isolated run: a process of its own, which can be killed and harms nobody
+else.
 
-Each run starts a fresh interpreter, see `child`. It leads a process group, in which a guard kills all of them when the
-worker is gone, or has been silent for so long that its lease may be over.
+Each run starts a fresh interpreter, see `child`. It leads a process group, in which a guard kills
+all of them when the worker is gone, or has been silent for so long that its lease may be over.
 """
 
 import contextlib
@@ -34,7 +35,9 @@ log = structlog.get_logger(__name__)
 
 
 class IsolatedRun:
-    """One run. `run` blocks until its process has ended; the other methods are for another thread and never block."""
+    """One run. `run` blocks until its process has ended; the other methods are for another thread
+    and never block.
+    """
 
     def __init__(
         self, handler: Handler, context: RunContext, folder: Path, silence_seconds: float
@@ -71,7 +74,9 @@ class IsolatedRun:
                 self._life.write(b".")
 
     def run(self) -> Ending | None:
-        """Start the process, answer it, and say how the run ended once all of it has. None: the claim was lost."""
+        """Start the process, answer it, and say how the run ended once all of it has. None: the
+        claim was lost.
+        """
         with contextlib.ExitStack() as ends:
             ours, theirs = (ends.enter_context(end) for end in socket.socketpair())
             life, ours_of_life = os.pipe()
@@ -131,7 +136,9 @@ class IsolatedRun:
         return json.dumps(order).encode() + b"\n"
 
     def _answer(self, channel: socket.socket) -> Ending | None:
-        """Do what the process asks for until it says how the run ended. EOFError: it will never say."""
+        """Do what the process asks for until it says how the run ended. EOFError: it will never
+        say.
+        """
         with channel.makefile("rb") as lines:
             while line := lines.readline(MESSAGE_MAX_BYTES):
                 kind, said = orjson.loads(line)
@@ -160,7 +167,8 @@ class IsolatedRun:
         process.wait()
         with self._lock:
             self._process = self._life = None
-        # As process 1 of a container the worker has inherited the others, and nobody else would reap them.
+        # As process 1 of a container the worker has inherited the others, and nobody else would
+        # reap them.
         with contextlib.suppress(ChildProcessError):
             while True:
                 os.waitpid(-process.pid, 0)
