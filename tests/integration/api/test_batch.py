@@ -8,7 +8,7 @@ import asyncpg
 import httpx
 import pytest
 
-from task_service.api.routes.batch import Created
+from task_service.api.routes.batch import BatchResult
 from task_service.settings import Settings
 from tests.support.problems import check_problem
 from tests.support.service_settings import settings_for
@@ -42,7 +42,7 @@ async def test_batch_creates_tasks_with_history_conversations_and_queue_rows(
         ],
     )
     assert response.status_code == 201, response.text
-    made = Created.model_validate_json(response.content)
+    made = BatchResult.model_validate_json(response.content)
     assert made.created == 4
     assert [(t.title, str(t.status), t.conversation_count) for t in made.items] == [
         ("one", "pending", 0),

@@ -6,7 +6,7 @@ import asyncpg
 import httpx
 import pytest
 
-from task_service.api.routes.batch import Created
+from task_service.api.routes.batch import BatchResult
 from task_service.api.routes.csv import ImportReport
 from task_service.services.csv import importer
 from tests.support.database_rows import count_rows
@@ -25,7 +25,7 @@ async def test_batch_reports_existing_tasks_and_duplicate_keys(
         row["unique_key"] = key
     response = await post_batch(client, rows)
     assert response.status_code == 201, response.text
-    created = Created.model_validate_json(response.content)
+    created = BatchResult.model_validate_json(response.content)
     assert (created.created, created.present) == (3, [2, 3])
     assert [t.title for t in created.items] == ["row 0", "row 1", "a task", "row 0", "row 4"]
     assert str(created.items[2].id) == there
