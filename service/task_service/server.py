@@ -32,7 +32,7 @@ from task_service.queue.statements import statement
 from task_service.queue.wakeups import Wakeups
 from task_service.settings import Settings
 from task_service.store.database import acquire_from, create_engine, raw
-from task_service.telemetry import helpers
+from task_service.telemetry.tracing import start_tracing
 from task_service.worker.process import Worker
 
 KEEP_ALIVE_SECONDS = 75
@@ -126,7 +126,7 @@ async def serve(
     settings: Settings, *, api: bool, worker: bool, started: asyncio.Event | None = None
 ) -> None:
     """Run until SIGTERM or SIGINT; a second signal ends at once. OSError when a port is in use."""
-    tracing = helpers.start(settings)
+    tracing = start_tracing(settings)
     engine = create_engine(settings)
     wakeups = Wakeups(lambda queues: _notify(engine, queues))
     running = Worker(settings) if worker else None

@@ -123,8 +123,8 @@ def test_opentelemetry_sdk_is_not_imported_when_tracing_is_disabled() -> None:
     code = (
         "import sys, task_service.server\n"
         "from task_service.settings import Settings\n"
-        "from task_service.telemetry import helpers\n"
-        "assert helpers.start(Settings(_env_file=None)) is None\n"
+        "from task_service.telemetry.tracing import start_tracing\n"
+        "assert start_tracing(Settings(_env_file=None)) is None\n"
         "sdk = ('opentelemetry.sdk.trace', 'opentelemetry.instrumentation', "
         "'opentelemetry.exporter', 'task_service.telemetry.sdk')\n"
         "print([m for m in sys.modules if m.startswith(sdk)])"

@@ -26,30 +26,14 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from task_service.settings import Settings
-
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import TracebackType
-
-    from task_service.telemetry.sdk import Tracing
 
 INSTRUMENTATION = "task_service"
 STATEMENT_MAX = 1000
 F = TypeVar("F", bound=Callable[..., Any])
 _traceparent = TraceContextTextMapPropagator()
-
-
-def start(settings: Settings) -> Tracing | None:
-    """Start tracing in this process; return None if it is off.
-
-    The caller ends it with `await tracing.stop()`.
-    """
-    if not settings.otel_enabled:
-        return None
-    from task_service.telemetry.sdk import Tracing  # noqa: PLC0415 - import only if on
-
-    return Tracing(settings)
 
 
 def get_tracer(name: str = INSTRUMENTATION) -> Tracer:
