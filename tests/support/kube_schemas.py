@@ -14,7 +14,7 @@ from task_operator.spec import TaskServiceSpec, TaskServiceStatus
 
 Schema = dict[str, Any]
 
-FOLDER = Path(__file__).parent / "schemas"
+FOLDER = Path(__file__).resolve().parents[1] / "charts/schemas"
 DEFINITIONS = FOLDER / "definitions.json"
 KINDS = {  # every kind that the charts and the folder k8s have, by its OpenAPI definition
     "io.k8s.api.apps.v1": ("Deployment", "StatefulSet"),

@@ -112,13 +112,13 @@ async def test_client_that_disconnects_stops_the_export(
 ) -> None:
     await import_csv(client, "title\n" + "x\n" * 1000)
     begun: list[int] = []
-    real = app.state.context.__class__.reading
+    real = app.state.transactions.__class__.read
 
-    def counted(context: Any) -> Any:
+    def counted(transactions: Any) -> Any:
         begun.append(1)
-        return real(context)
+        return real(transactions)
 
-    monkeypatch.setattr(app.state.context.__class__, "reading", counted)
+    monkeypatch.setattr(app.state.transactions.__class__, "read", counted)
     left, asked = asyncio.Event(), False
 
     async def receive() -> dict[str, Any]:

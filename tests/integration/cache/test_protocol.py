@@ -174,7 +174,7 @@ async def change_title(transaction: Transaction, task_id: UUID) -> None:
     await change_task(transaction, task_id, TaskChange(title="new"), ANONYMOUS)
 
 
-@pytest.mark.parametrize("fills", ["before the commit", "after the commit"])
+@pytest.mark.parametrize("fill_time", ["before the commit", "after the commit"])
 async def test_eviction_of_a_tombstone_before_the_commit_leaves_nothing_stale(
     start: StartInstance, keys: Redis, fill_time: str
 ) -> None:
